@@ -1,0 +1,58 @@
+//! Vocabulary of the VPN SDK.
+//!
+//! This crate names the things every other crate talks about and the traits they meet at. It has
+//! no runtime, no clock and no socket: packets and events go in with the time, results come out.
+//!
+//! | Module | What it says |
+//! |---|---|
+//! | [`packet`] | a packet with its offload description, parsed once; batches; checksums; rewriting |
+//! | [`flow`] | [`Protocol`], [`FlowKey`]: who talks to whom |
+//! | [`owner`] | who on this machine owns a flow: [`OwnerResolver`] |
+//! | [`rule`] | what a rule says: [`Rule`], [`RuleSource`] |
+//! | [`verdict`] | what became of a packet: [`Verdict`], [`DropReason`], [`DropCounters`] |
+//! | [`plan`] | what the virtual interface should look like: [`InterfacePlan`] |
+//! | [`device`] | [`TunDevice`]: packets to and from the operating system |
+//! | [`transport`] | [`TunnelTransport`]: packets to and from one tunnel |
+//! | [`directory`] | [`PeerDirectory`]: which peers exist and where |
+//! | [`underlay`] | [`Underlay`]: sockets that bypass the capture |
+//! | [`testing`] | in-memory device and transport, faults, pcap, virtual clock (feature `testing`) |
+//! | [`manual`] | how-tos: implement a device, a transport, a rule source |
+//!
+//! # Features
+//!
+//! | Feature | Default | Adds |
+//! |---|---|---|
+//! | `testing` | no | the test doubles in [`testing`] |
+#![forbid(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+pub mod device;
+pub mod directory;
+pub mod flow;
+pub mod id;
+pub mod manual;
+pub mod owner;
+pub mod packet;
+pub mod plan;
+pub mod rule;
+#[cfg(feature = "testing")]
+#[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
+pub mod testing;
+pub mod transport;
+pub mod underlay;
+pub mod verdict;
+
+pub use device::{DeviceCapabilities, DeviceError, TunDevice};
+pub use directory::{DirectoryError, PeerDirectory, PeerId, PeerRecord};
+pub use flow::{Family, FlowKey, Protocol};
+pub use id::{Generation, RuleId, TunnelId};
+pub use owner::{Owner, OwnerAnswer, OwnerDetail, OwnerQuery, OwnerResolver};
+pub use packet::{Offload, Packet, PacketBatch, ParseError, Parsed};
+pub use plan::{InterfacePlan, PlanChange};
+pub use rule::{Action, OwnerMatch, PortRange, Rule, RuleMatch, RuleSnapshot, RuleSource};
+pub use transport::{
+    Assigned, DownCause, StateSender, StateWatch, TransportCapabilities, TransportError,
+    TransportState, TunnelTransport,
+};
+pub use underlay::{Underlay, UnderlayError};
+pub use verdict::{DropCounters, DropReason, Verdict};

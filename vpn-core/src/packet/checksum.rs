@@ -1,0 +1,95 @@
+//! The Internet checksum: whole (RFC 1071) and by difference (RFC 1624).
+
+use std::net::IpAddr;
+
+/// The one's complement sum of `bytes`, not folded, continuing from `sum`.
+///
+/// An odd last byte counts as the high half of a word, so only the last part of a message may be
+/// odd.
+pub fn sum(bytes: &[u8], sum: u64) -> u64 {
+    let mut sum = sum;
+    let mut words = bytes.chunks_exact(8);
+    for word in &mut words {
+        let mut array = [0; 8];
+        array.copy_from_slice(word);
+        let word = u64::from_be_bytes(array);
+        sum += (word >> 32) + (word & 0xffff_ffff);
+    }
+    let mut halves = words.remainder().chunks_exact(2);
+    for half in &mut halves {
+        sum += u64::from(u16::from_be_bytes([half[0], half[1]]));
+    }
+    if let [last] = halves.remainder() {
+        sum += u64::from(*last) << 8;
+    }
+    sum
+}
+
+/// Folds a sum to 16 bits.
+pub const fn fold(mut sum: u64) -> u16 {
+    while sum >> 16 != 0 {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
+/// The sum of the pseudo-header (RFC 9293 §3.1, RFC 8200 §8.1), not folded.
+pub fn pseudo_header(src: IpAddr, dst: IpAddr, protocol: u8, length: usize) -> u64 {
+    address(src) + address(dst) + u64::from(protocol) + length as u64
+}
+
+fn address(addr: IpAddr) -> u64 {
+    match addr {
+        IpAddr::V4(a) => sum(&a.octets(), 0),
+        IpAddr::V6(a) => sum(&a.octets(), 0),
+    }
+}
+
+/// A change of a checksum, collected from changed fields and applied any number of times.
+///
+/// RFC 1624 §3, equation 3: `HC' = ~(~HC + ~m + m')`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delta(u16);
+
+impl Delta {
+    /// No change.
+    pub const NONE: Self = Self(0);
+
+    /// A 16-bit field that changed from `old` to `new`.
+    #[must_use]
+    pub const fn field(self, old: u16, new: u16) -> Self {
+        Self(fold(self.0 as u64 + (!old) as u64 + new as u64))
+    }
+
+    /// An address that changed from `old` to `new`; both of one family.
+    #[must_use]
+    pub fn address(self, old: IpAddr, new: IpAddr) -> Self {
+        let mut delta = self;
+        let mut change = |old: &[u8], new: &[u8]| {
+            for (o, n) in old.chunks_exact(2).zip(new.chunks_exact(2)) {
+                delta = delta.field(
+                    u16::from_be_bytes([o[0], o[1]]),
+                    u16::from_be_bytes([n[0], n[1]]),
+                );
+            }
+        };
+        match (old, new) {
+            (IpAddr::V4(o), IpAddr::V4(n)) => change(&o.octets(), &n.octets()),
+            (IpAddr::V6(o), IpAddr::V6(n)) => change(&o.octets(), &n.octets()),
+            _ => {}
+        }
+        delta
+    }
+
+    /// The checksum after the change: a complete checksum, as it stands in a packet.
+    #[inline]
+    pub const fn apply(self, checksum: u16) -> u16 {
+        !fold((!checksum) as u64 + self.0 as u64)
+    }
+
+    /// The sum after the change: a partial checksum, which stands in a packet uncomplemented.
+    #[inline]
+    pub const fn apply_partial(self, sum: u16) -> u16 {
+        fold(sum as u64 + self.0 as u64)
+    }
+}

@@ -1,0 +1,146 @@
+//! Address and port translation of one packet, in place, checksums by difference.
+
+use std::net::IpAddr;
+
+use super::checksum::Delta;
+use super::{Message, Packet};
+use crate::flow::Protocol;
+
+/// Which side of a packet is rewritten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Source address and port.
+    Source,
+    /// Destination address and port.
+    Destination,
+}
+
+/// A compiled translation of one side of a flow's packets: made once per flow, applied to each.
+///
+/// Applies to TCP, UDP and ICMP echo. An echo identifier counts as the port of whichever side is
+/// rewritten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rewrite {
+    side: Side,
+    addr: IpAddr,
+    port: u16,
+    /// Change of the addresses: IPv4 header checksum, and pseudo-header.
+    addr_delta: Delta,
+    /// Change of the port or echo identifier.
+    port_delta: Delta,
+}
+
+impl Rewrite {
+    /// The translation of `side` from `old` to `new` (address, and port or echo identifier).
+    ///
+    /// Both addresses are of one family.
+    pub fn new(side: Side, old: (IpAddr, u16), new: (IpAddr, u16)) -> Self {
+        Self {
+            side,
+            addr: new.0,
+            port: new.1,
+            addr_delta: Delta::NONE.address(old.0, new.0),
+            port_delta: Delta::NONE.field(old.1, new.1),
+        }
+    }
+
+    /// The address and port written.
+    pub const fn target(&self) -> (IpAddr, u16) {
+        (self.addr, self.port)
+    }
+
+    /// Rewrites a packet of the flow this was made for.
+    ///
+    /// The packet must have been parsed; one that has no ports to rewrite (a later fragment, an
+    /// unknown protocol) gets its address rewritten only.
+    pub fn apply(&self, packet: &mut Packet) {
+        let Ok(mut parsed) = packet.parse() else {
+            return;
+        };
+        let partial = packet.offload.partial_checksum;
+        let (bytes, cache) = packet.raw_mut();
+        match (self.addr, bytes[0] >> 4) {
+            (IpAddr::V4(addr), 4) => {
+                let at = if self.side == Side::Source { 12 } else { 16 };
+                bytes[at..at + 4].copy_from_slice(&addr.octets());
+                update(bytes, 10, |sum| self.addr_delta.apply(sum));
+            }
+            (IpAddr::V6(addr), 6) => {
+                let at = if self.side == Side::Source { 8 } else { 24 };
+                bytes[at..at + 16].copy_from_slice(&addr.octets());
+            }
+            _ => return,
+        }
+        let transport = usize::from(parsed.transport);
+        let port_at = transport + if self.side == Side::Source { 0 } else { 2 };
+        match parsed.message {
+            Message::Tcp(_) => {
+                write16(bytes, port_at, self.port);
+                self.update_sum(bytes, transport + 16, partial);
+            }
+            Message::Udp => {
+                write16(bytes, port_at, self.port);
+                // RFC 768: zero means that there is no checksum.
+                if partial || read16(bytes, transport + 6) != 0 {
+                    self.update_sum(bytes, transport + 6, partial);
+                    if !partial && read16(bytes, transport + 6) == 0 {
+                        write16(bytes, transport + 6, 0xffff);
+                    }
+                }
+            }
+            Message::EchoRequest | Message::EchoReply => {
+                write16(bytes, transport + 4, self.port);
+                let pseudo_header = parsed.flow.protocol() == Protocol::ICMPV6;
+                update(bytes, transport + 2, |sum| match (pseudo_header, partial) {
+                    (true, true) => self.addr_delta.apply_partial(sum),
+                    (true, false) => self.port_delta.apply(self.addr_delta.apply(sum)),
+                    (false, _) => self.port_delta.apply(sum),
+                });
+            }
+            Message::IcmpError | Message::OtherIcmp => {
+                if parsed.flow.protocol() == Protocol::ICMPV6 {
+                    update(bytes, transport + 2, |sum| self.addr_delta.apply(sum));
+                }
+            }
+            Message::LaterFragment | Message::Other => {}
+        }
+        let has_ports = !matches!(
+            parsed.message,
+            Message::LaterFragment | Message::Other | Message::IcmpError | Message::OtherIcmp
+        );
+        let port = |old| if has_ports { self.port } else { old };
+        parsed.flow = match self.side {
+            Side::Source => parsed
+                .flow
+                .with_source(self.addr, port(parsed.flow.src_port())),
+            Side::Destination => parsed
+                .flow
+                .with_destination(self.addr, port(parsed.flow.dst_port())),
+        };
+        *cache = Some(parsed);
+    }
+
+    /// A partial checksum covers the pseudo-header only: ports are not in it.
+    fn update_sum(&self, bytes: &mut [u8], at: usize, partial: bool) {
+        update(bytes, at, |sum| {
+            if partial {
+                self.addr_delta.apply_partial(sum)
+            } else {
+                self.port_delta.apply(self.addr_delta.apply(sum))
+            }
+        });
+    }
+}
+
+fn read16(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+fn write16(bytes: &mut [u8], at: usize, value: u16) {
+    bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
+}
+
+fn update(bytes: &mut [u8], at: usize, change: impl FnOnce(u16) -> u16) {
+    let old = read16(bytes, at);
+    write16(bytes, at, change(old));
+}

@@ -1,0 +1,286 @@
+//! Packets to and from one tunnel.
+
+use std::fmt::{self, Debug};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use ipnet::IpNet;
+use tokio::sync::watch;
+
+use crate::packet::PacketBatch;
+use crate::verdict::DropCounters;
+
+/// What a transport can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TransportCapabilities {
+    /// Largest IP packet the tunnel carries, in bytes.
+    pub mtu: u16,
+    /// Whether it takes super-packets whole; otherwise it splits them itself before sending.
+    pub offload: bool,
+}
+
+impl TransportCapabilities {
+    /// A transport without offload.
+    pub const fn plain(mtu: u16) -> Self {
+        Self {
+            mtu,
+            offload: false,
+        }
+    }
+
+    /// The same transport with offload.
+    #[must_use]
+    pub const fn with_offload(mut self) -> Self {
+        self.offload = true;
+        self
+    }
+}
+
+/// What the other end gave this tunnel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Assigned {
+    /// The tunnel's own addresses, each with its prefix length. Packets must leave with one of
+    /// them as source. A family without an address is not carried.
+    pub addresses: Vec<IpNet>,
+    /// Resolvers to ask through this tunnel, in order of preference.
+    pub dns: Vec<IpAddr>,
+    /// Largest IP packet, in bytes.
+    pub mtu: u16,
+}
+
+/// Why a tunnel is down.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DownCause {
+    /// The peer does not answer. The transport keeps trying.
+    #[error("the peer does not answer")]
+    NoAnswer,
+    /// The endpoint's name has no address. The transport keeps trying.
+    #[error("the endpoint's name cannot be resolved: {0}")]
+    Resolve(String),
+    /// The network refuses. The transport keeps trying.
+    #[error("the network refuses: {0}")]
+    Network(String),
+    /// The peer refuses us; trying again does not help before the configuration changes.
+    #[error("the peer refuses: {0}")]
+    Refused(String),
+}
+
+/// Where a tunnel stands. "Up" is only said once the peer has proven itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TransportState {
+    /// Trying for the first time, or again; packets may be held for a short time.
+    Connecting,
+    /// The peer has answered.
+    Up(Arc<Assigned>),
+    /// Not working, and why. A transport that can recovers by itself.
+    Down(DownCause),
+    /// Closed by its owner; final.
+    Closed,
+}
+
+impl TransportState {
+    /// The name used in status and metrics.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Up(_) => "up",
+            Self::Down(_) => "down",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+impl fmt::Display for TransportState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Down(cause) => write!(f, "down: {cause}"),
+            other => f.write_str(other.name()),
+        }
+    }
+}
+
+/// The sending end of a transport's state: kept by the transport.
+#[derive(Debug)]
+pub struct StateSender(watch::Sender<TransportState>);
+
+impl StateSender {
+    /// A state that starts as [`TransportState::Connecting`].
+    pub fn new() -> Self {
+        Self(watch::Sender::new(TransportState::Connecting))
+    }
+
+    /// Changes the state; watchers are woken only if it differs. [`TransportState::Closed`] is
+    /// final.
+    pub fn set(&self, state: TransportState) {
+        self.0.send_if_modified(|current| {
+            if *current == state || *current == TransportState::Closed {
+                return false;
+            }
+            *current = state;
+            true
+        });
+    }
+
+    /// The state now.
+    pub fn get(&self) -> TransportState {
+        self.0.borrow().clone()
+    }
+
+    /// A new watcher, which has seen nothing yet.
+    pub fn watch(&self) -> StateWatch {
+        let mut receiver = self.0.subscribe();
+        receiver.mark_changed();
+        StateWatch(receiver)
+    }
+}
+
+impl Default for StateSender {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The watching end of a transport's state. Only the newest state is kept.
+#[derive(Clone, Debug)]
+pub struct StateWatch(watch::Receiver<TransportState>);
+
+impl StateWatch {
+    /// The state now.
+    pub fn get(&self) -> TransportState {
+        self.0.borrow().clone()
+    }
+
+    /// Waits for a state this watcher has not seen: the first call returns at once. `Closed` once
+    /// the transport is gone. Cancel-safe.
+    pub async fn next(&mut self) -> TransportState {
+        match self.0.changed().await {
+            Ok(()) => self.0.borrow_and_update().clone(),
+            Err(_) => TransportState::Closed,
+        }
+    }
+}
+
+/// Why a transport does not work any more. Being down is not such a reason: that is a state.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransportError {
+    /// It was closed by its owner. Make a new one.
+    #[error("the transport is closed")]
+    Closed,
+    /// The system reports an error that is not about one packet.
+    #[error("the transport failed")]
+    Io(#[from] std::io::Error),
+}
+
+/// One tunnel: takes IP packets, and yields those that come back.
+///
+/// # Contract
+///
+/// * **Batches**, **sending** and **readiness** are those of
+///   [`TunDevice`](crate::device::TunDevice): `try_send` removes what it took from the front, in
+///   order; a packet it will never send (too big, not allowed, no session) is removed and counted
+///   in `drops`; the rest is the caller's.
+/// * **Order** is kept per flow, as far as the network below keeps it.
+/// * **Authenticity.** `try_recv` yields only what the peer proved to have sent, with a source
+///   the peer may use; all else is counted in `drops`.
+/// * **State.** [`state`](Self::state) says where the tunnel stands; it is
+///   [`Up`](TransportState::Up) only after the peer answered.
+/// * **Driving.** Reading is what drives a transport: handshake answers are handled inside
+///   `try_recv`, so keep calling it when `readable` says so, in every state.
+/// * **Close** is idempotent and never fails; afterwards every call returns
+///   [`TransportError::Closed`], and no task and no socket is left.
+///
+/// # Example
+///
+/// The manual has a complete implementation: [`crate::manual::own_transport`].
+#[async_trait]
+pub trait TunnelTransport: Debug + Send + Sync {
+    /// What it can do.
+    fn capabilities(&self) -> TransportCapabilities;
+
+    /// A watcher of its state.
+    fn state(&self) -> StateWatch;
+
+    /// Appends packets that came through the tunnel.
+    fn try_recv(
+        &self,
+        batch: &mut PacketBatch,
+        drops: &mut DropCounters,
+    ) -> Result<usize, TransportError>;
+
+    /// Sends packets through the tunnel.
+    fn try_send(
+        &self,
+        batch: &mut PacketBatch,
+        drops: &mut DropCounters,
+    ) -> Result<usize, TransportError>;
+
+    /// Waits until `try_recv` may yield packets or has protocol work to do.
+    async fn readable(&self) -> Result<(), TransportError>;
+
+    /// Waits until `try_send` may take packets.
+    async fn writable(&self) -> Result<(), TransportError>;
+
+    /// Closes the tunnel and waits until its tasks have ended.
+    async fn close(&self);
+}
+
+macro_rules! forward {
+    ($($pointer:ty),*) => {$(
+        #[async_trait]
+        impl<T: TunnelTransport + ?Sized> TunnelTransport for $pointer {
+            fn capabilities(&self) -> TransportCapabilities {
+                (**self).capabilities()
+            }
+            fn state(&self) -> StateWatch {
+                (**self).state()
+            }
+            fn try_recv(
+                &self,
+                batch: &mut PacketBatch,
+                drops: &mut DropCounters,
+            ) -> Result<usize, TransportError> {
+                (**self).try_recv(batch, drops)
+            }
+            fn try_send(
+                &self,
+                batch: &mut PacketBatch,
+                drops: &mut DropCounters,
+            ) -> Result<usize, TransportError> {
+                (**self).try_send(batch, drops)
+            }
+            async fn readable(&self) -> Result<(), TransportError> {
+                (**self).readable().await
+            }
+            async fn writable(&self) -> Result<(), TransportError> {
+                (**self).writable().await
+            }
+            async fn close(&self) {
+                (**self).close().await
+            }
+        }
+    )*};
+}
+forward!(Arc<T>, Box<T>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_watcher_sees_the_newest_state_and_closed_is_final() {
+        let sender = StateSender::new();
+        let mut watch = sender.watch();
+        assert_eq!(watch.next().await, TransportState::Connecting);
+        sender.set(TransportState::Down(DownCause::NoAnswer));
+        sender.set(TransportState::Up(Arc::default()));
+        assert_eq!(watch.next().await, TransportState::Up(Arc::default()));
+        sender.set(TransportState::Closed);
+        sender.set(TransportState::Connecting);
+        assert_eq!(watch.next().await, TransportState::Closed);
+    }
+}
