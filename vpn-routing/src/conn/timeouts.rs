@@ -1,0 +1,100 @@
+//! How long a silent flow is remembered, by protocol and phase.
+
+use std::time::Duration;
+
+use vpn_core::packet::{Message, tcp_flags};
+
+/// Where in its life a flow is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// UDP.
+    Udp,
+    /// An ICMP echo.
+    Icmp,
+    /// TCP before both sides have spoken.
+    TcpOpening,
+    /// TCP after an answer came.
+    TcpEstablished,
+    /// TCP after a FIN of either side.
+    TcpClosing,
+    /// TCP after a RST.
+    TcpClosed,
+}
+
+impl Phase {
+    /// The phase of a new flow with this first message.
+    pub const fn first(message: Message) -> Self {
+        match message {
+            Message::Udp => Self::Udp,
+            Message::Tcp(flags) if flags & tcp_flags::SYN == 0 => Self::TcpEstablished,
+            Message::Tcp(_) => Self::TcpOpening,
+            _ => Self::Icmp,
+        }
+    }
+
+    /// The phase after a message of either direction. Only an inbound one can establish.
+    #[must_use]
+    pub const fn after(self, message: Message, inbound: bool) -> Self {
+        let Message::Tcp(flags) = message else { return self };
+        match self {
+            _ if flags & tcp_flags::RST != 0 => Self::TcpClosed,
+            Self::TcpClosed => self,
+            _ if flags & tcp_flags::FIN != 0 => Self::TcpClosing,
+            Self::TcpOpening if inbound => Self::TcpEstablished,
+            other => other,
+        }
+    }
+
+    /// Whether the flow is a TCP connection that both sides use.
+    pub const fn is_live_tcp(self) -> bool {
+        matches!(self, Self::TcpEstablished | Self::TcpClosing)
+    }
+
+    /// Whether the flow may go when the table is full. A live TCP connection may not.
+    pub const fn may_be_evicted(self) -> bool {
+        !matches!(self, Self::TcpEstablished)
+    }
+}
+
+/// How long a silent flow is remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// UDP. RFC 4787 REQ-5: at least 2 minutes, 5 recommended. Default 5 minutes.
+    pub udp: Duration,
+    /// ICMP echo. RFC 5508 REQ-1: at least 60 seconds. Default 60 seconds.
+    pub icmp: Duration,
+    /// TCP that is established. RFC 5382 REQ-5: at least 2 h 4 min. Default 2 h 4 min.
+    pub tcp_established: Duration,
+    /// TCP that is opening or closing. RFC 5382 REQ-5: at least 4 minutes. Default 4 minutes.
+    pub tcp_transitory: Duration,
+    /// TCP after a RST. Default 10 seconds, for late packets.
+    pub tcp_closed: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            udp: Duration::from_secs(300),
+            icmp: Duration::from_secs(60),
+            tcp_established: Duration::from_secs(7440),
+            tcp_transitory: Duration::from_secs(240),
+            tcp_closed: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Timeouts {
+    /// The timeout of a phase, in milliseconds.
+    #[inline]
+    pub fn of(&self, phase: Phase) -> u32 {
+        let duration = match phase {
+            Phase::Udp => self.udp,
+            Phase::Icmp => self.icmp,
+            Phase::TcpEstablished => self.tcp_established,
+            Phase::TcpOpening | Phase::TcpClosing => self.tcp_transitory,
+            Phase::TcpClosed => self.tcp_closed,
+        };
+        // Half of the stamp's range at most, so that wrapping comparison stays right.
+        duration.as_millis().min(u128::from(u32::MAX / 2)) as u32
+    }
+}

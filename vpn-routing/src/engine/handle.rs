@@ -1,0 +1,103 @@
+//! Talking to a running engine.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use vpn_core::{FlowKey, InterfacePlan, Owner, TunnelId, TunnelTransport};
+
+use super::EngineError;
+use crate::router::{Explanation, FlowStatus, Status};
+
+/// Commands that may wait for the engine; a caller beyond that waits for its turn.
+const COMMANDS: usize = 16;
+
+#[derive(Debug)]
+pub(super) enum Command {
+    Status(oneshot::Sender<Status>),
+    Flows(usize, oneshot::Sender<Vec<FlowStatus>>),
+    Explain(Option<Owner>, FlowKey, oneshot::Sender<Explanation>),
+    AddTunnel(
+        String,
+        Arc<dyn TunnelTransport>,
+        oneshot::Sender<Result<TunnelId, EngineError>>,
+    ),
+    RemoveTunnel(TunnelId, oneshot::Sender<()>),
+    Stop,
+}
+
+/// The engine has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the engine has ended")]
+pub struct EngineGone;
+
+/// Talks to a running engine; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct EngineHandle {
+    commands: mpsc::Sender<Command>,
+    plan: watch::Receiver<InterfacePlan>,
+}
+
+impl EngineHandle {
+    pub(super) fn new(plan: watch::Receiver<InterfacePlan>) -> (Self, mpsc::Receiver<Command>) {
+        let (commands, receiver) = mpsc::channel(COMMANDS);
+        (Self { commands, plan }, receiver)
+    }
+
+    /// What the interface should look like, now and whenever that changes.
+    pub fn plan(&self) -> watch::Receiver<InterfacePlan> {
+        self.plan.clone()
+    }
+
+    /// A report.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineGone`]; so for every other method.
+    pub async fn status(&self) -> Result<Status, EngineGone> {
+        self.ask(Command::Status).await
+    }
+
+    /// Up to `limit` flows.
+    pub async fn flows(&self, limit: usize) -> Result<Vec<FlowStatus>, EngineGone> {
+        self.ask(|reply| Command::Flows(limit, reply)).await
+    }
+
+    /// Why a new flow of this owner would go where it goes.
+    pub async fn explain(
+        &self,
+        owner: Option<Owner>,
+        flow: FlowKey,
+    ) -> Result<Explanation, EngineGone> {
+        self.ask(|reply| Command::Explain(owner, flow, reply)).await
+    }
+
+    /// Adds a tunnel while the engine runs.
+    pub async fn add_tunnel(
+        &self,
+        name: &str,
+        transport: Arc<dyn TunnelTransport>,
+    ) -> Result<Result<TunnelId, EngineError>, EngineGone> {
+        self.ask(|reply| Command::AddTunnel(name.to_owned(), transport, reply)).await
+    }
+
+    /// Closes and removes a tunnel while the engine runs.
+    pub async fn remove_tunnel(&self, tunnel: TunnelId) -> Result<(), EngineGone> {
+        self.ask(|reply| Command::RemoveTunnel(tunnel, reply)).await
+    }
+
+    /// Asks the engine to end. It closes its transports and its device first; wait for the future
+    /// of [`Engine::run`](super::Engine::run).
+    pub async fn stop(&self) {
+        // An engine that has ended needs no telling.
+        let _ = self.commands.send(Command::Stop).await;
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, EngineGone> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| EngineGone)?;
+        answer.await.map_err(|_| EngineGone)
+    }
+}

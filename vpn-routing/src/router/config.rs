@@ -1,0 +1,95 @@
+//! Settings of the router, with their defaults.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::conn::Timeouts;
+
+/// What happens to a flow whose owner cannot be known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnknownOwner {
+    /// It is dropped.
+    #[default]
+    Drop,
+    /// Only rules without an owner count for it.
+    Nobody,
+}
+
+/// How much is held while an owner or a tunnel is being waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HoldLimits {
+    /// Packets of one flow. Default 16: a handshake and its retries.
+    pub flow_packets: usize,
+    /// Flows that wait at the same time. Default 4,096.
+    pub flows: usize,
+    /// Bytes in all. Default 1 MiB.
+    pub bytes: usize,
+    /// How long an owner may take. Default 500 ms; then
+    /// [`OwnerTimeout`](vpn_core::DropReason::OwnerTimeout).
+    pub owner: Duration,
+    /// How long a connecting tunnel is waited for. Default 5 s; then
+    /// [`TunnelConnecting`](vpn_core::DropReason::TunnelConnecting).
+    pub connecting: Duration,
+}
+
+impl Default for HoldLimits {
+    fn default() -> Self {
+        Self {
+            flow_packets: 16,
+            flows: 4096,
+            bytes: 1 << 20,
+            owner: Duration::from_millis(500),
+            connecting: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Settings of a router.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouterConfig {
+    /// Flows at the same time. Default 65,536 (about 240 bytes each).
+    pub max_flows: usize,
+    /// Flows of one owner at the same time. Default 32,768: half of the table.
+    pub max_flows_per_owner: usize,
+    /// How long silent flows are remembered.
+    pub timeouts: Timeouts,
+    /// How much is held.
+    pub hold: HoldLimits,
+    /// Packets queued for one tunnel or the device. Default 256.
+    pub queue_packets: usize,
+    /// Largest packet, in bytes, that a pooled buffer holds. Default 1,600; 65,535 with offload.
+    pub largest_packet: usize,
+    /// Resolver addresses that applications are told; queries to them are steered to the
+    /// resolver of the asker's tunnel. Default none.
+    pub resolvers: Vec<IpAddr>,
+    /// Further addresses whose queries are steered, without being announced: those the system's
+    /// own configuration names. Default none.
+    pub steered: Vec<IpAddr>,
+    /// What happens to a flow whose owner cannot be known. Default drop.
+    pub unknown_owner: UnknownOwner,
+    /// A message that could start a new flow (SYN, UDP, echo request) of an entry that was silent
+    /// this long has its owner checked again: another program may have the port now. Default
+    /// 1 ms: below it a port cannot change hands, since that takes two system calls and a wake-up.
+    pub recheck_owner: Duration,
+    /// Whether addresses are translated. Only a test would switch it off, to see that the
+    /// providers then refuse what they receive.
+    pub translate: bool,
+}
+
+impl Default for RouterConfig {
+    fn default() -> Self {
+        Self {
+            max_flows: 65_536,
+            max_flows_per_owner: 32_768,
+            timeouts: Timeouts::default(),
+            hold: HoldLimits::default(),
+            queue_packets: 256,
+            largest_packet: 1600,
+            resolvers: Vec::new(),
+            steered: Vec::new(),
+            unknown_owner: UnknownOwner::Drop,
+            recheck_owner: Duration::from_millis(1),
+            translate: true,
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! From a tunnel to the device: only answers to flows of that very tunnel.
+
+use vpn_core::packet::{Message, Packet};
+use vpn_core::{DropReason, TunnelId};
+
+use super::Router;
+use crate::conn::Stamp;
+
+impl Router {
+    /// Routes one packet. Returns it if its buffer is free again.
+    ///
+    /// The connection is found by tunnel and reversed wire key: source, destination and tunnel
+    /// must all be those of a flow, so a provider cannot inject anything else (N-11).
+    pub(super) fn inbound(
+        &mut self,
+        now: Stamp,
+        tunnel: TunnelId,
+        mut packet: Packet,
+    ) -> Option<Packet> {
+        let bytes = packet.len() as u64;
+        match self.translate_inbound(now, tunnel, &mut packet) {
+            Err(reason) => {
+                self.count_drop(Some(tunnel), reason, 1);
+                Some(packet)
+            }
+            Ok(()) => match self.device.push(packet) {
+                Ok(()) => {
+                    if let Some(slot) = self.tunnels.get_mut(tunnel) {
+                        slot.counters.rx_packets += 1;
+                        slot.counters.rx_bytes += bytes;
+                    }
+                    None
+                }
+                Err(packet) => {
+                    self.count_drop(Some(tunnel), DropReason::QueueFull, 1);
+                    Some(packet)
+                }
+            },
+        }
+    }
+
+    fn translate_inbound(
+        &mut self,
+        now: Stamp,
+        tunnel: TunnelId,
+        packet: &mut Packet,
+    ) -> Result<(), DropReason> {
+        let parsed = packet.parse().map_err(|_| DropReason::Malformed)?;
+        match parsed.message {
+            Message::Tcp(_) | Message::Udp | Message::EchoReply => {}
+            Message::LaterFragment => return Err(DropReason::Fragment),
+            // An echo request is somebody else's first word: not an answer.
+            Message::EchoRequest => return Err(DropReason::Unsolicited),
+            _ => return Err(DropReason::Unsupported),
+        }
+        let id = self.conns.find_inbound(tunnel, &parsed.flow).ok_or(DropReason::Unsolicited)?;
+        let conn = self.conns.get_mut(id).ok_or(DropReason::Unsolicited)?;
+        conn.last_seen = now;
+        conn.phase = conn.phase.after(parsed.message, true);
+        if let Some((_, back)) = &conn.translation.source {
+            back.apply(packet);
+        }
+        if let Some((_, back)) = &conn.translation.destination {
+            back.apply(packet);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,388 @@
+//! The router: which tunnel a packet belongs to, and what it must look like there.
+//!
+//! A pure state machine. It has no socket, no task and no clock: packets, events and the time go
+//! in, packets and events come out. The `engine` module drives it on tokio; a test drives it on
+//! virtual time.
+//!
+//! # The driver's contract
+//!
+//! Six verbs put something in or ask for something:
+//!
+//! | Verb | When |
+//! |---|---|
+//! | [`handle_device`](Router::handle_device) | packets arrived from the device |
+//! | [`handle_tunnel`](Router::handle_tunnel) | packets arrived from a tunnel |
+//! | [`handle_update`](Router::handle_update) | rules, a tunnel's state or an owner became known |
+//! | [`next_timeout`](Router::next_timeout) | when to call the next one |
+//! | [`handle_timeout`](Router::handle_timeout) | that time has come |
+//! | [`next_event`](Router::next_event) | after each of the above, until it returns `None` |
+//!
+//! After every verb that takes `now`, drain the events (answering
+//! [`Event::ResolveOwner`] may release packets), then [`transmit`](Router::transmit) every target
+//! that [`ready`](Router::ready) names. What a target does not take stays queued up to a bound;
+//! beyond it packets are dropped and counted as
+//! [`QueueFull`](vpn_core::DropReason::QueueFull).
+//!
+//! Time never runs backwards between calls.
+//!
+//! # Promises
+//!
+//! * A packet goes to the tunnel its rule names or is dropped for a counted reason.
+//! * `in = out + Σ drops + held + queued`, exactly: see [`Accounts`].
+//! * Any bytes give a verdict, and one bad packet leaves its batch-mates untouched.
+//! * In steady state nothing is allocated per packet.
+
+mod config;
+mod hold;
+mod inbound;
+mod outbound;
+mod owners;
+mod status;
+mod tunnels;
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use vpn_core::packet::{Packet, PacketBatch};
+use vpn_core::{
+    DropCounters, DropReason, Generation, InterfacePlan, OwnerAnswer, OwnerQuery, TransportState,
+    TunnelId,
+};
+
+use crate::alloc::Allocator;
+use crate::conn::{Conn, ConnTable, Stamp};
+use crate::rules::CompiledRules;
+
+pub use config::{HoldLimits, RouterConfig, UnknownOwner};
+pub use status::{Accounts, Explanation, FlowStatus, Status, TunnelCounters, TunnelStatus};
+
+use hold::Hold;
+use owners::Owners;
+use tunnels::Tunnels;
+
+/// How often the sweep for expired flows runs.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Sweeps for one full round over the connection table: a flow outlives its timeout by this many
+/// seconds at most, and one sweep stays short.
+const SWEEPS_PER_ROUND: usize = 16;
+
+/// Where packets leave the router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Egress {
+    /// To the device, for applications.
+    Device,
+    /// Into a tunnel.
+    Tunnel(TunnelId),
+}
+
+/// Something became known.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Update {
+    /// These rules are in force from now on.
+    Rules(Arc<CompiledRules>, Generation),
+    /// A tunnel's transport changed its state.
+    Tunnel(TunnelId, TransportState),
+    /// The owner of a flow was found, or will not be.
+    Owner(OwnerQuery, OwnerAnswer),
+}
+
+/// Something the driver has to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// Find this flow's owner and answer with [`Update::Owner`]. Until then, or until a deadline,
+    /// its packets are held.
+    ResolveOwner(OwnerQuery),
+    /// The interface should look like this now.
+    Plan(InterfacePlan),
+}
+
+/// Routes packets between one device and many tunnels.
+#[derive(Debug)]
+pub struct Router {
+    config: RouterConfig,
+    epoch: Instant,
+    rules: Arc<CompiledRules>,
+    generation: Generation,
+    tunnels: Tunnels,
+    allocator: Allocator,
+    conns: ConnTable,
+    owners: Owners,
+    hold: Hold,
+    device: PacketBatch,
+    events: VecDeque<Event>,
+    plan: InterfacePlan,
+    accounts: Accounts,
+    next_sweep: Instant,
+    /// Reused lists: nothing is allocated per batch.
+    scratch: Vec<Packet>,
+    removed: Vec<Conn>,
+}
+
+impl Router {
+    /// A router without tunnels and rules: it drops everything as
+    /// [`RulesCold`](DropReason::RulesCold).
+    pub fn new(config: RouterConfig, now: Instant) -> Self {
+        Self {
+            epoch: now,
+            rules: Arc::new(CompiledRules::default()),
+            generation: Generation::COLD,
+            tunnels: Tunnels::new(),
+            allocator: Allocator::new(),
+            conns: ConnTable::new(config.max_flows, config.timeouts),
+            owners: Owners::default(),
+            hold: Hold::new(config.hold),
+            device: PacketBatch::new(config.queue_packets, config.largest_packet),
+            events: VecDeque::new(),
+            plan: InterfacePlan::default(),
+            accounts: Accounts::default(),
+            next_sweep: now + SWEEP_INTERVAL,
+            scratch: Vec::new(),
+            removed: Vec::new(),
+            config,
+        }
+    }
+
+    /// Adds a tunnel, in state connecting. `None` once [`TunnelId::MAX`] tunnels were added.
+    pub fn add_tunnel(&mut self, name: &str) -> Option<TunnelId> {
+        let queue = PacketBatch::new(self.config.queue_packets, self.config.largest_packet);
+        self.tunnels.add(name, queue)
+    }
+
+    /// Removes a tunnel with its flows, addresses and queue. Its counters stay in the totals.
+    pub fn remove_tunnel(&mut self, now: Instant, tunnel: TunnelId) {
+        self.tunnel_gone(now, tunnel, DropReason::NoSuchTunnel);
+        if let Some(slot) = self.tunnels.remove(tunnel) {
+            let mut counters = slot.counters;
+            counters.drops.add(DropReason::NoSuchTunnel, slot.queue.len() as u64);
+            self.accounts.retire(&counters);
+        }
+        self.allocator.release(tunnel);
+        self.update_plan();
+    }
+
+    /// The tunnel of this name.
+    pub fn tunnel_named(&self, name: &str) -> Option<TunnelId> {
+        self.tunnels.named(name)
+    }
+
+    /// Routes packets that applications sent. Empties `batch`; the buffers of dropped packets go
+    /// back to its pool.
+    pub fn handle_device(&mut self, now: Instant, batch: &mut PacketBatch) {
+        let stamp = self.stamp(now);
+        let mut list = std::mem::take(&mut self.scratch);
+        batch.swap_out(&mut list);
+        self.accounts.in_device += list.len() as u64;
+        for packet in list.drain(..) {
+            if let Some(dead) = self.outbound(stamp, packet) {
+                batch.recycle(dead);
+            }
+        }
+        self.scratch = list;
+        batch.pool_mut().refill_from(self.device.pool_mut());
+    }
+
+    /// Routes packets that came through `tunnel`. Empties `batch`.
+    pub fn handle_tunnel(&mut self, now: Instant, tunnel: TunnelId, batch: &mut PacketBatch) {
+        let stamp = self.stamp(now);
+        let mut list = std::mem::take(&mut self.scratch);
+        batch.swap_out(&mut list);
+        self.accounts.in_tunnels += list.len() as u64;
+        for packet in list.drain(..) {
+            if let Some(dead) = self.inbound(stamp, tunnel, packet) {
+                batch.recycle(dead);
+            }
+        }
+        self.scratch = list;
+        if let Some(slot) = self.tunnels.get_mut(tunnel) {
+            batch.pool_mut().refill_from(slot.queue.pool_mut());
+        }
+        batch.pool_mut().refill_from(self.device.pool_mut());
+    }
+
+    /// Counts packets that the device or a transport dropped on receipt: they came in, and they
+    /// are accounted for.
+    pub fn count_receive_drops(&mut self, from: Egress, drops: &DropCounters) {
+        let total = drops.total();
+        match from {
+            Egress::Device => {
+                self.accounts.in_device += total;
+                self.accounts.drops.merge(drops);
+            }
+            Egress::Tunnel(tunnel) => {
+                self.accounts.in_tunnels += total;
+                match self.tunnels.get_mut(tunnel) {
+                    Some(slot) => slot.counters.drops.merge(drops),
+                    None => self.accounts.drops.merge(drops),
+                }
+            }
+        }
+    }
+
+    /// Takes in what became known.
+    pub fn handle_update(&mut self, now: Instant, update: Update) {
+        match update {
+            Update::Rules(rules, generation) => {
+                self.rules = rules;
+                self.generation = generation;
+            }
+            Update::Tunnel(tunnel, state) => self.tunnel_state(now, tunnel, state),
+            Update::Owner(query, answer) => self.owner_answer(now, query, answer),
+        }
+    }
+
+    /// The generation of the rules in force.
+    pub const fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is next due.
+    pub fn next_timeout(&self) -> Instant {
+        match self.hold.next_deadline() {
+            Some(stamp) => self.next_sweep.min(self.instant(stamp)),
+            None => self.next_sweep,
+        }
+    }
+
+    /// Drops what was held too long, and removes flows that have expired.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let stamp = self.stamp(now);
+        while let Some((held, reason)) = self.hold.take_expired(stamp) {
+            self.drop_held(held, reason);
+        }
+        if now >= self.next_sweep {
+            self.next_sweep = now + SWEEP_INTERVAL;
+            let steps = self.conns.slots() / SWEEPS_PER_ROUND + SWEEPS_PER_ROUND;
+            self.conns.sweep(stamp, steps, &mut self.removed);
+            self.release_removed();
+        }
+    }
+
+    /// The next thing the driver has to do.
+    pub fn next_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// The targets that have packets queued.
+    pub fn ready(&self) -> impl Iterator<Item = Egress> + '_ {
+        let device = (!self.device.is_empty()).then_some(Egress::Device);
+        device.into_iter().chain(self.tunnels.with_queued().map(Egress::Tunnel))
+    }
+
+    /// Hands the packets queued for `target` to `send`, which has the contract of
+    /// [`TunDevice::try_send`](vpn_core::TunDevice::try_send): it removes what it takes, counts
+    /// what it drops and returns how many it sent.
+    ///
+    /// Returns how many packets are still queued.
+    ///
+    /// # Errors
+    ///
+    /// Those of `send`; what it removed before it failed is counted as refused.
+    pub fn transmit<X>(
+        &mut self,
+        target: Egress,
+        send: impl FnOnce(&mut PacketBatch, &mut DropCounters) -> Result<usize, X>,
+    ) -> Result<usize, X> {
+        let (queue, drops) = match target {
+            Egress::Device => (&mut self.device, &mut self.accounts.drops),
+            Egress::Tunnel(tunnel) => match self.tunnels.get_mut(tunnel) {
+                Some(slot) => (&mut slot.queue, &mut slot.counters.drops),
+                None => return Ok(0),
+            },
+        };
+        let (queued, dropped) = (queue.len() as u64, drops.total());
+        let result = send(queue, drops);
+        let removed = queued - queue.len() as u64;
+        let dropped = drops.total() - dropped;
+        // A sender that removed packets without a word has refused them.
+        let sent = *result.as_ref().unwrap_or(&0) as u64;
+        drops.add(DropReason::Refused, removed.saturating_sub(dropped + sent));
+        let left = queue.len();
+        match target {
+            Egress::Device => self.accounts.out_device += sent,
+            Egress::Tunnel(_) => self.accounts.out_tunnels += sent,
+        }
+        result.map(|_| left)
+    }
+
+    fn stamp(&self, now: Instant) -> Stamp {
+        now.saturating_duration_since(self.epoch).as_millis() as Stamp
+    }
+
+    /// The instant of a stamp that lies at most half the stamp's range ahead.
+    fn instant(&self, stamp: Stamp) -> Instant {
+        self.epoch + Duration::from_millis(u64::from(stamp))
+    }
+
+    fn tunnel_state(&mut self, now: Instant, tunnel: TunnelId, state: TransportState) {
+        let Some(slot) = self.tunnels.get_mut(tunnel) else { return };
+        slot.state = state.clone();
+        match state {
+            TransportState::Up(assigned) => {
+                slot.assigned = Some(Arc::clone(&assigned));
+                self.allocator.admit(tunnel, &assigned.addresses);
+                // Flows with an address the tunnel no longer has would leave with a wrong source.
+                let addresses: Vec<IpAddr> =
+                    assigned.addresses.iter().map(ipnet::IpNet::addr).collect();
+                self.conns.remove_where(&mut self.removed, |c| {
+                    c.tunnel == tunnel && !addresses.contains(&c.wire.src())
+                });
+                self.release_removed();
+                self.update_plan();
+                self.release_held_for(now, tunnel);
+            }
+            TransportState::Down(_) => {
+                for held in self.hold.take_for_tunnel(tunnel) {
+                    self.drop_held(held, DropReason::TunnelDown);
+                }
+            }
+            TransportState::Closed => self.tunnel_gone(now, tunnel, DropReason::Closed),
+            _ => {}
+        }
+    }
+
+    fn tunnel_gone(&mut self, _now: Instant, tunnel: TunnelId, reason: DropReason) {
+        for held in self.hold.take_for_tunnel(tunnel) {
+            self.drop_held(held, reason);
+        }
+        self.conns.remove_where(&mut self.removed, |c| c.tunnel == tunnel);
+        self.release_removed();
+    }
+
+    /// Recomputes the plan, and tells the driver if it changed.
+    fn update_plan(&mut self) {
+        let mut plan = InterfacePlan {
+            addresses: self.allocator.plan_addresses(),
+            dns: self.config.resolvers.iter().copied().collect(),
+            mtu: self.tunnels.smallest_mtu().unwrap_or(self.plan.mtu),
+            ..InterfacePlan::default()
+        };
+        // The resolvers of tunnels are reached through the device like everything else; the
+        // virtual one exists only there and needs a route of its own.
+        plan.routes = plan.dns.iter().map(|&addr| addr.into()).collect();
+        if plan != self.plan {
+            self.plan = plan.clone();
+            self.events.push_back(Event::Plan(plan));
+        }
+    }
+
+    fn release_removed(&mut self) {
+        for conn in self.removed.drain(..) {
+            self.owners.release(conn.owner);
+        }
+    }
+
+    fn count_drop(&mut self, tunnel: Option<TunnelId>, reason: DropReason, packets: u64) {
+        match tunnel.and_then(|t| self.tunnels.get_mut(t)) {
+            Some(slot) => slot.counters.drops.add(reason, packets),
+            None => self.accounts.drops.add(reason, packets),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

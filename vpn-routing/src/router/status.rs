@@ -1,0 +1,254 @@
+//! What a router can tell about itself: counters, tunnels, flows, and why a flow goes where.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use vpn_core::{
+    DropCounters, DropReason, FlowKey, Generation, InterfacePlan, Owner, RuleId, TransportState,
+    TunnelId, Verdict,
+};
+
+use super::Router;
+use crate::rules::Target;
+
+/// Packets in and out of a router. `in = out + Σ drops + held + queued` holds at any time between
+/// two calls.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Accounts {
+    /// Packets from the device.
+    pub in_device: u64,
+    /// Packets from tunnels.
+    pub in_tunnels: u64,
+    /// Packets the device took.
+    pub out_device: u64,
+    /// Packets tunnels took.
+    pub out_tunnels: u64,
+    /// Drops of every kind, those of tunnels included.
+    pub drops: DropCounters,
+    /// Packets that wait for an owner or a tunnel.
+    pub held: u64,
+    /// Packets that wait to be taken by a tunnel or the device.
+    pub queued: u64,
+}
+
+impl Accounts {
+    /// Whether every packet is accounted for.
+    pub fn balance(&self) -> bool {
+        self.in_device + self.in_tunnels
+            == self.out_device
+                + self.out_tunnels
+                + self.drops.total()
+                + self.held
+                + self.queued
+    }
+
+    pub(super) fn retire(&mut self, counters: &TunnelCounters) {
+        self.drops.merge(&counters.drops);
+    }
+}
+
+/// Counters of one tunnel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TunnelCounters {
+    /// Packets routed into it.
+    pub tx_packets: u64,
+    /// Their bytes, IP headers included.
+    pub tx_bytes: u64,
+    /// Packets from it that were delivered.
+    pub rx_packets: u64,
+    /// Their bytes, IP headers included.
+    pub rx_bytes: u64,
+    /// Packets dropped on account of it, both directions.
+    pub drops: DropCounters,
+}
+
+/// One tunnel, as a status report shows it.
+#[derive(Clone, Debug)]
+pub struct TunnelStatus {
+    /// Its id.
+    pub id: TunnelId,
+    /// Its name.
+    pub name: String,
+    /// Where its transport stands.
+    pub state: TransportState,
+    /// The addresses it was assigned, each with its role.
+    pub addresses: Vec<AddressStatus>,
+    /// Its resolvers.
+    pub dns: Vec<IpAddr>,
+    /// Its MTU in bytes, 0 if not known yet.
+    pub mtu: u16,
+    /// Flows that use it.
+    pub flows: usize,
+    /// Its counters.
+    pub counters: TunnelCounters,
+}
+
+/// One assigned address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressStatus {
+    /// As assigned.
+    pub assigned: IpNet,
+    /// `primary` or `secondary`, and of which subnet.
+    pub role: String,
+    /// The address of its subnet that is on the device.
+    pub on_device: IpNet,
+}
+
+/// One flow, as a status report shows it.
+#[derive(Clone, Debug)]
+pub struct FlowStatus {
+    /// As the application has it.
+    pub device: FlowKey,
+    /// As the tunnel carries it.
+    pub wire: FlowKey,
+    /// Through which tunnel.
+    pub tunnel: TunnelId,
+    /// Whose; `None` if no rule asked.
+    pub owner: Option<Owner>,
+    /// The rule that decided; `None` for the default action.
+    pub rule: Option<RuleId>,
+}
+
+/// A whole report.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// The tunnels, in the order they were added.
+    pub tunnels: Vec<TunnelStatus>,
+    /// Flows in the table.
+    pub flows: usize,
+    /// Generation of the rules in force.
+    pub generation: Generation,
+    /// What the interface should look like.
+    pub plan: InterfacePlan,
+    /// All packets.
+    pub accounts: Accounts,
+}
+
+/// Why a flow goes where it goes.
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    /// The flow that was asked about.
+    pub flow: FlowKey,
+    /// The owner it was asked for.
+    pub owner: Option<Owner>,
+    /// The rule that decides; `None` for the default action.
+    pub rule: Option<RuleId>,
+    /// What would become of its first packet.
+    pub verdict: Verdict,
+    /// The tunnel's name.
+    pub tunnel: Option<String>,
+    /// Where the tunnel's transport stands.
+    pub state: Option<TransportState>,
+    /// The source address it would leave with.
+    pub source: Option<IpAddr>,
+    /// The resolver its query would be steered to, if it is one.
+    pub resolver: Option<IpAddr>,
+    /// The tunnel's MTU in bytes.
+    pub mtu: Option<u16>,
+}
+
+impl Router {
+    /// The counters. Cheap enough to call every second.
+    pub fn accounts(&self) -> Accounts {
+        let mut accounts = self.accounts.clone();
+        accounts.held = self.hold.packets();
+        accounts.queued = self.device.len() as u64;
+        for (_, slot) in self.tunnels.iter() {
+            accounts.queued += slot.queue.len() as u64;
+            accounts.drops.merge(&slot.counters.drops);
+        }
+        accounts
+    }
+
+    /// A report. Walks all flows once.
+    pub fn status(&self) -> Status {
+        let mut flows = vec![0; self.tunnels.iter().map(|(id, _)| id.index() + 1).max().unwrap_or(0)];
+        for conn in self.conns.iter() {
+            if let Some(count) = flows.get_mut(conn.tunnel.index()) {
+                *count += 1;
+            }
+        }
+        let tunnels = self
+            .tunnels
+            .iter()
+            .map(|(id, slot)| TunnelStatus {
+                id,
+                name: slot.name.clone(),
+                state: slot.state.clone(),
+                addresses: self.address_status(id),
+                dns: slot.assigned.as_ref().map(|a| a.dns.clone()).unwrap_or_default(),
+                mtu: slot.assigned.as_ref().map_or(0, |a| a.mtu),
+                flows: flows[id.index()],
+                counters: slot.counters.clone(),
+            })
+            .collect();
+        Status {
+            tunnels,
+            flows: self.conns.len(),
+            generation: self.generation,
+            plan: self.plan.clone(),
+            accounts: self.accounts(),
+        }
+    }
+
+    /// Up to `limit` flows.
+    pub fn flows(&self, limit: usize) -> Vec<FlowStatus> {
+        let status = |conn: &crate::conn::Conn| FlowStatus {
+            device: conn.device,
+            wire: conn.wire,
+            tunnel: conn.tunnel,
+            owner: self.owners.get(conn.owner).cloned(),
+            rule: conn.rule,
+        };
+        self.conns.iter().take(limit).map(status).collect()
+    }
+
+    /// Why a new flow of this owner would go where it goes. Changes nothing.
+    pub fn explain(&self, owner: Option<&Owner>, flow: FlowKey) -> Explanation {
+        let mut told = Explanation {
+            flow,
+            owner: owner.cloned(),
+            rule: None,
+            verdict: Verdict::Drop(DropReason::RulesCold),
+            tunnel: None,
+            state: None,
+            source: None,
+            resolver: None,
+            mtu: None,
+        };
+        if self.generation.is_cold() {
+            return told;
+        }
+        let decision = self.rules.decide(owner, &flow);
+        told.rule = decision.rule;
+        let tunnel = match decision.target {
+            Target::Block(reason) => {
+                told.verdict = Verdict::Drop(reason);
+                return told;
+            }
+            Target::Tunnel(tunnel) => tunnel,
+        };
+        let Some(slot) = self.tunnels.get(tunnel) else {
+            told.verdict = Verdict::Drop(DropReason::NoSuchTunnel);
+            return told;
+        };
+        told.tunnel = Some(slot.name.clone());
+        told.state = Some(slot.state.clone());
+        told.source = slot.address(flow.family());
+        told.mtu = slot.assigned.as_ref().map(|a| a.mtu);
+        let steers = self.steers(&flow);
+        told.resolver = if steers { slot.resolver(flow.family()) } else { None };
+        told.verdict = match slot.state {
+            TransportState::Connecting => Verdict::Held,
+            TransportState::Up(_) if told.source.is_none() => {
+                Verdict::Drop(DropReason::FamilyNotCarried)
+            }
+            TransportState::Up(_) if steers && told.resolver.is_none() => {
+                Verdict::Drop(DropReason::NoResolver)
+            }
+            TransportState::Up(_) => Verdict::Tunnel(tunnel),
+            _ => Verdict::Drop(DropReason::TunnelDown),
+        };
+        told
+    }
+}

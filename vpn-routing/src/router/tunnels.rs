@@ -1,0 +1,88 @@
+//! The tunnels of a router: name, state, queue and counters of each.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use vpn_core::packet::PacketBatch;
+use vpn_core::{Assigned, Family, TransportState, TunnelId};
+
+use super::status::TunnelCounters;
+
+#[derive(Debug)]
+pub(super) struct Tunnel {
+    pub(super) name: String,
+    pub(super) state: TransportState,
+    /// What it was last assigned; kept while it is down.
+    pub(super) assigned: Option<Arc<Assigned>>,
+    pub(super) queue: PacketBatch,
+    pub(super) counters: TunnelCounters,
+}
+
+impl Tunnel {
+    /// The tunnel's own address of a family: what its peer expects as source.
+    pub(super) fn address(&self, family: Family) -> Option<IpAddr> {
+        let assigned = self.assigned.as_ref()?;
+        assigned.addresses.iter().map(|net| net.addr()).find(|&a| Family::of(a) == family)
+    }
+
+    /// The tunnel's preferred resolver of a family.
+    pub(super) fn resolver(&self, family: Family) -> Option<IpAddr> {
+        self.assigned.as_ref()?.dns.iter().copied().find(|&a| Family::of(a) == family)
+    }
+}
+
+/// Slots by id; a removed tunnel's id is never given again.
+#[derive(Debug)]
+pub(super) struct Tunnels {
+    slots: Vec<Option<Tunnel>>,
+}
+
+impl Tunnels {
+    pub(super) const fn new() -> Self {
+        Self { slots: Vec::new() }
+    }
+
+    pub(super) fn add(&mut self, name: &str, queue: PacketBatch) -> Option<TunnelId> {
+        let id = TunnelId::new(u16::try_from(self.slots.len()).ok()?);
+        self.slots.push(Some(Tunnel {
+            name: name.to_owned(),
+            state: TransportState::Connecting,
+            assigned: None,
+            queue,
+            counters: TunnelCounters::default(),
+        }));
+        Some(id)
+    }
+
+    pub(super) fn remove(&mut self, id: TunnelId) -> Option<Tunnel> {
+        self.slots.get_mut(id.index())?.take()
+    }
+
+    #[inline]
+    pub(super) fn get(&self, id: TunnelId) -> Option<&Tunnel> {
+        self.slots.get(id.index())?.as_ref()
+    }
+
+    #[inline]
+    pub(super) fn get_mut(&mut self, id: TunnelId) -> Option<&mut Tunnel> {
+        self.slots.get_mut(id.index())?.as_mut()
+    }
+
+    pub(super) fn named(&self, name: &str) -> Option<TunnelId> {
+        self.iter().find(|(_, t)| t.name == name).map(|(id, _)| id)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (TunnelId, &Tunnel)> {
+        let slots = self.slots.iter().enumerate();
+        slots.filter_map(|(i, slot)| Some((TunnelId::new(i as u16), slot.as_ref()?)))
+    }
+
+    pub(super) fn with_queued(&self) -> impl Iterator<Item = TunnelId> + '_ {
+        self.iter().filter(|(_, t)| !t.queue.is_empty()).map(|(id, _)| id)
+    }
+
+    /// The interface must not be wider than its narrowest tunnel.
+    pub(super) fn smallest_mtu(&self) -> Option<u16> {
+        self.iter().filter_map(|(_, t)| t.assigned.as_ref()).map(|a| a.mtu).filter(|&m| m > 0).min()
+    }
+}
