@@ -1,0 +1,260 @@
+//! One region of a VPN provider: a WireGuard server in a namespace of its own, with a site.
+
+use std::fmt;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::LabError;
+use crate::key::{KeyPair, preshared_base64};
+use crate::lab::SHARED_DNS;
+use crate::namespace::{Namespace, RuntimeHandle};
+use crate::service::Site;
+use crate::wireguard_go::WireguardGo;
+
+/// The UDP port every region's server listens on.
+pub(crate) const PORT: u16 = 51_820;
+
+/// Largest packet inside the tunnels, in bytes.
+pub(crate) const TUNNEL_MTU: u16 = 1420;
+
+/// Which program is the server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ProviderKind {
+    /// The distribution's `wireguard-go`, set up by `wg`: somebody else's WireGuard.
+    #[default]
+    WireguardGo,
+}
+
+impl ProviderKind {
+    /// The programs it needs.
+    pub const fn programs(self) -> &'static [&'static str] {
+        match self {
+            Self::WireguardGo => &["wireguard-go", "wg"],
+        }
+    }
+}
+
+/// What a region is to be.
+#[derive(Clone, Debug)]
+pub struct RegionPlan {
+    /// The name its site answers with; also that of the profile, `NAME.conf`.
+    pub name: String,
+    /// Tells addresses apart: underlay 192.0.2.2N, own site 203.0.113.2N, own resolver
+    /// 198.18.N.53. From 1 to 9.
+    pub number: u8,
+    /// The address handed out; the server's own is the .1 beside it.
+    pub assigned4: Ipv4Addr,
+    /// The IPv6 address handed out; `None`: the tunnel carries no IPv6.
+    pub assigned6: Option<Ipv6Addr>,
+    /// Whether a preshared key is used.
+    pub preshared: bool,
+    /// Whether the profile names the region's own resolver instead of the one address all have.
+    pub own_resolver: bool,
+    /// The server.
+    pub kind: ProviderKind,
+}
+
+impl RegionPlan {
+    /// A region that hands out 10.5.0.2 and fd00:5:0::2, as every other one does.
+    pub fn new(name: &str, number: u8) -> Self {
+        Self {
+            name: name.to_owned(),
+            number,
+            assigned4: Ipv4Addr::new(10, 5, 0, 2),
+            assigned6: Some(Ipv6Addr::new(0xfd00, 5, 0, 0, 0, 0, 0, 2)),
+            preshared: false,
+            own_resolver: false,
+            kind: ProviderKind::default(),
+        }
+    }
+
+    pub(crate) fn underlay4(&self) -> Ipv4Addr {
+        Ipv4Addr::new(192, 0, 2, 20 + self.number)
+    }
+
+    pub(crate) fn underlay6(&self) -> Ipv6Addr {
+        Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, last_group(self.number))
+    }
+
+    fn own_dns(&self) -> Ipv4Addr {
+        Ipv4Addr::new(198, 18, self.number, 53)
+    }
+
+    /// The server's address inside the tunnel.
+    pub(crate) fn gateway4(&self) -> Ipv4Addr {
+        let [a, b, c, _] = self.assigned4.octets();
+        Ipv4Addr::new(a, b, c, 1)
+    }
+
+    pub(crate) fn gateway6(&self) -> Option<Ipv6Addr> {
+        let mut segments = self.assigned6?.segments();
+        segments[7] = 1;
+        Some(segments.into())
+    }
+
+    /// The addresses a packet of the client must carry, as AllowedIPs.
+    pub(crate) fn allowed(&self) -> String {
+        match self.assigned6 {
+            Some(v6) => format!("{}/32, {v6}/128", self.assigned4),
+            None => format!("{}/32", self.assigned4),
+        }
+    }
+}
+
+/// Decimal 2N read as a hexadecimal group: 21 is `::21`.
+pub(crate) const fn last_group(number: u8) -> u16 {
+    0x20 + number as u16
+}
+
+/// Where the site that only region `number` has lives.
+pub(crate) fn site_of(region: &str, number: u8, resolvers: Vec<IpAddr>, on_lo: bool) -> Site {
+    Site {
+        region: region.to_owned(),
+        own4: Ipv4Addr::new(203, 0, 113, 20 + number),
+        own6: Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, last_group(number)),
+        resolvers,
+        resolvers_on_lo: on_lo,
+    }
+}
+
+/// The keys of one region and its client.
+#[derive(Debug)]
+pub(crate) struct Keys {
+    pub(crate) server: KeyPair,
+    pub(crate) client: KeyPair,
+    pub(crate) preshared: Option<Preshared>,
+}
+
+/// A preshared key in the spelling of wg-quick files.
+pub(crate) struct Preshared(pub(crate) String);
+
+impl fmt::Debug for Preshared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Preshared(..)")
+    }
+}
+
+/// A running region. Dropping it ends its server and its services.
+#[derive(Debug)]
+pub struct Provider {
+    plan: RegionPlan,
+    profile: PathBuf,
+    server: WireguardGo,
+    // Dropped before the namespace: fields go in order.
+    _services: RuntimeHandle,
+    namespace: Namespace,
+}
+
+impl Provider {
+    /// Starts the region in `namespace`, whose `eth0` is up and has the underlay addresses, and
+    /// writes the client's profile into `folder` (0600).
+    pub(crate) fn start(
+        plan: RegionPlan,
+        namespace: Namespace,
+        folder: &Path,
+    ) -> Result<Self, LabError> {
+        let urandom = |cause| LabError::file("/dev/urandom", cause);
+        let keys = Keys {
+            server: KeyPair::generate().map_err(urandom)?,
+            client: KeyPair::generate().map_err(urandom)?,
+            preshared: match plan.preshared {
+                true => Some(Preshared(preshared_base64().map_err(urandom)?)),
+                false => None,
+            },
+        };
+        let profile = folder.join(format!("{}.conf", plan.name));
+        write_private(&profile, &client_profile(&plan, &keys))?;
+        let server = match plan.kind {
+            ProviderKind::WireguardGo => WireguardGo::start(&plan, &keys, &namespace, folder)?,
+        };
+        let resolvers = vec![SHARED_DNS.into(), plan.own_dns().into()];
+        let services = site_of(&plan.name, plan.number, resolvers, true).start(&namespace)?;
+        Ok(Self {
+            plan,
+            profile,
+            server,
+            _services: services,
+            namespace,
+        })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.plan.name
+    }
+
+    /// What it was made from.
+    pub fn plan(&self) -> &RegionPlan {
+        &self.plan
+    }
+
+    /// Its namespace.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// The client's wg-quick file.
+    pub fn profile(&self) -> &Path {
+        &self.profile
+    }
+
+    /// The address its server listens on.
+    pub fn endpoint(&self) -> SocketAddr {
+        SocketAddr::new(self.plan.underlay4().into(), PORT)
+    }
+
+    /// The process id of its server.
+    pub fn server_id(&self) -> u32 {
+        self.server.id()
+    }
+
+    /// How many packets arrived through the tunnel with a source that was not handed out. They
+    /// were dropped.
+    pub fn drops(&self) -> Result<u64, LabError> {
+        self.server.drops()
+    }
+}
+
+fn client_profile(plan: &RegionPlan, keys: &Keys) -> String {
+    let dns = if plan.own_resolver {
+        plan.own_dns()
+    } else {
+        SHARED_DNS
+    };
+    let preshared = keys
+        .preshared
+        .as_ref()
+        .map_or(String::new(), |key| format!("PresharedKey = {}\n", key.0));
+    let everything = match plan.assigned6 {
+        Some(_) => "0.0.0.0/0, ::/0",
+        None => "0.0.0.0/0",
+    };
+    format!(
+        "# Region {}\n[Interface]\nPrivateKey = {}\nAddress = {}\nDNS = {dns}\nMTU = {TUNNEL_MTU}\n\n\
+         [Peer]\nPublicKey = {}\n{preshared}AllowedIPs = {everything}\nEndpoint = {}:{PORT}\n\
+         PersistentKeepalive = 25\n",
+        plan.name,
+        keys.client.private_base64(),
+        plan.allowed(),
+        keys.server.public_base64(),
+        plan.underlay4(),
+    )
+}
+
+/// Writes a file only its owner may read.
+pub(crate) fn write_private(path: &Path, text: &str) -> Result<(), LabError> {
+    let write = || {
+        use std::io::Write;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(path)?;
+        file.write_all(text.as_bytes())
+    };
+    write().map_err(|cause| LabError::file(path, cause))
+}

@@ -1,0 +1,157 @@
+//! The distribution's `wireguard-go` as a server.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Stdio, id};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use crate::error::LabError;
+use crate::namespace::Namespace;
+use crate::process::{Process, bound_to_us, wait_for};
+use crate::provider::{Keys, PORT, RegionPlan, TUNNEL_MTU, write_private};
+
+/// How long the daemon may take to open its control socket.
+const START_LIMIT: Duration = Duration::from_secs(10);
+
+/// What the daemon writes for a packet whose source is not among the peer's AllowedIPs.
+const SPOOFED: &str = "disallowed source address";
+
+/// A running `wireguard-go` with its interface up and configured.
+#[derive(Debug)]
+pub(crate) struct WireguardGo {
+    process: Process,
+    interface: String,
+    log: PathBuf,
+}
+
+impl WireguardGo {
+    /// A server for `plan`, which accepts its one client only with the address handed out.
+    pub(crate) fn start(
+        plan: &RegionPlan,
+        keys: &Keys,
+        namespace: &Namespace,
+        folder: &Path,
+    ) -> Result<Self, LabError> {
+        let preshared = keys
+            .preshared
+            .as_ref()
+            .map_or(String::new(), |key| format!("PresharedKey = {}\n", key.0));
+        let settings = format!(
+            "[Interface]\nPrivateKey = {}\nListenPort = {PORT}\n\
+             [Peer]\nPublicKey = {}\n{preshared}AllowedIPs = {}\n",
+            keys.server.private_base64(),
+            keys.client.public_base64(),
+            plan.allowed(),
+        );
+        let this = Self::daemon(&plan.name, &settings, namespace, folder)?;
+        namespace.add_address(&this.interface, plan.gateway4().into(), 16)?;
+        if let Some(gateway) = plan.gateway6() {
+            namespace.add_address(&this.interface, gateway.into(), 64)?;
+        }
+        namespace.ip(&format!("link set {} up mtu {TUNNEL_MTU}", this.interface))?;
+        Ok(this)
+    }
+
+    /// A stock client that follows a wg-quick file, without routes: bind to its interface.
+    pub(crate) fn client(
+        name: &str,
+        profile: &Path,
+        namespace: &Namespace,
+        folder: &Path,
+    ) -> Result<Self, LabError> {
+        let text = fs::read_to_string(profile).map_err(|cause| LabError::file(profile, cause))?;
+        let for_quick_only = ["Address", "DNS", "MTU"];
+        let is_for_wg = |line: &&str| !for_quick_only.iter().any(|key| line.starts_with(key));
+        let settings: Vec<&str> = text.lines().filter(is_for_wg).collect();
+        let this = Self::daemon(
+            &format!("client-{name}"),
+            &(settings.join("\n") + "\n"),
+            namespace,
+            folder,
+        )?;
+        let addresses = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("Address = "));
+        for address in addresses.flat_map(|list| list.split(',')) {
+            let nodad = if address.contains(':') { " nodad" } else { "" };
+            namespace.ip(&format!(
+                "addr add {} dev {}{nodad}",
+                address.trim(),
+                this.interface
+            ))?;
+        }
+        namespace.ip(&format!("link set {} up mtu {TUNNEL_MTU}", this.interface))?;
+        Ok(this)
+    }
+
+    /// The name of its interface.
+    pub(crate) fn interface(&self) -> &str {
+        &self.interface
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Packets it refused for their source, counted in its log.
+    pub(crate) fn drops(&self) -> Result<u64, LabError> {
+        let log =
+            fs::read_to_string(&self.log).map_err(|cause| LabError::file(&self.log, cause))?;
+        Ok(log.lines().filter(|line| line.contains(SPOOFED)).count() as u64)
+    }
+
+    fn daemon(
+        name: &str,
+        settings: &str,
+        namespace: &Namespace,
+        folder: &Path,
+    ) -> Result<Self, LabError> {
+        let interface = interface_name();
+        let log = folder.join(format!("{name}.log"));
+        let file = File::create(&log).map_err(|cause| LabError::file(&log, cause))?;
+        let errors = file
+            .try_clone()
+            .map_err(|cause| LabError::file(&log, cause))?;
+        let mut command = bound_to_us("wireguard-go");
+        command
+            .args(["-f", &interface])
+            .env("LOG_LEVEL", "verbose")
+            // Newer ones print a warning and leave where the kernel has WireGuard itself.
+            .env("WG_I_PREFER_BUGGY_USERSPACE_TO_POLISHED_KMOD", "1")
+            .stdin(Stdio::null())
+            .stdout(file)
+            .stderr(errors);
+        let process = namespace.spawn(command)?;
+        let this = Self {
+            process,
+            interface,
+            log,
+        };
+        wait_for(
+            &format!("the control socket of wireguard-go {name}"),
+            START_LIMIT,
+            || {
+                namespace
+                    .tool("wg", &format!("show {}", this.interface))
+                    .ok()
+            },
+        )?;
+        let path = folder.join(format!("{name}.setconf"));
+        write_private(&path, settings)?;
+        namespace.tool(
+            "wg",
+            &format!("setconf {} {}", this.interface, path.display()),
+        )?;
+        Ok(this)
+    }
+}
+
+/// A name no other lab of this machine uses: the control sockets of all namespaces lie in one
+/// folder, under the interface's name. At most 15 characters.
+fn interface_name() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("w{:x}n{:x}", id(), number & 0xfff)
+}
