@@ -14,6 +14,9 @@ use crate::provider::{Keys, PORT, RegionPlan, TUNNEL_MTU, write_private};
 /// How long the daemon may take to open its control socket.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
+/// What the daemon writes once it can be configured.
+const READY: &str = "UAPI listener started";
+
 /// What the daemon writes for a packet whose source is not among the peer's AllowedIPs.
 const SPOOFED: &str = "disallowed source address";
 
@@ -124,20 +127,12 @@ impl WireguardGo {
             .stdout(file)
             .stderr(errors);
         let process = namespace.spawn(command)?;
-        let this = Self {
+        let mut this = Self {
             process,
             interface,
             log,
         };
-        wait_for(
-            &format!("the control socket of wireguard-go {name}"),
-            START_LIMIT,
-            || {
-                namespace
-                    .tool("wg", &format!("show {}", this.interface))
-                    .ok()
-            },
-        )?;
+        this.wait_until_ready(namespace.label())?;
         let path = folder.join(format!("{name}.setconf"));
         write_private(&path, settings)?;
         namespace.tool(
@@ -145,6 +140,25 @@ impl WireguardGo {
             &format!("setconf {} {}", this.interface, path.display()),
         )?;
         Ok(this)
+    }
+
+    /// Waits for the daemon's own word. Asking by `wg show` instead would now and then fall between
+    /// its bind and its listen, and `wg` removes a socket that refuses.
+    fn wait_until_ready(&mut self, label: &str) -> Result<(), LabError> {
+        let what = format!("wireguard-go's control socket for {}", self.interface);
+        wait_for(&what, START_LIMIT, || {
+            let log = fs::read_to_string(&self.log).unwrap_or_default();
+            if log.contains(READY) {
+                return Some(Ok(()));
+            }
+            (!self.process.is_running()).then(|| {
+                Err(LabError::Failed {
+                    command: format!("wireguard-go -f {}", self.interface),
+                    label: label.to_owned(),
+                    message: log,
+                })
+            })
+        })?
     }
 }
 
