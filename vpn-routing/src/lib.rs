@@ -1,8 +1,38 @@
-//! Routes many tunnels on one interface: addresses, rules per app, owners of flows.
+//! Many tunnels on one interface: which tunnel a packet belongs to, and what it looks like there.
+//!
+//! Every flow belongs to an application; a rule says which tunnel that application uses; the packet
+//! leaves with the address that *that* tunnel was assigned, and answers come back only through it,
+//! also when every provider hands out the identical address.
+//!
+//! | Module | What it decides |
+//! |---|---|
+//! | [`alloc`] | which addresses are on the device, and who shares them |
+//! | [`rules`] | which tunnel a flow's rule names; the cache that swaps rules whole |
+//! | [`source`] | where rules come from: fixed, SQLite |
+//! | [`owner`] | which application a flow belongs to: a table, Linux |
+//! | [`conn`] | the connection table: both directions of every flow, bounded |
+//! | [`router`] | all of it put together: a pure state machine of six verbs |
+//! | [`engine`] | the thin shell that drives the router on tokio (feature `tokio`) |
+//! | [`manual`] | how-tos, tuning, troubleshooting |
+//!
+//! # Features
+//!
+//! | Feature | Default | Adds |
+//! |---|---|---|
+//! | `tokio` | no | the [`engine`], and the task that follows a rule source |
+//! | `sqlite` | no | rules in an SQLite file |
+//! | `linux-owner` | no | owners from sock_diag and /proc |
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod alloc;
+pub mod conn;
+#[cfg(feature = "tokio")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tokio")))]
+pub mod engine;
 pub mod owner;
+pub mod router;
 pub mod rules;
 pub mod source;
+
+pub use router::{Router, RouterConfig};

@@ -67,7 +67,7 @@ pub struct Engine {
     router: Router,
     device: Arc<dyn TunDevice>,
     owners: Arc<dyn OwnerResolver>,
-    rules: Arc<RuleCache>,
+    rules: RuleCache,
     rules_changed: watch::Receiver<vpn_core::Generation>,
     transports: Vec<Option<Arc<dyn TunnelTransport>>>,
     io: FuturesUnordered<Io>,
@@ -91,7 +91,7 @@ impl Engine {
     pub fn new(
         device: Arc<dyn TunDevice>,
         owners: Arc<dyn OwnerResolver>,
-        rules: Arc<RuleCache>,
+        rules: RuleCache,
         config: RouterConfig,
     ) -> Self {
         let largest = config.largest_packet.max(device.capabilities().max_packet as usize);
@@ -103,7 +103,7 @@ impl Engine {
             router: Router::new(config, Instant::now()),
             device,
             owners,
-            rules_changed: rules.watch(),
+            rules_changed: rules.changes(),
             rules,
             transports: Vec::new(),
             io: FuturesUnordered::new(),
@@ -133,6 +133,11 @@ impl Engine {
         self.io.push(Box::pin(next_state(id, transport.state())));
         self.arm_tunnel(id, transport);
         Ok(id)
+    }
+
+    /// Says which networks the host itself is on, so that collisions with them are reported.
+    pub fn set_host_networks(&mut self, networks: impl IntoIterator<Item = ipnet::IpNet>) {
+        self.router.set_host_networks(networks);
     }
 
     /// The way to talk to the engine while it runs.
@@ -241,6 +246,11 @@ impl Engine {
                 Event::Plan(plan) => {
                     self.plan.send_replace(plan);
                 }
+                Event::Conflicts(tunnel, conflicts) => {
+                    for conflict in conflicts {
+                        tracing::warn!(%tunnel, %conflict, "address conflict");
+                    }
+                }
             }
         }
         let mut ready = std::mem::take(&mut self.ready);
@@ -288,8 +298,7 @@ impl Engine {
 
     fn refresh_rules(&mut self, now: Instant) {
         if self.rules.generation() != self.router.generation() {
-            let (rules, generation) = self.rules.snapshot();
-            self.router.handle_update(now, Update::Rules(rules, generation));
+            self.router.handle_update(now, Update::Rules(self.rules.current()));
         }
     }
 
@@ -315,7 +324,7 @@ impl Engine {
                 if let Some(transport) = transport {
                     let _ = tokio::time::timeout(CLOSE_TIMEOUT, transport.close()).await;
                 }
-                drop(reply.send(()));
+                let _ = reply.send(());
             }
             Command::Stop => {}
         }

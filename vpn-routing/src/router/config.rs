@@ -3,17 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::alloc::Policy;
 use crate::conn::Timeouts;
-
-/// What happens to a flow whose owner cannot be known.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum UnknownOwner {
-    /// It is dropped.
-    #[default]
-    Drop,
-    /// Only rules without an owner count for it.
-    Nobody,
-}
 
 /// How much is held while an owner or a tunnel is being waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,12 +56,12 @@ pub struct RouterConfig {
     /// Further addresses whose queries are steered, without being announced: those the system's
     /// own configuration names. Default none.
     pub steered: Vec<IpAddr>,
-    /// What happens to a flow whose owner cannot be known. Default drop.
-    pub unknown_owner: UnknownOwner,
     /// A message that could start a new flow (SYN, UDP, echo request) of an entry that was silent
     /// this long has its owner checked again: another program may have the port now. Default
     /// 1 ms: below it a port cannot change hands, since that takes two system calls and a wake-up.
     pub recheck_owner: Duration,
+    /// Which tunnel's address of a subnet goes on the device. Default sticky.
+    pub address_policy: Policy,
     /// Whether addresses are translated. Only a test would switch it off, to see that the
     /// providers then refuse what they receive.
     pub translate: bool,
@@ -87,8 +78,8 @@ impl Default for RouterConfig {
             largest_packet: 1600,
             resolvers: Vec::new(),
             steered: Vec::new(),
-            unknown_owner: UnknownOwner::Drop,
             recheck_owner: Duration::from_millis(1),
+            address_policy: Policy::Sticky,
             translate: true,
         }
     }

@@ -51,11 +51,11 @@ use vpn_core::{
     TunnelId,
 };
 
-use crate::alloc::Allocator;
+use crate::alloc::{Allocator, Conflict};
 use crate::conn::{Conn, ConnTable, Stamp};
 use crate::rules::CompiledRules;
 
-pub use config::{HoldLimits, RouterConfig, UnknownOwner};
+pub use config::{HoldLimits, RouterConfig};
 pub use status::{Accounts, Explanation, FlowStatus, Status, TunnelCounters, TunnelStatus};
 
 use hold::Hold;
@@ -83,7 +83,7 @@ pub enum Egress {
 #[non_exhaustive]
 pub enum Update {
     /// These rules are in force from now on.
-    Rules(Arc<CompiledRules>, Generation),
+    Rules(Arc<CompiledRules>),
     /// A tunnel's transport changed its state.
     Tunnel(TunnelId, TransportState),
     /// The owner of a flow was found, or will not be.
@@ -99,6 +99,9 @@ pub enum Event {
     ResolveOwner(OwnerQuery),
     /// The interface should look like this now.
     Plan(InterfacePlan),
+    /// A tunnel's addresses collide with the host's own networks. It works all the same; people
+    /// should know.
+    Conflicts(TunnelId, Vec<Conflict>),
 }
 
 /// Routes packets between one device and many tunnels.
@@ -129,10 +132,10 @@ impl Router {
     pub fn new(config: RouterConfig, now: Instant) -> Self {
         Self {
             epoch: now,
-            rules: Arc::new(CompiledRules::default()),
+            rules: Arc::new(CompiledRules::cold()),
             generation: Generation::COLD,
             tunnels: Tunnels::new(),
-            allocator: Allocator::new(),
+            allocator: Allocator::new(config.address_policy),
             conns: ConnTable::new(config.max_flows, config.timeouts),
             owners: Owners::default(),
             hold: Hold::new(config.hold),
@@ -163,6 +166,11 @@ impl Router {
         }
         self.allocator.release(tunnel);
         self.update_plan();
+    }
+
+    /// Says which networks the host itself is on, so that collisions with them are reported.
+    pub fn set_host_networks(&mut self, networks: impl IntoIterator<Item = ipnet::IpNet>) {
+        self.allocator.set_host_networks(networks);
     }
 
     /// The tunnel of this name.
@@ -226,9 +234,9 @@ impl Router {
     /// Takes in what became known.
     pub fn handle_update(&mut self, now: Instant, update: Update) {
         match update {
-            Update::Rules(rules, generation) => {
+            Update::Rules(rules) => {
+                self.generation = rules.generation();
                 self.rules = rules;
-                self.generation = generation;
             }
             Update::Tunnel(tunnel, state) => self.tunnel_state(now, tunnel, state),
             Update::Owner(query, answer) => self.owner_answer(now, query, answer),
@@ -324,7 +332,10 @@ impl Router {
         match state {
             TransportState::Up(assigned) => {
                 slot.assigned = Some(Arc::clone(&assigned));
-                self.allocator.admit(tunnel, &assigned.addresses);
+                let admission = self.allocator.admit(tunnel, &assigned.addresses);
+                if !admission.conflicts.is_empty() {
+                    self.events.push_back(Event::Conflicts(tunnel, admission.conflicts));
+                }
                 // Flows with an address the tunnel no longer has would leave with a wrong source.
                 let addresses: Vec<IpAddr> =
                     assigned.addresses.iter().map(ipnet::IpNet::addr).collect();
@@ -384,5 +395,3 @@ impl Router {
     }
 }
 
-#[cfg(test)]
-mod tests;

@@ -9,7 +9,6 @@ use vpn_core::{
     TransportState, TunnelId,
 };
 
-use super::config::UnknownOwner;
 use super::hold::{Awaits, Held};
 use super::{Event, Router};
 use crate::conn::{Conn, ConnId, InsertError, Phase, Stamp, Translation};
@@ -263,7 +262,7 @@ impl Router {
             return Some(self.replace_flow(now, id, parsed, known));
         }
         let decision = self.rules.decide(owner, &conn.device);
-        match decision.target {
+        match decision.action {
             Target::Block(reason) => {
                 let tunnel = conn.tunnel;
                 self.remove_flow(id);
@@ -304,16 +303,12 @@ impl Router {
         }
         let owner = match (self.rules.needs_owner(&flow), known) {
             (Some(detail), Known::NotAsked) => return Wait(Awaits::Owner(detail)),
-            (Some(_), Known::Answer(None))
-                if self.config.unknown_owner == UnknownOwner::Drop =>
-            {
-                return Drop(DropReason::OwnerUnknown, None);
-            }
+            (Some(_), Known::Answer(None)) => return Drop(DropReason::OwnerUnknown, None),
             (None, Known::NotAsked) => None,
             (_, Known::Answer(owner)) => owner,
         };
         let decision = self.rules.decide(owner.as_ref(), &flow);
-        match decision.target {
+        match decision.action {
             Target::Block(reason) => Drop(reason, None),
             Target::Tunnel(tunnel) => self.enter(now, parsed, owner, tunnel, decision.rule),
         }

@@ -2,13 +2,13 @@
 
 use std::net::IpAddr;
 
-use ipnet::IpNet;
 use vpn_core::{
     DropCounters, DropReason, FlowKey, Generation, InterfacePlan, Owner, RuleId, TransportState,
     TunnelId, Verdict,
 };
 
 use super::Router;
+use crate::alloc::Placement;
 use crate::rules::Target;
 
 /// Packets in and out of a router. `in = out + Σ drops + held + queued` holds at any time between
@@ -71,8 +71,8 @@ pub struct TunnelStatus {
     pub name: String,
     /// Where its transport stands.
     pub state: TransportState,
-    /// The addresses it was assigned, each with its role.
-    pub addresses: Vec<AddressStatus>,
+    /// The addresses it was assigned, each with its role and what is on the device.
+    pub addresses: Vec<Placement>,
     /// Its resolvers.
     pub dns: Vec<IpAddr>,
     /// Its MTU in bytes, 0 if not known yet.
@@ -81,17 +81,6 @@ pub struct TunnelStatus {
     pub flows: usize,
     /// Its counters.
     pub counters: TunnelCounters,
-}
-
-/// One assigned address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AddressStatus {
-    /// As assigned.
-    pub assigned: IpNet,
-    /// `primary` or `secondary`, and of which subnet.
-    pub role: String,
-    /// The address of its subnet that is on the device.
-    pub on_device: IpNet,
 }
 
 /// One flow, as a status report shows it.
@@ -175,7 +164,7 @@ impl Router {
                 id,
                 name: slot.name.clone(),
                 state: slot.state.clone(),
-                addresses: self.address_status(id),
+                addresses: self.allocator.roles(id),
                 dns: slot.assigned.as_ref().map(|a| a.dns.clone()).unwrap_or_default(),
                 mtu: slot.assigned.as_ref().map_or(0, |a| a.mtu),
                 flows: flows[id.index()],
@@ -221,7 +210,7 @@ impl Router {
         }
         let decision = self.rules.decide(owner, &flow);
         told.rule = decision.rule;
-        let tunnel = match decision.target {
+        let tunnel = match decision.action {
             Target::Block(reason) => {
                 told.verdict = Verdict::Drop(reason);
                 return told;
