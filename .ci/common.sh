@@ -1,0 +1,60 @@
+# shellcheck shell=bash
+# Shared by the scripts of this folder (sourced, not run).
+
+set -euo pipefail
+ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$ROOT"
+PATH=$PATH:/usr/sbin:/sbin
+CRATES=(vpn-core vpn-tun vpn-routing vpn-p2p vpn-resilience)
+export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never} CARGO_INCREMENTAL=0
+
+RESULTS=()
+FAILED=0
+
+# stage NAME COMMAND... : run one stage, print its time, remember how it ended. A failed stage
+# does not stop the others, so that one run shows everything. A stage that prints SKIPPED says why.
+stage() {
+  local name=$1 from=$SECONDS log status=ok
+  shift
+  log=$(mktemp)
+  printf '\n== %s: %s\n' "$name" "$*"
+  if ! "$@" 2>&1 | tee "$log"; then
+    status=FAILED
+    FAILED=$((FAILED + 1))
+  elif grep -q SKIPPED "$log"; then
+    status="ok, with $(grep -c SKIPPED "$log") SKIPPED"
+  fi
+  rm -f "$log"
+  printf '== %s: %s after %d s\n' "$name" "$status" $((SECONDS - from))
+  RESULTS+=("$(printf '%-22s %6d s  %s' "$name" $((SECONDS - from)) "$status")")
+}
+
+# skipped NAME REASON : a stage that cannot run here.
+skipped() {
+  printf '\n== %s: SKIPPED: %s\n' "$1" "$2"
+  RESULTS+=("$(printf '%-22s %6s    %s' "$1" - "SKIPPED: $2")")
+}
+
+# summary : the table; the script's exit status.
+summary() {
+  printf '\n%-22s %8s  %s\n' stage time result
+  printf '%s\n' "${RESULTS[@]}"
+  printf 'total %d s, %d failed\n' "$SECONDS" "$FAILED"
+  ((FAILED == 0))
+}
+
+# need_packages : install what is missing, by apt, as root.
+need_packages() {
+  local pair missing=()
+  for pair in "$@"; do                     # COMMAND=PACKAGE
+    command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
+  done
+  ((${#missing[@]})) || { echo "nothing to install"; return 0; }
+  if [[ $EUID -ne 0 ]] || ! command -v apt-get >/dev/null; then
+    echo "SKIPPED: cannot install without root and apt: ${missing[*]}"
+    return 0
+  fi
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -q
+  apt-get install -y -q --no-install-recommends "${missing[@]}"
+}
