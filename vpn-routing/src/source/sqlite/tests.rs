@@ -1,0 +1,255 @@
+//! Over real files: changes by other connections, refusals, and rows that make no sense.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::sync::atomic::AtomicU32;
+use std::time::Instant;
+
+use super::*;
+use rusqlite::Connection;
+use vpn_core::rule::RuleProtocol;
+use vpn_core::{Action, OwnerMatch, PortRange, RuleMatch};
+
+/// A directory that is removed with the test.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let n = NEXT.fetch_add(1, SeqCst);
+        let path = std::env::temp_dir().join(format!("vpn-rules-{}-{n}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.join("rules.db")
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn uid(uid: u32) -> RuleMatch {
+    RuleMatch {
+        owner: Some(OwnerMatch::Uid(uid)),
+        ..RuleMatch::default()
+    }
+}
+
+fn to(name: &str) -> Action {
+    Action::Tunnel(name.into())
+}
+
+#[test]
+fn a_missing_file_is_made_for_its_owner_only() {
+    let dir = Dir::new();
+    let rules = SqliteRules::open(dir.file()).unwrap();
+    assert_eq!(std::fs::metadata(dir.file()).unwrap().mode() & 0o777, 0o600);
+    assert!(rules.list().unwrap().is_empty());
+}
+
+#[test]
+fn every_rule_comes_back_as_it_was_added() {
+    let dir = Dir::new();
+    let rules = SqliteRules::open(dir.file()).unwrap();
+    let full = RuleMatch {
+        owner: Some(OwnerMatch::Executable("/usr/bin/curl".into())),
+        destination: Some("2001:db8::/32".parse().unwrap()),
+        ports: PortRange::new(80, 443),
+        protocol: Some(RuleProtocol::Udp),
+    };
+    let wanted = [
+        (RuleMatch::default(), Action::Block),
+        (uid(u32::MAX), Action::Direct),
+        (full, to("uk")),
+    ];
+    for (matches, action) in &wanted {
+        rules.add(matches, action).unwrap();
+    }
+    let listed = rules.list().unwrap().into_iter();
+    let listed: Vec<_> = listed.map(|r| (r.matches, r.action)).collect();
+    assert_eq!(listed, wanted);
+}
+
+#[test]
+fn adding_replaces_the_same_match_under_a_larger_id() {
+    let dir = Dir::new();
+    let rules = SqliteRules::open(dir.file()).unwrap();
+    let wide = RuleMatch {
+        destination: Some("10.1.2.3/8".parse().unwrap()),
+        ..uid(1000)
+    };
+    let first = rules.add(&uid(1000), &to("uk")).unwrap();
+    let other = rules.add(&wide, &to("uk")).unwrap();
+    let second = rules.add(&uid(1000), &to("fr")).unwrap();
+    assert!(first < other && other < second);
+    let listed = rules.list().unwrap();
+    assert_eq!(listed.len(), 2);
+    assert_eq!(listed[1].action, to("fr"));
+    // Host bits of the prefix make no other match.
+    assert_eq!(rules.remove(&wide).unwrap(), 1);
+    assert_eq!(rules.remove(&wide).unwrap(), 0);
+    // The id of a removed rule is not used again.
+    rules.remove(&uid(1000)).unwrap();
+    assert!(rules.add(&uid(1000), &to("us")).unwrap() > second);
+}
+
+#[tokio::test]
+async fn a_change_by_another_process_wakes_and_is_loaded() {
+    let dir = Dir::new();
+    let rules = SqliteRules::open(dir.file()).unwrap();
+    assert!(rules.load().await.unwrap().rules.is_empty());
+    for i in 0..20 {
+        // A second instance has connections of its own, like another process.
+        let other = SqliteRules::open(dir.file()).unwrap();
+        let began = Instant::now();
+        other.add(&uid(i), &to("uk")).unwrap();
+        rules.changed().await;
+        let rows = rules.load().await.unwrap().rules.len();
+        // Generous for a loaded machine; the mean is about POLL_EVERY.
+        assert!(began.elapsed() < Duration::from_secs(5));
+        assert_eq!(rows, i as usize + 1);
+    }
+}
+
+#[tokio::test]
+async fn a_change_before_the_first_load_and_a_replaced_file_are_noticed() {
+    let dir = Dir::new();
+    let rules = SqliteRules::open(dir.file()).unwrap();
+    let elsewhere = dir.0.join("other.db");
+    SqliteRules::open(&elsewhere)
+        .unwrap()
+        .add(&uid(7), &to("fr"))
+        .unwrap();
+    rules.load().await.unwrap();
+    std::fs::rename(&elsewhere, dir.file()).unwrap();
+    rules.changed().await;
+    assert_eq!(rules.load().await.unwrap().rules[0].matches, uid(7));
+    std::fs::remove_file(dir.file()).unwrap();
+    let error = rules.load().await.unwrap_err();
+    assert!(matches!(error, RuleSourceError::Unavailable { .. }));
+}
+
+#[test]
+fn files_that_must_not_be_used_are_refused_by_name() {
+    let dir = Dir::new();
+    let path = dir.file();
+    SqliteRules::open(&path).unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).unwrap();
+    let error = SqliteRules::open(&path).unwrap_err();
+    assert!(matches!(
+        error,
+        SqliteError::WorldWritable { mode: 0o666, .. }
+    ));
+    assert!(error.to_string().contains("rules.db"));
+
+    let error = SqliteRules::open(&dir.0).unwrap_err();
+    assert!(matches!(error, SqliteError::NotAFile { .. }), "{error}");
+    let error = SqliteRules::open(dir.0.join("no/such/rules.db")).unwrap_err();
+    assert!(matches!(error, SqliteError::Open { .. }), "{error}");
+
+    let text = dir.0.join("text.db");
+    std::fs::write(&text, "uid 1000 -> uk\n".repeat(100)).unwrap();
+    std::fs::set_permissions(&text, PermissionsExt::from_mode(0o600)).unwrap();
+    let error = SqliteRules::open(&text).unwrap_err();
+    assert!(matches!(error, SqliteError::NotADatabase { .. }), "{error}");
+
+    let foreign = dir.0.join("foreign.db");
+    let connection = Connection::open(&foreign).unwrap();
+    connection.execute_batch("CREATE TABLE songs (id)").unwrap();
+    let error = SqliteRules::open(&foreign).unwrap_err();
+    assert!(matches!(error, SqliteError::NotRules { .. }), "{error}");
+
+    let newer = dir.0.join("newer.db");
+    SqliteRules::open(&newer).unwrap();
+    let connection = Connection::open(&newer).unwrap();
+    connection.pragma_update(None, "user_version", 9).unwrap();
+    let error = SqliteRules::open(&newer).unwrap_err();
+    assert!(
+        matches!(error, SqliteError::Newer { found: 9, .. }),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_row_that_makes_no_sense_is_named_with_its_column() {
+    let dir = Dir::new();
+    let rules = SqliteRules::open(dir.file()).unwrap();
+    rules.add(&uid(1), &to("uk")).unwrap();
+    let connection = Connection::open(dir.file()).unwrap();
+    for (column, values) in [
+        ("uid", "(-1, NULL, NULL, NULL, NULL, NULL, 'block', NULL)"),
+        ("uid", "('me', NULL, NULL, NULL, NULL, NULL, 'block', NULL)"),
+        (
+            "exe",
+            "(NULL, 'curl', NULL, NULL, NULL, NULL, 'block', NULL)",
+        ),
+        (
+            "exe",
+            "(1, '/bin/a', NULL, NULL, NULL, NULL, 'block', NULL)",
+        ),
+        (
+            "dst",
+            "(NULL, NULL, '10.0.0.0/33', NULL, NULL, NULL, 'block', NULL)",
+        ),
+        ("port_last", "(NULL, NULL, NULL, 5, 4, NULL, 'block', NULL)"),
+        (
+            "port_last",
+            "(NULL, NULL, NULL, 5, NULL, NULL, 'block', NULL)",
+        ),
+        (
+            "port_first",
+            "(NULL, NULL, NULL, 65536, 65536, NULL, 'block', NULL)",
+        ),
+        (
+            "proto",
+            "(NULL, NULL, NULL, NULL, NULL, 'sctp', 'block', NULL)",
+        ),
+        (
+            "action",
+            "(NULL, NULL, NULL, NULL, NULL, NULL, 'allow', NULL)",
+        ),
+        (
+            "tunnel",
+            "(NULL, NULL, NULL, NULL, NULL, NULL, 'tunnel', NULL)",
+        ),
+        (
+            "tunnel",
+            "(NULL, NULL, NULL, NULL, NULL, NULL, 'block', 'uk')",
+        ),
+    ] {
+        let sql = format!(
+            "INSERT INTO rules (uid, exe, dst, port_first, port_last, proto, action, tunnel)
+             VALUES {values}"
+        );
+        connection.execute_batch(&sql).unwrap();
+        let row = connection.last_insert_rowid();
+        match rules.load().await.unwrap_err() {
+            RuleSourceError::Invalid { entry, problem, .. } => {
+                assert_eq!(entry, format!("row {row}"));
+                assert!(
+                    problem.starts_with(&format!("column {column}: ")),
+                    "{problem}"
+                );
+            }
+            other => panic!("{values}: {other}"),
+        }
+        connection
+            .execute("DELETE FROM rules WHERE id = ?1", [row])
+            .unwrap();
+    }
+    assert_eq!(rules.load().await.unwrap().rules.len(), 1);
+}
+
+#[tokio::test]
+async fn nothing_survives_the_source() {
+    let dir = Dir::new();
+    let rules = SqliteRules::open(dir.file()).unwrap();
+    let stop = rules.watch.stop_flag();
+    drop(rules);
+    // The thread held the other half.
+    assert_eq!(Arc::strong_count(&stop), 1);
+}
