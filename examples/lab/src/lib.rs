@@ -9,8 +9,8 @@
 //! # Where it runs
 //!
 //! As root, or without root after [`enter_user_namespace`], which has to be the first thing `main`
-//! does. [`missing`] says, before anything is made, what the machine lacks; a test prints that and
-//! returns.
+//! does. [`missing`] says, before anything is made, what the machine lacks; a test starts with
+//! [`skip`].
 //!
 //! # Cleaning up
 //!
@@ -54,4 +54,4 @@ pub use namespace::{Namespace, RuntimeHandle};
 pub use process::{Output, Process};
 pub use provider::{Provider, ProviderKind, RegionPlan};
 pub use service::Site;
-pub use user::{enter_user_namespace, missing};
+pub use user::{enter_user_namespace, missing, skip};

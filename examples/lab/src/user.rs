@@ -51,6 +51,31 @@ pub fn missing(programs: &[&str]) -> Option<String> {
         .map(|cause| format!("/dev/net/tun cannot be opened: {cause}"))
 }
 
+/// For the first line of a test: whether it has to be skipped because this machine lacks something
+/// for a lab that uses `programs`; prints what.
+///
+/// # Panics
+///
+/// Instead of skipping, if the environment has `VPN_LAB_REQUIRED=1`: where labs must run, as in CI,
+/// a skipped test is a failed one.
+#[allow(
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "it speaks to whoever runs the tests"
+)]
+pub fn skip(programs: &[&str]) -> bool {
+    match missing(programs) {
+        None => false,
+        Some(reason) if std::env::var_os("VPN_LAB_REQUIRED").is_some_and(|value| value == "1") => {
+            panic!("this test must not be skipped here: {reason}")
+        }
+        Some(reason) => {
+            println!("SKIPPED: {reason}");
+            true
+        }
+    }
+}
+
 fn installed(program: &str) -> bool {
     let path = std::env::var("PATH").unwrap_or_default();
     path.split(':')

@@ -15,8 +15,7 @@ use vpn_lab::{LabPlan, ProviderLab, SHARED_DNS, SITE4, SITE6, client};
 /// Starts a lab, or says why not.
 fn lab() -> Option<ProviderLab> {
     let plan = LabPlan::default();
-    if let Some(reason) = vpn_lab::missing(&plan.programs()) {
-        println!("SKIPPED: {reason}");
+    if vpn_lab::skip(&plan.programs()) {
         return None;
     }
     Some(ProviderLab::start(plan).expect("a lab"))
