@@ -395,3 +395,5 @@ impl Router {
     }
 }
 
+#[cfg(test)]
+mod tests;

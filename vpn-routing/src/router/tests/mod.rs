@@ -1,0 +1,5 @@
+//! The router on virtual time, with providers that check source addresses.
+
+mod flows;
+mod policy;
+mod world;
