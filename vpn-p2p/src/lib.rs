@@ -1,1 +1,32 @@
-//! vpn-p2p
+//! Peers and transports of the VPN SDK.
+//!
+//! | Module | What it does |
+//! |---|---|
+//! | [`wg_quick`] | reads the provider's `wg-quick` file, unchanged |
+//! | [`session`] | [`Session`](session::Session): what one peer's cryptography does, without sockets |
+//! | [`wireguard`] | [`WireGuardTransport`](wireguard::WireGuardTransport): a tunnel to a provider, or a server for clients |
+//! | [`manual`] | how-tos, tuning, troubleshooting |
+//!
+//! # Features
+//!
+//! | Feature | Default | Adds |
+//! |---|---|---|
+//! | `wireguard` | no | everything above; gotatun (MPL-2.0), ring, quinn-udp, tokio |
+#![forbid(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+pub mod manual;
+#[cfg(feature = "wireguard")]
+#[cfg_attr(docsrs, doc(cfg(feature = "wireguard")))]
+pub mod session;
+#[cfg(feature = "wireguard")]
+#[cfg_attr(docsrs, doc(cfg(feature = "wireguard")))]
+pub mod wg_quick;
+#[cfg(feature = "wireguard")]
+#[cfg_attr(docsrs, doc(cfg(feature = "wireguard")))]
+pub mod wireguard;
+
+#[cfg(feature = "wireguard")]
+pub use wg_quick::WgQuick;
+#[cfg(feature = "wireguard")]
+pub use wireguard::{WireGuardOptions, WireGuardTransport};

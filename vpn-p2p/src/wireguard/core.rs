@@ -1,0 +1,343 @@
+//! Decides what happens to datagrams and packets: which peer, which session, which drop. No
+//! sockets and no clock; what is to be sent comes out as a value.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use vpn_core::DropReason;
+use vpn_resilience::Permit;
+
+use super::health::Health;
+use super::noise::{Admission, Gate, sender_index};
+use super::routes::{Inner, Routes};
+use super::socket::{Received, Run};
+use super::{WireGuardOptions, WireGuardStats};
+use crate::session::{Opened, Session, Ticked};
+use crate::wg_quick::{Endpoint, PublicKey, WgQuick};
+
+/// Session names kept per peer: gotatun keeps eight sessions and two handshakes.
+const INDICES_PER_PEER: usize = 16;
+
+/// A protocol message and where to.
+pub(super) type Outgoing = (SocketAddr, BytesMut);
+
+/// What a datagram came to.
+#[derive(Debug)]
+pub(super) enum Arrival {
+    /// This IP packet, already cut to its length, is for the router.
+    Packet(BytesMut),
+    /// Send this.
+    Reply(Outgoing),
+    /// It was for the protocol only.
+    Handled,
+    Dropped(DropReason),
+}
+
+/// Whether a packet may be sealed now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outlet {
+    /// With this peer, to this address.
+    Open(usize, SocketAddr),
+    /// Not yet, but a handshake is on its way: keep it.
+    Wait,
+    Drop(DropReason),
+}
+
+/// How the peers stand as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Nothing new is known.
+    Unchanged,
+    /// A peer is proven and not silent.
+    Alive,
+    /// Every peer that was asked is silent.
+    Silent,
+}
+
+#[derive(Debug)]
+pub(super) struct PeerState {
+    session: Box<dyn Session>,
+    pub(super) configured: Option<Endpoint>,
+    endpoint: Option<SocketAddr>,
+    pub(super) health: Health,
+    indices: VecDeque<u32>,
+}
+
+#[derive(Debug)]
+pub(super) struct Core {
+    gate: Gate,
+    peers: Vec<PeerState>,
+    by_key: HashMap<PublicKey, usize>,
+    by_index: HashMap<u32, usize>,
+    routes: Routes,
+    /// A sealed run the socket had no room for; it goes before anything else.
+    pub(super) blocked: Option<Run>,
+    /// Received, and not yet asked for. Bounded by one receive call.
+    pub(super) arrived: VecDeque<Received>,
+    pub(super) stats: WireGuardStats,
+    /// A session became usable since this was last cleared: who waits to send may go on.
+    pub(super) opened: bool,
+}
+
+impl Core {
+    pub(super) fn new(config: &WgQuick, options: &WireGuardOptions) -> Self {
+        let gate = Gate::new(&config.interface.private_key);
+        let mut routes = Routes::default();
+        let mut by_key = HashMap::new();
+        let mut peers = Vec::with_capacity(config.peers.len());
+        for (index, peer) in config.peers.iter().enumerate() {
+            by_key.insert(peer.public_key, index);
+            for network in &peer.allowed_ips {
+                routes.insert(*network, index);
+            }
+            peers.push(PeerState {
+                session: Box::new(gate.session(peer)),
+                configured: peer.endpoint.clone(),
+                endpoint: None,
+                health: Health::new(options.no_answer_after, options.seed ^ index as u64),
+                indices: VecDeque::with_capacity(INDICES_PER_PEER),
+            });
+        }
+        Self {
+            gate,
+            peers,
+            by_key,
+            by_index: HashMap::new(),
+            routes,
+            blocked: None,
+            arrived: VecDeque::new(),
+            stats: WireGuardStats::default(),
+            opened: false,
+        }
+    }
+
+    pub(super) fn peer_mut(&mut self, peer: usize) -> Option<&mut PeerState> {
+        self.peers.get_mut(peer)
+    }
+
+    /// Whether a peer is waited for: then clients know our port.
+    pub(super) fn listens(&self) -> bool {
+        self.peers.iter().any(|peer| peer.configured.is_none())
+    }
+
+    /// A datagram came from `from`.
+    pub(super) fn arrive(&mut self, from: SocketAddr, datagram: BytesMut, now: Instant) -> Arrival {
+        let (index, datagram) = match self.gate.admit(from, datagram) {
+            Admission::Initiation(key, datagram) => (self.by_key.get(&key), datagram),
+            Admission::ForIndex(index, datagram) => (self.by_index.get(&index), datagram),
+            Admission::Reply(cookie) => return Arrival::Reply((from, cookie)),
+            Admission::Rejected => return Arrival::Dropped(DropReason::NotAuthentic),
+        };
+        let Some(&index) = index else {
+            return Arrival::Dropped(DropReason::NoSession);
+        };
+        let bytes = datagram.len() as u64;
+        let peer = &mut self.peers[index];
+        let was_ready = peer.session.is_ready();
+        let opened = peer.session.open(datagram);
+        match opened {
+            Opened::Rejected(reason) => return Arrival::Dropped(reason),
+            Opened::Nothing => return Arrival::Handled,
+            Opened::Packet(_) | Opened::Keepalive | Opened::Reply(_) => {}
+        }
+        // Authentic: the peer is alive, and it is where this came from (whitepaper §2.1).
+        peer.health.heard(now);
+        peer.endpoint = Some(from);
+        self.opened |= !was_ready && peer.session.is_ready();
+        self.stats.rx_datagrams += 1;
+        self.stats.rx_bytes += bytes;
+        match opened {
+            Opened::Packet(packet) => self.accept(index, packet),
+            Opened::Reply(reply) => {
+                self.stats.handshakes += 1;
+                self.register(index, &reply);
+                Arrival::Reply((from, reply))
+            }
+            _ => Arrival::Handled,
+        }
+    }
+
+    /// An authentic packet: is it one, and may this peer send it?
+    fn accept(&mut self, peer: usize, mut packet: BytesMut) -> Arrival {
+        let Some(inner) = Inner::read(&packet) else {
+            return Arrival::Dropped(DropReason::Malformed);
+        };
+        if self.routes.peer(inner.src) != Some(peer) {
+            return Arrival::Dropped(DropReason::AddressNotAllowed);
+        }
+        packet.truncate(inner.len);
+        self.stats.rx_packets += 1;
+        Arrival::Packet(packet)
+    }
+
+    /// Where a packet can go. With no session this starts a handshake, whose first message is put
+    /// in `start`. `down` says that the tunnel is down: nothing waits then.
+    pub(super) fn outlet(
+        &mut self,
+        packet: &[u8],
+        down: bool,
+        now: Instant,
+        start: &mut Vec<Outgoing>,
+    ) -> Outlet {
+        let Some(inner) = Inner::read(packet) else {
+            return Outlet::Drop(DropReason::Malformed);
+        };
+        let Some(index) = self.routes.peer(inner.dst) else {
+            return Outlet::Drop(DropReason::AddressNotAllowed);
+        };
+        let alone = self.peers.len() == 1;
+        let peer = &mut self.peers[index];
+        match peer.endpoint {
+            Some(to) if peer.session.is_ready() => Outlet::Open(index, to),
+            Some(_) => {
+                if !peer.health.is_waiting() {
+                    self.initiate(index, false, now, start);
+                }
+                // With several peers, waiting for one would hold up the others.
+                if alone && !down {
+                    Outlet::Wait
+                } else {
+                    Outlet::Drop(DropReason::NoSession)
+                }
+            }
+            // The endpoint's name is still being resolved.
+            None if peer.configured.is_some() && alone && !down => Outlet::Wait,
+            None => Outlet::Drop(DropReason::NoSession),
+        }
+    }
+
+    /// Seals a packet for which there is an outlet. `false` if the session is just gone.
+    pub(super) fn seal(
+        &mut self,
+        peer: usize,
+        packet: &[u8],
+        mtu: u16,
+        run: &mut Run,
+        now: Instant,
+    ) -> bool {
+        let state = &mut self.peers[peer];
+        if !state.session.seal(packet, usize::from(mtu), &mut run.bytes) {
+            return false;
+        }
+        state.health.asked(now);
+        self.stats.tx_packets += 1;
+        true
+    }
+
+    /// Starts a handshake; its first message goes to the end of `out`.
+    pub(super) fn initiate(
+        &mut self,
+        index: usize,
+        again: bool,
+        now: Instant,
+        out: &mut Vec<Outgoing>,
+    ) {
+        let Some(peer) = self.peers.get_mut(index) else {
+            return;
+        };
+        let Some(to) = peer.endpoint else { return };
+        if let Some(message) = peer.session.initiate(again) {
+            peer.health.asked(now);
+            self.register(index, &message);
+            out.push((to, message));
+        }
+    }
+
+    /// Name and socket were had: from now on the peer is there.
+    pub(super) fn reached(
+        &mut self,
+        index: usize,
+        at: SocketAddr,
+        permit: Permit,
+        now: Instant,
+        out: &mut Vec<Outgoing>,
+    ) {
+        if let Some(peer) = self.peers.get_mut(index) {
+            peer.endpoint = Some(at);
+            peer.health.reached(permit, now);
+            self.initiate(index, true, now, out);
+        }
+    }
+
+    /// Lets timers fire; what they want sent goes to `out`, peers to be approached to `due`.
+    pub(super) fn tick(&mut self, now: Instant, out: &mut Vec<Outgoing>, due: &mut Vec<usize>) {
+        for index in 0..self.peers.len() {
+            let peer = &mut self.peers[index];
+            match peer.session.tick() {
+                Ticked::Send(message) => {
+                    let handshake = sender_index(&message).is_some();
+                    if let Some(to) = peer.endpoint {
+                        if handshake {
+                            peer.health.asked(now);
+                        }
+                        out.push((to, message.clone()));
+                    }
+                    if handshake {
+                        self.register(index, &message);
+                    }
+                }
+                // Somebody still waits for this peer; else the next packet starts anew.
+                Ticked::Expired if peer.health.is_waiting() => peer.health.demand(now),
+                Ticked::Expired | Ticked::Idle => {}
+            }
+            let peer = &mut self.peers[index];
+            if peer.configured.is_some() {
+                if peer.health.is_silent(now) {
+                    peer.health.demand(now);
+                }
+                if peer.health.is_due(now) {
+                    due.push(index);
+                }
+            }
+        }
+    }
+
+    /// How the peers stand as a whole.
+    pub(super) fn standing(&self, now: Instant) -> Standing {
+        let mut standing = Standing::Unchanged;
+        for peer in &self.peers {
+            if peer.health.is_silent(now) {
+                standing = Standing::Silent;
+            } else if peer.session.is_ready() {
+                return Standing::Alive;
+            }
+        }
+        standing
+    }
+
+    /// Whether `outlet` would be worth asking although no packet was refused lately.
+    pub(super) fn takes(&self, up: bool) -> bool {
+        self.peers.len() > 1
+            || self
+                .peers
+                .iter()
+                .any(|peer| peer.session.is_ready() || (up && !peer.health.is_waiting()))
+    }
+
+    pub(super) fn snapshot(&self) -> WireGuardStats {
+        let mut stats = self.stats;
+        stats.last_handshake = self
+            .peers
+            .iter()
+            .filter_map(|peer| peer.session.handshake_age())
+            .min();
+        stats
+    }
+
+    /// Remembers whose session a name of ours belongs to, and forgets the oldest.
+    fn register(&mut self, index: usize, message: &[u8]) {
+        let Some(name) = sender_index(message) else {
+            return;
+        };
+        let names = &mut self.peers[index].indices;
+        if names.len() == INDICES_PER_PEER
+            && let Some(old) = names.pop_front()
+        {
+            self.by_index.remove(&old);
+        }
+        names.push_back(name);
+        self.by_index.insert(name, index);
+    }
+}

@@ -1,0 +1,30 @@
+//! A WireGuard tunnel: client of any provider, or server for clients.
+//!
+//! ```text
+//!  router ── try_send ─▶ routes ─▶ session.seal ─▶ run of equal datagrams ─▶ one GSO send
+//!         ◀─ try_recv ── routes ◀─ session.open ◀─ gate (cookies, MACs)   ◀─ recvmmsg, GRO
+//!
+//!  driver task: every 250 ms timers of every peer; resolves, binds and starts handshakes
+//! ```
+//!
+//! | File | What it decides or touches |
+//! |---|---|
+//! | `core` | which peer, which session, which drop: pure |
+//! | `routes` | AllowedIPs: pure |
+//! | `health` | silence, retries: pure |
+//! | `noise` | gotatun behind [`Session`](crate::session::Session), and the gate before it |
+//! | `socket` | the UDP socket |
+//! | `driver` | the task: clock, resolver, sockets |
+//! | `transport` | the [`TunnelTransport`](vpn_core::TunnelTransport) |
+
+mod core;
+mod driver;
+mod health;
+mod noise;
+mod options;
+mod routes;
+mod socket;
+mod transport;
+
+pub use options::{NO_ANSWER_AFTER, WireGuardOptions, WireGuardStats};
+pub use transport::{WireGuardError, WireGuardTransport};

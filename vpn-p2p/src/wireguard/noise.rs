@@ -1,0 +1,222 @@
+//! [`Session`] over gotatun's `Tunn`, and the gate before it.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use gotatun::noise::errors::WireGuardError;
+use gotatun::noise::handshake::parse_handshake_anon;
+use gotatun::noise::index_table::IndexTable;
+use gotatun::noise::rate_limiter::RateLimiter;
+use gotatun::noise::{Tunn, TunnResult};
+use gotatun::packet::{Packet, WgKind};
+use gotatun::x25519;
+use vpn_core::DropReason;
+
+use crate::session::{Opened, Session, Ticked};
+use crate::wg_quick::{Peer, PrivateKey, PublicKey};
+
+/// Handshake messages per second and source address before cookies are demanded (whitepaper
+/// §5.3); the value gotatun and the kernel's users live with.
+const HANDSHAKES_PER_SECOND: u64 = 100;
+
+/// WireGuard pads to this many bytes (whitepaper §5.4.6).
+const PADDING: usize = 16;
+
+fn into_bytes(kind: WgKind) -> BytesMut {
+    std::mem::take(Packet::from(kind).buf_mut())
+}
+
+/// Checks what arrives on the socket before any peer's state is touched.
+pub(super) struct Gate {
+    secret: x25519::StaticSecret,
+    public: x25519::PublicKey,
+    limiter: Arc<RateLimiter>,
+    indices: IndexTable,
+}
+
+/// What the gate says of a datagram.
+pub(super) enum Admission {
+    /// The first message of a handshake, from the peer with this key.
+    Initiation(PublicKey, BytesMut),
+    /// For the session we named so.
+    ForIndex(u32, BytesMut),
+    /// To be answered with this, without touching any state (cookie).
+    Reply(BytesMut),
+    /// Not WireGuard, or not for our key.
+    Rejected,
+}
+
+impl Gate {
+    pub(super) fn new(key: &PrivateKey) -> Self {
+        let secret = key.to_secret();
+        let public = x25519::PublicKey::from(&secret);
+        Self {
+            limiter: Arc::new(RateLimiter::new(&public, HANDSHAKES_PER_SECOND)),
+            indices: IndexTable::from_os_rng(),
+            secret,
+            public,
+        }
+    }
+
+    /// A new session with `peer`.
+    pub(super) fn session(&self, peer: &Peer) -> NoiseSession {
+        NoiseSession {
+            tunn: Tunn::new(
+                self.secret.clone(),
+                x25519::PublicKey::from(*peer.public_key.as_bytes()),
+                peer.preshared_key.as_ref().map(|key| *key.bytes()),
+                peer.persistent_keepalive,
+                self.indices.clone(),
+                self.limiter.clone(),
+            ),
+            plain: BytesMut::new(),
+            proven: false,
+        }
+    }
+
+    pub(super) fn admit(&self, from: SocketAddr, datagram: BytesMut) -> Admission {
+        let packet = Packet::from_bytes(datagram);
+        match self.limiter.verify_packet(from, packet) {
+            Ok(WgKind::HandshakeInit(init)) => {
+                match parse_handshake_anon(&self.secret, &self.public, &init) {
+                    Ok(half) => Admission::Initiation(
+                        PublicKey::from_bytes(half.peer_static_public),
+                        into_bytes(init.into()),
+                    ),
+                    Err(_) => Admission::Rejected,
+                }
+            }
+            Ok(kind) => {
+                let index = match &kind {
+                    WgKind::HandshakeInit(_) => return Admission::Rejected,
+                    WgKind::HandshakeResp(p) => p.receiver_idx.get(),
+                    WgKind::CookieReply(p) => p.receiver_idx.get(),
+                    WgKind::Data(p) => p.header.receiver_idx.get(),
+                };
+                Admission::ForIndex(index, into_bytes(kind))
+            }
+            Err(TunnResult::WriteToNetwork(cookie)) => Admission::Reply(into_bytes(cookie)),
+            Err(_) => Admission::Rejected,
+        }
+    }
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let public = PublicKey::from_bytes(self.public.to_bytes());
+        f.debug_struct("Gate").field("public", &public).finish()
+    }
+}
+
+/// The name our side gave to a handshake: bytes 4 to 7 of initiation and response (whitepaper
+/// §5.4.2, §5.4.3). `None` for other messages.
+pub(super) fn sender_index(datagram: &[u8]) -> Option<u32> {
+    match datagram {
+        [1 | 2, 0, 0, 0, a, b, c, d, ..] => Some(u32::from_le_bytes([*a, *b, *c, *d])),
+        _ => None,
+    }
+}
+
+/// One peer's `Tunn`.
+pub(super) struct NoiseSession {
+    tunn: Tunn,
+    /// Where plaintext is put before sealing: gotatun wants to own it, and drops it, so each use
+    /// splits off what it needs and the next one gets the memory back.
+    plain: BytesMut,
+    /// Whether the peer showed that it has the present keys: as initiator by its response, as
+    /// responder by the first packet sealed with them (whitepaper §5.4.6). gotatun would already
+    /// send before that.
+    proven: bool,
+}
+
+impl Session for NoiseSession {
+    fn seal(&mut self, plain: &[u8], pad_to: usize, out: &mut Vec<u8>) -> bool {
+        if !self.proven {
+            return false;
+        }
+        let padded = plain
+            .len()
+            .next_multiple_of(PADDING)
+            .min(pad_to)
+            .max(plain.len());
+        self.plain.clear();
+        self.plain.reserve(padded);
+        self.plain.extend_from_slice(plain);
+        self.plain.resize(padded, 0);
+        let packet = Packet::from_bytes(self.plain.split());
+        match self.tunn.encapsulate_with_session(packet) {
+            Ok(sealed) => {
+                let bytes: Packet = sealed.into();
+                out.extend_from_slice(bytes.as_ref());
+                true
+            }
+            Err(_) => {
+                self.proven = false;
+                false
+            }
+        }
+    }
+
+    fn open(&mut self, datagram: BytesMut) -> Opened {
+        let Ok(kind) = Packet::from_bytes(datagram).try_into_wg() else {
+            return Opened::Rejected(DropReason::Malformed);
+        };
+        let response = matches!(kind, WgKind::HandshakeResp(_));
+        match self.tunn.handle_incoming_packet(kind) {
+            TunnResult::Done => Opened::Nothing,
+            TunnResult::WriteToNetwork(reply) => {
+                self.proven |= response;
+                Opened::Reply(into_bytes(reply))
+            }
+            TunnResult::WriteToTunnel(mut packet) => {
+                self.proven = true;
+                if packet.is_empty() {
+                    Opened::Keepalive
+                } else {
+                    Opened::Packet(std::mem::take(packet.buf_mut()))
+                }
+            }
+            TunnResult::Err(WireGuardError::NoCurrentSession) => {
+                Opened::Rejected(DropReason::NoSession)
+            }
+            TunnResult::Err(_) => Opened::Rejected(DropReason::NotAuthentic),
+        }
+    }
+
+    fn initiate(&mut self, again: bool) -> Option<BytesMut> {
+        let init = self.tunn.format_handshake_initiation(again)?;
+        Some(into_bytes(init.into()))
+    }
+
+    fn tick(&mut self) -> Ticked {
+        match self.tunn.update_timers() {
+            Ok(None) => Ticked::Idle,
+            Ok(Some(kind)) => Ticked::Send(into_bytes(kind)),
+            Err(_) => {
+                // The only error is "expired", and gotatun repeats it until it is reset.
+                self.tunn.reset();
+                self.proven = false;
+                Ticked::Expired
+            }
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.proven && self.tunn.time_since_last_handshake().is_some()
+    }
+
+    fn handshake_age(&self) -> Option<Duration> {
+        self.tunn.time_since_last_handshake()
+    }
+}
+
+impl fmt::Debug for NoiseSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NoiseSession")
+            .field("proven", &self.proven)
+            .finish_non_exhaustive()
+    }
+}

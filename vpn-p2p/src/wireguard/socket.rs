@@ -1,0 +1,247 @@
+//! Touches the network: one UDP socket, with segmentation and coalescing where the system has them.
+
+use std::cell::RefCell;
+use std::io::{self, IoSliceMut};
+use std::net::SocketAddr;
+
+use bytes::BytesMut;
+use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
+use tokio::io::Interest;
+
+/// Largest UDP payload, and so largest coalesced receive, in bytes.
+const MAX_DATAGRAM: usize = 65_535;
+
+/// Receive buffers per worker thread: what one `recvmmsg` fills. Eight of 64 KiB stay in L2, and
+/// with coalescing hold up to 512 datagrams.
+const RX_BUFFERS: usize = 8;
+
+/// Bytes of one segmented send: the largest UDP payload over IPv6 without jumbograms is 65,487.
+const MAX_RUN_BYTES: usize = 65_000;
+
+/// Requested socket buffers, in bytes: about 25 ms at 1 Gbit/s. The system may grant less.
+const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
+
+thread_local! {
+    /// Shared by all transports a worker drives, so that a waiting transport holds no buffer.
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
+        received: Vec::new(),
+        arena: BytesMut::new(),
+    });
+}
+
+struct Scratch {
+    received: Vec<Vec<u8>>,
+    /// Datagrams are decrypted in place in pieces of this; once all are dropped, the memory is
+    /// used again.
+    arena: BytesMut,
+}
+
+/// Datagrams from one sender, of `stride` bytes each but the last.
+#[derive(Debug)]
+pub(super) struct Received {
+    pub(super) from: SocketAddr,
+    stride: usize,
+    bytes: BytesMut,
+}
+
+impl Received {
+    /// Takes the first datagram.
+    pub(super) fn pop(&mut self) -> Option<BytesMut> {
+        if self.bytes.is_empty() {
+            return None;
+        }
+        let len = self.stride.min(self.bytes.len()).max(1);
+        Some(self.bytes.split_to(len))
+    }
+}
+
+/// Sealed datagrams of equal length (the last may be shorter) to one receiver.
+#[derive(Debug, Default)]
+pub(super) struct Run {
+    pub(super) bytes: Vec<u8>,
+    to: Option<SocketAddr>,
+    segment: usize,
+    count: usize,
+    closed: bool,
+}
+
+impl Run {
+    /// Whether a datagram of this length may be appended.
+    pub(super) fn takes(&self, to: SocketAddr, len: usize, max_segments: usize) -> bool {
+        match self.to {
+            None => true,
+            Some(mine) => {
+                mine == to
+                    && !self.closed
+                    && len <= self.segment
+                    && self.count < max_segments
+                    && self.bytes.len() + len <= MAX_RUN_BYTES
+            }
+        }
+    }
+
+    /// Notes that a datagram of this length was appended to `bytes`.
+    pub(super) fn appended(&mut self, to: SocketAddr, len: usize) {
+        if self.to.is_none() {
+            self.to = Some(to);
+            self.segment = len;
+        }
+        self.count += 1;
+        self.closed = len < self.segment;
+    }
+
+    pub(super) const fn count(&self) -> usize {
+        self.count
+    }
+
+    pub(super) const fn to(&self) -> Option<SocketAddr> {
+        self.to
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        self.to = None;
+        self.segment = 0;
+        self.count = 0;
+        self.closed = false;
+    }
+}
+
+/// What became of a [`Run`].
+pub(super) enum Flushed {
+    Sent,
+    /// The socket's buffer is full; nothing was sent.
+    Blocked,
+    /// So many datagrams were refused, the last of them for this reason.
+    Refused(usize, io::Error),
+}
+
+/// One UDP socket of the underlay.
+#[derive(Debug)]
+pub(super) struct Udp {
+    socket: tokio::net::UdpSocket,
+    state: UdpSocketState,
+}
+
+impl Udp {
+    /// Takes a socket over. Call it inside the runtime that is to drive it.
+    pub(super) fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
+        let state = UdpSocketState::new((&socket).into())?;
+        // Best effort: less than asked for costs bursts, not correctness.
+        let _ = state.set_send_buffer_size((&socket).into(), SOCKET_BUFFER);
+        let _ = state.set_recv_buffer_size((&socket).into(), SOCKET_BUFFER);
+        Ok(Self {
+            socket: tokio::net::UdpSocket::from_std(socket)?,
+            state,
+        })
+    }
+
+    pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    pub(super) async fn readable(&self) -> io::Result<()> {
+        self.socket.readable().await
+    }
+
+    pub(super) async fn writable(&self) -> io::Result<()> {
+        self.socket.writable().await
+    }
+
+    /// Datagrams one send may carry.
+    pub(super) fn max_segments(&self) -> usize {
+        self.state.max_gso_segments()
+    }
+
+    /// Appends what has arrived, at most [`RX_BUFFERS`] buffers. `WouldBlock` if nothing has.
+    pub(super) fn receive(&self, into: &mut impl Extend<Received>) -> io::Result<()> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            if scratch.received.is_empty() {
+                scratch.received = vec![vec![0; MAX_DATAGRAM]; RX_BUFFERS];
+            }
+            let mut meta = [RecvMeta::default(); RX_BUFFERS];
+            let count = {
+                let mut rest = scratch.received.iter_mut();
+                let mut slices: [IoSliceMut<'_>; RX_BUFFERS] = std::array::from_fn(|_| {
+                    IoSliceMut::new(rest.next().map_or(&mut [], Vec::as_mut_slice))
+                });
+                self.socket.try_io(Interest::READABLE, || {
+                    self.state
+                        .recv((&self.socket).into(), &mut slices, &mut meta)
+                })?
+            };
+            let arena = &mut scratch.arena;
+            into.extend(
+                meta.iter()
+                    .zip(&scratch.received)
+                    .take(count)
+                    .filter(|(meta, _)| meta.len > 0)
+                    .map(|(meta, buffer)| {
+                        arena.clear();
+                        arena.reserve(meta.len);
+                        arena.extend_from_slice(&buffer[..meta.len]);
+                        Received {
+                            from: meta.addr,
+                            stride: meta.stride,
+                            bytes: arena.split(),
+                        }
+                    }),
+            );
+            Ok(())
+        })
+    }
+
+    /// Sends one datagram now or not at all: for protocol messages, which are repeated anyway.
+    pub(super) fn send_now(&self, to: SocketAddr, datagram: &[u8]) -> io::Result<()> {
+        self.state
+            .try_send((&self.socket).into(), &transmit(to, datagram, None))
+    }
+
+    /// Sends a run, in one call where the system can.
+    pub(super) fn flush(&self, run: &Run) -> Flushed {
+        let Some(to) = run.to else {
+            return Flushed::Sent;
+        };
+        let segment = (run.count > 1).then_some(run.segment);
+        match self.try_send(&transmit(to, &run.bytes, segment)) {
+            Ok(()) => Flushed::Sent,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Flushed::Blocked,
+            // The interface or driver cannot segment (EIO, EINVAL): quinn-udp has noted it, and
+            // the next runs are one datagram long. This one goes piece by piece.
+            Err(_) if run.count > 1 => self.flush_singly(to, run),
+            Err(e) => Flushed::Refused(1, e),
+        }
+    }
+
+    fn flush_singly(&self, to: SocketAddr, run: &Run) -> Flushed {
+        let mut refused = 0;
+        let mut last = None;
+        for datagram in run.bytes.chunks(run.segment.max(1)) {
+            // A full buffer in the middle loses the rest: this happens once per socket.
+            if let Err(e) = self.send_now(to, datagram) {
+                refused += 1;
+                last = Some(e);
+            }
+        }
+        match last {
+            Some(e) => Flushed::Refused(refused, e),
+            None => Flushed::Sent,
+        }
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        self.socket.try_io(Interest::WRITABLE, || {
+            self.state.try_send((&self.socket).into(), transmit)
+        })
+    }
+}
+
+fn transmit(to: SocketAddr, contents: &[u8], segment_size: Option<usize>) -> Transmit<'_> {
+    Transmit {
+        destination: to,
+        ecn: None,
+        contents,
+        segment_size,
+        src_ip: None,
+    }
+}

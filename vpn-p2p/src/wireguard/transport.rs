@@ -1,0 +1,384 @@
+//! The tunnel the engine sees.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use async_trait::async_trait;
+use tokio::task::JoinHandle;
+use vpn_core::packet::PacketBatch;
+use vpn_core::{
+    DropCounters, DropReason, Offload, StateWatch, TransportCapabilities, TransportError,
+    TransportState, TunnelTransport, Underlay, UnderlayError,
+};
+
+use super::core::{Arrival, Core, Outlet};
+use super::driver::{Shared, Sockets, drive};
+use super::socket::{Flushed, Run};
+use super::{WireGuardOptions, WireGuardStats};
+use crate::wg_quick::WgQuick;
+
+/// Receive calls per `try_recv`: a flood that yields nothing must not hold the worker.
+const MAX_RECEIVES: usize = 8;
+
+/// Bytes that sealing adds: data header and tag (whitepaper §5.4.6).
+const SEAL_OVERHEAD: usize = 32;
+
+thread_local! {
+    /// The run being built; shared by all transports a worker drives.
+    static RUN: RefCell<Run> = RefCell::default();
+}
+
+/// Why a transport cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WireGuardError {
+    /// It needs a tokio runtime for its task. Call it inside one.
+    #[error("a WireGuard transport must be made inside a tokio runtime")]
+    NoRuntime,
+    /// The port to listen on cannot be had. Choose another, or stop who has it.
+    #[error("cannot listen")]
+    Listen(#[source] UnderlayError),
+}
+
+/// A WireGuard tunnel over the underlay.
+///
+/// Peers with an `Endpoint` are approached at once and for ever; peers without one are waited for
+/// on the `ListenPort`, which makes the same type a server.
+///
+/// It is [`Up`](TransportState::Up) after a handshake that proved the peer, and
+/// [`Down`](TransportState::Down) when the peer leaves a handshake or data unanswered for
+/// [`NO_ANSWER_AFTER`](super::NO_ANSWER_AFTER). It recovers by itself: a silent peer is approached
+/// at least every five seconds, by a newly resolved address.
+///
+/// ```no_run
+/// use std::sync::Arc;
+/// use vpn_core::Underlay;
+/// use vpn_p2p::{WgQuick, WireGuardOptions, WireGuardTransport};
+///
+/// # fn example(underlay: Arc<dyn Underlay>) -> Result<(), Box<dyn std::error::Error>> {
+/// let config = WgQuick::read("uk.conf")?;
+/// for warning in &config.warnings {
+///     eprintln!("uk.conf: {warning}");
+/// }
+/// let tunnel = WireGuardTransport::new(config, underlay, WireGuardOptions::default())?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct WireGuardTransport {
+    shared: Arc<Shared>,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl WireGuardTransport {
+    /// Starts the tunnel: its task runs on the current tokio runtime until
+    /// [`close`](TunnelTransport::close) or drop.
+    ///
+    /// A configuration with a `ListenPort`, or with a peer without `Endpoint`, binds at once.
+    ///
+    /// # Errors
+    ///
+    /// [`WireGuardError`]. A peer that cannot be reached is not an error but a state.
+    pub fn new(
+        config: WgQuick,
+        underlay: Arc<dyn Underlay>,
+        options: WireGuardOptions,
+    ) -> Result<Self, WireGuardError> {
+        let runtime =
+            tokio::runtime::Handle::try_current().map_err(|_| WireGuardError::NoRuntime)?;
+        let shared = Arc::new(Shared::new(&config, underlay, options));
+        if config.interface.listen_port.is_some() || shared.core().listens() {
+            shared.bind(true).map_err(WireGuardError::Listen)?;
+            // Many hosts have no IPv6; a server then serves IPv4 only.
+            if let Err(error) = shared.bind(false) {
+                tracing::debug!(%error, "not listening on IPv6");
+            }
+        }
+        let task = runtime.spawn(drive(shared.clone()));
+        Ok(Self {
+            shared,
+            task: Mutex::new(Some(task)),
+        })
+    }
+
+    /// The addresses its sockets are bound to now; of a server, where clients find it.
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        let sockets = self.shared.sockets().clone();
+        sockets.iter().filter_map(|s| s.local_addr().ok()).collect()
+    }
+
+    /// What it has done so far.
+    pub fn stats(&self) -> WireGuardStats {
+        self.shared.core().snapshot()
+    }
+
+    fn check_open(&self) -> Result<(), TransportError> {
+        if self.shared.closing.is_cancelled() {
+            return Err(TransportError::Closed);
+        }
+        Ok(())
+    }
+
+    /// Sends the run; `false` if the socket is full, and the run is then kept for the next call.
+    fn flush(
+        &self,
+        core: &mut Core,
+        sockets: &Sockets,
+        run: &mut Run,
+        drops: &mut DropCounters,
+    ) -> bool {
+        let Some(to) = run.to() else { return true };
+        let flushed = match sockets.for_peer(to) {
+            Some(socket) => socket.flush(run),
+            None => Flushed::Refused(run.count(), std::io::ErrorKind::NotConnected.into()),
+        };
+        match flushed {
+            Flushed::Blocked => {
+                core.blocked = Some(std::mem::take(run));
+                return false;
+            }
+            Flushed::Sent => core.stats.tx_bytes += run.bytes.len() as u64,
+            Flushed::Refused(count, error) => {
+                let reason = if quinn_udp::is_msg_size_err(&error) {
+                    DropReason::TooBig
+                } else {
+                    DropReason::Refused
+                };
+                drops.add(reason, count as u64);
+            }
+        }
+        run.clear();
+        true
+    }
+
+    fn send_batch(
+        &self,
+        batch: &mut PacketBatch,
+        drops: &mut DropCounters,
+        run: &mut Run,
+    ) -> usize {
+        let now = Instant::now();
+        let mtu = self.shared.mtu.load(Ordering::Relaxed);
+        let down = matches!(self.shared.state.get(), TransportState::Down(_));
+        let sockets = self.shared.sockets().clone();
+        let mut starts = Vec::new();
+        let (mut taken, mut sent) = (0, 0);
+        let mut guard = self.shared.core();
+        let core = &mut *guard;
+        if let Some(mut blocked) = core.blocked.take()
+            && !self.flush(core, &sockets, &mut blocked, drops)
+        {
+            return 0;
+        }
+        for packet in batch.packets() {
+            if packet.offload != Offload::NONE {
+                drops.count(DropReason::Unsupported);
+                taken += 1;
+                continue;
+            }
+            let bytes = packet.bytes();
+            if bytes.len() > usize::from(mtu) {
+                drops.count(DropReason::TooBig);
+                taken += 1;
+                continue;
+            }
+            let (peer, to) = match core.outlet(bytes, down, now, &mut starts) {
+                Outlet::Open(peer, to) => (peer, to),
+                Outlet::Wait => break,
+                Outlet::Drop(reason) => {
+                    drops.count(reason);
+                    taken += 1;
+                    continue;
+                }
+            };
+            let padded = bytes
+                .len()
+                .next_multiple_of(16)
+                .min(usize::from(mtu))
+                .max(bytes.len());
+            let sealed = padded + SEAL_OVERHEAD;
+            let segments = sockets.for_peer(to).map_or(1, |s| s.max_segments());
+            if !run.takes(to, sealed, segments) && !self.flush(core, &sockets, run, drops) {
+                break;
+            }
+            if core.seal(peer, bytes, mtu, run, now) {
+                run.appended(to, sealed);
+                sent += 1;
+            } else {
+                drops.count(DropReason::NoSession);
+            }
+            taken += 1;
+        }
+        if core.blocked.is_none() {
+            self.flush(core, &sockets, run, drops);
+        }
+        drop(guard);
+        self.shared.send_all(&mut starts);
+        batch.recycle_front(taken);
+        sent
+    }
+
+    fn receive_batch(&self, batch: &mut PacketBatch, drops: &mut DropCounters) -> usize {
+        let now = Instant::now();
+        let sockets = self.shared.sockets().clone();
+        let mut replies = Vec::new();
+        let mut packets = 0;
+        let mut guard = self.shared.core();
+        let core = &mut *guard;
+        'receives: for _ in 0..MAX_RECEIVES {
+            while let Some(mut received) = core.arrived.pop_front() {
+                while !batch.is_full() {
+                    let Some(datagram) = received.pop() else {
+                        break;
+                    };
+                    match core.arrive(received.from, datagram, now) {
+                        Arrival::Packet(bytes) => {
+                            packets += 1;
+                            batch.push_with(|buffer| {
+                                buffer.extend_from_slice(&bytes);
+                                Some(Offload::NONE)
+                            });
+                        }
+                        Arrival::Reply(reply) => replies.push(reply),
+                        Arrival::Handled => {}
+                        Arrival::Dropped(reason) => drops.count(reason),
+                    }
+                }
+                if batch.is_full() {
+                    core.arrived.push_front(received);
+                    break 'receives;
+                }
+            }
+            for socket in sockets.iter() {
+                // What is not "nothing there" is about one earlier datagram (an ICMP error).
+                let _ = socket.receive(&mut core.arrived);
+            }
+            if core.arrived.is_empty() {
+                break;
+            }
+        }
+        let standing = core.standing(now);
+        let opened = std::mem::take(&mut core.opened);
+        drop(guard);
+        self.shared.send_all(&mut replies);
+        self.shared.announce(standing);
+        if opened {
+            self.shared.changed.notify_waiters();
+        }
+        packets
+    }
+}
+
+impl Drop for WireGuardTransport {
+    fn drop(&mut self) {
+        self.shared.closing.cancel();
+    }
+}
+
+#[async_trait]
+impl TunnelTransport for WireGuardTransport {
+    fn capabilities(&self) -> TransportCapabilities {
+        TransportCapabilities::plain(self.shared.mtu.load(Ordering::Relaxed))
+    }
+
+    fn state(&self) -> StateWatch {
+        self.shared.state.watch()
+    }
+
+    fn try_recv(
+        &self,
+        batch: &mut PacketBatch,
+        drops: &mut DropCounters,
+    ) -> Result<usize, TransportError> {
+        self.check_open()?;
+        Ok(self.receive_batch(batch, drops))
+    }
+
+    fn try_send(
+        &self,
+        batch: &mut PacketBatch,
+        drops: &mut DropCounters,
+    ) -> Result<usize, TransportError> {
+        self.check_open()?;
+        Ok(RUN.with_borrow_mut(|run| {
+            run.clear();
+            self.send_batch(batch, drops, run)
+        }))
+    }
+
+    async fn readable(&self) -> Result<(), TransportError> {
+        loop {
+            let changed = self.shared.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            self.check_open()?;
+            if !self.shared.core().arrived.is_empty() {
+                return Ok(());
+            }
+            let sockets = self.shared.sockets().clone();
+            let readable = async |socket: Option<std::sync::Arc<super::socket::Udp>>| match socket {
+                Some(socket) => socket.readable().await,
+                None => std::future::pending().await,
+            };
+            tokio::select! {
+                () = self.shared.closing.cancelled() => return Err(TransportError::Closed),
+                result = readable(sockets.v4.clone()) => return Ok(result?),
+                result = readable(sockets.v6.clone()) => return Ok(result?),
+                () = changed => {}
+            }
+        }
+    }
+
+    async fn writable(&self) -> Result<(), TransportError> {
+        loop {
+            let changed = self.shared.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            self.check_open()?;
+            let blocked = {
+                let state = self.shared.state.get();
+                let core = self.shared.core();
+                let down = matches!(state, TransportState::Down(_));
+                match &core.blocked {
+                    Some(run) => run.to(),
+                    None if down || core.takes(matches!(state, TransportState::Up(_))) => {
+                        return Ok(());
+                    }
+                    None => None,
+                }
+            };
+            let socket = blocked.and_then(|to| self.shared.sockets().for_peer(to).cloned());
+            let writable = async {
+                match (socket, blocked) {
+                    (Some(socket), _) => socket.writable().await,
+                    // Its socket is gone: the next `try_send` finds out.
+                    (None, Some(_)) => Ok(()),
+                    (None, None) => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.shared.closing.cancelled() => return Err(TransportError::Closed),
+                result = writable => return Ok(result?),
+                () = changed => {}
+            }
+        }
+    }
+
+    async fn close(&self) {
+        self.shared.closing.cancel();
+        let task = {
+            let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+            task.take()
+        };
+        if let Some(task) = task {
+            // It ends by the token; a panic in it ended it as well.
+            let _ = task.await;
+        }
+        *self.shared.sockets() = Sockets::default();
+        self.shared.state.set(TransportState::Closed);
+        self.shared.changed.notify_waiters();
+    }
+}

@@ -1,0 +1,190 @@
+//! Two transports on loopback: a client and a server.
+#![cfg(feature = "wireguard")]
+
+mod common;
+
+use common::{End, Keys, local, port, transport, udp};
+use vpn_core::{DownCause, DropReason, TransportState, TunnelTransport as _};
+
+const ALL: &str = "0.0.0.0/0, ::/0";
+
+async fn pair() -> (End, End) {
+    let keys = Keys::new();
+    let server = transport(&keys.server_file(0, "10.5.0.2/32, fd05::2/128"), local());
+    let endpoint = format!("provider.test:{}", port(&server));
+    let server = End::new(server);
+    let client = End::new(transport(&keys.client_file(&endpoint, ALL), local()));
+    client.up().await;
+    (client, server)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn packets_of_both_families_pass_both_ways() {
+    let (mut client, mut server) = pair().await;
+    for (mine, theirs) in [("10.5.0.2", "198.51.100.7"), ("fd05::2", "2001:db8::7")] {
+        for length in [0, 1, 15, 16, 17, 1000, 1372] {
+            let there = udp(mine, theirs, &vec![7; length]);
+            let back = udp(theirs, mine, &vec![8; length]);
+            assert_eq!(client.send(std::slice::from_ref(&there)).await.total(), 0);
+            assert_eq!(server.receive().await, there);
+            assert_eq!(server.send(std::slice::from_ref(&back)).await.total(), 0);
+            assert_eq!(client.receive().await, back);
+        }
+    }
+    let TransportState::Up(assigned) = client.transport.state().get() else {
+        panic!("not up");
+    };
+    assert_eq!(assigned.addresses.len(), 2);
+    assert_eq!(assigned.mtu, 1420);
+    assert_eq!(client.transport.stats().tx_packets, 14);
+    assert_eq!(client.transport.stats().rx_packets, 14);
+    client.close().await;
+    server.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_packets_arrive_in_order() {
+    let (client, mut server) = pair().await;
+    for round in 0..20u8 {
+        let packets: Vec<_> = (0..50u8)
+            .map(|n| {
+                // Lengths vary, so that runs of equal datagrams begin and end.
+                let length = if n % 7 == 0 { 100 } else { 1300 };
+                let mut payload = vec![0; length];
+                payload[..2].copy_from_slice(&[round, n]);
+                udp("10.5.0.2", "198.51.100.7", &payload)
+            })
+            .collect();
+        assert_eq!(client.send(&packets).await.total(), 0);
+        for packet in packets {
+            assert_eq!(server.receive().await, packet);
+        }
+    }
+    client.close().await;
+    server.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn packets_sent_before_the_handshake_wait_with_the_caller() {
+    let keys = Keys::new();
+    let server = transport(&keys.server_file(0, ALL), local());
+    let endpoint = format!("127.0.0.1:{}", port(&server));
+    let client = End::new(transport(&keys.client_file(&endpoint, ALL), local()));
+    let packet = udp("10.5.0.2", "198.51.100.7", b"early");
+    let mut server = End::new(server);
+    assert_eq!(client.send(std::slice::from_ref(&packet)).await.total(), 0);
+    assert_eq!(server.receive().await, packet);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn allowed_ips_hold_both_ways() {
+    let keys = Keys::new();
+    let server = transport(&keys.server_file(0, "10.5.0.2/32"), local());
+    let endpoint = format!("127.0.0.1:{}", port(&server));
+    let server = End::new(server);
+    let client = End::new(transport(
+        &keys.client_file(&endpoint, "198.51.100.0/24"),
+        local(),
+    ));
+    client.up().await;
+    // Outbound: not behind the peer.
+    let drops = client.send(&[udp("10.5.0.2", "203.0.113.1", b"x")]).await;
+    assert_eq!(drops.get(DropReason::AddressNotAllowed), 1);
+    // Inbound: a source the server does not grant this client.
+    let drops = client.send(&[udp("10.5.0.3", "198.51.100.7", b"x")]).await;
+    assert_eq!(drops.total(), 0);
+    server.dropped(DropReason::AddressNotAllowed).await;
+    assert_eq!(server.transport.stats().rx_packets, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_sent_is_dropped_and_the_rest_goes_on() {
+    let (client, mut server) = pair().await;
+    let good = udp("10.5.0.2", "198.51.100.7", b"good");
+    let big = udp("10.5.0.2", "198.51.100.7", &[0; 1400]);
+    let drops = client.send(&[big, b"junk".to_vec(), good.clone()]).await;
+    assert_eq!(drops.get(DropReason::TooBig), 1);
+    assert_eq!(drops.get(DropReason::Malformed), 1);
+    assert_eq!(server.receive().await, good);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_key_never_gets_up() {
+    let keys = Keys::new();
+    for wrong in [
+        Keys {
+            client: vpn_p2p::wg_quick::PrivateKey::generate().unwrap(),
+            ..Keys::new()
+        },
+        Keys {
+            client: keys.client.clone(),
+            server: keys.server.clone(),
+            psk: vpn_p2p::wg_quick::PresharedKey::generate().unwrap(),
+        },
+    ] {
+        let server = transport(&keys.server_file(0, ALL), local());
+        let endpoint = format!("127.0.0.1:{}", port(&server));
+        let server = End::new(server);
+        let limit = std::time::Duration::from_millis(600);
+        let options = local().no_answer_after(limit);
+        let client = End::new(transport(&wrong.client_file(&endpoint, ALL), options));
+        client
+            .state(|state| {
+                assert!(!matches!(state, TransportState::Up(_)));
+                *state == TransportState::Down(DownCause::NoAnswer)
+            })
+            .await;
+        assert_eq!(server.transport.state().get(), TransportState::Connecting);
+        let drops = client.send(&[udp("10.5.0.2", "198.51.100.7", b"x")]).await;
+        assert_eq!(drops.get(DropReason::NoSession), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unknown_name_is_down_with_its_cause() {
+    let keys = Keys::new();
+    let client = End::new(transport(&keys.client_file("nowhere.test:1", ALL), local()));
+    client
+        .state(|state| matches!(state, TransportState::Down(DownCause::Resolve(_))))
+        .await;
+    client.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_server_is_found_again() {
+    let keys = Keys::new();
+    let first = transport(&keys.server_file(0, ALL), local());
+    let port = port(&first);
+    let first = End::new(first);
+    let limit = std::time::Duration::from_secs(1);
+    let options = local().no_answer_after(limit);
+    let client = End::new(transport(
+        &keys.client_file(&format!("127.0.0.1:{port}"), ALL),
+        options,
+    ));
+    client.up().await;
+    first.close().await;
+    // Without traffic nobody notices; one packet is a question.
+    client.send(&[udp("10.5.0.2", "198.51.100.7", b"?")]).await;
+    client
+        .state(|state| matches!(state, TransportState::Down(_)))
+        .await;
+    let mut second = End::new(transport(&keys.server_file(port, ALL), local()));
+    client.up().await;
+    let packet = udp("10.5.0.2", "198.51.100.7", b"again");
+    client.send(std::slice::from_ref(&packet)).await;
+    assert_eq!(second.receive().await, packet);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn close_is_idempotent_and_wakes_everybody() {
+    let (client, server) = pair().await;
+    let transport = client.transport.clone();
+    client.close().await;
+    transport.close().await;
+    assert_eq!(transport.state().get(), TransportState::Closed);
+    assert!(transport.readable().await.is_err());
+    assert!(transport.writable().await.is_err());
+    assert!(transport.local_addrs().is_empty());
+    server.close().await;
+}
