@@ -6,26 +6,26 @@ use std::net::IpAddr;
 ///
 /// An odd last byte counts as the high half of a word, so only the last part of a message may be
 /// odd.
+///
+/// Words are added as the machine has them and the result is turned once at the end: the one's
+/// complement sum does not depend on byte order (RFC 1071 §2).
+#[inline]
 pub fn sum(bytes: &[u8], sum: u64) -> u64 {
-    let mut sum = sum;
-    let mut words = bytes.chunks_exact(8);
+    let mut native = 0u64;
+    let mut words = bytes.chunks_exact(4);
     for word in &mut words {
-        let mut array = [0; 8];
-        array.copy_from_slice(word);
-        let word = u64::from_be_bytes(array);
-        sum += (word >> 32) + (word & 0xffff_ffff);
+        // At most 2^32 words of 32 bits fit; no packet has as many.
+        native += u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
     }
-    let mut halves = words.remainder().chunks_exact(2);
-    for half in &mut halves {
-        sum += u64::from(u16::from_be_bytes([half[0], half[1]]));
-    }
-    if let [last] = halves.remainder() {
-        sum += u64::from(*last) << 8;
-    }
-    sum
+    let mut last = [0; 4];
+    let rest = words.remainder();
+    last[..rest.len()].copy_from_slice(rest);
+    native += u64::from(u32::from_ne_bytes(last));
+    sum + u64::from(u16::from_be(fold(native)))
 }
 
 /// Folds a sum to 16 bits.
+#[inline]
 pub const fn fold(mut sum: u64) -> u16 {
     while sum >> 16 != 0 {
         sum = (sum & 0xffff) + (sum >> 16);

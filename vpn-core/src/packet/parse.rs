@@ -57,8 +57,12 @@ pub mod tcp_flags {
     pub const SYN: u8 = 0x02;
     /// Reset the connection.
     pub const RST: u8 = 0x04;
+    /// Push: deliver without waiting for more.
+    pub const PSH: u8 = 0x08;
     /// The acknowledgment field is significant.
     pub const ACK: u8 = 0x10;
+    /// Congestion window reduced (RFC 3168 §6.1.2).
+    pub const CWR: u8 = 0x80;
 }
 
 /// What the headers say. Offsets are from the packet's first byte and lie within it.
