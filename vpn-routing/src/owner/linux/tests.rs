@@ -204,3 +204,94 @@ fn what_is_asked_and_dropped_leaves_no_thread() {
     // Joins the thread, which may wait for room in the queue of answers that nobody reads.
     drop(owners);
 }
+
+/// A process that sleeps, and is ended with the test.
+struct Sleeper(std::process::Child);
+
+impl Sleeper {
+    fn start(program: &std::path::Path, stdin: std::process::Stdio) -> Self {
+        let mut command = std::process::Command::new(program);
+        command.arg("60").stdin(stdin);
+        loop {
+            match command.spawn() {
+                Ok(child) => return Self(child),
+                // Another test forked while the copied file was open for writing.
+                Err(e) if e.kind() == ErrorKind::ExecutableFileBusy => std::thread::yield_now(),
+                Err(e) => panic!("{}: {e}", program.display()),
+            }
+        }
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn sleep_program() -> std::path::PathBuf {
+    std::path::Path::new("/bin/sleep").canonicalize().unwrap()
+}
+
+#[tokio::test]
+async fn a_socket_shared_by_two_executables_is_nobodys() {
+    let owners = owners();
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let shared = std::os::fd::OwnedFd::from(socket.try_clone().unwrap());
+    let asked = OwnerQuery {
+        detail: OwnerDetail::Executable,
+        ..query(
+            Protocol::UDP,
+            socket.local_addr().unwrap(),
+            "127.0.0.1:9".parse().unwrap(),
+        )
+    };
+    let child = Sleeper::start(&sleep_program(), shared.into());
+    assert_eq!(owners.resolve(&asked), OwnerAnswer::Pending);
+    assert_eq!(owners.resolved().await, (asked, OwnerAnswer::Unknown));
+    // The user is the same all the same.
+    let by_user = OwnerQuery {
+        detail: OwnerDetail::Uid,
+        ..asked
+    };
+    known(&owners, &by_user);
+    drop(child);
+}
+
+#[tokio::test]
+async fn a_socket_held_by_another_process_only_is_that_process() {
+    let owners = owners();
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let local = socket.local_addr().unwrap();
+    let child = Sleeper::start(&sleep_program(), std::os::fd::OwnedFd::from(socket).into());
+    let asked = OwnerQuery {
+        detail: OwnerDetail::Executable,
+        ..query(Protocol::UDP, local, "127.0.0.1:9".parse().unwrap())
+    };
+    assert_eq!(owners.resolve(&asked), OwnerAnswer::Pending);
+    match owners.resolved().await.1 {
+        OwnerAnswer::Known(owner) => {
+            assert_eq!(owner.executable.as_deref(), Some(sleep_program().as_path()));
+        }
+        other => panic!("{other:?}"),
+    }
+    drop(child);
+}
+
+/// An update replaces the file while the program runs: it keeps its rules.
+#[test]
+fn an_executable_that_was_deleted_counts_by_its_old_path() {
+    let name = format!("vpn-owner-{}", std::process::id());
+    let path = std::env::temp_dir().canonicalize().unwrap().join(name);
+    std::fs::copy(sleep_program(), &path).unwrap();
+    let child = Sleeper::start(&path, std::process::Stdio::null());
+    let running = || search::executable_of(child.0.id());
+    assert_eq!(running().as_deref(), Some(path.as_path()));
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(running().as_deref(), Some(path.as_path()));
+    // What took its place is another program, and does not change what this one was.
+    std::fs::write(&path, "another").unwrap();
+    assert_eq!(running().as_deref(), Some(path.as_path()));
+    std::fs::remove_file(&path).unwrap();
+}
