@@ -1,0 +1,104 @@
+//! What can go wrong, and the exit code it gets.
+
+use std::path::PathBuf;
+
+use vpn_core::rule::RuleSourceError;
+
+/// Every error names the file, key or socket it is about.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// A file cannot be read.
+    #[error("{}", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        cause: std::io::Error,
+    },
+    /// The configuration is not valid TOML, or has a wrong or unknown key.
+    #[error("{}:{line}: {message}", path.display())]
+    Syntax { path: PathBuf, line: usize, message: String },
+    /// The configuration is well-formed and makes no sense.
+    #[error("{}: {key}: {problem}", path.display())]
+    Config { path: PathBuf, key: String, problem: String },
+    /// A provider's file cannot be used.
+    #[error("[tunnel.{tunnel}] wireguard")]
+    WireGuard {
+        tunnel: String,
+        #[source]
+        cause: vpn_p2p::wg_quick::WgQuickError,
+    },
+    /// The rules cannot be used.
+    #[error(transparent)]
+    Rules(#[from] RuleSourceError),
+    /// The rules file cannot be used.
+    #[error(transparent)]
+    RulesFile(#[from] vpn_routing::source::SqliteError),
+    /// A rule cannot be put in force.
+    #[error("{}: {problem}", path.display())]
+    Rule { path: PathBuf, problem: String },
+    /// An argument makes no sense.
+    #[error("{0}")]
+    Argument(String),
+    /// The interface cannot be made.
+    #[error("[interface] name = \"{name}\"")]
+    Device {
+        name: String,
+        #[source]
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The system refuses a part of the plan.
+    #[error("{what}")]
+    System {
+        what: &'static str,
+        #[source]
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The control socket does not answer, or refuses.
+    #[error("control socket {}", path.display())]
+    Control {
+        path: PathBuf,
+        #[source]
+        cause: std::io::Error,
+    },
+    /// The engine ended by itself.
+    #[error("the engine ended")]
+    Engine(#[from] vpn_routing::engine::EngineError),
+    /// The engine is not there any more.
+    #[error(transparent)]
+    Gone(#[from] vpn_routing::engine::EngineGone),
+    /// No runtime.
+    #[error("cannot start the runtime")]
+    Runtime(#[source] std::io::Error),
+}
+
+impl Error {
+    /// 2 for what the user can correct in files and arguments, 1 for what went wrong at run time.
+    pub(crate) const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Read { .. }
+            | Self::Syntax { .. }
+            | Self::Config { .. }
+            | Self::WireGuard { .. }
+            | Self::Rules(_)
+            | Self::RulesFile(_)
+            | Self::Rule { .. }
+            | Self::Argument(_) => 2,
+            _ => 1,
+        }
+    }
+}
+
+/// An error with its causes, on one line.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}

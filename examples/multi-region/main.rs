@@ -1,0 +1,124 @@
+//! `multi-region`: a per-app VPN daemon made from the pieces of the SDK.
+//!
+//! Runs the tunnels of several providers at the same time on one interface, also when they all
+//! hand out the identical address, and sends each app through the tunnel its rule names.
+//!
+//! ```sh
+//! multi-region rule add --rules rules.db --uid 1001 --to uk
+//! multi-region check --config multi-region.toml
+//! multi-region run --config multi-region.toml
+//! multi-region status --control multi-region.sock
+//! ```
+
+mod check;
+mod config;
+mod control;
+mod daemon;
+mod error;
+mod plan;
+mod report;
+mod rule;
+mod view;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use error::Error;
+
+/// Many tunnels at once on one interface, per app.
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the daemon. Prints `ready` once policy is in force and each tunnel was tried.
+    Run {
+        /// Configuration file.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Validate a configuration and print the plan. Exit code 2 on an error.
+    Check {
+        /// Configuration file.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// List, add and remove rules; works with and without a running daemon.
+    #[command(subcommand)]
+    Rule(rule::RuleCommand),
+    /// Tunnels, counters, addresses of a running daemon.
+    Status {
+        /// Control socket.
+        #[arg(long)]
+        control: PathBuf,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Which tunnel a flow would take, and why.
+    Explain {
+        /// Control socket.
+        #[arg(long)]
+        control: PathBuf,
+        /// User whose flow it is.
+        #[arg(long)]
+        uid: u32,
+        /// Executable whose flow it is.
+        #[arg(long)]
+        exe: Option<PathBuf>,
+        /// Destination, ADDRESS:PORT.
+        #[arg(long)]
+        dst: SocketAddr,
+        /// Protocol.
+        #[arg(long, default_value = "tcp")]
+        proto: rule::Proto,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env()
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    let outcome = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::Runtime)
+        .and_then(|runtime| runtime.block_on(dispatch(Cli::parse().command)));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("multi-region: {}", error::chain(&error));
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+async fn dispatch(command: Command) -> Result<(), Error> {
+    match command {
+        Command::Run { config } => daemon::run(&config).await,
+        Command::Check { config } => check::check(&config).await,
+        Command::Rule(command) => rule::run(command),
+        Command::Status { control, json } => {
+            let status = control::ask(&control, &control::Request::Status).await?;
+            view::status(&status, json)
+        }
+        Command::Explain { control, uid, exe, dst, proto, json } => {
+            let request = control::Request::Explain { uid, exe, dst, proto };
+            view::explanation(&control::ask(&control, &request).await?, json)
+        }
+    }
+}

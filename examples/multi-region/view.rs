@@ -1,0 +1,84 @@
+//! Reports for people.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use crate::error::Error;
+
+fn print_json(value: &Value) -> Result<(), Error> {
+    println!("{value:#}");
+    Ok(())
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(s) => s.clone(),
+        Value::Null => "-".to_owned(),
+        Value::Array(items) => items.iter().map(text).collect::<Vec<_>>().join(", "),
+        other => other.to_string(),
+    }
+}
+
+fn drops(value: &Value) -> String {
+    let counts = value.as_object().into_iter().flatten();
+    let list: Vec<String> = counts.map(|(reason, n)| format!("{reason} {n}")).collect();
+    if list.is_empty() { "none".to_owned() } else { list.join(", ") }
+}
+
+/// `multi-region status`
+pub(crate) fn status(value: &Value, json: bool) -> Result<(), Error> {
+    if json {
+        return print_json(value);
+    }
+    let mut out = String::new();
+    let _ = writeln!(
+        out,
+        "interface {}  addresses {}  rules generation {}  flows {}",
+        text(&value["interface"]["name"]),
+        text(&value["interface"]["addresses"]),
+        value["rules"]["generation"],
+        value["flows"],
+    );
+    for (name, tunnel) in value["tunnels"].as_object().into_iter().flatten() {
+        let _ = writeln!(out, "\n{name}: {}", text(&tunnel["state_text"]));
+        for address in tunnel["addresses"].as_array().into_iter().flatten() {
+            let _ = writeln!(
+                out,
+                "  {}  {}, on the device {}",
+                text(&address["assigned"]),
+                text(&address["role"]),
+                text(&address["address_on_device"]),
+            );
+        }
+        let _ = writeln!(
+            out,
+            "  out {} packets, {} bytes   in {} packets, {} bytes   flows {}   drops: {}",
+            tunnel["packets"]["tx"],
+            tunnel["bytes"]["tx"],
+            tunnel["packets"]["rx"],
+            tunnel["bytes"]["rx"],
+            tunnel["flows"],
+            drops(&tunnel["drops"]),
+        );
+    }
+    let _ = writeln!(out, "\nall drops: {}", drops(&value["drops"]));
+    for problem in value["rules"]["problems"].as_array().into_iter().flatten() {
+        let _ = writeln!(out, "rule problem: {}", text(problem));
+    }
+    print!("{out}");
+    Ok(())
+}
+
+/// `multi-region explain`
+pub(crate) fn explanation(value: &Value, json: bool) -> Result<(), Error> {
+    if json {
+        return print_json(value);
+    }
+    for key in
+        ["flow", "owner", "rule", "verdict", "tunnel", "state", "source", "resolver", "mtu"]
+    {
+        println!("{key:9} {}", text(&value[key]));
+    }
+    Ok(())
+}
