@@ -18,7 +18,7 @@ use crate::capture::{Capture, Seen};
 use crate::error::LabError;
 use crate::link::veth;
 use crate::namespace::{Namespace, RuntimeHandle};
-use crate::provider::{PORT, Provider, RegionPlan, site_of};
+use crate::provider::{PORT, Provider, ProviderKind, RegionPlan, site_of};
 use crate::wireguard_go::WireguardGo;
 
 /// The site that answers in every region and directly.
@@ -61,6 +61,15 @@ impl Default for LabPlan {
 }
 
 impl LabPlan {
+    /// The same plan with another kind of server in every region.
+    #[must_use]
+    pub fn with_servers(mut self, kind: ProviderKind) -> Self {
+        for region in &mut self.regions {
+            region.kind = kind;
+        }
+        self
+    }
+
     /// The programs this plan needs, for [`missing`](crate::missing).
     pub fn programs(&self) -> Vec<&'static str> {
         let mut programs = vec!["bridge"];

@@ -33,6 +33,7 @@
 mod capture;
 pub mod client;
 mod error;
+mod in_process;
 mod key;
 mod lab;
 mod link;

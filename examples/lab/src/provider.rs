@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::LabError;
+use crate::in_process::InProcess;
 use crate::key::{KeyPair, preshared_base64};
 use crate::lab::SHARED_DNS;
 use crate::namespace::{Namespace, RuntimeHandle};
@@ -23,8 +24,11 @@ pub(crate) const TUNNEL_MTU: u16 = 1420;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProviderKind {
-    /// The distribution's `wireguard-go`, set up by `wg`: somebody else's WireGuard.
+    /// The SDK's own transport, inside this process: needs no program, and no right to write to
+    /// `/run`.
     #[default]
+    InProcess,
+    /// The distribution's `wireguard-go`, set up by `wg`: somebody else's WireGuard. Needs root.
     WireguardGo,
 }
 
@@ -32,7 +36,8 @@ impl ProviderKind {
     /// The programs it needs.
     pub const fn programs(self) -> &'static [&'static str] {
         match self {
-            Self::WireguardGo => &["wireguard-go", "wg"],
+            Self::InProcess => &[],
+            Self::WireguardGo => &["wireguard-go", "wg", "setpriv"],
         }
     }
 }
@@ -84,15 +89,36 @@ impl RegionPlan {
     }
 
     /// The server's address inside the tunnel.
-    pub(crate) fn gateway4(&self) -> Ipv4Addr {
+    fn gateway4(&self) -> Ipv4Addr {
         let [a, b, c, _] = self.assigned4.octets();
         Ipv4Addr::new(a, b, c, 1)
     }
 
-    pub(crate) fn gateway6(&self) -> Option<Ipv6Addr> {
+    fn gateway6(&self) -> Option<Ipv6Addr> {
         let mut segments = self.assigned6?.segments();
         segments[7] = 1;
         Some(segments.into())
+    }
+
+    /// The server's side of the tunnel, in the form `wg setconf` takes.
+    pub(crate) fn server_settings(&self, keys: &Keys) -> String {
+        format!(
+            "[Interface]\nPrivateKey = {}\nListenPort = {PORT}\n\
+             [Peer]\nPublicKey = {}\n{}AllowedIPs = {}\n",
+            keys.server.private_base64(),
+            keys.client.public_base64(),
+            keys.preshared_line(),
+            self.allowed(),
+        )
+    }
+
+    /// Puts the server's addresses on its interface and brings that up.
+    pub(crate) fn set_up(&self, namespace: &Namespace, interface: &str) -> Result<(), LabError> {
+        namespace.add_address(interface, self.gateway4().into(), 16)?;
+        if let Some(gateway) = self.gateway6() {
+            namespace.add_address(interface, gateway.into(), 64)?;
+        }
+        namespace.ip(&format!("link set {interface} up mtu {TUNNEL_MTU}"))
     }
 
     /// The addresses a packet of the client must carry, as AllowedIPs.
@@ -128,6 +154,14 @@ pub(crate) struct Keys {
     pub(crate) preshared: Option<Preshared>,
 }
 
+impl Keys {
+    fn preshared_line(&self) -> String {
+        self.preshared
+            .as_ref()
+            .map_or(String::new(), |key| format!("PresharedKey = {}\n", key.0))
+    }
+}
+
 /// A preshared key in the spelling of wg-quick files.
 pub(crate) struct Preshared(pub(crate) String);
 
@@ -137,12 +171,18 @@ impl fmt::Debug for Preshared {
     }
 }
 
+#[derive(Debug)]
+enum Server {
+    InProcess(InProcess),
+    WireguardGo(WireguardGo),
+}
+
 /// A running region. Dropping it ends its server and its services.
 #[derive(Debug)]
 pub struct Provider {
     plan: RegionPlan,
     profile: PathBuf,
-    server: WireguardGo,
+    server: Server,
     // Dropped before the namespace: fields go in order.
     _services: RuntimeHandle,
     namespace: Namespace,
@@ -168,7 +208,12 @@ impl Provider {
         let profile = folder.join(format!("{}.conf", plan.name));
         write_private(&profile, &client_profile(&plan, &keys))?;
         let server = match plan.kind {
-            ProviderKind::WireguardGo => WireguardGo::start(&plan, &keys, &namespace, folder)?,
+            ProviderKind::InProcess => {
+                Server::InProcess(InProcess::start(&plan, &keys, &namespace)?)
+            }
+            ProviderKind::WireguardGo => {
+                Server::WireguardGo(WireguardGo::start(&plan, &keys, &namespace, folder)?)
+            }
         };
         let resolvers = vec![SHARED_DNS.into(), plan.own_dns().into()];
         let services = site_of(&plan.name, plan.number, resolvers, true).start(&namespace)?;
@@ -206,15 +251,21 @@ impl Provider {
         SocketAddr::new(self.plan.underlay4().into(), PORT)
     }
 
-    /// The process id of its server.
-    pub fn server_id(&self) -> u32 {
-        self.server.id()
+    /// The process id of its server, if that is a process of its own.
+    pub fn server_id(&self) -> Option<u32> {
+        match &self.server {
+            Server::InProcess(_) => None,
+            Server::WireguardGo(server) => Some(server.id()),
+        }
     }
 
     /// How many packets arrived through the tunnel with a source that was not handed out. They
     /// were dropped.
     pub fn drops(&self) -> Result<u64, LabError> {
-        self.server.drops()
+        match &self.server {
+            Server::InProcess(server) => Ok(server.drops()),
+            Server::WireguardGo(server) => server.drops(),
+        }
     }
 }
 
@@ -224,22 +275,19 @@ fn client_profile(plan: &RegionPlan, keys: &Keys) -> String {
     } else {
         SHARED_DNS
     };
-    let preshared = keys
-        .preshared
-        .as_ref()
-        .map_or(String::new(), |key| format!("PresharedKey = {}\n", key.0));
     let everything = match plan.assigned6 {
         Some(_) => "0.0.0.0/0, ::/0",
         None => "0.0.0.0/0",
     };
     format!(
         "# Region {}\n[Interface]\nPrivateKey = {}\nAddress = {}\nDNS = {dns}\nMTU = {TUNNEL_MTU}\n\n\
-         [Peer]\nPublicKey = {}\n{preshared}AllowedIPs = {everything}\nEndpoint = {}:{PORT}\n\
+         [Peer]\nPublicKey = {}\n{}AllowedIPs = {everything}\nEndpoint = {}:{PORT}\n\
          PersistentKeepalive = 25\n",
         plan.name,
         keys.client.private_base64(),
         plan.allowed(),
         keys.server.public_base64(),
+        keys.preshared_line(),
         plan.underlay4(),
     )
 }

@@ -30,7 +30,7 @@ pub fn missing(programs: &[&str]) -> Option<String> {
     if !geteuid().is_root() {
         return Some("not root (run as root, or inside a user namespace)".to_owned());
     }
-    let absent: Vec<&str> = ["ip", "setpriv"]
+    let absent: Vec<&str> = ["ip"]
         .iter()
         .chain(programs)
         .copied()

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::error::LabError;
 use crate::namespace::Namespace;
 use crate::process::{Process, bound_to_us, wait_for};
-use crate::provider::{Keys, PORT, RegionPlan, TUNNEL_MTU, write_private};
+use crate::provider::{Keys, RegionPlan, TUNNEL_MTU, write_private};
 
 /// How long the daemon may take to open its control socket.
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -36,23 +36,9 @@ impl WireguardGo {
         namespace: &Namespace,
         folder: &Path,
     ) -> Result<Self, LabError> {
-        let preshared = keys
-            .preshared
-            .as_ref()
-            .map_or(String::new(), |key| format!("PresharedKey = {}\n", key.0));
-        let settings = format!(
-            "[Interface]\nPrivateKey = {}\nListenPort = {PORT}\n\
-             [Peer]\nPublicKey = {}\n{preshared}AllowedIPs = {}\n",
-            keys.server.private_base64(),
-            keys.client.public_base64(),
-            plan.allowed(),
-        );
+        let settings = plan.server_settings(keys);
         let this = Self::daemon(&plan.name, &settings, namespace, folder)?;
-        namespace.add_address(&this.interface, plan.gateway4().into(), 16)?;
-        if let Some(gateway) = plan.gateway6() {
-            namespace.add_address(&this.interface, gateway.into(), 64)?;
-        }
-        namespace.ip(&format!("link set {} up mtu {TUNNEL_MTU}", this.interface))?;
+        plan.set_up(namespace, &this.interface)?;
         Ok(this)
     }
 

@@ -10,15 +10,21 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use vpn_lab::{LabPlan, ProviderLab, SHARED_DNS, SITE4, SITE6, client};
+use vpn_lab::{LabPlan, ProviderKind, ProviderLab, SHARED_DNS, SITE4, SITE6, client};
 
-/// Starts a lab, or says why not.
-fn lab() -> Option<ProviderLab> {
-    let plan = LabPlan::default();
-    if vpn_lab::skip(&plan.programs()) {
+/// Starts a lab with servers of this kind, to be used by stock clients, or says why not.
+fn lab_of(kind: ProviderKind) -> Option<ProviderLab> {
+    let plan = LabPlan::default().with_servers(kind);
+    let mut programs = plan.programs();
+    programs.extend(ProviderKind::WireguardGo.programs());
+    if vpn_lab::skip(&programs) {
         return None;
     }
     Some(ProviderLab::start(plan).expect("a lab"))
+}
+
+fn lab() -> Option<ProviderLab> {
+    lab_of(ProviderKind::WireguardGo)
 }
 
 /// Sends all of the client's traffic but the tunnels' own through `interface`.
@@ -47,8 +53,17 @@ fn the_direct_path_answers_as_direct() {
 }
 
 #[test]
-fn a_stock_client_reaches_every_region() {
-    let Some(mut lab) = lab() else { return };
+fn a_stock_client_reaches_every_region_of_stock_servers() {
+    reaches_every_region(ProviderKind::WireguardGo);
+}
+
+#[test]
+fn a_stock_client_reaches_every_region_of_our_servers() {
+    reaches_every_region(ProviderKind::InProcess);
+}
+
+fn reaches_every_region(kind: ProviderKind) {
+    let Some(mut lab) = lab_of(kind) else { return };
     for name in ["uk", "fr", "us"] {
         let interface = lab.stock_client(name).expect("a stock client");
         route_all(&lab, &interface);
@@ -84,8 +99,17 @@ fn a_stock_client_reaches_every_region() {
 }
 
 #[test]
-fn a_wrong_source_is_dropped_and_counted() {
-    let Some(mut lab) = lab() else { return };
+fn a_wrong_source_is_dropped_and_counted_by_stock_servers() {
+    drops_a_wrong_source(ProviderKind::WireguardGo);
+}
+
+#[test]
+fn a_wrong_source_is_dropped_and_counted_by_our_servers() {
+    drops_a_wrong_source(ProviderKind::InProcess);
+}
+
+fn drops_a_wrong_source(kind: ProviderKind) {
+    let Some(mut lab) = lab_of(kind) else { return };
     let interface = lab.stock_client("fr").expect("a stock client");
     lab.client()
         .ip(&format!("addr add 10.5.0.77/32 dev {interface}"))
@@ -150,8 +174,9 @@ fn a_panic_leaves_nothing() {
     let servers: Vec<u32> = lab
         .regions()
         .iter()
-        .map(|region| region.server_id())
+        .filter_map(|region| region.server_id())
         .collect();
+    assert_eq!(servers.len(), 3);
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let _lab = lab;
         panic!("a test that fails");

@@ -9,7 +9,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use vpn_lab::{Namespace, enter_user_namespace, missing, veth};
+use vpn_lab::{
+    LabPlan, Namespace, ProviderLab, SITE4, SITE6, client, enter_user_namespace, missing, veth,
+};
 
 fn main() {
     // `cargo test -- --list` and filters ask before they run.
@@ -30,6 +32,22 @@ fn main() {
     two_machines_and_a_cable();
     processes_start_inside_and_end_with_their_value();
     println!("test namespaces_without_root ... ok");
+    if let Some(reason) = missing(&["bridge"]) {
+        println!("SKIPPED: providers_without_root: {reason}");
+        return;
+    }
+    a_lab_with_our_own_servers();
+    println!("test providers_without_root ... ok");
+}
+
+fn a_lab_with_our_own_servers() {
+    let lab = ProviderLab::start(LabPlan::default()).expect("a lab");
+    for region in lab.regions() {
+        let name = region.namespace().run(|| client::region_of(SITE4.into()));
+        assert_eq!(name.expect("inside").expect("an answer"), region.name());
+    }
+    let name = lab.client().run(|| client::region_of(SITE6.into()));
+    assert_eq!(name.expect("inside").expect("an answer"), "direct");
 }
 
 fn two_machines_and_a_cable() {
