@@ -1,1 +1,40 @@
-//! vpn-tun
+//! What the VPN SDK touches of the operating system.
+//!
+//! | Module | What it touches |
+//! |---|---|
+//! | [`name`] | nothing: what an interface may be called |
+//! | [`device`] | the virtual interface: packets in, packets out |
+//! | [`apply`] | addresses, routes, policy rules and MTU, by netlink; the capture that fails closed |
+//! | [`dns`] | `resolv.conf` |
+//! | [`journal`] | a small file that says what to undo after a crash |
+//! | [`underlay`] | sockets below the tunnels: marked, bound, protected |
+//! | [`manual`] | how the capture works, tuning, troubleshooting |
+//!
+//! Linux is complete; elsewhere the crate compiles and offers [`name`] and
+//! [`vpn_core::device::NoDevice`], and a host brings its own [`vpn_core::TunDevice`].
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+#[cfg(target_os = "linux")]
+pub mod apply;
+#[cfg(target_os = "linux")]
+pub mod device;
+#[cfg(target_os = "linux")]
+pub mod dns;
+#[cfg(target_os = "linux")]
+pub mod journal;
+pub mod manual;
+pub mod name;
+#[cfg(target_os = "linux")]
+pub mod underlay;
+
+#[cfg(target_os = "linux")]
+pub use apply::{Applier, ApplyError, CaptureConfig, OnExit};
+#[cfg(target_os = "linux")]
+pub use device::{LinuxTun, TunConfig, TunError};
+#[cfg(target_os = "linux")]
+pub use dns::{DnsApply, DnsError, SystemDns};
+#[cfg(target_os = "linux")]
+pub use journal::Journal;
+pub use name::{InterfaceName, NameError};
+#[cfg(target_os = "linux")]
+pub use underlay::MarkedUnderlay;

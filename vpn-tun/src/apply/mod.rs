@@ -1,0 +1,298 @@
+//! Makes the system look as a plan says, and captures traffic so that it fails closed.
+//!
+//! # The capture
+//!
+//! One policy rule per family sends every packet that does not carry the mark to a table of ours;
+//! the `local` table is asked before, so loopback and the machine's own addresses keep working.
+//! That table holds two default routes: one to the device, and a worse one that is a blackhole.
+//! While the device exists, packets go to it. When it goes, its routes go with it, the blackhole
+//! is what is left, and nothing goes direct. The order of installing is blackhole, rule, device;
+//! the order of undoing is rule, then the rest. A packet finds the host's former routes, the
+//! blackhole or the device at every moment, and never the former routes after the first rule.
+//!
+//! Marked sockets don't match the rule and are routed as the host always did.
+
+mod capture;
+mod config;
+mod netlink;
+mod rp_filter;
+
+use std::path::Path;
+
+use ipnet::IpNet;
+use vpn_core::{Family, InterfacePlan, PlanChange};
+
+pub use config::{
+    ApplyError, CaptureConfig, DEFAULT_MARK, DEFAULT_PRIORITY, DEFAULT_TABLE, OnExit, Step,
+};
+
+use crate::device::sys::index_of;
+use crate::journal::Journal;
+use crate::name::InterfaceName;
+use netlink::{Netlink, Target};
+
+/// The kernel's main routing table.
+const MAIN_TABLE: u32 = 254;
+
+/// Journal entry: the former value of `net.ipv4.conf.all.rp_filter`.
+const RP_FILTER: &str = "rp_filter_all";
+
+/// Applies plans to one interface.
+///
+/// Every step is one netlink request and idempotent. Dropping an applier undoes nothing: what
+/// captures goes on capturing. Dropping a future in the middle loses nothing either: the next
+/// [`apply`](Self::apply) repeats what may not have been done.
+///
+/// It works in the network namespace of the thread that made it, and its futures must be polled in
+/// that namespace too: `/proc/sys/net` shows the namespace of the thread that reads it.
+#[derive(Debug)]
+pub struct Applier {
+    netlink: Netlink,
+    name: InterfaceName,
+    index: u32,
+    capture: Option<CaptureConfig>,
+    journal: Option<Journal>,
+    /// What the kernel has, or may have if `dirty`. Resolvers are among its routes.
+    applied: InterfacePlan,
+    dirty: bool,
+    /// The former value of `rp_filter`, if it was raised.
+    rp_filter: Option<u8>,
+}
+
+impl Applier {
+    /// An applier for this interface. With a capture, the plan's routes go to the capture's table;
+    /// without, to the main table.
+    ///
+    /// # Errors
+    ///
+    /// [`ApplyError::Config`] and [`ApplyError::NoInterface`]; nothing is changed.
+    pub fn new(
+        interface: &InterfaceName,
+        capture: Option<CaptureConfig>,
+    ) -> Result<Self, ApplyError> {
+        if let Some(capture) = &capture {
+            capture.check()?;
+        }
+        let index = index_of(interface.as_str())
+            .ok_or_else(|| ApplyError::NoInterface(interface.to_string()))?;
+        Ok(Self {
+            netlink: Netlink::open()?,
+            name: interface.clone(),
+            index,
+            capture,
+            journal: None,
+            applied: InterfacePlan::default(),
+            dirty: false,
+            rp_filter: None,
+        })
+    }
+
+    /// Writes what to undo to a journal before each change that outlives the device.
+    #[must_use]
+    pub fn with_journal(mut self, journal: Journal) -> Self {
+        self.journal = Some(journal);
+        self
+    }
+
+    /// The interface.
+    pub const fn interface(&self) -> &InterfaceName {
+        &self.name
+    }
+
+    /// Begins to capture: from here on, unmarked packets go to the device or nowhere. Without a
+    /// capture configured, only brings the device up. What a former run left is taken over
+    /// without a gap.
+    ///
+    /// # Errors
+    ///
+    /// What was installed stays, so that nothing is opened by a failure:
+    /// [`disengage`](Self::disengage) with [`OnExit::Open`] undoes it.
+    pub async fn engage(&mut self) -> Result<(), ApplyError> {
+        let Some(capture) = self.capture.clone() else {
+            return self.netlink.link_up(self.index).await;
+        };
+        self.loosen_reverse_path()?;
+        capture::install(&self.netlink, &capture).await?;
+        self.netlink.link_up(self.index).await?;
+        capture::lead_to(&self.netlink, &capture, self.index).await
+    }
+
+    /// Makes addresses, routes and MTU of the interface as planned. What both plans have is not
+    /// touched; what is new comes first, what is gone goes last.
+    ///
+    /// The plan's resolvers are routed to the device. A default route in the plan is the capture's
+    /// own, and is left to it.
+    ///
+    /// # Errors
+    ///
+    /// After a failed step the former plan is restored as far as possible; the capture stays.
+    pub async fn apply(&mut self, plan: &InterfacePlan) -> Result<(), ApplyError> {
+        let next = self.effective(plan);
+        let before = self.applied.clone();
+        let result = self.go_to(&next).await;
+        if result.is_err() {
+            // The first error says more than one of the way back.
+            if let Err(error) = self.go_to(&before).await {
+                tracing::warn!(interface = %self.name, %error, "the former plan was not restored");
+            }
+        }
+        result
+    }
+
+    /// Undoes what this applier did. Idempotent, and fine when the device is gone already.
+    ///
+    /// With [`OnExit::Block`] rule and blackhole stay; with [`OnExit::Open`] nothing does.
+    pub async fn disengage(&mut self, on_exit: OnExit) -> Result<(), ApplyError> {
+        if let Some(capture) = &self.capture {
+            match on_exit {
+                OnExit::Open => capture::remove(&self.netlink, capture).await?,
+                OnExit::Block => {
+                    capture::lead_nowhere(&self.netlink, capture, self.index).await?;
+                }
+            }
+        }
+        self.go_to(&InterfacePlan::default()).await?;
+        self.restore_reverse_path()
+    }
+
+    /// Undoes what a former run left, also one that was killed: rules, routes and reverse-path
+    /// filtering. Its device and addresses went with it. For resolv.conf see
+    /// [`crate::SystemDns::recover`].
+    pub async fn remove_leftovers(
+        capture: &CaptureConfig,
+        journal: Option<&Journal>,
+    ) -> Result<(), ApplyError> {
+        capture.check()?;
+        capture::remove(&Netlink::open()?, capture).await?;
+        if let Some(journal) = journal
+            && let Some(value) = journal.get(RP_FILTER).and_then(|v| v.parse().ok())
+        {
+            rp_filter::restore(Path::new(rp_filter::CONF), value)?;
+            journal.remove(RP_FILTER)?;
+        }
+        Ok(())
+    }
+
+    /// The plan as the kernel sees it: resolvers are host routes.
+    fn effective(&self, plan: &InterfacePlan) -> InterfacePlan {
+        let mut next = plan.clone();
+        next.routes
+            .extend(next.dns.iter().map(|address| IpNet::from(*address)));
+        next.dns.clear();
+        next.routes = next.routes.iter().map(IpNet::trunc).collect();
+        if self.capture.is_some() {
+            next.routes.retain(|route| route.prefix_len() > 0);
+        }
+        if next.mtu == 0 {
+            next.mtu = self.applied.mtu;
+        }
+        next
+    }
+
+    async fn go_to(&mut self, next: &InterfacePlan) -> Result<(), ApplyError> {
+        let changes = if self.dirty {
+            // Unsure what was done: everything that should be there is added again.
+            let gone = self.applied.changes_to(next);
+            let removals = |change: &PlanChange| {
+                matches!(
+                    change,
+                    PlanChange::RemoveAddress(_) | PlanChange::RemoveRoute(_)
+                )
+            };
+            let mut all = InterfacePlan::default().changes_to(next);
+            all.extend(gone.into_iter().filter(removals));
+            all
+        } else {
+            self.applied.changes_to(next)
+        };
+        self.dirty = true;
+        for change in changes {
+            self.step(change).await?;
+        }
+        self.dirty = false;
+        Ok(())
+    }
+
+    /// One change. What is added is noted before, what is removed after: what is noted is never
+    /// less than what the kernel has.
+    async fn step(&mut self, change: PlanChange) -> Result<(), ApplyError> {
+        let captured = self.capture.is_some();
+        let table = self.capture.as_ref().map_or(MAIN_TABLE, |c| c.table);
+        let device = Target::Device(self.index);
+        match change {
+            PlanChange::AddAddress(net) => {
+                self.applied.addresses.insert(net);
+                // Under capture a subnet route in the main table would only lead marked packets
+                // astray, into the tunnel they are to carry.
+                self.netlink.add_address(self.index, net, !captured).await
+            }
+            PlanChange::RemoveAddress(net) => {
+                self.netlink.remove_address(self.index, net).await?;
+                self.applied.addresses.remove(&net);
+                Ok(())
+            }
+            PlanChange::AddRoute(net) => {
+                self.applied.routes.insert(net);
+                self.netlink
+                    .add_route(Step::AddRoute(net), net, table, device)
+                    .await
+            }
+            PlanChange::RemoveRoute(net) => {
+                self.netlink.remove_route(net, table, device).await?;
+                self.applied.routes.remove(&net);
+                Ok(())
+            }
+            PlanChange::SetMtu(mtu) => {
+                self.netlink.set_mtu(self.index, mtu).await?;
+                self.applied.mtu = mtu;
+                Ok(())
+            }
+            PlanChange::SetDns(_) => Ok(()),
+        }
+    }
+
+    fn loosen_reverse_path(&mut self) -> Result<(), ApplyError> {
+        // What a killed run noted is older than what is there now.
+        if let Some(journal) = &self.journal
+            && let Some(value) = journal.get(RP_FILTER).and_then(|v| v.parse().ok())
+        {
+            self.rp_filter = Some(value);
+        }
+        let known = self.rp_filter.is_some();
+        let changed =
+            rp_filter::loosen(Path::new(rp_filter::CONF), |former| match &self.journal {
+                Some(journal) if !known => journal
+                    .set(RP_FILTER, former.to_string())
+                    .map_err(ApplyError::from),
+                _ => Ok(()),
+            })?;
+        if let (Some(former), false) = (changed, known) {
+            tracing::info!(
+                former,
+                "strict reverse-path filtering loosened while captured"
+            );
+            self.rp_filter = Some(former);
+        }
+        Ok(())
+    }
+
+    fn restore_reverse_path(&mut self) -> Result<(), ApplyError> {
+        if let Some(former) = self.rp_filter {
+            rp_filter::restore(Path::new(rp_filter::CONF), former)?;
+            self.rp_filter = None;
+        }
+        if let Some(journal) = &self.journal {
+            journal.remove(RP_FILTER)?;
+        }
+        Ok(())
+    }
+}
+
+/// The families a capture is about.
+fn families(capture: &CaptureConfig) -> &'static [Family] {
+    if capture.ipv6 && Path::new("/proc/thread-self/net/if_inet6").exists() {
+        &[Family::V4, Family::V6]
+    } else {
+        &[Family::V4]
+    }
+}

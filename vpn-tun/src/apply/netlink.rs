@@ -1,0 +1,370 @@
+//! Touches the kernel's links, addresses, routes and rules: one typed call per request.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use futures_util::TryStreamExt;
+use ipnet::IpNet;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
+};
+use rtnetlink::packet_route::route::{
+    RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
+use rtnetlink::{Handle, IpVersion, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
+use vpn_core::Family;
+
+use super::config::{ApplyError, BLACKHOLE_METRIC, CaptureConfig, DEVICE_METRIC, PROTOCOL, Step};
+
+/// A netlink socket in the network namespace of the thread that opened it.
+#[derive(Debug)]
+pub(super) struct Netlink {
+    handle: Handle,
+    driver: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Netlink {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// Where a route leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// Nowhere, and nothing further is asked.
+    Blackhole,
+    /// The device with this index.
+    Device(u32),
+}
+
+impl Netlink {
+    pub(super) fn open() -> Result<Self, ApplyError> {
+        let (connection, handle, _) =
+            rtnetlink::new_connection().map_err(|cause| failed(Step::Connect, cause))?;
+        Ok(Self {
+            handle,
+            driver: tokio::spawn(connection),
+        })
+    }
+
+    pub(super) async fn add_route(
+        &self,
+        step: Step,
+        net: IpNet,
+        table: u32,
+        target: Target,
+    ) -> Result<(), ApplyError> {
+        // Replacing makes it idempotent, and takes over a leftover without a gap.
+        let request = self.handle.route().add(route(net, table, target)).replace();
+        done(step, request.execute().await)
+    }
+
+    pub(super) async fn remove_route(
+        &self,
+        net: IpNet,
+        table: u32,
+        target: Target,
+    ) -> Result<(), ApplyError> {
+        let request = self.handle.route().del(route(net, table, target));
+        gone(Step::RemoveRoute(net), request.execute().await)
+    }
+
+    /// All routes of a table.
+    pub(super) async fn routes(
+        &self,
+        family: Family,
+        table: u32,
+    ) -> Result<Vec<RouteMessage>, ApplyError> {
+        let mut query = RouteMessage::default();
+        query.header.address_family = address_family(family);
+        let all: Vec<RouteMessage> = self
+            .handle
+            .route()
+            .get(query)
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|e| failed(Step::Dump("routes"), cause_of(e)))?;
+        Ok(all.into_iter().filter(|r| table_of(r) == table).collect())
+    }
+
+    pub(super) async fn remove_message(&self, route: RouteMessage) -> Result<(), ApplyError> {
+        let net = match family_of(route.header.address_family) {
+            Some(Family::V6) => default_of(Family::V6),
+            _ => default_of(Family::V4),
+        };
+        let result = self.handle.route().del(route).execute().await;
+        gone(Step::RemoveRoute(net), result)
+    }
+
+    pub(super) async fn add_rule(
+        &self,
+        family: Family,
+        capture: &CaptureConfig,
+    ) -> Result<(), ApplyError> {
+        let mut request = self.handle.rule().add();
+        *request.message_mut() = rule(family, capture);
+        match request.execute().await.map_err(cause_of) {
+            Err(cause) if cause.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+            Err(cause) => Err(failed(Step::Rule, cause)),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// The rules of ours at this priority: all lead to the table and carry our protocol number.
+    pub(super) async fn rules(
+        &self,
+        family: Family,
+        capture: &CaptureConfig,
+    ) -> Result<Vec<RuleMessage>, ApplyError> {
+        let version = match family {
+            Family::V4 => IpVersion::V4,
+            Family::V6 => IpVersion::V6,
+        };
+        let all: Vec<RuleMessage> = self
+            .handle
+            .rule()
+            .get(version)
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|e| failed(Step::Dump("policy rules"), cause_of(e)))?;
+        let ours = RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL));
+        Ok(all
+            .into_iter()
+            .filter(|r| rule_table(r) == capture.table && r.attributes.contains(&ours))
+            .collect())
+    }
+
+    pub(super) async fn remove_rule(&self, rule: RuleMessage) -> Result<(), ApplyError> {
+        gone(Step::Rule, self.handle.rule().del(rule).execute().await)
+    }
+
+    /// `prefix_route`: whether the kernel adds the subnet's route to the main table.
+    pub(super) async fn add_address(
+        &self,
+        index: u32,
+        net: IpNet,
+        prefix_route: bool,
+    ) -> Result<(), ApplyError> {
+        let mut request = self
+            .handle
+            .address()
+            .add(index, net.addr(), net.prefix_len());
+        let mut flags = AddressFlags::empty();
+        if net.addr().is_ipv6() {
+            // Nobody else is on a TUN, and a tentative address cannot be used for a second.
+            flags |= AddressFlags::Nodad;
+            request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        }
+        if !prefix_route {
+            flags |= AddressFlags::Noprefixroute;
+        }
+        request
+            .message_mut()
+            .attributes
+            .push(AddressAttribute::Flags(flags));
+        done(Step::AddAddress(net), request.replace().execute().await)
+    }
+
+    pub(super) async fn remove_address(&self, index: u32, net: IpNet) -> Result<(), ApplyError> {
+        let mut message = AddressMessage::default();
+        message.header.index = index;
+        message.header.prefix_len = net.prefix_len();
+        message.header.family = match net {
+            IpNet::V4(_) => AddressFamily::Inet,
+            IpNet::V6(_) => AddressFamily::Inet6,
+        };
+        message.attributes.push(AddressAttribute::Local(net.addr()));
+        let result = self.handle.address().del(message).execute().await;
+        gone(Step::RemoveAddress(net), result)
+    }
+
+    pub(super) async fn link_up(&self, index: u32) -> Result<(), ApplyError> {
+        let link = LinkMessageBuilder::<LinkUnspec>::new()
+            .index(index)
+            .up()
+            .build();
+        done(
+            Step::LinkUp,
+            self.handle.link().change(link).execute().await,
+        )
+    }
+
+    pub(super) async fn set_mtu(&self, index: u32, mtu: u16) -> Result<(), ApplyError> {
+        let link = LinkMessageBuilder::<LinkUnspec>::new()
+            .index(index)
+            .mtu(mtu.into())
+            .build();
+        done(
+            Step::Mtu(mtu),
+            self.handle.link().change(link).execute().await,
+        )
+    }
+}
+
+/// `0.0.0.0/0` or `::/0`.
+pub(super) fn default_of(family: Family) -> IpNet {
+    match family {
+        Family::V4 => IpNet::new_assert(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+        Family::V6 => IpNet::new_assert(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0),
+    }
+}
+
+pub(super) fn is_ours(route: &RouteMessage) -> bool {
+    route.header.protocol == RouteProtocol::from(PROTOCOL)
+}
+
+/// Whether an error says that the kernel has no such family here.
+pub(super) fn family_missing(error: &ApplyError) -> bool {
+    matches!(error, ApplyError::Netlink { cause, .. } if matches!(
+        cause.raw_os_error(),
+        Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::EPFNOSUPPORT)
+    ))
+}
+
+/// Whether an error says that IPv6 is switched off on this device.
+pub(super) fn disabled_on_device(error: &ApplyError) -> bool {
+    match error {
+        ApplyError::Permission { .. } => true,
+        ApplyError::Netlink { cause, .. } => {
+            matches!(cause.raw_os_error(), Some(libc::ENODEV | libc::EINVAL))
+        }
+        _ => family_missing(error),
+    }
+}
+
+fn route(net: IpNet, table: u32, target: Target) -> RouteMessage {
+    let mut route = RouteMessageBuilder::<Ipv4Addr>::new()
+        .table_id(table)
+        .build();
+    let net = net.trunc();
+    route.header.address_family = match net {
+        IpNet::V4(_) => AddressFamily::Inet,
+        IpNet::V6(_) => AddressFamily::Inet6,
+    };
+    route.header.protocol = RouteProtocol::from(PROTOCOL);
+    route.header.destination_prefix_length = net.prefix_len();
+    if net.prefix_len() > 0 {
+        let address = net.addr().into();
+        route.attributes.push(RouteAttribute::Destination(address));
+    }
+    let metric = match target {
+        Target::Blackhole => {
+            route.header.kind = RouteType::BlackHole;
+            BLACKHOLE_METRIC
+        }
+        Target::Device(index) => {
+            route.header.scope = match net {
+                IpNet::V4(_) => RouteScope::Link,
+                IpNet::V6(_) => RouteScope::Universe,
+            };
+            route.attributes.push(RouteAttribute::Oif(index));
+            DEVICE_METRIC
+        }
+    };
+    route.attributes.push(RouteAttribute::Priority(metric));
+    route
+}
+
+/// `not fwmark MARK lookup TABLE`: marked sockets fall through to whatever rules the host has.
+fn rule(family: Family, capture: &CaptureConfig) -> RuleMessage {
+    let mut rule = RuleMessage::default();
+    rule.header.family = address_family(family);
+    rule.header.action = RuleAction::ToTable;
+    rule.header.flags = RuleFlags::Invert;
+    match u8::try_from(capture.table) {
+        Ok(small) => rule.header.table = small,
+        Err(_) => rule.attributes.push(RuleAttribute::Table(capture.table)),
+    }
+    rule.attributes.extend([
+        RuleAttribute::Priority(capture.priority),
+        RuleAttribute::FwMark(capture.mark),
+        RuleAttribute::FwMask(u32::MAX),
+        RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL)),
+    ]);
+    rule
+}
+
+/// Whether a rule that was read back is the one this capture wants.
+pub(super) fn is_wanted(rule: &RuleMessage, capture: &CaptureConfig) -> bool {
+    rule.attributes
+        .contains(&RuleAttribute::FwMark(capture.mark))
+        && rule
+            .attributes
+            .contains(&RuleAttribute::Priority(capture.priority))
+        && rule.header.flags.contains(RuleFlags::Invert)
+}
+
+fn table_of(route: &RouteMessage) -> u32 {
+    route
+        .attributes
+        .iter()
+        .find_map(|a| match a {
+            RouteAttribute::Table(table) => Some(*table),
+            _ => None,
+        })
+        .unwrap_or(route.header.table.into())
+}
+
+fn rule_table(rule: &RuleMessage) -> u32 {
+    rule.attributes
+        .iter()
+        .find_map(|a| match a {
+            RuleAttribute::Table(table) => Some(*table),
+            _ => None,
+        })
+        .unwrap_or(rule.header.table.into())
+}
+
+fn address_family(family: Family) -> AddressFamily {
+    match family {
+        Family::V4 => AddressFamily::Inet,
+        Family::V6 => AddressFamily::Inet6,
+    }
+}
+
+fn family_of(family: AddressFamily) -> Option<Family> {
+    match family {
+        AddressFamily::Inet => Some(Family::V4),
+        AddressFamily::Inet6 => Some(Family::V6),
+        _ => None,
+    }
+}
+
+fn done(step: Step, result: Result<(), rtnetlink::Error>) -> Result<(), ApplyError> {
+    result.map_err(|error| failed(step, cause_of(error)))
+}
+
+/// As [`done`], but what is not there counts as removed.
+fn gone(step: Step, result: Result<(), rtnetlink::Error>) -> Result<(), ApplyError> {
+    match result.map_err(cause_of) {
+        Err(cause)
+            if matches!(
+                cause.raw_os_error(),
+                Some(libc::ESRCH | libc::ENOENT | libc::ENODEV | libc::ENXIO | libc::EADDRNOTAVAIL)
+            ) =>
+        {
+            Ok(())
+        }
+        Err(cause) => Err(failed(step, cause)),
+        Ok(()) => Ok(()),
+    }
+}
+
+fn cause_of(error: rtnetlink::Error) -> io::Error {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => message.to_io(),
+        other => io::Error::other(other),
+    }
+}
+
+fn failed(step: Step, cause: io::Error) -> ApplyError {
+    match cause.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => ApplyError::Permission { step },
+        _ => ApplyError::Netlink { step, cause },
+    }
+}

@@ -1,0 +1,303 @@
+//! Touches the TUN descriptor.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tun_rs::{AsyncDevice, DeviceBuilder};
+use vpn_core::device::{DeviceCapabilities, DeviceError};
+use vpn_core::packet::{HEADROOM, PacketBatch};
+use vpn_core::{DropCounters, DropReason, Offload, TunDevice};
+
+use super::{TunConfig, TunError, sys};
+use crate::name::InterfaceName;
+
+/// A TUN device of Linux. See [`TunDevice`] for the contract.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use vpn_tun::{LinuxTun, TunConfig};
+/// let tun = LinuxTun::create(TunConfig::named("vpn0".parse()?).mtu(1420))?;
+/// println!("made {}", tun.name());
+/// # Ok(())
+/// # }
+/// ```
+pub struct LinuxTun {
+    // Taken out at shutdown, so that the descriptor closes as soon as the last wait has woken.
+    device: RwLock<Option<Arc<AsyncDevice>>>,
+    closed: watch::Sender<bool>,
+    name: InterfaceName,
+    index: u32,
+    mtu: AtomicU16,
+}
+
+impl LinuxTun {
+    /// Makes a device, down and without addresses: [`crate::Applier`] brings it up.
+    ///
+    /// It lives in the network namespace of the calling thread and goes when it is dropped, shut
+    /// down, or the process dies.
+    ///
+    /// # Errors
+    ///
+    /// See [`TunError`]; nothing is left behind.
+    pub fn create(config: TunConfig) -> Result<Self, TunError> {
+        if config.offload {
+            return Err(TunError::Unsupported("offload"));
+        }
+        runtime()?;
+        let mut builder = DeviceBuilder::new()
+            .mtu(config.mtu)
+            .tx_queue_len(config.queue_len)
+            .offload(false)
+            .enable(false);
+        if let Some(name) = &config.name {
+            // The kernel would attach to somebody's persistent TUN without a word.
+            if sys::index_of(name.as_str()).is_some() {
+                return Err(TunError::NameInUse(name.clone()));
+            }
+            builder = builder.name(name.as_str());
+        }
+        let device = builder
+            .build_async()
+            .map_err(|cause| creation_error(cause, config.name))?;
+        Self::wrap(device)
+    }
+
+    /// Takes over a TUN that somebody else opened: Android's `VpnService`, a privileged parent.
+    /// It must carry plain IP packets (`IFF_NO_PI`, no `IFF_VNET_HDR`).
+    ///
+    /// # Errors
+    ///
+    /// [`TunError::NotTun`] if it is something else. The descriptor is closed in any case of error.
+    pub fn from_fd(fd: OwnedFd) -> Result<Self, TunError> {
+        runtime()?;
+        Self::wrap(sys::adopt(fd).map_err(TunError::NotTun)?)
+    }
+
+    /// Its name.
+    pub const fn name(&self) -> &InterfaceName {
+        &self.name
+    }
+
+    /// Its interface index.
+    pub const fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Tells the device that its MTU was changed (by an applied plan), for
+    /// [`capabilities`](TunDevice::capabilities).
+    pub fn mtu_changed(&self, mtu: u16) {
+        self.mtu.store(mtu, Ordering::Relaxed);
+    }
+
+    fn wrap(device: AsyncDevice) -> Result<Self, TunError> {
+        let io = |doing| move |cause| TunError::Io { doing, cause };
+        let name = device.name().map_err(io("read the name of the device"))?;
+        let name = InterfaceName::new(name)
+            .map_err(|e| io("use the name of the device")(io::Error::other(e)))?;
+        Ok(Self {
+            index: device
+                .if_index()
+                .map_err(io("read the index of the device"))?,
+            mtu: AtomicU16::new(device.mtu().map_err(io("read the MTU of the device"))?),
+            name,
+            device: RwLock::new(Some(Arc::new(device))),
+            closed: watch::Sender::new(false),
+        })
+    }
+
+    fn device(&self) -> Result<Arc<AsyncDevice>, DeviceError> {
+        let device = self.device.read().unwrap_or_else(PoisonError::into_inner);
+        device.clone().ok_or(DeviceError::Closed)
+    }
+
+    /// Resolves when the device is shut down.
+    async fn closed(&self) -> DeviceError {
+        // The sender is ours, so waiting ends only with the value.
+        let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
+        DeviceError::Closed
+    }
+}
+
+#[async_trait]
+impl TunDevice for LinuxTun {
+    fn capabilities(&self) -> DeviceCapabilities {
+        DeviceCapabilities::plain(self.mtu.load(Ordering::Relaxed))
+    }
+
+    fn try_recv(
+        &self,
+        batch: &mut PacketBatch,
+        _: &mut DropCounters,
+    ) -> Result<usize, DeviceError> {
+        let device = self.device()?;
+        let room = batch.pool_mut().largest_packet();
+        let mut received = 0;
+        let mut end = None;
+        while !batch.is_full() {
+            let filled = batch.push_with(|buf| {
+                buf.resize(HEADROOM + room, 0);
+                match retry(|| device.try_recv(&mut buf[HEADROOM..])) {
+                    Ok(length) => {
+                        buf.truncate(HEADROOM + length.min(room));
+                        Some(Offload::NONE)
+                    }
+                    Err(error) => {
+                        end = Some(error);
+                        None
+                    }
+                }
+            });
+            if !filled {
+                break;
+            }
+            received += 1;
+        }
+        match end {
+            // What was received comes first; the error comes again with the next call.
+            Some(error) if received == 0 && error.kind() != io::ErrorKind::WouldBlock => {
+                Err(DeviceError::Io(error))
+            }
+            _ => Ok(received),
+        }
+    }
+
+    fn try_send(
+        &self,
+        batch: &mut PacketBatch,
+        drops: &mut DropCounters,
+    ) -> Result<usize, DeviceError> {
+        let device = self.device()?;
+        let (mut done, mut sent) = (0, 0);
+        let mut failure = None;
+        for packet in batch.packets() {
+            match retry(|| device.try_send(packet.bytes())) {
+                Ok(_) => sent += 1,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if is_fatal(&error) => {
+                    failure = Some(error);
+                    break;
+                }
+                Err(_) => drops.count(DropReason::Refused),
+            }
+            done += 1;
+        }
+        batch.recycle_front(done);
+        match failure {
+            Some(error) if done == 0 => Err(DeviceError::Io(error)),
+            _ => Ok(sent),
+        }
+    }
+
+    async fn readable(&self) -> Result<(), DeviceError> {
+        let device = self.device()?;
+        tokio::select! {
+            biased;
+            closed = self.closed() => Err(closed),
+            ready = device.readable() => Ok(ready?),
+        }
+    }
+
+    async fn writable(&self) -> Result<(), DeviceError> {
+        let device = self.device()?;
+        tokio::select! {
+            biased;
+            closed = self.closed() => Err(closed),
+            ready = device.writable() => Ok(ready?),
+        }
+    }
+
+    fn shutdown(&self) {
+        self.device
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        self.closed.send_replace(true);
+    }
+}
+
+impl std::fmt::Debug for LinuxTun {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LinuxTun")
+            .field("name", &self.name.as_str())
+            .field("index", &self.index)
+            .field("closed", &*self.closed.borrow())
+            .finish()
+    }
+}
+
+/// Registering a descriptor outside a runtime panics, so ask first.
+fn runtime() -> Result<(), TunError> {
+    tokio::runtime::Handle::try_current()
+        .map(drop)
+        .map_err(|_| TunError::NoRuntime)
+}
+
+/// Repeats what a signal interrupted.
+fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+/// Whether an error of a write is about the device, not about one packet.
+fn is_fatal(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EBADF | libc::EBADFD | libc::ENODEV | libc::ENXIO)
+    )
+}
+
+fn creation_error(cause: io::Error, name: Option<InterfaceName>) -> TunError {
+    match (cause.raw_os_error(), name) {
+        (Some(libc::EBUSY | libc::EEXIST), Some(name)) => TunError::NameInUse(name),
+        (Some(libc::EPERM | libc::EACCES), _) => TunError::Permission(cause),
+        (Some(libc::ENOENT | libc::ENODEV | libc::ENXIO), _) => TunError::NoDriver(cause),
+        _ => TunError::Io {
+            doing: "make the device",
+            cause,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_errors_about_the_device_are_fatal() {
+        for code in [libc::EINVAL, libc::EMSGSIZE, libc::EIO, libc::ENOBUFS] {
+            assert!(!is_fatal(&io::Error::from_raw_os_error(code)));
+        }
+        assert!(is_fatal(&io::Error::from_raw_os_error(libc::EBADFD)));
+    }
+
+    #[test]
+    fn no_permission_says_what_to_do() {
+        let error = creation_error(io::Error::from_raw_os_error(libc::EPERM), None);
+        assert!(matches!(error, TunError::Permission(_)));
+        assert!(error.to_string().contains("CAP_NET_ADMIN"));
+    }
+
+    #[test]
+    fn offload_is_refused_and_a_runtime_required() {
+        let config = TunConfig {
+            offload: true,
+            ..TunConfig::default()
+        };
+        assert!(matches!(
+            LinuxTun::create(config),
+            Err(TunError::Unsupported(_))
+        ));
+        assert!(matches!(
+            LinuxTun::create(TunConfig::default()),
+            Err(TunError::NoRuntime)
+        ));
+    }
+}

@@ -1,0 +1,107 @@
+//! The virtual interface: packets of this machine's applications, in batches.
+//!
+//! [`LinuxTun`] is a plain TUN device: one packet per system call, no packet information. The
+//! kernel removes it when its last descriptor closes, also after `kill -9`, and its routes with it;
+//! what then keeps packets from going direct is the capture of [`crate::apply`].
+
+mod linux;
+pub(crate) mod sys;
+
+use std::io;
+
+pub use linux::LinuxTun;
+
+use crate::name::InterfaceName;
+
+/// MTU by default, in bytes: what WireGuard leaves of 1500 over IPv6.
+pub const DEFAULT_MTU: u16 = 1420;
+
+/// Packets the kernel queues for the device by default. Its own default of 500 overflows in a
+/// few milliseconds of bulk traffic while the router is busy with another batch.
+pub const DEFAULT_QUEUE_LEN: u32 = 1000;
+
+/// What kind of device to make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TunConfig {
+    /// Name; `None` lets the kernel choose `tunN`.
+    pub name: Option<InterfaceName>,
+    /// MTU in bytes. Default [`DEFAULT_MTU`].
+    pub mtu: u16,
+    /// Whether to exchange super-packets. Default `false`; `true` is refused for now.
+    pub offload: bool,
+    /// Packets the kernel queues before it drops. Default [`DEFAULT_QUEUE_LEN`].
+    pub queue_len: u32,
+}
+
+impl Default for TunConfig {
+    fn default() -> Self {
+        Self {
+            name: None,
+            mtu: DEFAULT_MTU,
+            offload: false,
+            queue_len: DEFAULT_QUEUE_LEN,
+        }
+    }
+}
+
+impl TunConfig {
+    /// A device of this name, with the defaults.
+    pub fn named(name: InterfaceName) -> Self {
+        Self {
+            name: Some(name),
+            ..Self::default()
+        }
+    }
+
+    /// Sets the MTU, in bytes.
+    #[must_use]
+    pub const fn mtu(mut self, mtu: u16) -> Self {
+        self.mtu = mtu;
+        self
+    }
+
+    /// Sets the length of the kernel's queue, in packets.
+    #[must_use]
+    pub const fn queue_len(mut self, packets: u32) -> Self {
+        self.queue_len = packets;
+        self
+    }
+}
+
+/// Why there is no device.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TunError {
+    /// Another interface has this name. Choose another, or stop the program that owns it.
+    #[error("interface {0} exists already: choose another name or stop the program that owns it")]
+    NameInUse(InterfaceName),
+    /// `/dev/net/tun` may not be used. Run as root or with `CAP_NET_ADMIN`.
+    #[error(
+        "no permission for /dev/net/tun: run as root, or give the program CAP_NET_ADMIN (setcap cap_net_admin+ep)"
+    )]
+    Permission(#[source] io::Error),
+    /// The kernel has no TUN driver, or the container hides it.
+    #[error(
+        "/dev/net/tun is missing: load the module (modprobe tun) or pass the device into the container"
+    )]
+    NoDriver(#[source] io::Error),
+    /// The descriptor is not a TUN device with plain IP packets.
+    #[error("the descriptor is not a TUN device with IFF_NO_PI and without IFF_VNET_HDR")]
+    NotTun(#[source] io::Error),
+    /// Not inside a tokio runtime, which drives the device.
+    #[error("a device is made inside a tokio runtime with I/O enabled")]
+    NoRuntime,
+    /// The configuration asks for something this version does not have.
+    #[error("{0} is not supported yet")]
+    Unsupported(&'static str),
+    /// Anything else the system said.
+    #[error("cannot {doing}")]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// What the system said.
+        #[source]
+        cause: io::Error,
+    },
+}

@@ -1,0 +1,388 @@
+//! Touches `resolv.conf`: tells applications which resolver to ask.
+//!
+//! The file may be bind-mounted (containers, network namespaces), so it is written in place, never
+//! replaced. What was in it is kept, in memory and in the journal, and comes back only if the file
+//! still holds what was written: a change by somebody else is reported, not overwritten.
+
+mod resolv_conf;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use crate::journal::{Journal, JournalError, from_hex, to_hex};
+pub(crate) use resolv_conf::nameservers;
+
+/// The usual file.
+pub const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// Largest resolv.conf handled, in bytes; a real one has a few hundred.
+pub(crate) const MAX_LEN: usize = 64 * 1024;
+
+/// Journal entry: path, former content and written content, in hexadecimal.
+const ENTRY: &str = "resolv_conf";
+
+/// How applications are told their resolvers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DnsApply {
+    /// [`Resolved`](Self::Resolved) where systemd-resolved is in charge, else
+    /// [`ResolvConf`](Self::ResolvConf).
+    #[default]
+    Auto,
+    /// Through systemd-resolved. Refused for now: [`DnsError::ResolvedNotAvailable`].
+    Resolved,
+    /// By writing the file.
+    ResolvConf,
+    /// Not at all.
+    None,
+}
+
+impl FromStr for DnsApply {
+    type Err = DnsError;
+
+    /// `auto`, `resolved`, `resolv.conf` or `none`.
+    fn from_str(text: &str) -> Result<Self, DnsError> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "resolved" => Ok(Self::Resolved),
+            "resolv.conf" => Ok(Self::ResolvConf),
+            "none" => Ok(Self::None),
+            _ => Err(DnsError::UnknownKind(text.to_owned())),
+        }
+    }
+}
+
+/// Why resolvers were not set or not restored.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DnsError {
+    /// Not one of the four words.
+    #[error("{0:?} is not a way to apply DNS: use auto, resolved, resolv.conf or none")]
+    UnknownKind(String),
+    /// systemd-resolved asks on behalf of every app, so DNS per app is impossible through it.
+    #[error(
+        "systemd-resolved is not supported: it asks on behalf of every app; use none, or resolv.conf with the stub switched off"
+    )]
+    ResolvedNotAvailable,
+    /// The file cannot be read or written.
+    #[error("cannot {doing} {path}")]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        cause: io::Error,
+    },
+    /// What to undo could not be written down; nothing was changed.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+/// What restoring did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Restored {
+    /// Nothing had been written.
+    Nothing,
+    /// The former content is back, byte by byte.
+    Restored,
+    /// Somebody else wrote the file meanwhile; it is left as they wrote it.
+    ChangedByOthers,
+}
+
+/// Sets and restores the resolvers of applications.
+#[derive(Debug)]
+pub struct SystemDns {
+    apply: DnsApply,
+    path: PathBuf,
+    journal: Option<Journal>,
+    written: Option<Written>,
+}
+
+/// What was done to the file. `former` is `None` if there was none.
+#[derive(Clone, PartialEq, Eq)]
+struct Written {
+    former: Option<Vec<u8>>,
+    content: Vec<u8>,
+}
+
+impl SystemDns {
+    /// A way to apply, and the file ([`RESOLV_CONF`] usually). Nothing is touched yet.
+    pub fn new(apply: DnsApply, path: impl Into<PathBuf>) -> Self {
+        Self {
+            apply,
+            path: path.into(),
+            journal: None,
+            written: None,
+        }
+    }
+
+    /// Writes the former content to a journal before the file is changed.
+    #[must_use]
+    pub fn with_journal(mut self, journal: Journal) -> Self {
+        self.journal = Some(journal);
+        self
+    }
+
+    /// Tells applications these resolvers; none restores. Lines other than `nameserver` stay.
+    pub fn apply(&mut self, servers: &BTreeSet<IpAddr>) -> Result<(), DnsError> {
+        match self.kind() {
+            DnsApply::None => return Ok(()),
+            DnsApply::Resolved => return Err(DnsError::ResolvedNotAvailable),
+            DnsApply::Auto | DnsApply::ResolvConf => {}
+        }
+        if servers.is_empty() {
+            return self.restore().map(drop);
+        }
+        let now = read(&self.path)?;
+        // What a killed run wrote is not the former content; what it noted is.
+        let noted = self.written.take().or_else(|| self.noted());
+        let former = match noted {
+            Some(written) if Some(&written.content) == now.as_ref() => written.former,
+            _ => now,
+        };
+        let content = resolv_conf::with_servers(former.as_deref().unwrap_or_default(), servers);
+        let written = Written { former, content };
+        if let Some(journal) = &self.journal {
+            journal.set(ENTRY, written.to_entry(&self.path))?;
+        }
+        // Noted first: a write that fails halfway is restored too.
+        let content = written.content.clone();
+        self.written = Some(written);
+        write_in_place(&self.path, &content)
+    }
+
+    /// Brings the former content back, if the file still holds what was written. Idempotent.
+    pub fn restore(&mut self) -> Result<Restored, DnsError> {
+        let Some(written) = self.written.clone() else {
+            return Ok(Restored::Nothing);
+        };
+        let outcome = undo(&self.path, &written)?;
+        if let Some(journal) = &self.journal {
+            journal.remove(ENTRY)?;
+        }
+        self.written = None;
+        Ok(outcome)
+    }
+
+    /// Restores what a killed run wrote, as its journal says.
+    pub fn recover(journal: &Journal) -> Result<Restored, DnsError> {
+        let Some((path, written)) = journal.get(ENTRY).as_deref().and_then(Written::from_entry)
+        else {
+            return Ok(Restored::Nothing);
+        };
+        let outcome = undo(&path, &written)?;
+        journal.remove(ENTRY)?;
+        Ok(outcome)
+    }
+
+    fn kind(&self) -> DnsApply {
+        match self.apply {
+            DnsApply::Auto if resolved_in_charge(&self.path) => DnsApply::Resolved,
+            DnsApply::Auto => DnsApply::ResolvConf,
+            kind => kind,
+        }
+    }
+
+    fn noted(&self) -> Option<Written> {
+        let entry = self.journal.as_ref()?.get(ENTRY)?;
+        let (path, written) = Written::from_entry(&entry)?;
+        (path == self.path).then_some(written)
+    }
+}
+
+impl Written {
+    fn to_entry(&self, path: &Path) -> String {
+        use std::os::unix::ffi::OsStrExt;
+        let former = self.former.as_deref().map_or("-".into(), to_hex);
+        // A dot keeps empty content a word.
+        format!(
+            "{} .{former} .{}",
+            to_hex(path.as_os_str().as_bytes()),
+            to_hex(&self.content)
+        )
+    }
+
+    fn from_entry(entry: &str) -> Option<(PathBuf, Self)> {
+        use std::os::unix::ffi::OsStringExt;
+        let mut words = entry.split(' ');
+        let path = std::ffi::OsString::from_vec(from_hex(words.next()?)?);
+        let former = match words.next()?.strip_prefix('.')? {
+            "-" => None,
+            hex => Some(from_hex(hex)?),
+        };
+        let content = from_hex(words.next()?.strip_prefix('.')?)?;
+        Some((path.into(), Self { former, content }))
+    }
+}
+
+impl std::fmt::Debug for Written {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Written({} bytes)", self.content.len())
+    }
+}
+
+fn undo(path: &Path, written: &Written) -> Result<Restored, DnsError> {
+    if read(path)?.as_ref() != Some(&written.content) {
+        return Ok(Restored::ChangedByOthers);
+    }
+    match &written.former {
+        Some(former) => write_in_place(path, former)?,
+        None => fs::remove_file(path).map_err(|cause| failed("remove", path, cause))?,
+    }
+    Ok(Restored::Restored)
+}
+
+fn resolved_in_charge(path: &Path) -> bool {
+    let stub = IpAddr::from([127, 0, 0, 53]);
+    Path::new("/run/systemd/resolve").exists()
+        && read(path)
+            .ok()
+            .flatten()
+            .is_some_and(|content| nameservers(&content).contains(&stub))
+}
+
+/// The content, or `None` if there is no such file.
+fn read(path: &Path) -> Result<Option<Vec<u8>>, DnsError> {
+    let result = fs::File::open(path).and_then(|file| {
+        let mut content = Vec::new();
+        file.take(MAX_LEN as u64 + 1).read_to_end(&mut content)?;
+        if content.len() > MAX_LEN {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "too large"));
+        }
+        Ok(content)
+    });
+    match result {
+        Ok(content) => Ok(Some(content)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(cause) => Err(failed("read", path, cause)),
+    }
+}
+
+/// Overwrites, then cuts: a reader in between sees lines of both, never an empty file.
+fn write_in_place(path: &Path, content: &[u8]) -> Result<(), DnsError> {
+    let write = || {
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?;
+        file.write_all(content)?;
+        file.set_len(content.len() as u64)?;
+        file.sync_all()
+    };
+    write().map_err(|cause| failed("write", path, cause))
+}
+
+fn failed(doing: &'static str, path: &Path, cause: io::Error) -> DnsError {
+    DnsError::Io {
+        doing,
+        path: path.to_owned(),
+        cause,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    const BEFORE: &str = "# mine\nnameserver 192.0.2.1\nsearch example.org\n";
+
+    fn servers(list: &[&str]) -> BTreeSet<IpAddr> {
+        list.iter().map(|s| s.parse().unwrap()).collect()
+    }
+
+    fn file(content: &str) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("resolv.conf");
+        fs::write(&path, content).unwrap();
+        (dir, path)
+    }
+
+    #[test]
+    fn written_in_place_and_restored_exactly() {
+        let (_dir, path) = file(BEFORE);
+        let inode = fs::metadata(&path).unwrap().ino();
+        let mut dns = SystemDns::new(DnsApply::ResolvConf, &path);
+        dns.apply(&servers(&["10.9.9.9"])).unwrap();
+        dns.apply(&servers(&["10.8.8.8", "fd00::1"])).unwrap();
+        let now = fs::read(&path).unwrap();
+        assert_eq!(
+            nameservers(&now),
+            vec![
+                "10.8.8.8".parse::<IpAddr>().unwrap(),
+                "fd00::1".parse().unwrap()
+            ]
+        );
+        assert!(
+            String::from_utf8(now)
+                .unwrap()
+                .contains("search example.org\n")
+        );
+        assert_eq!(dns.restore().unwrap(), Restored::Restored);
+        assert_eq!(fs::read_to_string(&path).unwrap(), BEFORE);
+        assert_eq!(fs::metadata(&path).unwrap().ino(), inode);
+        assert_eq!(dns.restore().unwrap(), Restored::Nothing);
+    }
+
+    #[test]
+    fn a_foreign_change_is_kept() {
+        let (_dir, path) = file(BEFORE);
+        let mut dns = SystemDns::new(DnsApply::ResolvConf, &path);
+        dns.apply(&servers(&["10.9.9.9"])).unwrap();
+        fs::write(&path, "nameserver 198.51.100.1\n").unwrap();
+        assert_eq!(dns.restore().unwrap(), Restored::ChangedByOthers);
+        assert_eq!(
+            fs::read_to_string(&path).unwrap(),
+            "nameserver 198.51.100.1\n"
+        );
+    }
+
+    #[test]
+    fn a_killed_run_is_recovered_and_not_taken_for_the_former_content() {
+        let (dir, path) = file(BEFORE);
+        let journal = Journal::open(dir.path().join("journal")).unwrap();
+        let killed = |list: &[&str]| {
+            let mut dns = SystemDns::new(DnsApply::ResolvConf, &path).with_journal(journal.clone());
+            dns.apply(&servers(list)).unwrap();
+        };
+        killed(&["10.9.9.9"]);
+        killed(&["10.8.8.8"]);
+        let read_back = Journal::open(dir.path().join("journal")).unwrap();
+        assert_eq!(SystemDns::recover(&read_back).unwrap(), Restored::Restored);
+        assert_eq!(fs::read_to_string(&path).unwrap(), BEFORE);
+        assert_eq!(SystemDns::recover(&read_back).unwrap(), Restored::Nothing);
+    }
+
+    #[test]
+    fn a_file_that_was_missing_goes_again() {
+        let (_dir, path) = file("");
+        fs::remove_file(&path).unwrap();
+        let mut dns = SystemDns::new(DnsApply::ResolvConf, &path);
+        dns.apply(&servers(&["10.9.9.9"])).unwrap();
+        assert!(path.exists());
+        dns.apply(&servers(&[])).unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn none_touches_nothing_and_words_are_checked() {
+        let (_dir, path) = file(BEFORE);
+        let mut dns = SystemDns::new("none".parse().unwrap(), &path);
+        dns.apply(&servers(&["10.9.9.9"])).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), BEFORE);
+        let mut dns = SystemDns::new("resolved".parse().unwrap(), &path);
+        assert!(matches!(
+            dns.apply(&servers(&["10.9.9.9"])),
+            Err(DnsError::ResolvedNotAvailable)
+        ));
+        assert!("dnsmasq".parse::<DnsApply>().is_err());
+    }
+}
