@@ -1,5 +1,6 @@
 //! Two transports on loopback: a client and a server.
 #![cfg(feature = "wireguard")]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
 
@@ -187,4 +188,123 @@ async fn close_is_idempotent_and_wakes_everybody() {
     assert!(transport.writable().await.is_err());
     assert!(transport.local_addrs().is_empty());
     server.close().await;
+}
+
+/// Forwards datagrams between a client and a server, from a socket that can be exchanged.
+async fn relay(
+    server: std::net::SocketAddr,
+    mut switch: tokio::sync::mpsc::Receiver<()>,
+) -> std::net::SocketAddr {
+    let front = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = front.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut back = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let mut client = None;
+        let (mut there, mut here) = (vec![0; 2000], vec![0; 2000]);
+        loop {
+            tokio::select! {
+                Ok((len, from)) = front.recv_from(&mut there) => {
+                    client = Some(from);
+                    back.send_to(&there[..len], server).await.unwrap();
+                }
+                Ok((len, _)) = back.recv_from(&mut here) => {
+                    if let Some(client) = client {
+                        front.send_to(&here[..len], client).await.unwrap();
+                    }
+                }
+                Some(()) = switch.recv() => {
+                    back = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+                }
+            }
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_moves_is_followed() {
+    let keys = Keys::new();
+    let server = transport(&keys.server_file(0, ALL), local());
+    let at = std::net::SocketAddr::from(([127, 0, 0, 1], port(&server)));
+    let server_end = End::new(server);
+    let mut server = server_end;
+    let (switch, switched) = tokio::sync::mpsc::channel(1);
+    let relay = relay(at, switched).await;
+    let mut client = End::new(transport(
+        &keys.client_file(&relay.to_string(), ALL),
+        local(),
+    ));
+    client.up().await;
+    let handshakes = server.transport.stats().handshakes;
+    for round in 0..3u8 {
+        let there = udp("10.5.0.2", "198.51.100.7", &[round]);
+        let back = udp("198.51.100.7", "10.5.0.2", &[round]);
+        client.send(std::slice::from_ref(&there)).await;
+        assert_eq!(server.receive().await, there);
+        // The old address is gone: only an answer to the new one arrives.
+        server.send(std::slice::from_ref(&back)).await;
+        assert_eq!(client.receive().await, back);
+        switch.send(()).await.unwrap();
+        while switch.capacity() == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert_eq!(server.transport.stats().handshakes, handshakes);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_peers_are_told_apart_by_their_networks() {
+    let keys = Keys::new();
+    let second = Keys::new();
+    // One file, two providers: everything to the first, one network to the second.
+    let first_server = transport(&keys.server_file(0, ALL), local());
+    let second_keys = Keys {
+        client: keys.client.clone(),
+        ..second
+    };
+    let second_server = transport(&second_keys.server_file(0, ALL), local());
+    let file = keys.client_file(&format!("127.0.0.1:{}", port(&first_server)), ALL);
+    let other = second_keys.client_file(
+        &format!("127.0.0.1:{}", port(&second_server)),
+        "198.51.100.0/24",
+    );
+    let peer = other.find("[Peer]").unwrap();
+    let client = End::new(transport(&format!("{file}{}", &other[peer..]), local()));
+    let (mut first, mut second) = (End::new(first_server), End::new(second_server));
+    first.up().await;
+    second.up().await;
+    while client.transport.stats().handshakes < 2 {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let to_first = udp("10.5.0.2", "203.0.113.1", b"first");
+    let to_second = udp("10.5.0.2", "198.51.100.1", b"second");
+    client.send(&[to_second.clone(), to_first.clone()]).await;
+    assert_eq!(first.receive().await, to_first);
+    assert_eq!(second.receive().await, to_second);
+    // The second may not speak for an address that is behind the first.
+    second
+        .send(&[udp("203.0.113.1", "10.5.0.2", b"spoof")])
+        .await;
+    client.dropped(DropReason::AddressNotAllowed).await;
+    assert_eq!(client.transport.stats().rx_packets, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_super_packet_is_cut_at_sealing_time() {
+    use vpn_core::packet::{Gso, Offload, Packet};
+    let (client, mut server) = pair().await;
+    let payload: Vec<u8> = (0..20_000u32).map(|n| (n % 251) as u8).collect();
+    let packet =
+        Packet::from_slice(&udp("10.5.0.2", "198.51.100.7", &payload)).with_offload(Offload {
+            gso: Some(Gso { size: 1200 }),
+            partial_checksum: true,
+        });
+    assert_eq!(client.send_packet(packet).await.total(), 0);
+    let mut received = Vec::new();
+    for _ in 0..payload.len().div_ceil(1200) {
+        let packet = server.receive().await;
+        assert!(packet.len() <= 1228);
+        received.extend_from_slice(&packet[28..]);
+    }
+    assert!(received == payload);
 }

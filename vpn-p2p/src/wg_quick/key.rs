@@ -99,10 +99,6 @@ macro_rules! secret {
             pub fn reveal_base64(&self) -> Zeroizing<String> {
                 Zeroizing::new(STANDARD.encode(*self.0))
             }
-
-            pub(crate) fn bytes(&self) -> &[u8; 32] {
-                &self.0
-            }
         }
 
         impl fmt::Debug for $name {
@@ -120,6 +116,12 @@ secret! {
 secret! {
     /// A key both ends know beforehand, mixed into every handshake.
     PresharedKey
+}
+
+impl PresharedKey {
+    pub(crate) fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
 }
 
 impl PrivateKey {

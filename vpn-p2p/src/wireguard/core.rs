@@ -72,8 +72,9 @@ pub(super) struct Core {
     by_key: HashMap<PublicKey, usize>,
     by_index: HashMap<u32, usize>,
     routes: Routes,
-    /// A sealed run the socket had no room for; it goes before anything else.
-    pub(super) blocked: Option<Run>,
+    /// Sealed runs the socket had no room for; they go before anything else. Bounded by what one
+    /// super-packet is cut into: no packet is taken while there are any.
+    pub(super) blocked: VecDeque<Run>,
     /// Received, and not yet asked for. Bounded by one receive call.
     pub(super) arrived: VecDeque<Received>,
     pub(super) stats: WireGuardStats,
@@ -106,7 +107,7 @@ impl Core {
             by_key,
             by_index: HashMap::new(),
             routes,
-            blocked: None,
+            blocked: VecDeque::new(),
             arrived: VecDeque::new(),
             stats: WireGuardStats::default(),
             opened: false,

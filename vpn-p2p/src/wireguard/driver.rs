@@ -54,7 +54,7 @@ pub(super) struct Shared {
     pub(super) core: Mutex<Core>,
     pub(super) sockets: Mutex<Sockets>,
     pub(super) state: StateSender,
-    pub(super) mtu: AtomicU16,
+    mtu: AtomicU16,
     /// Sockets, sessions or the state changed: waiters look again.
     pub(super) changed: Notify,
     pub(super) closing: CancellationToken,
@@ -99,6 +99,11 @@ impl Shared {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Largest inner packet now, in bytes.
+    pub(super) fn mtu(&self) -> u16 {
+        self.mtu.load(Ordering::Relaxed)
+    }
+
     /// Sends protocol messages. A lost one is repeated by WireGuard's timers.
     pub(super) fn send_all(&self, messages: &mut Vec<Outgoing>) {
         if messages.is_empty() {
@@ -118,7 +123,7 @@ impl Shared {
     pub(super) fn announce(&self, standing: Standing) {
         match standing {
             Standing::Alive => {
-                let mtu = self.mtu.load(Ordering::Relaxed);
+                let mtu = self.mtu();
                 if let TransportState::Up(now) = self.state.get()
                     && now.mtu == mtu
                 {
@@ -180,7 +185,7 @@ impl Shared {
 
     fn forget_sockets(&self) {
         *self.sockets() = Sockets::default();
-        self.core().blocked = None;
+        self.core().blocked.clear();
         self.changed.notify_waiters();
     }
 }

@@ -15,13 +15,16 @@
 //! | `noise` | gotatun behind [`Session`](crate::session::Session), and the gate before it |
 //! | `socket` | the UDP socket |
 //! | `driver` | the task: clock, resolver, sockets |
+//! | `outbound`, `inbound` | a batch's way through all of these |
 //! | `transport` | the [`TunnelTransport`](vpn_core::TunnelTransport) |
 
 mod core;
 mod driver;
 mod health;
+mod inbound;
 mod noise;
 mod options;
+mod outbound;
 mod routes;
 mod socket;
 mod transport;

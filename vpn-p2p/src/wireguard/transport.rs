@@ -1,35 +1,20 @@
 //! The tunnel the engine sees.
 
-use std::cell::RefCell;
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use async_trait::async_trait;
 use tokio::task::JoinHandle;
 use vpn_core::packet::PacketBatch;
 use vpn_core::{
-    DropCounters, DropReason, Offload, StateWatch, TransportCapabilities, TransportError,
-    TransportState, TunnelTransport, Underlay, UnderlayError,
+    DropCounters, StateWatch, TransportCapabilities, TransportError, TransportState,
+    TunnelTransport, Underlay, UnderlayError,
 };
 
-use super::core::{Arrival, Core, Outlet};
 use super::driver::{Shared, Sockets, drive};
-use super::socket::{Flushed, Run};
+use super::socket::Udp;
 use super::{WireGuardOptions, WireGuardStats};
 use crate::wg_quick::WgQuick;
-
-/// Receive calls per `try_recv`: a flood that yields nothing must not hold the worker.
-const MAX_RECEIVES: usize = 8;
-
-/// Bytes that sealing adds: data header and tag (whitepaper §5.4.6).
-const SEAL_OVERHEAD: usize = 32;
-
-thread_local! {
-    /// The run being built; shared by all transports a worker drives.
-    static RUN: RefCell<Run> = RefCell::default();
-}
 
 /// Why a transport cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -121,155 +106,6 @@ impl WireGuardTransport {
         }
         Ok(())
     }
-
-    /// Sends the run; `false` if the socket is full, and the run is then kept for the next call.
-    fn flush(
-        &self,
-        core: &mut Core,
-        sockets: &Sockets,
-        run: &mut Run,
-        drops: &mut DropCounters,
-    ) -> bool {
-        let Some(to) = run.to() else { return true };
-        let flushed = match sockets.for_peer(to) {
-            Some(socket) => socket.flush(run),
-            None => Flushed::Refused(run.count(), std::io::ErrorKind::NotConnected.into()),
-        };
-        match flushed {
-            Flushed::Blocked => {
-                core.blocked = Some(std::mem::take(run));
-                return false;
-            }
-            Flushed::Sent => core.stats.tx_bytes += run.bytes.len() as u64,
-            Flushed::Refused(count, error) => {
-                let reason = if quinn_udp::is_msg_size_err(&error) {
-                    DropReason::TooBig
-                } else {
-                    DropReason::Refused
-                };
-                drops.add(reason, count as u64);
-            }
-        }
-        run.clear();
-        true
-    }
-
-    fn send_batch(
-        &self,
-        batch: &mut PacketBatch,
-        drops: &mut DropCounters,
-        run: &mut Run,
-    ) -> usize {
-        let now = Instant::now();
-        let mtu = self.shared.mtu.load(Ordering::Relaxed);
-        let down = matches!(self.shared.state.get(), TransportState::Down(_));
-        let sockets = self.shared.sockets().clone();
-        let mut starts = Vec::new();
-        let (mut taken, mut sent) = (0, 0);
-        let mut guard = self.shared.core();
-        let core = &mut *guard;
-        if let Some(mut blocked) = core.blocked.take()
-            && !self.flush(core, &sockets, &mut blocked, drops)
-        {
-            return 0;
-        }
-        for packet in batch.packets() {
-            if packet.offload != Offload::NONE {
-                drops.count(DropReason::Unsupported);
-                taken += 1;
-                continue;
-            }
-            let bytes = packet.bytes();
-            if bytes.len() > usize::from(mtu) {
-                drops.count(DropReason::TooBig);
-                taken += 1;
-                continue;
-            }
-            let (peer, to) = match core.outlet(bytes, down, now, &mut starts) {
-                Outlet::Open(peer, to) => (peer, to),
-                Outlet::Wait => break,
-                Outlet::Drop(reason) => {
-                    drops.count(reason);
-                    taken += 1;
-                    continue;
-                }
-            };
-            let padded = bytes
-                .len()
-                .next_multiple_of(16)
-                .min(usize::from(mtu))
-                .max(bytes.len());
-            let sealed = padded + SEAL_OVERHEAD;
-            let segments = sockets.for_peer(to).map_or(1, |s| s.max_segments());
-            if !run.takes(to, sealed, segments) && !self.flush(core, &sockets, run, drops) {
-                break;
-            }
-            if core.seal(peer, bytes, mtu, run, now) {
-                run.appended(to, sealed);
-                sent += 1;
-            } else {
-                drops.count(DropReason::NoSession);
-            }
-            taken += 1;
-        }
-        if core.blocked.is_none() {
-            self.flush(core, &sockets, run, drops);
-        }
-        drop(guard);
-        self.shared.send_all(&mut starts);
-        batch.recycle_front(taken);
-        sent
-    }
-
-    fn receive_batch(&self, batch: &mut PacketBatch, drops: &mut DropCounters) -> usize {
-        let now = Instant::now();
-        let sockets = self.shared.sockets().clone();
-        let mut replies = Vec::new();
-        let mut packets = 0;
-        let mut guard = self.shared.core();
-        let core = &mut *guard;
-        'receives: for _ in 0..MAX_RECEIVES {
-            while let Some(mut received) = core.arrived.pop_front() {
-                while !batch.is_full() {
-                    let Some(datagram) = received.pop() else {
-                        break;
-                    };
-                    match core.arrive(received.from, datagram, now) {
-                        Arrival::Packet(bytes) => {
-                            packets += 1;
-                            batch.push_with(|buffer| {
-                                buffer.extend_from_slice(&bytes);
-                                Some(Offload::NONE)
-                            });
-                        }
-                        Arrival::Reply(reply) => replies.push(reply),
-                        Arrival::Handled => {}
-                        Arrival::Dropped(reason) => drops.count(reason),
-                    }
-                }
-                if batch.is_full() {
-                    core.arrived.push_front(received);
-                    break 'receives;
-                }
-            }
-            for socket in sockets.iter() {
-                // What is not "nothing there" is about one earlier datagram (an ICMP error).
-                let _ = socket.receive(&mut core.arrived);
-            }
-            if core.arrived.is_empty() {
-                break;
-            }
-        }
-        let standing = core.standing(now);
-        let opened = std::mem::take(&mut core.opened);
-        drop(guard);
-        self.shared.send_all(&mut replies);
-        self.shared.announce(standing);
-        if opened {
-            self.shared.changed.notify_waiters();
-        }
-        packets
-    }
 }
 
 impl Drop for WireGuardTransport {
@@ -281,7 +117,7 @@ impl Drop for WireGuardTransport {
 #[async_trait]
 impl TunnelTransport for WireGuardTransport {
     fn capabilities(&self) -> TransportCapabilities {
-        TransportCapabilities::plain(self.shared.mtu.load(Ordering::Relaxed))
+        TransportCapabilities::plain(self.shared.mtu())
     }
 
     fn state(&self) -> StateWatch {
@@ -294,7 +130,7 @@ impl TunnelTransport for WireGuardTransport {
         drops: &mut DropCounters,
     ) -> Result<usize, TransportError> {
         self.check_open()?;
-        Ok(self.receive_batch(batch, drops))
+        Ok(self.shared.receive_batch(batch, drops))
     }
 
     fn try_send(
@@ -303,10 +139,7 @@ impl TunnelTransport for WireGuardTransport {
         drops: &mut DropCounters,
     ) -> Result<usize, TransportError> {
         self.check_open()?;
-        Ok(RUN.with_borrow_mut(|run| {
-            run.clear();
-            self.send_batch(batch, drops, run)
-        }))
+        Ok(self.shared.send_batch(batch, drops))
     }
 
     async fn readable(&self) -> Result<(), TransportError> {
@@ -319,7 +152,7 @@ impl TunnelTransport for WireGuardTransport {
                 return Ok(());
             }
             let sockets = self.shared.sockets().clone();
-            let readable = async |socket: Option<std::sync::Arc<super::socket::Udp>>| match socket {
+            let readable = async |socket: Option<Arc<Udp>>| match socket {
                 Some(socket) => socket.readable().await,
                 None => std::future::pending().await,
             };
@@ -342,7 +175,7 @@ impl TunnelTransport for WireGuardTransport {
                 let state = self.shared.state.get();
                 let core = self.shared.core();
                 let down = matches!(state, TransportState::Down(_));
-                match &core.blocked {
+                match core.blocked.front() {
                     Some(run) => run.to(),
                     None if down || core.takes(matches!(state, TransportState::Up(_))) => {
                         return Ok(());

@@ -1,5 +1,12 @@
 //! Two ends on loopback, and packets to send between them.
-#![allow(dead_code)]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_debug_implementations,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -141,16 +148,27 @@ impl End {
             .expect("the state was not reached");
     }
 
+    /// Sends a batch's worth of packets that may be super-packets.
+    pub async fn send_packet(&self, packet: Packet) -> DropCounters {
+        let mut batch = PacketBatch::new(1, 65_535);
+        batch.push(packet).unwrap();
+        self.send_all(&mut batch).await
+    }
+
     /// Sends all packets, waiting as an engine would; returns what was dropped.
     pub async fn send(&self, packets: &[Vec<u8>]) -> DropCounters {
         let mut batch = PacketBatch::new(packets.len().max(1), 1500);
         for packet in packets {
             batch.push(Packet::from_slice(packet)).unwrap();
         }
+        self.send_all(&mut batch).await
+    }
+
+    async fn send_all(&self, batch: &mut PacketBatch) -> DropCounters {
         let mut drops = DropCounters::default();
         tokio::time::timeout(PATIENCE, async {
             loop {
-                self.transport.try_send(&mut batch, &mut drops).unwrap();
+                self.transport.try_send(batch, &mut drops).unwrap();
                 if batch.is_empty() {
                     break;
                 }

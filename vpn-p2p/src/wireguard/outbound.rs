@@ -1,0 +1,213 @@
+//! A batch's way out: allowed destination, session, runs of equal datagrams, socket.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use vpn_core::packet::segment::{Segments, complete_checksum};
+use vpn_core::packet::{Packet, PacketBatch};
+use vpn_core::{DropCounters, DropReason, TransportState};
+
+use super::core::{Core, Outgoing, Outlet};
+use super::driver::{Shared, Sockets};
+use super::socket::{Flushed, Run};
+
+/// Bytes that sealing adds: data header and tag (whitepaper §5.4.6).
+const SEAL_OVERHEAD: usize = 32;
+
+thread_local! {
+    /// Shared by all transports a worker drives, so that a waiting transport holds no buffer.
+    static SCRATCH: RefCell<(Run, BytesMut)> = RefCell::default();
+}
+
+/// What became of one packet of the batch.
+enum Taken {
+    Sealed,
+    Dropped(DropReason),
+    /// It stays with the caller.
+    Not,
+}
+
+/// One call's view of the transport.
+struct Outbound<'a> {
+    core: &'a mut Core,
+    sockets: &'a Sockets,
+    drops: &'a mut DropCounters,
+    run: &'a mut Run,
+    segment: &'a mut BytesMut,
+    starts: Vec<Outgoing>,
+    now: Instant,
+    mtu: u16,
+    down: bool,
+    /// Datagrams of this call that the system refused: counted as drops, so not as sent.
+    refused: usize,
+}
+
+impl Shared {
+    /// Sends from the front of the batch; returns how many of its packets went.
+    pub(super) fn send_batch(&self, batch: &mut PacketBatch, drops: &mut DropCounters) -> usize {
+        SCRATCH.with_borrow_mut(|(run, segment)| {
+            run.clear();
+            let sockets = self.sockets().clone();
+            let mut guard = self.core();
+            let mut out = Outbound {
+                core: &mut guard,
+                sockets: &sockets,
+                drops,
+                run,
+                segment,
+                starts: Vec::new(),
+                now: Instant::now(),
+                mtu: self.mtu(),
+                down: matches!(self.state.get(), TransportState::Down(_)),
+                refused: 0,
+            };
+            let (taken, sent) = out.batch(batch.packets_mut());
+            let mut starts = out.starts;
+            drop(guard);
+            self.send_all(&mut starts);
+            batch.recycle_front(taken);
+            sent
+        })
+    }
+}
+
+impl Outbound<'_> {
+    fn batch(&mut self, packets: &mut [Packet]) -> (usize, usize) {
+        let (mut taken, mut sent) = (0, 0);
+        if !self.unblock() {
+            return (taken, sent);
+        }
+        for packet in packets {
+            match self.packet(packet) {
+                Taken::Sealed => sent += 1,
+                Taken::Dropped(reason) => self.drops.count(reason),
+                Taken::Not => break,
+            }
+            taken += 1;
+            if !self.core.blocked.is_empty() {
+                break;
+            }
+        }
+        self.flush();
+        (taken, sent.saturating_sub(self.refused))
+    }
+
+    fn packet(&mut self, packet: &mut Packet) -> Taken {
+        let (peer, to) =
+            match self
+                .core
+                .outlet(packet.bytes(), self.down, self.now, &mut self.starts)
+            {
+                Outlet::Open(peer, to) => (peer, to),
+                Outlet::Wait => return Taken::Not,
+                Outlet::Drop(reason) => return Taken::Dropped(reason),
+            };
+        if packet.offload.gso.is_some() {
+            return self.super_packet(packet, peer, to);
+        }
+        if packet.offload.partial_checksum && complete_checksum(packet).is_err() {
+            return Taken::Dropped(DropReason::Unsupported);
+        }
+        if packet.len() > usize::from(self.mtu) {
+            return Taken::Dropped(DropReason::TooBig);
+        }
+        if self.seal(packet.bytes(), peer, to) {
+            Taken::Sealed
+        } else {
+            Taken::Dropped(DropReason::NoSession)
+        }
+    }
+
+    /// Cuts a super-packet at the last moment. A socket that fills up in its middle gets the rest
+    /// later: part of a packet cannot be given back.
+    fn super_packet(&mut self, packet: &Packet, peer: usize, to: SocketAddr) -> Taken {
+        let Ok(segments) = Segments::new(packet) else {
+            return Taken::Dropped(DropReason::Unsupported);
+        };
+        if segments.longest() > usize::from(self.mtu) {
+            return Taken::Dropped(DropReason::TooBig);
+        }
+        let mut segment = std::mem::take(self.segment);
+        let mut sealed = false;
+        for index in 0..segments.count() {
+            segment.clear();
+            segments.append_to(index, &mut segment);
+            sealed |= self.seal(&segment, peer, to);
+        }
+        *self.segment = segment;
+        if sealed {
+            Taken::Sealed
+        } else {
+            Taken::Dropped(DropReason::NoSession)
+        }
+    }
+
+    /// Seals one packet into the run, sending the run first where it does not fit.
+    fn seal(&mut self, packet: &[u8], peer: usize, to: SocketAddr) -> bool {
+        let mtu = usize::from(self.mtu);
+        let padded = packet.len().next_multiple_of(16).min(mtu).max(packet.len());
+        let len = padded + SEAL_OVERHEAD;
+        let segments = self.sockets.for_peer(to).map_or(1, |s| s.max_segments());
+        if !self.run.takes(to, len, segments) {
+            self.flush();
+        }
+        let sealed = self.core.seal(peer, packet, self.mtu, self.run, self.now);
+        if sealed {
+            self.run.appended(to, len);
+        }
+        sealed
+    }
+
+    /// Sends what was left over last time.
+    fn unblock(&mut self) -> bool {
+        while let Some(run) = self.core.blocked.pop_front() {
+            if !self.send(&run) {
+                self.core.blocked.push_front(run);
+                return false;
+            }
+        }
+        // These were sent as far as their callers know.
+        self.refused = 0;
+        true
+    }
+
+    /// Sends the run, or keeps it for the next call: behind what is kept already, to stay in
+    /// order.
+    fn flush(&mut self) {
+        if self.run.to().is_none() {
+            return;
+        }
+        let mut run = std::mem::take(self.run);
+        if self.core.blocked.is_empty() && self.send(&run) {
+            run.clear();
+            *self.run = run;
+        } else {
+            self.core.blocked.push_back(run);
+        }
+    }
+
+    /// `false` if the socket is full.
+    fn send(&mut self, run: &Run) -> bool {
+        let Some(to) = run.to() else { return true };
+        let flushed = match self.sockets.for_peer(to) {
+            Some(socket) => socket.flush(run),
+            None => Flushed::Refused(run.count(), std::io::ErrorKind::NotConnected.into()),
+        };
+        match flushed {
+            Flushed::Blocked => return false,
+            Flushed::Sent => self.core.stats.tx_bytes += run.bytes.len() as u64,
+            Flushed::Refused(count, error) => {
+                let reason = if quinn_udp::is_msg_size_err(&error) {
+                    DropReason::TooBig
+                } else {
+                    DropReason::Refused
+                };
+                self.refused += count;
+                self.drops.add(reason, count as u64);
+            }
+        }
+        true
+    }
+}
