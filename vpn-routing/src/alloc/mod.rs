@@ -356,8 +356,9 @@ impl Group {
         let present = |tunnel| self.members.contains(&tunnel).then_some(tunnel);
         let longest = self.members.first().copied();
         match policy {
-            Policy::First => present(self.primary).or(longest),
-            Policy::Sticky => present(self.founder).or(present(self.primary)).or(longest),
+            // Members stand in the order they came, so the primary of before is the first again.
+            Policy::First => longest,
+            Policy::Sticky => present(self.founder).or(longest),
             Policy::Priority => {
                 let priority = |t: &TunnelId| priorities.get(t).copied().unwrap_or_default();
                 // `max_by_key` keeps the last of equals, so the longest-standing comes last.

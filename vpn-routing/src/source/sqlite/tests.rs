@@ -2,7 +2,6 @@
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::atomic::AtomicU32;
-use std::time::Instant;
 
 use super::*;
 use rusqlite::Connection;
@@ -41,6 +40,12 @@ fn uid(uid: u32) -> RuleMatch {
 
 fn to(name: &str) -> Action {
     Action::Tunnel(name.into())
+}
+
+/// Waits for a change; far longer than it takes, so that only a change that is lost fails.
+async fn noticed(rules: &SqliteRules) {
+    let change = tokio::time::timeout(Duration::from_secs(10), rules.changed());
+    change.await.unwrap();
 }
 
 #[test]
@@ -105,12 +110,9 @@ async fn a_change_by_another_process_wakes_and_is_loaded() {
     for i in 0..20 {
         // A second instance has connections of its own, like another process.
         let other = SqliteRules::open(dir.file()).unwrap();
-        let began = Instant::now();
         other.add(&uid(i), &to("uk")).unwrap();
-        rules.changed().await;
+        noticed(&rules).await;
         let rows = rules.load().await.unwrap().rules.len();
-        // Generous for a loaded machine; the mean is about POLL_EVERY.
-        assert!(began.elapsed() < Duration::from_secs(5));
         assert_eq!(rows, i as usize + 1);
     }
 }
@@ -126,7 +128,7 @@ async fn a_change_before_the_first_load_and_a_replaced_file_are_noticed() {
         .unwrap();
     rules.load().await.unwrap();
     std::fs::rename(&elsewhere, dir.file()).unwrap();
-    rules.changed().await;
+    noticed(&rules).await;
     assert_eq!(rules.load().await.unwrap().rules[0].matches, uid(7));
     std::fs::remove_file(dir.file()).unwrap();
     let error = rules.load().await.unwrap_err();
