@@ -70,7 +70,7 @@ const META_V6: u64 = 1 << 40;
 /// on one port are two flows.
 ///
 /// Forty bytes without padding; equality and hash touch five words.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct FlowKey {
     src: [u64; 2],
     dst: [u64; 2],
@@ -82,6 +82,7 @@ impl FlowKey {
     /// The key of a flow from `src` to `dst`.
     ///
     /// The addresses must be of one family; IPv4-mapped IPv6 addresses stay IPv6.
+    #[inline]
     pub fn new(protocol: Protocol, src: (IpAddr, u16), dst: (IpAddr, u16)) -> Self {
         let v6 = if src.0.is_ipv6() { META_V6 } else { 0 };
         Self {
@@ -92,31 +93,37 @@ impl FlowKey {
     }
 
     /// Source address.
+    #[inline]
     pub fn src(&self) -> IpAddr {
         self.addr(self.src)
     }
 
     /// Destination address.
+    #[inline]
     pub fn dst(&self) -> IpAddr {
         self.addr(self.dst)
     }
 
     /// Source port, or the identifier of an echo request.
+    #[inline]
     pub const fn src_port(&self) -> u16 {
         (self.meta >> 16) as u16
     }
 
     /// Destination port, or the identifier of an echo reply.
+    #[inline]
     pub const fn dst_port(&self) -> u16 {
         self.meta as u16
     }
 
     /// Protocol.
+    #[inline]
     pub const fn protocol(&self) -> Protocol {
         Protocol((self.meta >> 32) as u8)
     }
 
     /// Address family.
+    #[inline]
     pub const fn family(&self) -> Family {
         if self.meta & META_V6 == 0 {
             Family::V4
@@ -126,6 +133,7 @@ impl FlowKey {
     }
 
     /// The same flow seen from the other end.
+    #[inline]
     #[must_use]
     pub const fn reversed(&self) -> Self {
         let ports = (self.meta & 0xffff) << 16 | (self.meta >> 16) & 0xffff;
@@ -138,16 +146,19 @@ impl FlowKey {
 
     /// The same key with another source.
     #[must_use]
+    #[inline]
     pub fn with_source(&self, addr: IpAddr, port: u16) -> Self {
         Self::new(self.protocol(), (addr, port), (self.dst(), self.dst_port()))
     }
 
     /// The same key with another destination.
     #[must_use]
+    #[inline]
     pub fn with_destination(&self, addr: IpAddr, port: u16) -> Self {
         Self::new(self.protocol(), (self.src(), self.src_port()), (addr, port))
     }
 
+    #[inline]
     fn addr(&self, words: [u64; 2]) -> IpAddr {
         match self.family() {
             Family::V4 => IpAddr::V4(Ipv4Addr::from_bits(words[1] as u32)),
@@ -158,6 +169,19 @@ impl FlowKey {
     }
 }
 
+impl std::hash::Hash for FlowKey {
+    /// Derived, each address would hash as a slice: its length first, then its bytes.
+    #[inline]
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        state.write_u64(self.src[0]);
+        state.write_u64(self.src[1]);
+        state.write_u64(self.dst[0]);
+        state.write_u64(self.dst[1]);
+        state.write_u64(self.meta);
+    }
+}
+
+#[inline]
 fn words(addr: IpAddr) -> [u64; 2] {
     match addr {
         IpAddr::V4(a) => [0, u64::from(a.to_bits())],

@@ -168,7 +168,8 @@ fn skip_extensions(
 ) -> Result<(Protocol, usize, Fragments), ParseError> {
     let mut at = 40;
     let mut fragments = Fragments::default();
-    for _ in 0..MAX_EXTENSION_HEADERS {
+    // One round more than headers, to see what the last one names.
+    for _ in 0..=MAX_EXTENSION_HEADERS {
         let length = match next.0 {
             // Hop-by-hop, routing, destination options, mobility, HIP, shim6.
             0 | 43 | 60 | 135 | 139 | 140 => {
@@ -202,6 +203,7 @@ fn skip_extensions(
         next = Protocol(header[0]);
         at += length;
         if fragments.later {
+            fragments.first = false;
             // What follows is payload from the middle of a packet.
             return Ok((next, at, fragments));
         }
@@ -270,10 +272,12 @@ fn transport(
 }
 
 /// ICMP travels over IPv4 and ICMPv6 over IPv6; the other way round it is just a number.
+#[inline]
 fn protocol_fits(protocol: Protocol, src: std::net::IpAddr) -> bool {
     (protocol == Protocol::ICMP) == src.is_ipv4()
 }
 
+#[inline]
 fn icmp_message(protocol: Protocol, kind: u8) -> Message {
     match (protocol, kind) {
         (Protocol::ICMP, 8) | (Protocol::ICMPV6, 128) => Message::EchoRequest,

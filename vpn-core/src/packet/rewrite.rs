@@ -17,8 +17,9 @@ pub enum Side {
 
 /// A compiled translation of one side of a flow's packets: made once per flow, applied to each.
 ///
-/// Applies to TCP, UDP and ICMP echo. An echo identifier counts as the port of whichever side is
-/// rewritten.
+/// Applies to TCP, UDP and ICMP echo. An echo identifier is the port of the side that has it in
+/// the [`FlowKey`](crate::FlowKey): of a request's source and of a reply's destination. The other
+/// side of an echo has no port, and only its address is rewritten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rewrite {
     side: Side,
@@ -53,6 +54,7 @@ impl Rewrite {
     ///
     /// The packet must have been parsed; one that has no ports to rewrite (a later fragment, an
     /// unknown protocol) gets its address rewritten only.
+    #[inline]
     pub fn apply(&self, packet: &mut Packet) {
         let Ok(mut parsed) = packet.parse() else {
             return;
@@ -73,6 +75,12 @@ impl Rewrite {
         }
         let transport = usize::from(parsed.transport);
         let port_at = transport + if self.side == Side::Source { 0 } else { 2 };
+        let has_port = match parsed.message {
+            Message::Tcp(_) | Message::Udp => true,
+            Message::EchoRequest => self.side == Side::Source,
+            Message::EchoReply => self.side == Side::Destination,
+            _ => false,
+        };
         match parsed.message {
             Message::Tcp(_) => {
                 write16(bytes, port_at, self.port);
@@ -89,26 +97,33 @@ impl Rewrite {
                 }
             }
             Message::EchoRequest | Message::EchoReply => {
-                write16(bytes, transport + 4, self.port);
+                let port_delta = if has_port {
+                    write16(bytes, transport + 4, self.port);
+                    self.port_delta
+                } else {
+                    Delta::NONE
+                };
                 let pseudo_header = parsed.flow.protocol() == Protocol::ICMPV6;
                 update(bytes, transport + 2, |sum| match (pseudo_header, partial) {
                     (true, true) => self.addr_delta.apply_partial(sum),
-                    (true, false) => self.port_delta.apply(self.addr_delta.apply(sum)),
-                    (false, _) => self.port_delta.apply(sum),
+                    (true, false) => port_delta.apply(self.addr_delta.apply(sum)),
+                    (false, _) => port_delta.apply(sum),
                 });
             }
             Message::IcmpError | Message::OtherIcmp => {
                 if parsed.flow.protocol() == Protocol::ICMPV6 {
-                    update(bytes, transport + 2, |sum| self.addr_delta.apply(sum));
+                    update(bytes, transport + 2, |sum| {
+                        if partial {
+                            self.addr_delta.apply_partial(sum)
+                        } else {
+                            self.addr_delta.apply(sum)
+                        }
+                    });
                 }
             }
             Message::LaterFragment | Message::Other => {}
         }
-        let has_ports = !matches!(
-            parsed.message,
-            Message::LaterFragment | Message::Other | Message::IcmpError | Message::OtherIcmp
-        );
-        let port = |old| if has_ports { self.port } else { old };
+        let port = |old| if has_port { self.port } else { old };
         parsed.flow = match self.side {
             Side::Source => parsed
                 .flow
@@ -121,6 +136,7 @@ impl Rewrite {
     }
 
     /// A partial checksum covers the pseudo-header only: ports are not in it.
+    #[inline]
     fn update_sum(&self, bytes: &mut [u8], at: usize, partial: bool) {
         update(bytes, at, |sum| {
             if partial {
@@ -132,14 +148,17 @@ impl Rewrite {
     }
 }
 
+#[inline]
 fn read16(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
+#[inline]
 fn write16(bytes: &mut [u8], at: usize, value: u16) {
     bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
 }
 
+#[inline]
 fn update(bytes: &mut [u8], at: usize, change: impl FnOnce(u16) -> u16) {
     let old = read16(bytes, at);
     write16(bytes, at, change(old));

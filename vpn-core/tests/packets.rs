@@ -1,0 +1,223 @@
+//! The parser against etherparse, and translation against full recomputation.
+
+use std::net::{IpAddr, SocketAddr};
+
+use etherparse::{LaxSlicedPacket, SlicedPacket, TransportSlice};
+use proptest::prelude::*;
+use vpn_core::packet::{Message, Packet, Parsed, Rewrite, Side, tcp_flags};
+use vpn_core::testing::build::{self, Echo};
+use vpn_core::testing::verify_checksums;
+use vpn_core::{FlowKey, Protocol};
+
+fn addr(v4: bool) -> BoxedStrategy<IpAddr> {
+    if v4 {
+        any::<[u8; 4]>().prop_map(IpAddr::from).boxed()
+    } else {
+        any::<[u8; 16]>().prop_map(IpAddr::from).boxed()
+    }
+}
+
+/// Source, destination, and the address to translate to: one family.
+fn ends() -> impl Strategy<Value = (SocketAddr, SocketAddr, SocketAddr)> {
+    any::<bool>().prop_flat_map(|v4| {
+        let end = || (addr(v4), any::<u16>()).prop_map(SocketAddr::from);
+        (end(), end(), end())
+    })
+}
+
+fn packet(kind: u8, src: SocketAddr, dst: SocketAddr, payload: &[u8]) -> Vec<u8> {
+    let (a, b) = (src.ip(), dst.ip());
+    match kind % 6 {
+        0 => build::tcp(src, dst, tcp_flags::ACK, 7, payload),
+        1 => build::udp(src, dst, payload),
+        2 => build::icmp_echo(a, b, Echo::Request, src.port(), 1, payload),
+        3 => build::icmp_echo(a, b, Echo::Reply, dst.port(), 1, payload),
+        4 => build::icmp(a, b, 3, 1, 0, payload),
+        _ => build::icmp(a, b, 135, 0, 0, payload),
+    }
+}
+
+fn side_of(flow: &FlowKey, side: Side) -> (IpAddr, u16) {
+    match side {
+        Side::Source => (flow.src(), flow.src_port()),
+        Side::Destination => (flow.dst(), flow.dst_port()),
+    }
+}
+
+fn sides() -> impl Strategy<Value = Side> {
+    prop_oneof![Just(Side::Source), Just(Side::Destination)]
+}
+
+/// IPv6 with these extension headers, each `(protocol, 8-byte units beyond the first)`.
+fn extended(chain: &[(u8, u8)], upper: &[u8], protocol: u8) -> Vec<u8> {
+    let mut body = Vec::new();
+    for (i, (_, units)) in chain.iter().enumerate() {
+        let next = chain.get(i + 1).map_or(protocol, |(p, _)| *p);
+        let mut header = vec![0; 8 * (usize::from(*units) + 1)];
+        (header[0], header[1]) = (next, *units);
+        body.extend(header);
+    }
+    body.extend(upper);
+    let first = chain.first().map_or(protocol, |(p, _)| *p);
+    build::ip("fd00::1", "fd00::2", Protocol(first), &body)
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_give_a_typed_result(
+        bytes in prop::collection::vec(any::<u8>(), 0..200), first: u8,
+    ) {
+        let mut bytes = bytes;
+        if let Some(b) = bytes.first_mut() {
+            *b = if first & 1 == 0 { 0x45 | first & 0x0f } else { 0x60 | first & 0x0f };
+        }
+        if let Ok(parsed) = Parsed::from_bytes(&bytes) {
+            prop_assert!(parsed.transport <= parsed.payload);
+            prop_assert!(u32::from(parsed.payload) <= parsed.total_len);
+            prop_assert!(parsed.total_len as usize <= bytes.len());
+        }
+        let mut packet = Packet::from_slice(&bytes);
+        let target = if first & 1 == 0 { "192.0.2.9" } else { "fd00::9" }.parse().unwrap();
+        Rewrite::new(Side::Source, (target, 1), (target, 2)).apply(&mut packet);
+        prop_assert_eq!(packet.len(), bytes.len());
+    }
+
+    /// A well-formed packet with bytes changed: where both accept, both read the same ports.
+    #[test]
+    fn ports_are_those_of_etherparse(
+        (src, dst, _) in ends(), kind: u8,
+        damage in prop::collection::vec((0usize..80, any::<u8>()), 0..4), cut in 0usize..100,
+    ) {
+        let mut bytes = packet(kind, src, dst, b"0123456789abcdef");
+        for (at, value) in damage {
+            if let Some(b) = bytes.get_mut(at) {
+                *b = value;
+            }
+        }
+        bytes.truncate(bytes.len().saturating_sub(cut.saturating_sub(80)));
+        let Ok(parsed) = Parsed::from_bytes(&bytes) else { return Ok(()) };
+        let Ok(sliced) = LaxSlicedPacket::from_ip(&bytes) else { return Ok(()) };
+        let ports = match &sliced.transport {
+            Some(TransportSlice::Tcp(t)) => Some((t.source_port(), t.destination_port())),
+            Some(TransportSlice::Udp(u)) => Some((u.source_port(), u.destination_port())),
+            _ => None,
+        };
+        let ours = matches!(parsed.message, Message::Tcp(_) | Message::Udp)
+            .then(|| (parsed.flow.src_port(), parsed.flow.dst_port()));
+        if ours.is_some() && ports.is_some() {
+            prop_assert_eq!(ours, ports);
+        }
+        // Strictly well-formed packets are accepted by both, alike.
+        if let Ok(strict) = SlicedPacket::from_ip(&bytes)
+            && !parsed.first_fragment
+            && matches!(strict.transport, Some(TransportSlice::Tcp(_) | TransportSlice::Udp(_)))
+        {
+            prop_assert_eq!(ours, ports);
+        }
+    }
+
+    #[test]
+    fn translated_checksums_equal_full_recomputation(
+        (src, dst, new) in ends(), kind: u8, side in sides(),
+        payload in prop::collection::vec(any::<u8>(), 0..300),
+    ) {
+        let bytes = packet(kind, src, dst, &payload);
+        let mut packet = Packet::from_slice(&bytes);
+        let flow = packet.parse().unwrap().flow;
+        let old = side_of(&flow, side);
+        Rewrite::new(side, old, (new.ip(), new.port())).apply(&mut packet);
+        prop_assert_eq!(verify_checksums(packet.bytes()), Ok(()));
+        let cached = packet.parse().unwrap();
+        prop_assert_eq!(cached, Parsed::from_bytes(packet.bytes()).unwrap());
+        prop_assert_eq!(side_of(&cached.flow, side).0, new.ip());
+        // There and back is identity.
+        let now = side_of(&cached.flow, side);
+        Rewrite::new(side, now, old).apply(&mut packet);
+        prop_assert_eq!(packet.bytes(), &bytes[..]);
+    }
+
+    /// N-9: a port change leaves a partial checksum untouched.
+    #[test]
+    fn n9_a_port_change_leaves_a_partial_checksum(
+        (src, dst, new) in ends(), udp: bool, side in sides(),
+    ) {
+        let bytes = packet(u8::from(udp), src, dst, b"x");
+        let mut packet = build::partial(&bytes);
+        let parsed = packet.parse().unwrap();
+        let at = usize::from(parsed.transport) + if udp { 6 } else { 16 };
+        let before = packet.bytes()[at..at + 2].to_vec();
+        let old = side_of(&parsed.flow, side);
+        Rewrite::new(side, old, (old.0, new.port())).apply(&mut packet);
+        let sum = |b: &[u8]| u16::from_be_bytes([b[0], b[1]]) % 0xffff;
+        prop_assert_eq!(sum(&packet.bytes()[at..]), sum(&before));
+        prop_assert_eq!(side_of(&packet.parse().unwrap().flow, side), (old.0, new.port()));
+    }
+
+    /// N-9: UDP without a checksum stays without.
+    #[test]
+    fn n9_udp_zero_stays_zero(a: [u8; 4], b: [u8; 4], c: [u8; 4], port: u16, side in sides()) {
+        let mut bytes = build::udp((IpAddr::from(a), 1), (IpAddr::from(b), 2), b"x");
+        bytes[26..28].fill(0);
+        let mut packet = Packet::from_slice(&bytes);
+        let old = side_of(&packet.parse().unwrap().flow, side);
+        Rewrite::new(side, old, (IpAddr::from(c), port)).apply(&mut packet);
+        prop_assert_eq!(&packet.bytes()[26..28], &[0, 0]);
+        prop_assert_eq!(verify_checksums(packet.bytes()), Ok(()));
+    }
+
+    /// S-13, N-4: a later fragment has no ports, whatever its payload looks like.
+    #[test]
+    fn s13_n4_later_fragments_have_no_ports(
+        (src, dst, new) in ends(), kind: u8, payload in prop::collection::vec(any::<u8>(), 2000..3000),
+    ) {
+        let whole = packet(kind, src, dst, &payload);
+        for (i, bytes) in build::fragments(&whole, 576, 5).iter().enumerate() {
+            let mut packet = Packet::from_slice(bytes);
+            let parsed = packet.parse().unwrap();
+            prop_assert_eq!(parsed.first_fragment, i == 0);
+            prop_assert_eq!(parsed.message == Message::LaterFragment, i > 0);
+            if i > 0 {
+                prop_assert_eq!((parsed.flow.src_port(), parsed.flow.dst_port()), (0, 0));
+                // N-9: translation leaves its payload alone.
+                let old = (parsed.flow.src(), 0);
+                Rewrite::new(Side::Source, old, (new.ip(), new.port())).apply(&mut packet);
+                prop_assert_eq!(verify_checksums(packet.bytes()), Ok(()));
+                let body = usize::from(parsed.transport);
+                prop_assert_eq!(&packet.bytes()[body..], &bytes[body..]);
+            }
+        }
+    }
+
+    /// S-13, N-5: extension headers cannot hide a port.
+    #[test]
+    fn s13_n5_extension_headers_hide_no_port(
+        chain in prop::collection::vec((prop::sample::select(vec![0u8, 43, 60, 135, 139, 140]), 0u8..4), 0..=8),
+        src_port: u16, dst_port: u16,
+    ) {
+        let mut upper = vec![0; 8];
+        upper[..2].copy_from_slice(&src_port.to_be_bytes());
+        upper[2..4].copy_from_slice(&dst_port.to_be_bytes());
+        upper[5] = 8;
+        let parsed = Parsed::from_bytes(&extended(&chain, &upper, 17)).unwrap();
+        prop_assert_eq!(parsed.message, Message::Udp);
+        prop_assert_eq!((parsed.flow.src_port(), parsed.flow.dst_port()), (src_port, dst_port));
+    }
+}
+
+#[test]
+fn s13_a_chain_too_long_is_refused_not_passed() {
+    let chain = [(60, 0); 9];
+    assert!(Parsed::from_bytes(&extended(&chain, &[0, 1, 0, 2, 0, 8, 0, 0], 17)).is_err());
+}
+
+#[test]
+fn n9_a_computed_udp_checksum_of_zero_becomes_ffff() {
+    // The new source port is the one that brings the sum to 0xffff.
+    let bytes = build::udp("10.0.0.1:0", "10.0.0.2:2", b"x");
+    let port = u16::from_be_bytes([bytes[26], bytes[27]]);
+    let mut packet = Packet::from_slice(&bytes);
+    let ip: IpAddr = "10.0.0.1".parse().unwrap();
+    Rewrite::new(Side::Source, (ip, 0), (ip, port)).apply(&mut packet);
+    assert_eq!(packet.bytes()[26..28], [0xff, 0xff]);
+    assert_eq!(verify_checksums(packet.bytes()), Ok(()));
+}
