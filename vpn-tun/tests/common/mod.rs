@@ -1,0 +1,168 @@
+//! A network namespace of its own for each test.
+#![allow(dead_code)]
+
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+
+use futures_util::TryStreamExt;
+use nix::sched::{CloneFlags, unshare};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteType};
+use rtnetlink::packet_route::rule::{RuleAttribute, RuleFlags, RuleMessage};
+use rtnetlink::packet_route::{AddressFamily, address::AddressAttribute};
+use rtnetlink::{Handle, IpVersion, LinkMessageBuilder, LinkUnspec};
+use rtnetlink::{LinkVeth, RouteMessageBuilder};
+
+pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// Runs a test on a thread of its own in a fresh network namespace, which goes with the thread.
+/// Says so when the system doesn't allow that.
+pub fn in_namespace<F>(test: fn() -> F)
+where
+    F: Future<Output = Result<()>> + 'static,
+{
+    let run = move || {
+        if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
+            println!("SKIPPED: no network namespace of our own ({error}); run as root");
+            return;
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(test()).unwrap();
+    };
+    std::thread::spawn(run).join().unwrap();
+}
+
+/// A netlink socket in this thread's namespace.
+pub fn netlink() -> Handle {
+    let (connection, handle, _) = rtnetlink::new_connection().unwrap();
+    tokio::spawn(connection);
+    handle
+}
+
+pub async fn index(handle: &Handle, name: &str) -> Result<u32> {
+    let mut links = handle.link().get().match_name(name.to_owned()).execute();
+    Ok(links.try_next().await?.ok_or("no link")?.header.index)
+}
+
+/// An uplink: a veth with an address and a default route of both families.
+pub async fn uplink(handle: &Handle) -> Result<u32> {
+    // No duplicate address detection: addresses count at once.
+    std::fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0")?;
+    let pair = LinkVeth::new("up0", "up1").build();
+    handle.link().add(pair).execute().await?;
+    let up = index(handle, "up0").await?;
+    for index in [1, up, index(handle, "up1").await?] {
+        link_up(handle, index).await?;
+    }
+    handle
+        .address()
+        .add(up, "192.0.2.2".parse()?, 24)
+        .execute()
+        .await?;
+    let v4 = RouteMessageBuilder::<std::net::Ipv4Addr>::new()
+        .output_interface(up)
+        .build();
+    handle.route().add(v4).execute().await?;
+    let v6 = RouteMessageBuilder::<std::net::Ipv6Addr>::new()
+        .output_interface(up)
+        .build();
+    handle
+        .address()
+        .add(up, "2001:db8::2".parse()?, 64)
+        .execute()
+        .await?;
+    handle.route().add(v6).execute().await?;
+    Ok(up)
+}
+
+pub async fn link_up(handle: &Handle, index: u32) -> Result<()> {
+    let link = LinkMessageBuilder::<LinkUnspec>::new()
+        .index(index)
+        .up()
+        .build();
+    Ok(handle.link().change(link).execute().await?)
+}
+
+pub async fn rules(handle: &Handle, version: IpVersion) -> Result<Vec<RuleMessage>> {
+    let all: Vec<RuleMessage> = handle.rule().get(version).execute().try_collect().await?;
+    let inverted = |r: &RuleMessage| r.header.flags.contains(RuleFlags::Invert);
+    Ok(all.into_iter().filter(inverted).collect())
+}
+
+pub fn rule_has(rule: &RuleMessage, attribute: RuleAttribute) -> bool {
+    rule.attributes.contains(&attribute)
+}
+
+/// Kind, metric and device of each route of a table.
+pub async fn routes(
+    handle: &Handle,
+    family: AddressFamily,
+    table: u32,
+) -> Result<Vec<(RouteType, u32, Option<u32>, u8)>> {
+    let mut query = RouteMessage::default();
+    query.header.address_family = family;
+    let all: Vec<RouteMessage> = handle.route().get(query).execute().try_collect().await?;
+    let mut found = Vec::new();
+    for route in all {
+        let (mut metric, mut device) = (0, None);
+        let mut its_table = u32::from(route.header.table);
+        for attribute in &route.attributes {
+            match attribute {
+                RouteAttribute::Table(t) => its_table = *t,
+                RouteAttribute::Priority(p) => metric = *p,
+                RouteAttribute::Oif(i) => device = Some(*i),
+                _ => {}
+            }
+        }
+        if its_table == table {
+            let length = route.header.destination_prefix_length;
+            found.push((route.header.kind, metric, device, length));
+        }
+    }
+    found.sort_by_key(|r| r.1);
+    Ok(found)
+}
+
+/// The addresses of an interface, link-local ones left out, with the time they were last changed.
+pub async fn addresses(handle: &Handle, index: u32) -> Result<Vec<(IpAddr, u32)>> {
+    let all: Vec<_> = handle
+        .address()
+        .get()
+        .set_link_index_filter(index)
+        .execute()
+        .try_collect()
+        .await?;
+    let mut found = Vec::new();
+    for message in all {
+        let mut address = None;
+        let mut changed = 0;
+        for attribute in &message.attributes {
+            match attribute {
+                AddressAttribute::Address(a) => address = Some(*a),
+                AddressAttribute::CacheInfo(info) => changed = info.cstamp,
+                _ => {}
+            }
+        }
+        match address {
+            Some(IpAddr::V6(a)) if a.is_unicast_link_local() => {}
+            Some(a) => found.push((a, changed)),
+            None => {}
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Where the kernel would send a packet of this socket: the source it chose, or the error.
+pub fn lookup(mark: Option<u32>, to: &str) -> std::io::Result<IpAddr> {
+    let to: SocketAddr = to.parse().unwrap();
+    let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = UdpSocket::bind(any)?;
+    if let Some(mark) = mark {
+        socket2::SockRef::from(&socket).set_mark(mark)?;
+    }
+    socket.connect(to)?;
+    Ok(socket.local_addr()?.ip())
+}
