@@ -14,12 +14,17 @@ FAILED=0
 # stage NAME COMMAND... : run one stage, print its time, remember how it ended. A failed stage
 # does not stop the others, so that one run shows everything. A stage that prints SKIPPED says why.
 stage() {
-  local name=$1 from=$SECONDS log status=ok
+  local name=$1 from=$SECONDS log code status=ok
   shift
   log=$(mktemp)
   printf '\n== %s: %s\n' "$name" "$*"
-  if ! "$@" 2>&1 | tee "$log"; then
-    status=FAILED
+  # Not in an `if`: bash would ignore -e inside, and a stage's first failure would pass unseen.
+  set +e
+  (set -e; "$@") 2>&1 | tee "$log"
+  code=${PIPESTATUS[0]}
+  set -e
+  if ((code)); then
+    status="FAILED with status $code"
     FAILED=$((FAILED + 1))
   elif grep -q SKIPPED "$log"; then
     status="ok, with $(grep -c SKIPPED "$log") SKIPPED"
@@ -46,8 +51,9 @@ summary() {
 # need_packages : install what is missing, by apt, as root.
 need_packages() {
   local pair missing=()
-  for pair in "$@"; do                     # COMMAND=PACKAGE
-    command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
+  for pair in "$@"; do                     # COMMAND=PACKAGE [PACKAGE]
+    # shellcheck disable=SC2206  # a list of words on purpose
+    command -v "${pair%%=*}" >/dev/null || missing+=(${pair#*=})
   done
   ((${#missing[@]})) || { echo "nothing to install"; return 0; }
   if [[ $EUID -ne 0 ]] || ! command -v apt-get >/dev/null; then

@@ -17,7 +17,8 @@
 //! Everything hangs on values: dropping them ends the processes they started, by process id, and
 //! lets the kernel remove namespaces with all that is in them. A panicking test drops them too. If
 //! the whole test process is killed, its threads are gone and with them the anonymous namespaces,
-//! and started processes get the signal they asked for (`setpriv --pdeathsig`).
+//! and started servers are killed by the kernel; only the folder with the profiles, readable by its
+//! owner alone, stays in the temporary folder.
 //!
 //! ```no_run
 //! use vpn_lab::{LabPlan, ProviderLab};
