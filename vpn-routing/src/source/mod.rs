@@ -2,10 +2,10 @@
 //!
 //! | Source | Feature | Changes |
 //! |---|---|---|
-//! | [`StaticRules`] | `tokio` | by [`set`](StaticRules::set), in this process |
-//! | [`SqliteRules`] | `sqlite` | by any process that writes the file |
+//! | `StaticRules` | `tokio` | by `set`, in this process |
+//! | `SqliteRules` | `sqlite` | by any process that writes the file |
 //!
-//! A source is brought into force by [`RuleFeed`](crate::rules::RuleFeed).
+//! A source is brought into force by `rules::RuleFeed`.
 
 #[cfg(feature = "tokio")]
 mod fixed;
@@ -13,6 +13,8 @@ mod fixed;
 mod sqlite;
 
 #[cfg(feature = "tokio")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tokio")))]
 pub use fixed::StaticRules;
 #[cfg(feature = "sqlite")]
+#[cfg_attr(docsrs, doc(cfg(feature = "sqlite")))]
 pub use sqlite::{BUSY_TIMEOUT, POLL_EVERY, SCHEMA_VERSION, SqliteError, SqliteRules};
