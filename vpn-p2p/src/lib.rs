@@ -1,11 +1,17 @@
 //! Peers and transports of the VPN SDK.
 //!
-//! | Module | What it does |
-//! |---|---|
-//! | [`wg_quick`] | reads the provider's `wg-quick` file, unchanged |
-//! | [`session`] | [`Session`](session::Session): what one peer's cryptography does, without sockets |
-//! | [`wireguard`] | [`WireGuardTransport`](wireguard::WireGuardTransport): a tunnel to a provider, or a server for clients |
-//! | [`manual`] | how-tos, tuning, troubleshooting |
+//! Without features there is only this page and the [`manual`].
+#![cfg_attr(
+    feature = "wireguard",
+    doc = "
+| Module | What it does |
+|---|---|
+| [`wg_quick`] | reads the provider's `wg-quick` file, unchanged |
+| [`session`] | what one peer's cryptography does, without sockets |
+| [`wireguard`] | [`WireGuardTransport`]: a tunnel to a provider, or a server for clients |
+| [`manual`] | how-tos, tuning, troubleshooting |
+"
+)]
 //!
 //! # Features
 //!

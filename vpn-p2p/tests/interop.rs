@@ -16,7 +16,6 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use common::{End, Keys, local, transport};
-use vpn_core::TunnelTransport as _;
 
 const FILE: &str = "VPN_P2P_INTEROP_FILE";
 

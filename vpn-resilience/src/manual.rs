@@ -37,7 +37,7 @@
 //! # Tuning
 //!
 //! * A tunnel that must be back quickly after its path healed: a small `cap`
-//!   ([`BackoffConfig::cap`]), for the longest pause bounds how late the healing is noticed.
+//!   ([`BackoffConfig::cap`](crate::BackoffConfig::cap)), for the longest pause bounds how late the healing is noticed.
 //! * Many clients of one server: [`Jitter::Full`](crate::Jitter::Full) and a larger `cap`, each
 //!   with its own seed.
 //! * A breaker whose `reset_after` exceeds the back-off's `cap` decides the pace.

@@ -15,7 +15,7 @@ use super::routes::{Inner, Routes};
 use super::socket::{Received, Run};
 use super::{WireGuardOptions, WireGuardStats};
 use crate::session::{Opened, Session, Ticked};
-use crate::wg_quick::{Endpoint, PublicKey, WgQuick};
+use crate::wg_quick::{Endpoint, Peer, PublicKey, WgQuick};
 
 /// Session names kept per peer: gotatun keeps eight sessions and two handshakes.
 const INDICES_PER_PEER: usize = 16;
@@ -84,6 +84,14 @@ pub(super) struct Core {
 
 impl Core {
     pub(super) fn new(config: &WgQuick, options: &WireGuardOptions) -> Self {
+        Self::with_sessions(config, options, |gate, peer| Box::new(gate.session(peer)))
+    }
+
+    fn with_sessions(
+        config: &WgQuick,
+        options: &WireGuardOptions,
+        mut session: impl FnMut(&Gate, &Peer) -> Box<dyn Session>,
+    ) -> Self {
         let gate = Gate::new(&config.interface.private_key);
         let mut routes = Routes::default();
         let mut by_key = HashMap::new();
@@ -94,7 +102,7 @@ impl Core {
                 routes.insert(*network, index);
             }
             peers.push(PeerState {
-                session: Box::new(gate.session(peer)),
+                session: session(&gate, peer),
                 configured: peer.endpoint.clone(),
                 endpoint: None,
                 health: Health::new(options.no_answer_after, options.seed ^ index as u64),
@@ -342,3 +350,6 @@ impl Core {
         self.by_index.insert(name, index);
     }
 }
+
+#[cfg(test)]
+mod tests;
