@@ -1,5 +1,6 @@
 //! The capture, in a namespace of its own: what it installs, and what happens without the device.
 #![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // helpers of tests are no tests to the lint
 
 mod common;
 

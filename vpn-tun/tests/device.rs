@@ -1,5 +1,6 @@
 //! The TUN device, in a namespace of its own.
 #![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // helpers of tests are no tests to the lint
 
 mod common;
 

@@ -92,6 +92,11 @@ impl MarkedUnderlay {
         self
     }
 
+    /// The resolvers it asks.
+    pub fn servers(&self) -> &[IpAddr] {
+        &self.nameservers
+    }
+
     /// Looks names up in another file than `/etc/hosts`.
     #[must_use]
     pub fn hosts(mut self, path: impl Into<PathBuf>) -> Self {

@@ -12,11 +12,11 @@ use rtnetlink::packet_route::{AddressFamily, address::AddressAttribute};
 use rtnetlink::{Handle, IpVersion, LinkMessageBuilder, LinkUnspec};
 use rtnetlink::{LinkVeth, RouteMessageBuilder};
 
-pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// Runs a test on a thread of its own in a fresh network namespace, which goes with the thread.
 /// Says so when the system doesn't allow that.
-pub fn in_namespace<F>(test: fn() -> F)
+pub(crate) fn in_namespace<F>(test: fn() -> F)
 where
     F: Future<Output = Result<()>> + 'static,
 {
@@ -35,19 +35,19 @@ where
 }
 
 /// A netlink socket in this thread's namespace.
-pub fn netlink() -> Handle {
+pub(crate) fn netlink() -> Handle {
     let (connection, handle, _) = rtnetlink::new_connection().unwrap();
     tokio::spawn(connection);
     handle
 }
 
-pub async fn index(handle: &Handle, name: &str) -> Result<u32> {
+pub(crate) async fn index(handle: &Handle, name: &str) -> Result<u32> {
     let mut links = handle.link().get().match_name(name.to_owned()).execute();
     Ok(links.try_next().await?.ok_or("no link")?.header.index)
 }
 
 /// An uplink: a veth with an address and a default route of both families.
-pub async fn uplink(handle: &Handle) -> Result<u32> {
+pub(crate) async fn uplink(handle: &Handle) -> Result<u32> {
     // No duplicate address detection: addresses count at once.
     std::fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0")?;
     let pair = LinkVeth::new("up0", "up1").build();
@@ -77,7 +77,7 @@ pub async fn uplink(handle: &Handle) -> Result<u32> {
     Ok(up)
 }
 
-pub async fn link_up(handle: &Handle, index: u32) -> Result<()> {
+pub(crate) async fn link_up(handle: &Handle, index: u32) -> Result<()> {
     let link = LinkMessageBuilder::<LinkUnspec>::new()
         .index(index)
         .up()
@@ -85,18 +85,18 @@ pub async fn link_up(handle: &Handle, index: u32) -> Result<()> {
     Ok(handle.link().change(link).execute().await?)
 }
 
-pub async fn rules(handle: &Handle, version: IpVersion) -> Result<Vec<RuleMessage>> {
+pub(crate) async fn rules(handle: &Handle, version: IpVersion) -> Result<Vec<RuleMessage>> {
     let all: Vec<RuleMessage> = handle.rule().get(version).execute().try_collect().await?;
     let inverted = |r: &RuleMessage| r.header.flags.contains(RuleFlags::Invert);
     Ok(all.into_iter().filter(inverted).collect())
 }
 
-pub fn rule_has(rule: &RuleMessage, attribute: RuleAttribute) -> bool {
+pub(crate) fn rule_has(rule: &RuleMessage, attribute: RuleAttribute) -> bool {
     rule.attributes.contains(&attribute)
 }
 
 /// Kind, metric and device of each route of a table.
-pub async fn routes(
+pub(crate) async fn routes(
     handle: &Handle,
     family: AddressFamily,
     table: u32,
@@ -126,7 +126,7 @@ pub async fn routes(
 }
 
 /// The addresses of an interface, link-local ones left out, with the time they were last changed.
-pub async fn addresses(handle: &Handle, index: u32) -> Result<Vec<(IpAddr, u32)>> {
+pub(crate) async fn addresses(handle: &Handle, index: u32) -> Result<Vec<(IpAddr, u32)>> {
     let all: Vec<_> = handle
         .address()
         .get()
@@ -156,7 +156,7 @@ pub async fn addresses(handle: &Handle, index: u32) -> Result<Vec<(IpAddr, u32)>
 }
 
 /// Where the kernel would send a packet of this socket: the source it chose, or the error.
-pub fn lookup(mark: Option<u32>, to: &str) -> std::io::Result<IpAddr> {
+pub(crate) fn lookup(mark: Option<u32>, to: &str) -> std::io::Result<IpAddr> {
     let to: SocketAddr = to.parse().unwrap();
     let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let socket = UdpSocket::bind(any)?;
