@@ -4,6 +4,9 @@
 //! |---|---|
 //! | [`memory_device`] | a [`TunDevice`](crate::TunDevice) and the applications behind it |
 //! | [`memory_transport`] | a [`TunnelTransport`](crate::TunnelTransport) and the far end |
+//! | [`Faulty`] | a bad network around either: loss, delay, reordering, by seed |
+//! | [`PcapTap`] | a capture file around either |
+//! | [`VirtualClock`] | time |
 //! | [`build`] | packets with right checksums, fragments, super-packets |
 //! | [`verify_checksums`] | the oracle: every checksum computed anew |
 //!
@@ -23,12 +26,18 @@
 //! ```
 
 pub mod build;
+mod clock;
 mod device;
+mod faulty;
+mod pcap;
 mod queue;
 mod transport;
 mod verify;
 
+pub use clock::VirtualClock;
 pub use device::{AppSide, MemoryDevice, memory_device, memory_device_with};
+pub use faulty::{Faults, Faulty};
+pub use pcap::PcapTap;
 pub use queue::InjectError;
 pub use transport::{FarSide, MemoryTransport, memory_transport, memory_transport_with};
 pub use verify::{ChecksumError, verify_checksums};
