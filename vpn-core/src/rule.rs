@@ -237,7 +237,7 @@ pub enum RuleSourceError {
 ///
 /// # Example
 ///
-/// Rules that never change:
+/// Rules that never change (for changing ones see [`crate::manual::own_rule_source`]):
 ///
 /// ```
 /// use async_trait::async_trait;
