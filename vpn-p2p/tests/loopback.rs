@@ -1,6 +1,6 @@
 //! Two transports on loopback: a client and a server.
 #![cfg(feature = "wireguard")]
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 mod common;
 
@@ -307,4 +307,70 @@ async fn a_super_packet_is_cut_at_sealing_time() {
         received.extend_from_slice(&packet[28..]);
     }
     assert!(received == payload);
+}
+
+/// Longer than gotatun tries by itself (90 s), with everything at its default.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes two minutes"]
+async fn a_long_cut_heals_within_ten_seconds() {
+    let keys = Keys::new();
+    let server = transport(&keys.server_file(0, ALL), local());
+    let at = std::net::SocketAddr::from(([127, 0, 0, 1], port(&server)));
+    let server = End::new(server);
+    let (cut, relay) = cuttable_relay(at).await;
+    let client = End::new(transport(
+        &keys.client_file(&relay.to_string(), ALL),
+        local(),
+    ));
+    client.up().await;
+    cut.store(true, std::sync::atomic::Ordering::Relaxed);
+    let start = std::time::Instant::now();
+    let packet = udp("10.5.0.2", "198.51.100.7", b"?");
+    client.send(std::slice::from_ref(&packet)).await;
+    client
+        .state(|state| matches!(state, TransportState::Down(_)))
+        .await;
+    println!("down after {:?}", start.elapsed());
+    tokio::time::sleep(std::time::Duration::from_secs(100)).await;
+    cut.store(false, std::sync::atomic::Ordering::Relaxed);
+    let healed = std::time::Instant::now();
+    client.up().await;
+    println!("up after {:?}", healed.elapsed());
+    assert!(healed.elapsed() < std::time::Duration::from_secs(10));
+    server.close().await;
+}
+
+/// Forwards datagrams while it is not cut.
+async fn cuttable_relay(
+    server: std::net::SocketAddr,
+) -> (
+    std::sync::Arc<std::sync::atomic::AtomicBool>,
+    std::net::SocketAddr,
+) {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let front = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let back = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = front.local_addr().unwrap();
+    let cut = std::sync::Arc::new(AtomicBool::new(false));
+    let is_cut = cut.clone();
+    tokio::spawn(async move {
+        let mut client = None;
+        let (mut there, mut here) = (vec![0; 2000], vec![0; 2000]);
+        loop {
+            tokio::select! {
+                Ok((len, from)) = front.recv_from(&mut there) => {
+                    client = Some(from);
+                    if !is_cut.load(Ordering::Relaxed) {
+                        back.send_to(&there[..len], server).await.unwrap();
+                    }
+                }
+                Ok((len, _)) = back.recv_from(&mut here) => {
+                    if let Some(client) = client && !is_cut.load(Ordering::Relaxed) {
+                        front.send_to(&here[..len], client).await.unwrap();
+                    }
+                }
+            }
+        }
+    });
+    (cut, address)
 }

@@ -245,3 +245,75 @@ fn transmit(to: SocketAddr, contents: &[u8], segment_size: Option<usize>) -> Tra
         src_ip: None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn socket() -> Udp {
+        Udp::new(std::net::UdpSocket::bind("127.0.0.1:0").unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_run_takes_equal_datagrams_and_one_shorter() {
+        let (here, there) = (
+            "127.0.0.1:1".parse().unwrap(),
+            "127.0.0.1:2".parse().unwrap(),
+        );
+        let mut run = Run::default();
+        assert!(run.takes(here, 100, 8));
+        run.appended(here, 100);
+        assert!(run.takes(here, 100, 8) && run.takes(here, 60, 8));
+        assert!(!run.takes(here, 101, 8), "longer");
+        assert!(!run.takes(there, 100, 8), "elsewhere");
+        assert!(!run.takes(here, 100, 1), "too many");
+        run.appended(here, 60);
+        assert!(!run.takes(here, 60, 8), "after a shorter one");
+        run.clear();
+        assert!(run.takes(there, 1, 1));
+    }
+
+    #[tokio::test]
+    async fn a_run_arrives_as_the_datagrams_it_was_made_of() {
+        let (sender, receiver) = (socket(), socket());
+        let to = receiver.local_addr().unwrap();
+        let mut run = Run::default();
+        let mut expected = Vec::new();
+        for n in 0..5u8 {
+            let datagram = vec![n; if n == 4 { 300 } else { 1000 }];
+            assert!(run.takes(to, datagram.len(), 8));
+            run.bytes.extend_from_slice(&datagram);
+            run.appended(to, datagram.len());
+            expected.push(datagram);
+        }
+        sender.writable().await.unwrap();
+        assert!(matches!(sender.flush(&run), Flushed::Sent));
+        assert!(matches!(sender.flush_singly(to, &run), Flushed::Sent));
+        let twice = [expected.clone(), expected].concat();
+        let mut datagrams = Vec::new();
+        while datagrams.len() < twice.len() {
+            receiver.readable().await.unwrap();
+            let mut received = Vec::new();
+            let _ = receiver.receive(&mut received);
+            for mut received in received {
+                assert_eq!(received.from, sender.local_addr().unwrap());
+                datagrams.extend(std::iter::from_fn(|| received.pop()));
+            }
+        }
+        assert!(datagrams == twice);
+    }
+
+    #[tokio::test]
+    async fn a_datagram_that_is_too_big_is_refused_and_not_swallowed() {
+        let sender = socket();
+        let to = sender.local_addr().unwrap();
+        let mut run = Run::default();
+        run.bytes.resize(65_535, 0);
+        run.appended(to, 65_535);
+        sender.writable().await.unwrap();
+        let Flushed::Refused(1, error) = sender.flush(&run) else {
+            panic!("sent");
+        };
+        assert!(quinn_udp::is_msg_size_err(&error));
+    }
+}
