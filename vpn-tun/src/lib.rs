@@ -38,3 +38,7 @@ pub use journal::Journal;
 pub use name::{InterfaceName, NameError};
 #[cfg(target_os = "linux")]
 pub use underlay::MarkedUnderlay;
+
+#[cfg(all(doctest, target_os = "linux"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,1 +1,102 @@
-//! How-tos.
+//! The manual: how-tos, tuning, troubleshooting.
+//!
+//! # From nothing to a captured machine
+//!
+//! ```no_run
+//! # #[cfg(target_os = "linux")]
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::sync::Arc;
+//! use vpn_core::InterfacePlan;
+//! use vpn_tun::{Applier, CaptureConfig, Journal, LinuxTun, MarkedUnderlay, OnExit, TunConfig};
+//!
+//! let capture = CaptureConfig::default();
+//! // Sockets for tunnels: made with the capture's mark, or they would enter their own tunnel.
+//! let underlay = Arc::new(MarkedUnderlay::new(capture.mark));
+//! let tun = Arc::new(LinuxTun::create(TunConfig::named("vpn0".parse()?))?);
+//! let journal = Journal::open("/run/my-vpn.journal")?;
+//! let mut applier = Applier::new(tun.name(), Some(capture))?.with_journal(journal);
+//! applier.engage().await?;
+//! // Hand `tun` and `underlay` to the engine; give each plan it computes to the applier.
+//! let plan = InterfacePlan {
+//!     addresses: ["10.5.0.2/32".parse()?].into(),
+//!     mtu: 1420,
+//!     ..InterfacePlan::default()
+//! };
+//! applier.apply(&plan).await?;
+//! // At the end. `Block` keeps the machine closed, `Open` lets traffic go direct again.
+//! applier.disengage(OnExit::Block).await?;
+//! # Ok(())
+//! # }
+//! # fn main() {}
+//! ```
+//!
+//! # How the capture works
+//!
+//! `ip rule` and `ip route show table 30320` show it:
+//!
+//! ```text
+//! 0:      from all lookup local
+//! 10000:  not from all fwmark 0x76706e31 lookup 30320
+//! 32766:  from all lookup main
+//!
+//! default dev vpn0 metric 100
+//! blackhole default metric 2147483647
+//! ```
+//!
+//! * An unmarked packet to another machine finds the device, or the blackhole when there is none.
+//! * A marked packet does not match the rule, and goes where it would have gone before.
+//! * Packets to the machine's own addresses are found in `local` first.
+//! * There is no moment in between: blackhole, rule and device route are added in this order, and a
+//!   restart replaces each in place.
+//! * The device's subnets have no route in the main table, so a tunnel whose endpoint lies in such
+//!   a subnet still leaves by the uplink.
+//!
+//! # After a crash
+//!
+//! The kernel removes the device and its routes; rule and blackhole stay and block. Either start
+//! again, which takes over, or undo:
+//!
+//! ```no_run
+//! # #[cfg(target_os = "linux")]
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use vpn_tun::{Applier, CaptureConfig, Journal, SystemDns};
+//! let journal = Journal::open("/run/my-vpn.journal")?;
+//! Applier::remove_leftovers(&CaptureConfig::default(), Some(&journal)).await?;
+//! SystemDns::recover(&journal)?;
+//! # Ok(())
+//! # }
+//! # fn main() {}
+//! ```
+//!
+//! By hand: `ip rule del priority 10000; ip -6 rule del priority 10000; ip route flush table 30320;
+//! ip -6 route flush table 30320`.
+//!
+//! # Tuning
+//!
+//! | What | Where | When |
+//! |---|---|---|
+//! | queue to the device | `TunConfig::queue_len`, packets | `ip -s link show vpn0` counts dropped TX |
+//! | socket buffers | `sysctl net.core.rmem_max net.core.wmem_max` | 4 MiB are asked for; less is granted without a word |
+//! | mark, table, priority | `CaptureConfig` | a second instance, or another program uses them |
+//!
+//! # What it does not do
+//!
+//! * A program with `CAP_NET_ADMIN` or `CAP_NET_RAW` can set the mark or write frames to the uplink.
+//! * A program that binds to the uplink (`SO_BINDTODEVICE`) gets no IPv6 route. By IPv4 the kernel
+//!   takes any destination for a neighbour on that link when the lookup fails: real neighbours, and
+//!   what a router answers ARP for, are reached. Only a packet filter stops that.
+//! * Answers to connections *from* the network (an SSH session over the uplink) are unmarked and
+//!   enter the device. Reach the machine through a tunnel, or mark the server's sockets.
+//! * Link-local IPv6 and unicast DHCP renewals are captured as everything else; DHCP clients fall
+//!   back to broadcast from a packet socket.
+//!
+//! # Troubleshooting
+//!
+//! | Symptom | Cause and remedy |
+//! |---|---|
+//! | `no permission for /dev/net/tun` | root, or `setcap cap_net_admin+ep` on the program |
+//! | `routing table … holds routes of another program` | choose another table |
+//! | tunnels never connect, their packets leave and answers arrive | strict reverse-path filtering: `engage` loosens it; look whether something set `net.ipv4.conf.all.rp_filter` back to 1 |
+//! | `EINVAL` or "Invalid argument" when an app connects | the blackhole: the device is gone or down |
+//! | IPv6 fails, IPv4 works | MTU below 1280, or `disable_ipv6` on the device: IPv6 is then blocked |
+//! | every app asks the same resolver | systemd-resolved asks for all of them; DNS per app needs it out of the way |

@@ -232,6 +232,29 @@ fn strict_reverse_path_filtering_is_loosened_and_restored_also_after_a_crash() {
     });
 }
 
+// R19: an app that binds to the uplink. IPv4 takes the destination for a neighbour when the lookup
+// fails, which only a packet filter stops: the manual says so.
+#[test]
+fn binding_to_the_uplink_does_not_go_around_by_ipv6() {
+    in_namespace(|| async {
+        let netlink = common::netlink();
+        common::uplink(&netlink).await?;
+        let bound = |to: &str| {
+            let to: std::net::SocketAddr = to.parse().unwrap();
+            let socket = std::net::UdpSocket::bind("[::]:0")?;
+            socket2::SockRef::from(&socket).bind_device(Some(b"up0"))?;
+            socket.connect(to)
+        };
+        bound(V6)?;
+        let device = tun();
+        let mut applier = applier(&device);
+        applier.engage().await?;
+        applier.apply(&plan()).await?;
+        bound(V6).unwrap_err();
+        Ok(())
+    });
+}
+
 #[test]
 fn a_table_of_somebody_else_is_not_taken() {
     in_namespace(|| async {
