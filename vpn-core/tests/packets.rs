@@ -1,4 +1,9 @@
 //! The parser against etherparse, and translation against full recomputation.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use std::net::{IpAddr, SocketAddr};
 

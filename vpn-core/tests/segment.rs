@@ -1,4 +1,9 @@
 //! Cutting super-packets: nothing is lost, every segment is complete, and etherparse agrees.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use std::net::{IpAddr, SocketAddr};
 
