@@ -57,3 +57,7 @@ pub use process::{Output, Process};
 pub use provider::{Provider, ProviderKind, RegionPlan};
 pub use service::Site;
 pub use user::{enter_user_namespace, missing, skip};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

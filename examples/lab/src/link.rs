@@ -42,6 +42,38 @@ impl Namespace {
         })
     }
 
+    /// Loads packet-filter rules, in the language of `nft`, in one transaction. Needs that program.
+    pub fn packet_filter(&self, rules: &str) -> Result<(), LabError> {
+        let mut command = Command::new("nft");
+        command.args(["-f", "-"]);
+        let output = self.output_of(command, rules.as_bytes(), IP_LIMIT)?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(LabError::Failed {
+            command: "nft -f -".to_owned(),
+            label: self.label().to_owned(),
+            message: output.stderr.trim().to_owned(),
+        })
+    }
+
+    /// Drops what arrives on `interface` for these prefixes, although their addresses may be our
+    /// own. Call it once, before other policy rules.
+    pub fn refuse_on(&self, interface: &str, prefixes: &[&str]) -> Result<(), LabError> {
+        for family in ["-4", "-6"] {
+            // The table of own addresses is asked first (preference 0) unless it is moved.
+            self.ip(&format!("{family} rule add pref 10 lookup local"))?;
+            self.ip(&format!("{family} rule del pref 0"))?;
+        }
+        for prefix in prefixes {
+            let family = if prefix.contains(':') { "-6" } else { "-4" };
+            self.ip(&format!(
+                "{family} rule add pref 5 iif {interface} to {prefix} blackhole"
+            ))?;
+        }
+        Ok(())
+    }
+
     /// Gives `interface` an address, usable at once (no duplicate address detection).
     pub fn add_address(
         &self,

@@ -1,6 +1,6 @@
 //! Processes the lab started: known by their handle, never by a name, and ended with it.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -106,12 +106,27 @@ impl Drop for Process {
 
 impl Namespace {
     /// Runs a program inside the namespace to its end and collects what it writes.
-    pub fn output(&self, mut command: Command, limit: Duration) -> Result<Output, LabError> {
+    pub fn output(&self, command: Command, limit: Duration) -> Result<Output, LabError> {
+        self.output_of(command, &[], limit)
+    }
+
+    /// As [`output`](Self::output), with `input` on its standard input: at most what a pipe holds
+    /// (64 KiB) if the program does not read.
+    pub fn output_of(
+        &self,
+        mut command: Command,
+        input: &[u8],
+        limit: Duration,
+    ) -> Result<Output, LabError> {
         command
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut process = self.spawn(command)?;
+        if let Some(mut pipe) = process.child().stdin.take() {
+            // A program that does not read its input is no error: its status tells.
+            let _ = pipe.write_all(input);
+        }
         let stdout = collect(process.child().stdout.take());
         let stderr = collect(process.child().stderr.take());
         let status = process.wait(limit)?;

@@ -215,6 +215,11 @@ impl Provider {
                 Server::WireguardGo(WireguardGo::start(&plan, &keys, &namespace, folder)?)
             }
         };
+        // What a region offers is reached through its tunnel only.
+        namespace.refuse_on(
+            "eth0",
+            &["203.0.113.0/24", "198.18.0.0/15", "2001:db8:113::/64"],
+        )?;
         let resolvers = vec![SHARED_DNS.into(), plan.own_dns().into()];
         let services = site_of(&plan.name, plan.number, resolvers, true).start(&namespace)?;
         Ok(Self {

@@ -158,6 +158,45 @@ fn a_capture_sees_what_goes_direct() {
 }
 
 #[test]
+fn a_region_is_not_reached_around_its_tunnel() {
+    let Some(lab) = lab() else { return };
+    let region = lab.region("uk").expect("uk");
+    let inside = region.namespace();
+    let own = inside.run(|| client::region_of(SITE4.into()));
+    assert_eq!(own.expect("inside").expect("an answer"), "uk");
+    for (site, via) in [
+        ("203.0.113.10", "192.0.2.21"),
+        ("2001:db8:113::10", "2001:db8:1::21"),
+    ] {
+        lab.client()
+            .add_route(site, via.parse().expect("an address"))
+            .expect("a route");
+        let site: IpAddr = site.parse().expect("an address");
+        let limit = Duration::from_millis(500);
+        let answer = lab
+            .client()
+            .run(|| client::http_get_within(site, "/", limit));
+        assert!(answer.expect("inside").is_err(), "{site}");
+    }
+}
+
+#[test]
+fn packet_filters_are_the_namespaces_own() {
+    let Some(lab) = lab() else { return };
+    if vpn_lab::skip(&["nft"]) {
+        return;
+    }
+    let rules = "table inet t { chain c { type filter hook output priority 0; \
+                 tcp dport 80 reject with tcp reset; }; }";
+    lab.client().packet_filter(rules).expect("rules");
+    let answer = lab.client().run(|| client::region_of(SITE4.into()));
+    assert!(answer.expect("inside").is_err());
+    let echo = lab.client().run(|| client::udp_echo(SITE4.into(), "x"));
+    assert_eq!(echo.expect("inside").expect("an answer"), "direct x");
+    assert!(lab.client().packet_filter("nonsense").is_err());
+}
+
+#[test]
 fn profiles_are_for_their_owner_only() {
     use std::os::unix::fs::PermissionsExt;
     let Some(lab) = lab() else { return };
