@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use async_trait::async_trait;
 
 use super::queue::{InjectError, Queue};
-use crate::packet::{Packet, PacketBatch, Parsed};
+use crate::packet::segment::split;
+use crate::packet::{BufferPool, Offload, Packet, PacketBatch, Parsed};
 use crate::transport::{
     Assigned, DownCause, StateSender, StateWatch, TransportCapabilities, TransportError,
     TransportState, TunnelTransport,
@@ -188,9 +189,19 @@ impl MemoryTransport {
             shared.rejected.fetch_add(1, Ordering::Relaxed);
             return Sent::Yes;
         }
-        match shared.outbound.push(packet.shrunk()) {
-            Ok(()) => Sent::Yes,
-            Err(_) => Sent::QueueFull,
+        if shared.capabilities.offload || packet.offload == Offload::NONE {
+            return match shared.outbound.push(packet.shrunk()) {
+                Ok(()) => Sent::Yes,
+                Err(_) => Sent::QueueFull,
+            };
+        }
+        // Segments beyond the queue's bound are lost, as on a network.
+        let mut pool = BufferPool::new(0, usize::from(shared.capabilities.mtu));
+        match split(packet, &mut pool, |segment| {
+            let _ = shared.outbound.push(segment);
+        }) {
+            Ok(_) => Sent::Yes,
+            Err(_) => Sent::Dropped(DropReason::Unsupported),
         }
     }
 }
@@ -284,6 +295,23 @@ mod tests {
         assert_eq!(send(&transport, &own, drops), 1);
         assert_eq!(far.take().unwrap().bytes(), own);
         assert_eq!(drops.total(), 0);
+    }
+
+    #[test]
+    fn a_tunnel_without_offload_cuts_super_packets() {
+        let (transport, far) = memory_transport(8, 1420);
+        far.up(assigned("10.5.0.2/16"));
+        let whole = build::super_tcp("10.5.0.2:1", "192.0.2.1:2", 0x10, 1, 1000, &[7; 2500]);
+        let mut batch = PacketBatch::new(1, 1500);
+        assert!(batch.push(whole).is_ok());
+        let drops = &mut DropCounters::default();
+        assert_eq!(transport.try_send(&mut batch, drops).unwrap(), 1);
+        for payload in [1000, 1000, 500] {
+            let segment = far.take().unwrap();
+            assert_eq!(segment.len(), 40 + payload);
+            crate::testing::verify_checksums(segment.bytes()).unwrap();
+        }
+        assert!(far.take().is_none());
     }
 
     #[test]
