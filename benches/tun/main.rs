@@ -1,0 +1,2 @@
+//! TUN to TUN.
+fn main() {}
