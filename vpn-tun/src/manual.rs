@@ -37,6 +37,7 @@
 //! ```text
 //! 0:      from all lookup local
 //! 10000:  not from all fwmark 0x76706e31 lookup 30320
+//! 10001:  not from all fwmark 0x76706e31 blackhole
 //! 32766:  from all lookup main
 //!
 //! default dev vpn0 metric 100
@@ -68,7 +69,7 @@
 //! # fn main() {}
 //! ```
 //!
-//! By hand: `ip rule del priority 10000; ip -6 rule del priority 10000; ip route flush table 30320;
+//! By hand: `for p in 10000 10001; do ip rule del priority $p; ip -6 rule del priority $p; done; ip route flush table 30320;
 //! ip -6 route flush table 30320`.
 //!
 //! # Tuning
@@ -82,7 +83,8 @@
 //! # What it does not do
 //!
 //! * A program with `CAP_NET_ADMIN` or `CAP_NET_RAW` can set the mark or write frames to the uplink.
-//! * A program that binds to the uplink (`SO_BINDTODEVICE`) gets no IPv6 route. By IPv4 the kernel
+//! * A program that binds to the uplink (`SO_BINDTODEVICE`) gets no IPv6 route: that is what
+//!   the second rule is for. By IPv4 the kernel
 //!   takes any destination for a neighbour on that link when the lookup fails: real neighbours, and
 //!   what a router answers ARP for, are reached. Only a packet filter stops that.
 //! * Answers to connections *from* the network (an SSH session over the uplink) are unmarked and

@@ -2,7 +2,7 @@
 
 use super::config::{ApplyError, CaptureConfig, Step};
 use super::families;
-use super::netlink::{self, Netlink, Target, default_of};
+use super::netlink::{self, Netlink, Role, Target, default_of};
 use vpn_core::Family;
 
 /// Blackhole of every family, then the rule of every family.
@@ -29,7 +29,9 @@ pub(super) async fn install(netlink: &Netlink, capture: &CaptureConfig) -> Resul
         }
     }
     for family in present {
-        netlink.add_rule(family, capture).await?;
+        // The guard first: the capture never stands without it.
+        netlink.add_rule(family, capture, Role::Guard).await?;
+        netlink.add_rule(family, capture, Role::Capture).await?;
         // A former run's rule with another mark would capture our own sockets. It goes after the
         // new one is there.
         for rule in netlink.rules(family, capture).await? {

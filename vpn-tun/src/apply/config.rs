@@ -30,7 +30,7 @@ pub struct CaptureConfig {
     pub mark: u32,
     /// Routing table that captures. Default [`DEFAULT_TABLE`]. Not 0 and not 253–255.
     pub table: u32,
-    /// Priority of the rule. Default [`DEFAULT_PRIORITY`]. Between 1 and 32765.
+    /// Priority of the rule. Default [`DEFAULT_PRIORITY`]. Between 1 and 32764; the next one is used too.
     pub priority: u32,
     /// Whether IPv6 is captured. Default `true`; a kernel without IPv6 needs none. `false` lets
     /// IPv6 go direct.
@@ -75,7 +75,7 @@ impl CaptureConfig {
             "the mark is 0, as that of every socket"
         } else if matches!(self.table, 0 | 253..=255) {
             "the table is one of the kernel's own (0, 253, 254, 255)"
-        } else if self.priority == 0 || self.priority >= 32_766 {
+        } else if self.priority == 0 || self.priority >= 32_765 {
             "the priority is not between local (0) and main (32766)"
         } else {
             return Ok(());
@@ -198,7 +198,7 @@ mod tests {
             CaptureConfig::default().table(254),
             CaptureConfig::default().table(0),
             CaptureConfig::default().priority(0),
-            CaptureConfig::default().priority(32_766),
+            CaptureConfig::default().priority(32_765),
         ] {
             assert!(matches!(bad.check(), Err(ApplyError::Config(_))), "{bad:?}");
         }

@@ -2,7 +2,7 @@
 //!
 //! # The capture
 //!
-//! One policy rule per family sends every packet that does not carry the mark to a table of ours;
+//! A policy rule per family sends every packet that does not carry the mark to a table of ours;
 //! the `local` table is asked before, so loopback and the machine's own addresses keep working.
 //! That table holds two default routes: one to the device, and a worse one that is a blackhole.
 //! While the device exists, packets go to it. When it goes, its routes go with it, the blackhole
@@ -10,7 +10,9 @@
 //! the order of undoing is rule, then the rest. A packet finds the host's former routes, the
 //! blackhole or the device at every moment, and never the former routes after the first rule.
 //!
-//! Marked sockets don't match the rule and are routed as the host always did.
+//! A second rule behind the first blocks what the table left undecided (a socket bound to the uplink).
+//!
+//! Marked sockets don't match the rules and are routed as the host always did.
 
 mod capture;
 mod config;

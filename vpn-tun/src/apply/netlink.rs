@@ -104,9 +104,10 @@ impl Netlink {
         &self,
         family: Family,
         capture: &CaptureConfig,
+        role: Role,
     ) -> Result<(), ApplyError> {
         let mut request = self.handle.rule().add();
-        *request.message_mut() = rule(family, capture);
+        *request.message_mut() = rule(family, capture, role);
         match request.execute().await.map_err(cause_of) {
             Err(cause) if cause.raw_os_error() == Some(libc::EEXIST) => Ok(()),
             Err(cause) => Err(failed(Step::Rule, cause)),
@@ -114,7 +115,8 @@ impl Netlink {
         }
     }
 
-    /// The rules of ours at this priority: all lead to the table and carry our protocol number.
+    /// The rules of this capture, also of a former run: they carry our protocol number, and lead
+    /// to its table or block at its priority.
     pub(super) async fn rules(
         &self,
         family: Family,
@@ -135,7 +137,11 @@ impl Netlink {
         let ours = RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL));
         Ok(all
             .into_iter()
-            .filter(|r| rule_table(r) == capture.table && r.attributes.contains(&ours))
+            .filter(|r| r.attributes.contains(&ours))
+            .filter(|r| match r.header.action {
+                RuleAction::Blackhole => priority_of(r) == Some(capture.priority + 1),
+                _ => rule_table(r) == capture.table,
+            })
             .collect())
     }
 
@@ -270,18 +276,38 @@ fn route(net: IpNet, table: u32, target: Target) -> RouteMessage {
     route
 }
 
-/// `not fwmark MARK lookup TABLE`: marked sockets fall through to whatever rules the host has.
-fn rule(family: Family, capture: &CaptureConfig) -> RuleMessage {
+/// What a rule is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Lets the capture's table decide.
+    Capture,
+    /// Ends the lookup when that table did not: IPv6 passes over the blackhole *route* for a
+    /// socket that is bound to another interface.
+    Guard,
+}
+
+/// `not fwmark MARK lookup TABLE`, or `… blackhole`: marked sockets fall through to whatever rules
+/// the host has.
+fn rule(family: Family, capture: &CaptureConfig, role: Role) -> RuleMessage {
     let mut rule = RuleMessage::default();
     rule.header.family = address_family(family);
-    rule.header.action = RuleAction::ToTable;
     rule.header.flags = RuleFlags::Invert;
-    match u8::try_from(capture.table) {
-        Ok(small) => rule.header.table = small,
-        Err(_) => rule.attributes.push(RuleAttribute::Table(capture.table)),
-    }
+    let priority = match role {
+        Role::Capture => {
+            rule.header.action = RuleAction::ToTable;
+            match u8::try_from(capture.table) {
+                Ok(small) => rule.header.table = small,
+                Err(_) => rule.attributes.push(RuleAttribute::Table(capture.table)),
+            }
+            capture.priority
+        }
+        Role::Guard => {
+            rule.header.action = RuleAction::Blackhole;
+            capture.priority + 1
+        }
+    };
     rule.attributes.extend([
-        RuleAttribute::Priority(capture.priority),
+        RuleAttribute::Priority(priority),
         RuleAttribute::FwMark(capture.mark),
         RuleAttribute::FwMask(u32::MAX),
         RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL)),
@@ -293,9 +319,7 @@ fn rule(family: Family, capture: &CaptureConfig) -> RuleMessage {
 pub(super) fn is_wanted(rule: &RuleMessage, capture: &CaptureConfig) -> bool {
     rule.attributes
         .contains(&RuleAttribute::FwMark(capture.mark))
-        && rule
-            .attributes
-            .contains(&RuleAttribute::Priority(capture.priority))
+        && matches!(priority_of(rule), Some(p) if p == capture.priority || p == capture.priority + 1)
         && rule.header.flags.contains(RuleFlags::Invert)
 }
 
@@ -318,6 +342,13 @@ fn rule_table(rule: &RuleMessage) -> u32 {
             _ => None,
         })
         .unwrap_or(rule.header.table.into())
+}
+
+fn priority_of(rule: &RuleMessage) -> Option<u32> {
+    rule.attributes.iter().find_map(|a| match a {
+        RuleAttribute::Priority(priority) => Some(*priority),
+        _ => None,
+    })
 }
 
 fn address_family(family: Family) -> AddressFamily {
