@@ -46,10 +46,11 @@ pub enum Ticked {
 
 /// The cryptographic state shared with one peer.
 pub trait Session: Debug + Send {
-    /// Seals `plain`, appending the datagram to `out`. An empty `plain` is a keepalive.
+    /// Seals `plain`, padded with zeros to `padded` bytes, appending the datagram to `out`: 32
+    /// bytes longer than that. An empty one is a keepalive.
     ///
     /// Returns `false`, and appends nothing, while there is no session.
-    fn seal(&mut self, plain: &[u8], pad_to: usize, out: &mut Vec<u8>) -> bool;
+    fn seal(&mut self, plain: &[u8], padded: usize, out: &mut Vec<u8>) -> bool;
 
     /// Takes a datagram that the peer may have sent.
     fn open(&mut self, datagram: BytesMut) -> Opened;

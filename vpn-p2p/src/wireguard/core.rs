@@ -222,12 +222,12 @@ impl Core {
         &mut self,
         peer: usize,
         packet: &[u8],
-        mtu: u16,
+        padded: usize,
         run: &mut Run,
         now: Instant,
     ) -> bool {
         let state = &mut self.peers[peer];
-        if !state.session.seal(packet, usize::from(mtu), &mut run.bytes) {
+        if !state.session.seal(packet, padded, &mut run.bytes) {
             return false;
         }
         state.health.asked(now);

@@ -22,9 +22,6 @@ use crate::wg_quick::{Peer, PrivateKey, PublicKey};
 /// §5.3); the value gotatun and the kernel's users live with.
 const HANDSHAKES_PER_SECOND: u64 = 100;
 
-/// WireGuard pads to this many bytes (whitepaper §5.4.6).
-const PADDING: usize = 16;
-
 fn into_bytes(kind: WgKind) -> BytesMut {
     std::mem::take(Packet::from(kind).buf_mut())
 }
@@ -133,15 +130,11 @@ pub(super) struct NoiseSession {
 }
 
 impl Session for NoiseSession {
-    fn seal(&mut self, plain: &[u8], pad_to: usize, out: &mut Vec<u8>) -> bool {
+    fn seal(&mut self, plain: &[u8], padded: usize, out: &mut Vec<u8>) -> bool {
         if !self.proven {
             return false;
         }
-        let padded = plain
-            .len()
-            .next_multiple_of(PADDING)
-            .min(pad_to)
-            .max(plain.len());
+        let padded = padded.max(plain.len());
         self.plain.clear();
         self.plain.reserve(padded);
         self.plain.extend_from_slice(plain);

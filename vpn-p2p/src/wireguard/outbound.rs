@@ -16,6 +16,9 @@ use super::socket::{Flushed, Run};
 /// Bytes that sealing adds: data header and tag (whitepaper §5.4.6).
 const SEAL_OVERHEAD: usize = 32;
 
+/// WireGuard pads to this many bytes, but not beyond the MTU (whitepaper §5.4.6).
+const PADDING: usize = 16;
+
 thread_local! {
     /// Shared by all transports a worker drives, so that a waiting transport holds no buffer.
     static SCRATCH: RefCell<(Run, BytesMut)> = RefCell::default();
@@ -147,13 +150,17 @@ impl Outbound<'_> {
     /// Seals one packet into the run, sending the run first where it does not fit.
     fn seal(&mut self, packet: &[u8], peer: usize, to: SocketAddr) -> bool {
         let mtu = usize::from(self.mtu);
-        let padded = packet.len().next_multiple_of(16).min(mtu).max(packet.len());
+        let padded = packet
+            .len()
+            .next_multiple_of(PADDING)
+            .min(mtu)
+            .max(packet.len());
         let len = padded + SEAL_OVERHEAD;
         let segments = self.sockets.for_peer(to).map_or(1, |s| s.max_segments());
         if !self.run.takes(to, len, segments) {
             self.flush();
         }
-        let sealed = self.core.seal(peer, packet, self.mtu, self.run, self.now);
+        let sealed = self.core.seal(peer, packet, padded, self.run, self.now);
         if sealed {
             self.run.appended(to, len);
         }
