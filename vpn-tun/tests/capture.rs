@@ -289,6 +289,26 @@ fn without_ipv6_on_the_device_ipv6_is_blocked() {
 }
 
 #[test]
+fn ipv6_switched_off_everywhere_is_no_obstacle_and_blocked_when_it_comes_back() {
+    in_namespace(|| async {
+        let all = "/proc/sys/net/ipv6/conf/all/disable_ipv6";
+        fs::write(all, "1")?;
+        let netlink = common::netlink();
+        let device = tun();
+        let mut applier = applier(&device);
+        applier.engage().await?;
+        applier.apply(&plan()).await?;
+        assert_eq!(lookup(None, V4)?, "10.5.0.2".parse::<IpAddr>()?);
+        device.shutdown();
+        fs::write(all, "0")?;
+        common::uplink(&netlink).await?;
+        blocked(None, V6);
+        blocked(None, V4);
+        Ok(())
+    });
+}
+
+#[test]
 fn no_such_interface_and_no_capture() {
     in_namespace(|| async {
         let missing = Applier::new(&"nope0".parse()?, None).unwrap_err();

@@ -36,6 +36,9 @@ use netlink::{Netlink, Target};
 /// The kernel's main routing table.
 const MAIN_TABLE: u32 = 254;
 
+/// Exists where the kernel has IPv6. `/proc/net` would be the namespace of the main thread.
+const IF_INET6: &str = "/proc/thread-self/net/if_inet6";
+
 /// Journal entry: the former value of `net.ipv4.conf.all.rp_filter`.
 const RP_FILTER: &str = "rp_filter_all";
 
@@ -123,7 +126,7 @@ impl Applier {
     /// touched; what is new comes first, what is gone goes last.
     ///
     /// The plan's resolvers are routed to the device. A default route in the plan is the capture's
-    /// own, and is left to it.
+    /// own, and is left to it. Where the device cannot have IPv6, its part of the plan is left out.
     ///
     /// # Errors
     ///
@@ -188,7 +191,24 @@ impl Applier {
         if next.mtu == 0 {
             next.mtu = self.applied.mtu;
         }
+        if !self.carries_ipv6(next.mtu) {
+            tracing::debug!(interface = %self.name, "no IPv6 on the device: left out of the plan");
+            next.addresses.retain(|net| net.addr().is_ipv4());
+            next.routes.retain(|net| net.addr().is_ipv4());
+        }
         next
+    }
+
+    /// Whether the device can have IPv6: in the kernel, not switched off, and an MTU of at least
+    /// 1280 bytes (RFC 8200 §5).
+    fn carries_ipv6(&self, mtu: u16) -> bool {
+        const MIN_MTU: u16 = 1280;
+        let setting = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", self.name);
+        match std::fs::read_to_string(setting) {
+            Ok(disabled) => disabled.trim() == "0",
+            // Also missing while the present MTU is too small, which this plan may change.
+            Err(_) => Path::new(IF_INET6).exists() && mtu >= MIN_MTU,
+        }
     }
 
     async fn go_to(&mut self, next: &InterfacePlan) -> Result<(), ApplyError> {
@@ -292,7 +312,7 @@ impl Applier {
 
 /// The families a capture is about.
 fn families(capture: &CaptureConfig) -> &'static [Family] {
-    if capture.ipv6 && Path::new("/proc/thread-self/net/if_inet6").exists() {
+    if capture.ipv6 && Path::new(IF_INET6).exists() {
         &[Family::V4, Family::V6]
     } else {
         &[Family::V4]
