@@ -80,12 +80,12 @@ impl SystemState {
         let checked = InterfaceName::new(name).map_err(|e| device_error(e.into()))?;
         let journal = Journal::open(&config.journal).map_err(system("cannot open the journal"))?;
         // Read before resolv.conf may be changed: these are the resolvers of the uplink.
+        SystemDns::recover(&journal)
+            .map_err(system("cannot restore resolv.conf of a former run"))?;
         let dns = SystemDns::new(dns_apply(config.dns.apply), &config.dns.path)
             .with_journal(journal.clone());
-        dns.recover().map_err(system("cannot restore resolv.conf of a former run"))?;
         let capture = CaptureConfig::default();
-        let underlay =
-            MarkedUnderlay::new(capture.mark).with_resolv_conf(&config.dns.path);
+        let underlay = MarkedUnderlay::new(capture.mark).resolv_conf(&config.dns.path);
         let device = LinuxTun::create(TunConfig::named(checked))
             .map_err(|e| device_error(e.into()))?;
         let mut applier = Applier::new(device.name(), Some(capture))
@@ -130,7 +130,8 @@ async fn serve(
 ) -> Result<(), Error> {
     let shutdown = CancellationToken::new();
     let (rules, feed_status, feed) = start_rules(loaded, &shutdown);
-    let mut running = match start_engine(loaded, system_state, rules) {
+    let started = start_engine(loaded, system_state, rules, feed_status.clone());
+    let Running { handle, mut task, mut untried } = match started {
         Ok(running) => running,
         Err(error) => {
             shutdown.cancel();
@@ -138,7 +139,7 @@ async fn serve(
             return Err(error);
         }
     };
-    let mut plan = running.handle.plan();
+    let mut plan = handle.plan();
     let name = system_state.device.name().to_string();
     let first_try = tokio::time::sleep(FIRST_TRY);
     tokio::pin!(first_try);
@@ -146,7 +147,7 @@ async fn serve(
     let result = loop {
         tokio::select! {
             () = stop.received() => break Ok(()),
-            ended = &mut running.task => {
+            ended = &mut task => {
                 shutdown.cancel();
                 let _ = feed.await;
                 return match ended {
@@ -161,22 +162,18 @@ async fn serve(
                     apply(system_state, &wanted).await;
                 }
             }
-            tried = running.all_tried(), if !ready => {
-                if tried && !feed_status.borrow().generation.is_cold() {
-                    ready = say_ready();
-                }
-            }
+            () = untried.all_tried(), if !ready => ready = say_ready(),
             () = &mut first_try, if !ready => ready = say_ready(),
             Some((request, reply)) = control.accept() => {
-                reply.send(&answer(&running.handle, &request, &name, &feed_status).await).await;
+                reply.send(&answer(&handle, &request, &name, &feed_status).await).await;
             }
             else => {}
         }
     };
-    running.handle.stop().await;
-    if tokio::time::timeout(STOP_TIMEOUT, &mut running.task).await.is_err() {
+    handle.stop().await;
+    if tokio::time::timeout(STOP_TIMEOUT, &mut task).await.is_err() {
         tracing::error!("the engine did not stop in time");
-        running.task.abort();
+        task.abort();
     }
     shutdown.cancel();
     let _ = feed.await;
@@ -198,8 +195,7 @@ async fn apply(system_state: &mut SystemState, plan: &InterfacePlan) {
     if plan.mtu != 0 {
         system_state.device.mtu_changed(plan.mtu);
     }
-    let resolvers: Vec<_> = plan.dns.iter().copied().collect();
-    if let Err(error) = system_state.dns.apply(&resolvers) {
+    if let Err(error) = system_state.dns.apply(&plan.dns) {
         tracing::error!("DNS is not as planned: {}", chain(&error));
     }
 }
@@ -213,7 +209,7 @@ fn start_rules(
     let ids: BTreeMap<String, TunnelId> =
         loaded.tunnels.keys().filter_map(|n| Some((n.clone(), loaded.id_of(n)?))).collect();
     let default: Target = loaded.default_target();
-    let source: Arc<dyn RuleSource> = Arc::new(loaded.rules.clone());
+    let source: Arc<dyn RuleSource> = loaded.rules.clone();
     let feed = RuleFeed::new(
         source,
         cache.clone(),
@@ -229,20 +225,28 @@ fn start_rules(
 struct Running {
     handle: EngineHandle,
     task: JoinHandle<Result<Status, EngineError>>,
-    /// Tunnels that were neither up nor down yet.
-    untried: Vec<StateWatch>,
+    untried: Untried,
 }
 
-impl Running {
-    /// Waits until each tunnel came up or failed once. Cancel-safe.
-    async fn all_tried(&mut self) -> bool {
-        while let Some(watch) = self.untried.last_mut() {
+/// Tunnels that were neither up nor down yet, and whether rules were loaded.
+struct Untried {
+    tunnels: Vec<StateWatch>,
+    rules: watch::Receiver<FeedStatus>,
+}
+
+impl Untried {
+    /// Waits until rules are in force and each tunnel came up or failed once. Cancel-safe.
+    async fn all_tried(&mut self) {
+        // A feed that has ended will not load rules any more; the time limit says ready then.
+        if self.rules.wait_for(|feed| !feed.generation.is_cold()).await.is_err() {
+            std::future::pending().await
+        }
+        while let Some(watch) = self.tunnels.last_mut() {
             match watch.next().await {
                 TransportState::Connecting => {}
-                _ => drop(self.untried.pop()),
+                _ => drop(self.tunnels.pop()),
             }
         }
-        true
     }
 }
 
@@ -250,17 +254,18 @@ fn start_engine(
     loaded: &Loaded,
     system_state: &SystemState,
     rules: RuleCache,
+    feed: watch::Receiver<FeedStatus>,
 ) -> Result<Running, Error> {
     let owners = LinuxOwners::new(system_state.device.index())
         .map_err(system("cannot ask the kernel for owners"))?;
     let config = RouterConfig {
         resolvers: vec![loaded.config.dns.resolver],
-        steered: system_state.underlay.nameservers().to_vec(),
+        steered: system_state.underlay.servers().to_vec(),
         ..RouterConfig::default()
     };
     let mut engine =
         Engine::new(system_state.device.clone(), Arc::new(owners), rules, config);
-    let mut untried = Vec::new();
+    let mut tunnels = Vec::new();
     for (name, file) in &loaded.tunnels {
         let transport = WireGuardTransport::new(
             file.clone(),
@@ -268,11 +273,11 @@ fn start_engine(
             WireGuardOptions::default(),
         )
         .map_err(system("cannot start a tunnel"))?;
-        untried.push(transport.state());
+        tunnels.push(transport.state());
         engine.add_tunnel(name, Arc::new(transport))?;
     }
     let handle = engine.handle();
-    Ok(Running { handle, task: tokio::spawn(engine.run()), untried })
+    Ok(Running { handle, task: tokio::spawn(engine.run()), untried: Untried { tunnels, rules: feed } })
 }
 
 async fn answer(

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use vpn_core::{Action, DropReason, Rule, RuleSource, TunnelId};
 use vpn_p2p::wg_quick::WgQuick;
@@ -17,7 +18,7 @@ pub(crate) struct Loaded {
     pub(crate) config: Config,
     /// The providers' files, by tunnel.
     pub(crate) tunnels: BTreeMap<String, WgQuick>,
-    pub(crate) rules: SqliteRules,
+    pub(crate) rules: Arc<SqliteRules>,
     /// The rules as they are now.
     pub(crate) current: Vec<Rule>,
 }
@@ -33,7 +34,7 @@ impl Loaded {
                 .map_err(|cause| Error::WireGuard { tunnel: name.clone(), cause })?;
             tunnels.insert(name.clone(), file);
         }
-        let rules = SqliteRules::open(&config.rules)?;
+        let rules = Arc::new(SqliteRules::open(&config.rules)?);
         let current = rules.load().await?.rules;
         for rule in &current {
             let problem = match &rule.action {

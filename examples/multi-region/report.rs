@@ -124,7 +124,7 @@ pub(crate) async fn explain(
         "flow": told.flow.to_string(),
         "owner": {
             "uid": uid,
-            "executable": told.owner.and_then(|o| o.executable),
+            "executable": told.owner.and_then(|o| o.executable).map(|p| p.to_path_buf()),
         },
         "rule": told.rule.map_or_else(|| "default".to_owned(), |id| id.to_string()),
         "verdict": verdict,

@@ -86,7 +86,7 @@ impl Proto {
 
 fn prefix(text: &str) -> Result<IpNet, String> {
     text.parse::<IpNet>()
-        .or_else(|_| text.parse().map(IpNet::from))
+        .or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from))
         .map(|net| net.trunc())
         .map_err(|_| format!("\"{text}\" is no address and no prefix such as 192.0.2.0/24"))
 }
