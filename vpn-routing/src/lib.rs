@@ -30,6 +30,7 @@ pub mod conn;
 #[cfg(feature = "tokio")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tokio")))]
 pub mod engine;
+pub mod manual;
 pub mod owner;
 pub mod router;
 pub mod rules;

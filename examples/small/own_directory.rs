@@ -1,0 +1,125 @@
+//! A peer directory of your own: a table that keeps the newest record of each peer and tells
+//! watchers. Records are opaque to it; whoever uses one verifies its signature.
+#![allow(clippy::print_stdout, reason = "an example talks to its reader")]
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use tokio::sync::Notify;
+use vpn_core::{DirectoryError, PeerDirectory, PeerId, PeerRecord};
+
+/// Changes that nobody has taken yet are kept, up to this many; beyond, the oldest is forgotten,
+/// since a record can always be asked for.
+const MAX_CHANGES: usize = 1024;
+
+#[derive(Debug, Default)]
+struct Table {
+    inner: Mutex<Inner>,
+    news: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    records: HashMap<PeerId, PeerRecord>,
+    changes: std::collections::VecDeque<PeerId>,
+}
+
+impl Table {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl PeerDirectory for Table {
+    async fn publish(&self, record: PeerRecord) -> Result<(), DirectoryError> {
+        {
+            let mut inner = self.lock();
+            if let Some(have) = inner.records.get(&record.peer).map(|r| r.sequence)
+                && have >= record.sequence
+            {
+                return Err(DirectoryError::Stale {
+                    have,
+                    offered: record.sequence,
+                });
+            }
+            inner.changes.push_back(record.peer);
+            if inner.changes.len() > MAX_CHANGES {
+                inner.changes.pop_front();
+            }
+            inner.records.insert(record.peer, record);
+        }
+        self.news.notify_one();
+        Ok(())
+    }
+
+    async fn resolve(&self, peer: PeerId) -> Result<Option<PeerRecord>, DirectoryError> {
+        Ok(self.lock().records.get(&peer).cloned())
+    }
+
+    async fn resolve_address(&self, address: IpAddr) -> Result<Option<PeerRecord>, DirectoryError> {
+        let inner = self.lock();
+        let claims = inner
+            .records
+            .values()
+            .filter(|r| r.addresses.contains(&address));
+        Ok(claims.max_by_key(|r| r.sequence).cloned())
+    }
+
+    async fn changed(&self) -> Result<PeerRecord, DirectoryError> {
+        loop {
+            // `notify_one` leaves a permit, so a change before this line wakes it too.
+            let news = self.news.notified();
+            {
+                let mut inner = self.lock();
+                while let Some(peer) = inner.changes.pop_front() {
+                    if let Some(record) = inner.records.get(&peer) {
+                        return Ok(record.clone());
+                    }
+                }
+            }
+            news.await;
+        }
+    }
+}
+
+fn record(peer: PeerId, sequence: u64, address: [u8; 4]) -> PeerRecord {
+    PeerRecord {
+        peer,
+        addresses: vec![address.into()],
+        sequence,
+        expires: u64::MAX,
+        body: Default::default(),
+        signature: Default::default(),
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let (directory, alice) = (Table::default(), PeerId([7; 32]));
+    directory.publish(record(alice, 1, [100, 64, 0, 1])).await?;
+    assert_eq!(directory.changed().await?.sequence, 1);
+
+    directory.publish(record(alice, 2, [100, 64, 0, 9])).await?;
+    let old = directory.publish(record(alice, 2, [100, 64, 0, 1])).await;
+    assert!(matches!(
+        old,
+        Err(DirectoryError::Stale {
+            have: 2,
+            offered: 2
+        })
+    ));
+
+    let found = directory.resolve_address([100, 64, 0, 9].into()).await?;
+    assert_eq!(found.map(|r| r.peer), Some(alice));
+    assert_eq!(
+        directory.resolve_address([100, 64, 0, 1].into()).await?,
+        None
+    );
+    assert_eq!(directory.resolve(PeerId([8; 32])).await?, None);
+    println!("{alice} moved to 100.64.0.9; an old record could not move it back");
+    Ok(())
+}

@@ -1,0 +1,49 @@
+//! A drop reason went up: what it means and what to do.
+//!
+//! Every packet that does not come out is counted under one [`DropReason`](vpn_core::DropReason),
+//! in all and per tunnel: `EngineHandle::status` has both, and `EngineHandle::explain` tells what
+//! would become of a new flow, and why.
+//!
+//! | Reason | What happened | What to do |
+//! |---|---|---|
+//! | `malformed` | not an IP packet, or its lengths contradict each other | a few are noise; many: look at who writes to the device |
+//! | `fragment` | a fragment without ports | lower the MTU, or let path MTU discovery through |
+//! | `unsupported` | a protocol or ICMP message that is not translated | use TCP, UDP or ping |
+//! | `not_routable` | multicast, broadcast, loopback, link-local | nothing: it is no traffic for a tunnel |
+//! | `rules_cold` | no rules were loaded yet | see the feed's status; the source may be failing |
+//! | `blocked_by_rule` | a rule says block, or cannot be carried out | `explain` names the rule; see its problems |
+//! | `blocked_by_default` | no rule matched | add a rule, or another default |
+//! | `no_such_tunnel` | the rule names a tunnel that is not there | add the tunnel, or correct the rule |
+//! | `owner_unknown` | nobody has this socket, or several users do | a program that ended; a shared or raw socket; rules that name no owner do not ask |
+//! | `owner_timeout` | the owner was not found in time | a slow resolver: see `hold.owner` |
+//! | `hold_full` | more waits than may | slow owners or a tunnel that connects: see `hold` |
+//! | `tunnel_connecting` | the tunnel did not come up in time | the tunnel's state; `hold.connecting` |
+//! | `tunnel_down` | the tunnel is down; nothing goes elsewhere | the cause is in the tunnel's state |
+//! | `family_not_carried` | the tunnel has no address of this family | a provider without IPv6: apps fall back to IPv4 |
+//! | `no_resolver` | the tunnel has no resolver of this family | give it one, or announce the other family only |
+//! | `flow_table_full` | no entry could be evicted | raise `max_flows`; look for a scan |
+//! | `owner_quota` | one app has too many flows | raise `max_flows_per_owner`, or look at the app |
+//! | `ports_exhausted` | no free port towards this remote | thousands of flows to one socket; a second tunnel helps |
+//! | `queue_full` | the tunnel or the device takes less than comes | a full link; transports and apps slow down by it |
+//! | `too_big` | larger than the tunnel carries | set the device's MTU as the plan says |
+//! | `unsolicited` | from a tunnel, answers no flow of that tunnel | noise of the network, or a flow that expired: see `timeouts` |
+//! | `address_not_allowed` | from a tunnel, with an address it may not use | the provider's configuration (AllowedIPs) |
+//! | `no_session` | the transport has no session with its peer | the tunnel's state |
+//! | `not_authentic` | could not be authenticated or decrypted | forged, damaged, or the wrong key |
+//! | `refused` | the system refused this packet | the interface is down, or its MTU is smaller |
+//! | `closed` | the engine or the tunnel was stopping | nothing |
+//!
+//! # An app gets nothing, and nothing is counted
+//!
+//! Its packets do not reach the device: look at policy rules and routes, not here. `in_device` of
+//! the accounts tells.
+//!
+//! # It goes out and nothing comes back
+//!
+//! `tx_packets` of the tunnel rises and `rx_packets` does not. If the provider drops by source
+//! address, compare [`Placement`](crate::alloc::Placement) with what the provider assigned; else
+//! ask another host through that tunnel.
+//!
+//! # An app keeps its old tunnel after a rule changed
+//!
+//! A live TCP connection does: see [`writing_rules`](super::writing_rules).

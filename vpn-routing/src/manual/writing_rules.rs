@@ -1,0 +1,66 @@
+//! How to write rules, and what happens when they change.
+//!
+//! A rule says what it matches (app, destination, ports, protocol; what is left out matches
+//! everything) and where that goes. Order does not matter; the [precedence](crate::rules) does:
+//! app before destination, longer prefix before shorter, then ports, then protocol, then the newer.
+//!
+//! ```
+//! use vpn_core::{Action, DropReason, FlowKey, Owner, OwnerMatch, Protocol, Rule, RuleId};
+//! use vpn_core::{RuleMatch, RuleSnapshot, TunnelId};
+//! use vpn_routing::rules::{CompiledRules, Target};
+//!
+//! let everything = Rule {
+//!     id: RuleId(1),
+//!     matches: RuleMatch::default(),
+//!     action: Action::Tunnel("uk".to_owned()),
+//! };
+//! let but_this_user = Rule {
+//!     id: RuleId(2),
+//!     matches: RuleMatch { owner: Some(OwnerMatch::Uid(1002)), ..RuleMatch::default() },
+//!     action: Action::Block,
+//! };
+//! let rules = CompiledRules::compile(
+//!     &RuleSnapshot { rules: vec![everything, but_this_user] },
+//!     &|name| (name == "uk").then_some(TunnelId::new(0)),
+//!     Target::Block(DropReason::BlockedByDefault),
+//! )?;
+//! let flow = FlowKey::new(
+//!     Protocol::TCP,
+//!     ([10, 5, 0, 2].into(), 40_000),
+//!     ([203, 0, 113, 10].into(), 443),
+//! );
+//! let goes = |uid| rules.decide(Some(&Owner::user(uid)), &flow).action;
+//! assert_eq!(goes(1001), Target::Tunnel(TunnelId::new(0)));
+//! assert_eq!(goes(1002), Target::Block(DropReason::BlockedByRule));
+//! // A rule with an owner could be meant: without knowing the owner nothing is guessed.
+//! assert_eq!(rules.decide(None, &flow).action, Target::Block(DropReason::OwnerUnknown));
+//! # Ok::<(), vpn_routing::rules::RuleError>(())
+//! ```
+//!
+//! # When rules change
+//!
+//! New rules are in force whole, or not at all. Each flow learns of them with its next packet from
+//! the device:
+//!
+//! | The flow | What happens |
+//! |---|---|
+//! | is blocked now | ends at once; the packet is dropped for the rule's reason |
+//! | same tunnel as before | goes on |
+//! | other tunnel, a TCP connection that both sides use | keeps its tunnel until it ends: a change of address would only break it |
+//! | other tunnel, anything else (UDP, echo, a TCP handshake) | moves, as a new flow |
+//! | its owner matters now and was never asked | is held until the owner is known |
+//!
+//! To move live TCP connections too, close them in the app, or block the app for a moment.
+//!
+//! # A rule that cannot be carried out
+//!
+//! It blocks what it matches and is listed in
+//! [`CompiledRules::problems`](crate::rules::CompiledRules::problems); the others apply. Call
+//! [`CompiledRules::check`](crate::rules::CompiledRules::check) before you store a rule.
+//!
+//! # Costs
+//!
+//! A flow that is in the table pays one compare per packet. A rule that names an executable costs
+//! a search over processes for each new flow that it could match, so give such rules a
+//! destination, ports or a protocol where you can. The longest list is
+//! [`MAX_RULES`](crate::rules::MAX_RULES).
