@@ -22,6 +22,7 @@ mod app;
 mod book;
 mod circuit;
 mod clock;
+mod device;
 mod error;
 mod fleet;
 mod provider;

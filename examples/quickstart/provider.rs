@@ -15,10 +15,10 @@ use tokio_util::sync::CancellationToken;
 use vpn_core::{DropCounters, DropReason, InterfacePlan, Underlay, UnderlayError};
 use vpn_p2p::wg_quick::PrivateKey;
 use vpn_p2p::{WgQuick, WireGuardOptions, WireGuardTransport};
-use vpn_tun::{Applier, LinuxTun, TunConfig};
+use vpn_tun::Applier;
 
 use crate::error::{Doing, StepError};
-use crate::{SITE4, SITE6, pump, site, space};
+use crate::{SITE4, SITE6, device, pump, site, space};
 
 /// What every provider assigns to its client: the identical addresses.
 const ASSIGNED: &str = "10.5.0.2/32, fd05::2/128";
@@ -141,8 +141,7 @@ impl House {
     }
 
     async fn serve(self, ready: &mpsc::Sender<Result<(), StepError>>) -> Result<(), StepError> {
-        let name = "site0".parse().doing("name the provider's device")?;
-        let tun = LinuxTun::create(TunConfig::named(name)).doing("make the provider's device")?;
+        let tun = device::make("site0")?;
         let mut applier = Applier::new(tun.name(), None).doing("set the provider's device up")?;
         applier
             .engage()

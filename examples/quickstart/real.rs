@@ -12,14 +12,14 @@ use vpn_core::{TransportState, TunnelTransport};
 use vpn_p2p::{WireGuardOptions, WireGuardTransport};
 use vpn_routing::engine::EngineHandle;
 use vpn_routing::owner::LinuxOwners;
-use vpn_tun::{Applier, CaptureConfig, LinuxTun, MarkedUnderlay, TunConfig};
+use vpn_tun::{Applier, CaptureConfig, MarkedUnderlay};
 
 use crate::circuit::{Circuit, REGIONS};
 use crate::error::{Doing, StepError};
 use crate::fleet::{Executables, Fleet};
 use crate::provider::Provider;
 use crate::stage::{Props, REPORTS, Stage};
-use crate::{SITE4, SITE6};
+use crate::{SITE4, SITE6, device};
 
 /// How long all tunnels may take to come up: a handshake over loopback takes a millisecond.
 const UP_LIMIT: Duration = Duration::from_secs(10);
@@ -40,8 +40,7 @@ pub(crate) async fn start(spaces: &str) -> Result<Stage, StepError> {
         .collect::<Result<_, _>>()?;
     let executables = Executables::make()?;
 
-    let name = "vpn0".parse().doing("name the device")?;
-    let tun = Arc::new(LinuxTun::create(TunConfig::named(name)).doing("make the device")?);
+    let tun = Arc::new(device::make("vpn0")?);
     let capture = CaptureConfig::default();
     let underlay = Arc::new(MarkedUnderlay::new(capture.mark));
     let mut applier = Applier::new(tun.name(), Some(capture)).doing("set the device up")?;
