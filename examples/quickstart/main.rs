@@ -1,7 +1,7 @@
 //! Three VPN providers, three apps, one interface, all at the same time, in one command:
 //!
 //! ```text
-//! cargo run --release --example quickstart [-- --seconds N] [-- --simulate]
+//! cargo run --release --example quickstart [-- [--seconds N] [--simulate]]
 //! ```
 //!
 //! No root, no configuration, no network. Three WireGuard providers (uk, fr, us) start inside
@@ -12,6 +12,8 @@
 //! Where the system allows it, all of this is real: user and network namespaces, a TUN, processes
 //! told apart by their executables, kernel TCP at both ends. Elsewhere (or with `--simulate`)
 //! apps and providers are played in memory, and the first line says so.
+//!
+//! Drops are shown by reason; a few `not_routable` are the kernel's own router solicitations.
 //!
 //! It runs until Ctrl-C, or for `--seconds N`. The exit code is 0 only if every connection of
 //! every app was answered by the region its rule named when it was opened, and 1 otherwise, with
@@ -103,8 +105,9 @@ fn run(arguments: &Arguments) -> Result<show::Outcome, StepError> {
         .build()
         .doing("start the runtime")?;
     runtime.block_on(async {
+        let ends = show::Ends::new().doing("handle signals")?;
         let stage = set(spaces).await?;
-        show::run(stage, arguments.seconds.map(Duration::from_secs)).await
+        show::run(stage, arguments.seconds.map(Duration::from_secs), ends).await
     })
 }
 

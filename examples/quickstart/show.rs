@@ -30,17 +30,21 @@ pub(crate) struct Outcome {
     pub(crate) problems: Vec<String>,
 }
 
-/// Signals that end the show.
-struct Ends {
+/// Signals that end the show. Made before anything that would be left behind.
+#[derive(Debug)]
+pub(crate) struct Ends {
     interrupt: Signal,
     terminate: Signal,
+    hang_up: Signal,
 }
 
 impl Ends {
-    fn new() -> io::Result<Self> {
+    /// From here on these signals no longer end the process.
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            hang_up: signal(SignalKind::hangup())?,
         })
     }
 
@@ -48,14 +52,18 @@ impl Ends {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            _ = self.hang_up.recv() => {}
         }
     }
 }
 
-/// Runs until `length` is over, or for ever, until SIGINT or SIGTERM. Whatever happens, apps and
-/// providers are gone when it returns.
-pub(crate) async fn run(mut stage: Stage, length: Option<Duration>) -> Result<Outcome, StepError> {
-    let mut ends = Ends::new().doing("handle signals")?;
+/// Runs until `length` is over, or for ever, until a signal comes or nobody reads the output any
+/// more. Whatever happens, apps and providers are gone when it returns.
+pub(crate) async fn run(
+    mut stage: Stage,
+    length: Option<Duration>,
+    mut ends: Ends,
+) -> Result<Outcome, StepError> {
     let mut view = View::new(&stage.title);
     let mut tally = Tally::new();
     let start = Instant::now();
@@ -131,6 +139,9 @@ pub(crate) async fn run(mut stage: Stage, length: Option<Duration>) -> Result<Ou
                     before: &before,
                     refused: &refused(&stage),
                 });
+                if view.is_unread() {
+                    break false;
+                }
                 tally.shown();
                 (before, drawn) = (status, now);
             }

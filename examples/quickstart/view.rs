@@ -39,16 +39,18 @@ pub(crate) struct View {
     events: VecDeque<String>,
     /// Lines of the picture that stands on the terminal.
     height: usize,
+    unread: bool,
 }
 
 impl View {
     /// Standard output.
     pub(crate) fn new(title: &str) -> Self {
-        let view = Self {
+        let mut view = Self {
             terminal: io::stdout().is_terminal(),
             title: title.to_owned(),
             events: VecDeque::new(),
             height: 0,
+            unread: false,
         };
         if !view.terminal {
             view.print(&format!("{title}\n"));
@@ -85,10 +87,15 @@ impl View {
         self.print(&format!("\x1b[?7l{up}\x1b[J{picture}\x1b[?7h"));
     }
 
-    fn print(&self, text: &str) {
+    /// Whether nobody reads the output any more (a closed pipe).
+    pub(crate) const fn is_unread(&self) -> bool {
+        self.unread
+    }
+
+    fn print(&mut self, text: &str) {
         let mut out = io::stdout();
-        // Nobody may be looking (a closed pipe); the exit code still tells.
-        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        self.unread |= written.is_err();
     }
 }
 
