@@ -39,7 +39,7 @@ impl Smoltcp {
         Self {
             flows: (0..flows).map(entry).collect(),
             packets: shuffled(flows).map(data).collect(),
-            batch: vec![Vec::with_capacity(256); PacketBatch::DEFAULT_CAPACITY],
+            batch: vec![vec![0; 256]; PacketBatch::DEFAULT_CAPACITY],
             next: 0,
         }
     }

@@ -117,11 +117,12 @@ pub(crate) fn run(contender: Contender, offload: bool, wall: Duration) -> Result
     // Sockets belong to the namespace they are made in: the application's side connects.
     app.go.send(address)?;
     let result = receiver.join().map_err(|_| "the receiver panicked")?;
-    let _ = stop.send(());
-    let _ = forwarder.join();
     drop((app.go, server.go));
+    // While the forwarder still runs, so that the stream's end reaches the other side.
     let _ = app.thread.join();
     let _ = server.thread.join();
+    let _ = stop.send(());
+    let _ = forwarder.join();
     result
 }
 
@@ -178,6 +179,8 @@ fn stream(to: SocketAddr) {
     let Ok(mut socket) = TcpStream::connect_timeout(&to, Duration::from_secs(5)) else {
         return;
     };
+    // Also ends when nobody forwards any more.
+    let _ = socket.set_write_timeout(Some(Duration::from_secs(1)));
     let chunk = vec![0; CHUNK];
     while socket.write_all(&chunk).is_ok() {}
 }

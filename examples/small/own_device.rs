@@ -10,14 +10,13 @@ use async_trait::async_trait;
 use tokio::net::UnixDatagram;
 use tokio::sync::watch;
 use vpn_core::device::{DeviceCapabilities, DeviceError};
+use vpn_core::owner::NoOwners;
 use vpn_core::testing::{build, memory_transport};
 use vpn_core::{
-    Action, Assigned, DropCounters, DropReason, Offload, PacketBatch, Rule, RuleId, RuleMatch,
-    RuleSnapshot, TunDevice, TunnelId,
+    Assigned, DropCounters, DropReason, Offload, PacketBatch, RuleSnapshot, TunDevice, TunnelId,
 };
 use vpn_routing::RouterConfig;
 use vpn_routing::engine::Engine;
-use vpn_routing::owner::MemoryOwners;
 use vpn_routing::rules::{CompiledRules, RuleCache, Target};
 
 /// One datagram is one packet.
@@ -36,9 +35,13 @@ impl SocketDevice {
         }
     }
 
-    async fn closed(&self) -> DeviceError {
-        let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
-        DeviceError::Closed
+    async fn unless_closed(
+        &self,
+        ready: impl Future<Output = std::io::Result<()>>,
+    ) -> Result<(), DeviceError> {
+        let mut watch = self.closed.subscribe();
+        let closed = watch.wait_for(|closed| *closed);
+        tokio::select! { biased; _ = closed => Err(DeviceError::Closed), r = ready => Ok(r?) }
     }
 }
 
@@ -92,17 +95,11 @@ impl TunDevice for SocketDevice {
     }
 
     async fn readable(&self) -> Result<(), DeviceError> {
-        tokio::select! {
-            closed = self.closed() => Err(closed),
-            ready = self.socket.readable() => Ok(ready?),
-        }
+        self.unless_closed(self.socket.readable()).await
     }
 
     async fn writable(&self) -> Result<(), DeviceError> {
-        tokio::select! {
-            closed = self.closed() => Err(closed),
-            ready = self.socket.writable() => Ok(ready?),
-        }
+        self.unless_closed(self.socket.writable()).await
     }
 
     fn shutdown(&self) {
@@ -113,26 +110,17 @@ impl TunDevice for SocketDevice {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let (socket, host) = UnixDatagram::pair()?;
-    let device = Arc::new(SocketDevice {
-        socket,
-        closed: watch::Sender::new(false),
-    });
+    let closed = watch::Sender::new(false);
+    let device = Arc::new(SocketDevice { socket, closed });
 
-    let everything = Rule {
-        id: RuleId(1),
-        matches: RuleMatch::default(),
-        action: Action::Tunnel("provider".to_owned()),
-    };
+    // No rule, and a default that sends everything into the first tunnel.
     let rules = RuleCache::new();
-    let snapshot = RuleSnapshot {
-        rules: vec![everything],
-    };
-    let block = Target::Block(DropReason::BlockedByDefault);
-    let provider = |name: &str| (name == "provider").then_some(TunnelId::new(0));
-    rules.swap(CompiledRules::compile(&snapshot, &provider, block)?);
+    let provider = Target::Tunnel(TunnelId::new(0));
+    let none = RuleSnapshot::default();
+    rules.swap(CompiledRules::compile(&none, &|_| None, provider)?);
 
-    let owners = Arc::new(MemoryOwners::new());
-    let mut engine = Engine::new(device.clone(), owners, rules, RouterConfig::default());
+    let (owners, config) = (Arc::new(NoOwners), RouterConfig::default());
+    let mut engine = Engine::new(device.clone(), owners, rules, config);
     let (transport, far) = memory_transport(64, 1420);
     far.up(Assigned {
         addresses: vec!["10.5.0.2/32".parse()?],

@@ -9,10 +9,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::net::UdpSocket;
-use vpn_core::packet::{Offload, Packet};
 use vpn_core::testing::build;
 use vpn_core::{
-    Assigned, DropCounters, DropReason, PacketBatch, StateSender, StateWatch,
+    Assigned, DropCounters, DropReason, Packet, PacketBatch, StateSender, StateWatch,
     TransportCapabilities, TransportError, TransportState, TunnelTransport,
 };
 
@@ -32,31 +31,28 @@ impl ClearUdp {
         let socket = UdpSocket::bind(("127.0.0.1", 0)).await?;
         socket.connect(peer).await?;
         socket.send(HELLO).await?;
+        let (assigned, state) = (Arc::new(assigned), StateSender::new());
         Ok(Self {
             socket,
-            assigned: Arc::new(assigned),
-            state: StateSender::new(),
+            assigned,
+            state,
         })
     }
 
-    fn check(&self) -> Result<(), TransportError> {
-        match self.state.get() {
-            TransportState::Closed => Err(TransportError::Closed),
-            _ => Ok(()),
-        }
-    }
-
-    async fn closed(&self) -> TransportError {
-        let mut watch = self.state.watch();
-        while watch.next().await != TransportState::Closed {}
-        TransportError::Closed
+    async fn unless_closed(
+        &self,
+        ready: impl Future<Output = std::io::Result<()>>,
+    ) -> Result<(), TransportError> {
+        let mut state = self.state.watch();
+        let closed = async { while state.next().await != TransportState::Closed {} };
+        tokio::select! { biased; () = closed => Err(TransportError::Closed), r = ready => Ok(r?) }
     }
 }
 
 #[async_trait]
 impl TunnelTransport for ClearUdp {
     fn capabilities(&self) -> TransportCapabilities {
-        TransportCapabilities::plain(self.assigned.mtu)
+        TransportCapabilities::plain(1400)
     }
 
     fn state(&self) -> StateWatch {
@@ -68,25 +64,19 @@ impl TunnelTransport for ClearUdp {
         batch: &mut PacketBatch,
         _: &mut DropCounters,
     ) -> Result<usize, TransportError> {
-        self.check()?;
-        let (before, mut done) = (batch.len(), false);
-        while !done && !batch.is_full() {
-            batch.push_with(|buf| {
-                let start = buf.len();
-                match self.socket.try_recv_buf(buf) {
-                    // Protocol work is done inside `try_recv`; it yields no packet.
-                    Ok(_) if &buf[start..] == HELLO => {
-                        self.state.set(TransportState::Up(self.assigned.clone()));
-                        None
-                    }
-                    Ok(_) => Some(Offload::NONE),
-                    Err(error) => {
-                        // An ICMP error of the peer's host is no reason to end.
-                        done = error.kind() == ErrorKind::WouldBlock;
-                        None
-                    }
-                }
-            });
+        if self.state.get() == TransportState::Closed {
+            return Err(TransportError::Closed);
+        }
+        let (before, mut buffer) = (batch.len(), [0; 2048]);
+        while !batch.is_full() {
+            match self.socket.try_recv(&mut buffer) {
+                // Protocol work is done inside `try_recv`; it yields no packet.
+                Ok(1) => self.state.set(TransportState::Up(self.assigned.clone())),
+                Ok(length) => drop(batch.push(Packet::from_slice(&buffer[..length]))),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                // An ICMP error of the peer's host is no reason to end.
+                Err(_) => {}
+            }
         }
         Ok(batch.len() - before)
     }
@@ -96,20 +86,17 @@ impl TunnelTransport for ClearUdp {
         batch: &mut PacketBatch,
         drops: &mut DropCounters,
     ) -> Result<usize, TransportError> {
-        self.check()?;
-        let up = matches!(self.state.get(), TransportState::Up(_));
+        let up = match self.state.get() {
+            TransportState::Closed => return Err(TransportError::Closed),
+            state => matches!(state, TransportState::Up(_)),
+        };
         let (mut gone, mut sent) = (0, 0);
         for packet in batch.packets() {
-            if !up {
-                drops.count(DropReason::NoSession);
-            } else if packet.len() > usize::from(self.assigned.mtu) {
-                drops.count(DropReason::TooBig);
-            } else {
-                match self.socket.try_send(packet.bytes()) {
-                    Ok(_) => sent += 1,
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                    Err(_) => drops.count(DropReason::Refused),
-                }
+            match up.then(|| self.socket.try_send(packet.bytes())) {
+                None => drops.count(DropReason::NoSession),
+                Some(Ok(_)) => sent += 1,
+                Some(Err(error)) if error.kind() == ErrorKind::WouldBlock => break,
+                Some(Err(_)) => drops.count(DropReason::Refused),
             }
             gone += 1;
         }
@@ -118,11 +105,11 @@ impl TunnelTransport for ClearUdp {
     }
 
     async fn readable(&self) -> Result<(), TransportError> {
-        tokio::select! { e = self.closed() => Err(e), r = self.socket.readable() => Ok(r?) }
+        self.unless_closed(self.socket.readable()).await
     }
 
     async fn writable(&self) -> Result<(), TransportError> {
-        tokio::select! { e = self.closed() => Err(e), r = self.socket.writable() => Ok(r?) }
+        self.unless_closed(self.socket.writable()).await
     }
 
     async fn close(&self) {
@@ -133,21 +120,14 @@ impl TunnelTransport for ClearUdp {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let peer = UdpSocket::bind(("127.0.0.1", 0)).await?;
-    let assigned = Assigned {
-        mtu: 1400,
-        ..Assigned::default()
-    };
-    let transport = ClearUdp::connect(peer.local_addr()?, assigned).await?;
+    let transport = ClearUdp::connect(peer.local_addr()?, Assigned::default()).await?;
     let (mut batch, mut drops) = (PacketBatch::new(8, 1500), DropCounters::default());
     let packet = build::udp("10.5.0.2:4000", "203.0.113.10:7", b"ping");
 
     assert!(batch.push(Packet::from_slice(&packet)).is_ok());
     assert_eq!(transport.try_send(&mut batch, &mut drops)?, 0);
-    assert_eq!(
-        drops.get(DropReason::NoSession),
-        1,
-        "nobody has proven to be there"
-    );
+    // Nobody has proven to be there.
+    assert_eq!(drops.get(DropReason::NoSession), 1);
 
     let mut buffer = [0; 1500];
     let (_, from) = peer.recv_from(&mut buffer).await?;

@@ -79,6 +79,9 @@ fn main() {
         Next::At(now + Duration::from_millis(500))
     );
     assert_eq!(backoff.failed(now), Next::At(now + Duration::from_secs(1)));
-    assert_eq!(backoff.failed(now), Next::GiveUp(GiveUp::Attempts { attempts: 3 }));
+    assert_eq!(
+        backoff.failed(now),
+        Next::GiveUp(GiveUp::Attempts { attempts: 3 })
+    );
     println!("{attempts} attempts while it was away; a bounded one gives up after three");
 }

@@ -2,7 +2,7 @@
 //!
 //! | Page | For |
 //! |---|---|
-//! | [`daemon`] | putting device, transports, owners and rules together |
+//! | `daemon` (feature `tokio`) | putting device, transports, owners and rules together |
 //! | [`writing_rules`] | which rule decides; what happens to live flows when rules change |
 //! | [`dns`] | how a query reaches the resolver of its app's tunnel |
 //! | [`tuning`] | every setting, what it buys and what it costs |
