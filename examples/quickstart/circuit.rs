@@ -118,12 +118,17 @@ impl Circuit {
     }
 
     /// Ends the engine, with its device and its tunnels; its last report.
-    pub(crate) async fn stop(self) -> Result<Status, StepError> {
-        self.stop_feed.cancel();
+    pub(crate) async fn stop(mut self) -> Result<Status, StepError> {
         self.handle.stop().await;
-        self.engine
-            .await
-            .doing("wait for the engine")?
-            .doing("run the engine")
+        let ended = (&mut self.engine).await.doing("wait for the engine")?;
+        ended.doing("run the engine")
+    }
+}
+
+impl Drop for Circuit {
+    fn drop(&mut self) {
+        self.stop_feed.cancel();
+        // For a stage that could not be set; after `stop` it has ended.
+        self.engine.abort();
     }
 }

@@ -133,12 +133,12 @@ fn end(outcome: &show::Outcome) -> ExitCode {
     if outcome.problems.is_empty() {
         say(format!(
             "OK: {connections} connections, each answered by the region its rule named; \
-             {moves} rules changed meanwhile"
+             rules changed meanwhile: {moves}"
         ));
         return ExitCode::SUCCESS;
     }
     say(format!(
-        "FAILED after {connections} connections and {moves} changed rules:"
+        "FAILED after {connections} connections, rules changed meanwhile: {moves}"
     ));
     for problem in &outcome.problems {
         say(format!("  {problem}"));
