@@ -39,11 +39,7 @@ fn main() {
 }
 
 #[cfg(target_os = "linux")]
-fn report(
-    offload: bool,
-    round: std::time::Duration,
-    rounds: usize,
-) -> Result<(), lab::Error> {
+fn report(offload: bool, round: std::time::Duration, rounds: usize) -> Result<(), lab::Error> {
     use forward::Contender;
     use vpn_benches::ruler::median;
 
