@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 use vpn_core::DropReason;
-use vpn_resilience::Permit;
 
 use super::health::Health;
 use super::noise::{Admission, Gate, sender_index};
@@ -61,6 +60,8 @@ pub(super) struct PeerState {
     session: Box<dyn Session>,
     pub(super) configured: Option<Endpoint>,
     endpoint: Option<SocketAddr>,
+    /// Inner MTU of the path, and to where.
+    path: Option<(SocketAddr, u16)>,
     pub(super) health: Health,
     indices: VecDeque<u32>,
 }
@@ -105,6 +106,7 @@ impl Core {
                 session: session(&gate, peer),
                 configured: peer.endpoint.clone(),
                 endpoint: None,
+                path: None,
                 health: Health::new(options.no_answer_after, options.seed ^ index as u64),
                 indices: VecDeque::with_capacity(INDICES_PER_PEER),
             });
@@ -259,15 +261,33 @@ impl Core {
         &mut self,
         index: usize,
         at: SocketAddr,
-        permit: Permit,
         now: Instant,
         out: &mut Vec<Outgoing>,
     ) {
         if let Some(peer) = self.peers.get_mut(index) {
             peer.endpoint = Some(at);
-            peer.health.reached(permit, now);
             self.initiate(index, true, now, out);
         }
+    }
+
+    /// The peers with a configured endpoint whose path was not measured since they moved. A
+    /// server's clients are not among them: one on a narrow path would narrow all.
+    pub(super) fn moved(&self) -> Vec<(usize, SocketAddr)> {
+        let peers = self.peers.iter().enumerate();
+        peers
+            .filter(|(_, peer)| peer.configured.is_some())
+            .filter_map(|(index, peer)| Some((index, peer.endpoint?)))
+            .filter(|(index, at)| self.peers[*index].path.is_none_or(|path| path.0 != *at))
+            .collect()
+    }
+
+    /// Notes a path's inner MTU; returns the narrowest of all.
+    pub(super) fn measured(&mut self, index: usize, at: SocketAddr, mtu: u16) -> u16 {
+        if let Some(peer) = self.peers.get_mut(index) {
+            peer.path = Some((at, mtu));
+        }
+        let paths = self.peers.iter().filter_map(|peer| peer.path);
+        paths.map(|path| path.1).min().unwrap_or(mtu)
     }
 
     /// Lets timers fire; what they want sent goes to `out`, peers to be approached to `due`.

@@ -1,6 +1,7 @@
 //! Touches clock, resolver and sockets: the task that keeps a transport going.
 
 use std::future::Future;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -13,7 +14,8 @@ use vpn_core::{Assigned, DownCause, StateSender, TransportState, Underlay, Under
 
 use super::WireGuardOptions;
 use super::core::{Core, Outgoing, Standing};
-use super::socket::Udp;
+use super::outbound::unblock;
+use super::socket::{Run, Udp};
 use crate::session::TICK;
 use crate::wg_quick::{Endpoint, WgQuick};
 
@@ -55,8 +57,13 @@ pub(super) struct Shared {
     pub(super) sockets: Mutex<Sockets>,
     pub(super) state: StateSender,
     mtu: AtomicU16,
+    /// Why the last attempt did not get as far as asking the peer; tells "the network is gone"
+    /// from "the peer does not answer".
+    obstacle: Mutex<Option<DownCause>>,
     /// Sockets, sessions or the state changed: waiters look again.
     pub(super) changed: Notify,
+    /// A full socket left something over: the task sends it, for its caller may never come again.
+    pub(super) stalled: Notify,
     pub(super) closing: CancellationToken,
     pub(super) underlay: Arc<dyn Underlay>,
     pub(super) options: WireGuardOptions,
@@ -76,7 +83,9 @@ impl Shared {
             sockets: Mutex::default(),
             state: StateSender::new(),
             mtu: AtomicU16::new(config.mtu()),
+            obstacle: Mutex::default(),
             changed: Notify::new(),
+            stalled: Notify::new(),
             closing: CancellationToken::new(),
             underlay,
             options,
@@ -105,18 +114,31 @@ impl Shared {
     }
 
     /// Sends protocol messages. A lost one is repeated by WireGuard's timers.
-    pub(super) fn send_all(&self, messages: &mut Vec<Outgoing>) {
+    ///
+    /// Returns the last error; a full socket is none.
+    pub(super) fn send_all(&self, messages: &mut Vec<Outgoing>) -> io::Result<()> {
         if messages.is_empty() {
-            return;
+            return Ok(());
         }
         let sockets = self.sockets().clone();
+        let mut result = Ok(());
         for (to, message) in messages.drain(..) {
-            if let Some(socket) = sockets.for_peer(to)
-                && let Err(error) = socket.send_now(to, &message)
-            {
-                tracing::debug!(%error, "a protocol message was not sent");
+            let Some(socket) = sockets.for_peer(to) else {
+                continue;
+            };
+            match socket.send_now(to, &message) {
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                    tracing::debug!(%error, "a protocol message was not sent");
+                    result = Err(error);
+                }
+                _ => {}
             }
         }
+        result
+    }
+
+    fn obstacle(&self) -> MutexGuard<'_, Option<DownCause>> {
+        self.obstacle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says what the peers' standing means for the tunnel.
@@ -133,7 +155,10 @@ impl Shared {
                 assigned.mtu = mtu;
                 self.set_state(TransportState::Up(Arc::new(assigned)));
             }
-            Standing::Silent => self.set_state(TransportState::Down(DownCause::NoAnswer)),
+            Standing::Silent => {
+                let cause = self.obstacle().clone().unwrap_or(DownCause::NoAnswer);
+                self.set_state(TransportState::Down(cause));
+            }
             Standing::Unchanged => {}
         }
     }
@@ -142,6 +167,23 @@ impl Shared {
         if self.state.get() != state {
             self.state.set(state);
             self.changed.notify_waiters();
+        }
+    }
+
+    /// Looks at the paths to where peers are now: another address, or another family, may carry
+    /// less. The narrowest decides, for the tunnel has one MTU.
+    fn measure(&self) {
+        let moved = self.core().moved();
+        for (peer, at) in moved {
+            let overhead = if at.is_ipv4() {
+                OVERHEAD_V4
+            } else {
+                OVERHEAD_V6
+            };
+            let path = self.underlay.mtu_to(at).unwrap_or(u16::MAX);
+            let inner = path.saturating_sub(overhead).max(MIN_MTU);
+            let mtu = self.core().measured(peer, at, inner);
+            self.mtu.store(mtu.min(self.config_mtu), Ordering::Relaxed);
         }
     }
 
@@ -185,8 +227,36 @@ impl Shared {
 
     fn forget_sockets(&self) {
         *self.sockets() = Sockets::default();
-        self.core().blocked.clear();
+        let mut core = self.core();
+        let lost: usize = core.blocked.drain(..).map(|run| run.count()).sum();
+        core.stats.tx_lost += lost as u64;
+        drop(core);
         self.changed.notify_waiters();
+    }
+
+    /// Sends what full sockets left over, as soon as they take it. Never returns.
+    async fn unblock(&self) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let Some(to) = self.core().blocked.front().and_then(Run::to) else {
+                self.stalled.notified().await;
+                continue;
+            };
+            let socket = self.sockets().for_peer(to).cloned();
+            if let Some(socket) = socket {
+                tokio::select! {
+                    // An error of the wait comes again from the socket, and ends it there.
+                    _ = socket.writable() => {}
+                    () = changed => continue,
+                }
+            }
+            let sockets = self.sockets().clone();
+            if unblock(&mut self.core(), &sockets) {
+                self.changed.notify_waiters();
+            }
+        }
     }
 }
 
@@ -197,6 +267,8 @@ pub(super) async fn drive(shared: Arc<Shared>) {
     let mut messages = Vec::new();
     let mut due = Vec::new();
     let mut attempt: Option<Pin<Box<dyn Future<Output = ()> + Send + '_>>> = None;
+    let unblocking = shared.unblock();
+    tokio::pin!(unblocking);
     {
         let now = Instant::now();
         let mut core = shared.core();
@@ -209,6 +281,7 @@ pub(super) async fn drive(shared: Arc<Shared>) {
     loop {
         tokio::select! {
             () = shared.closing.cancelled() => break,
+            () = &mut unblocking => {}
             _ = interval.tick() => {
                 let now = Instant::now();
                 let standing = {
@@ -216,7 +289,9 @@ pub(super) async fn drive(shared: Arc<Shared>) {
                     core.tick(now, &mut messages, &mut due);
                     core.standing(now)
                 };
-                shared.send_all(&mut messages);
+                // What cannot be sent now shows as silence, and then as a failed attempt.
+                let _ = shared.send_all(&mut messages);
+                shared.measure();
                 shared.announce(standing);
                 if attempt.is_none() && !due.is_empty() {
                     attempt = Some(Box::pin(approach(&shared, std::mem::take(&mut due))));
@@ -256,20 +331,26 @@ async fn approach(shared: &Shared, peers: Vec<usize>) {
         }
         let outcome = reach(shared, &endpoint, attempts).await;
         let now = Instant::now();
-        let mut messages = Vec::new();
-        match outcome {
-            Ok(at) => {
-                shared.core().reached(index, at, permit, now, &mut messages);
-                shared.send_all(&mut messages);
+        let asked = outcome.and_then(|at| {
+            let mut messages = Vec::new();
+            shared.core().reached(index, at, now, &mut messages);
+            shared.measure();
+            shared
+                .send_all(&mut messages)
+                .map_err(|error| DownCause::Network(format!("cannot send to {at}: {error}")))
+        });
+        if let Some(peer) = shared.core().peer_mut(index) {
+            match &asked {
+                Ok(()) => peer.health.reached(permit, now),
+                Err(_) => peer.health.failed(permit, now),
             }
-            Err(cause) => {
-                if let Some(peer) = shared.core().peer_mut(index) {
-                    peer.health.failed(permit, now);
-                }
-                if !any_alive(shared) {
-                    shared.set_state(TransportState::Down(cause));
-                }
-            }
+        }
+        let cause = asked.err();
+        shared.obstacle().clone_from(&cause);
+        if let Some(cause) = cause
+            && !any_alive(shared)
+        {
+            shared.set_state(TransportState::Down(cause));
         }
     }
 }
@@ -306,21 +387,68 @@ async fn reach(
     let mut problem = String::new();
     for at in addresses[first..].iter().chain(&addresses[..first]) {
         match shared.bind(at.is_ipv4()) {
-            Ok(()) => {
-                let overhead = if at.is_ipv4() {
-                    OVERHEAD_V4
-                } else {
-                    OVERHEAD_V6
-                };
-                let path = shared.underlay.mtu_to(*at).unwrap_or(u16::MAX);
-                let mtu = path.saturating_sub(overhead).max(MIN_MTU);
-                shared
-                    .mtu
-                    .store(mtu.min(shared.config_mtu), Ordering::Relaxed);
-                return Ok(*at);
-            }
+            Ok(()) => return Ok(*at),
             Err(error) => problem = error.to_string(),
         }
     }
     Err(DownCause::Network(problem))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use async_trait::async_trait;
+
+    #[derive(Debug)]
+    struct Plain;
+
+    #[async_trait]
+    impl Underlay for Plain {
+        fn udp(&self, local: SocketAddr) -> Result<std::net::UdpSocket, UnderlayError> {
+            let socket = std::net::UdpSocket::bind(local);
+            let socket = socket.map_err(|cause| UnderlayError::Socket { local, cause })?;
+            socket.set_nonblocking(true).unwrap();
+            Ok(socket)
+        }
+
+        async fn resolve(&self, _: &str, _: u16) -> Result<Vec<SocketAddr>, UnderlayError> {
+            Ok(Vec::new())
+        }
+    }
+
+    /// The end of a burst met a full socket, and no packet follows that would push it.
+    #[tokio::test]
+    async fn what_a_full_socket_left_over_is_sent_without_another_call() {
+        let key = crate::wg_quick::PrivateKey::generate().unwrap();
+        let file = format!(
+            "[Interface]\nPrivateKey = {}\n[Peer]\nPublicKey = {}\nAllowedIPs = 0.0.0.0/0\n",
+            *key.reveal_base64(),
+            key.public(),
+        );
+        let config = WgQuick::parse("test", &file).unwrap();
+        let shared = Arc::new(Shared::new(
+            &config,
+            Arc::new(Plain),
+            WireGuardOptions::default(),
+        ));
+        shared.bind(true).unwrap();
+        let receiver = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let to = receiver.local_addr().unwrap();
+        let task = tokio::spawn(drive(shared.clone()));
+        for round in 0..3u8 {
+            let mut run = Run::default();
+            run.bytes.push(round);
+            run.appended(to, 1, 0);
+            shared.core().blocked.push_back(run);
+            shared.stalled.notify_one();
+            let mut datagram = [0; 8];
+            let received = receiver.recv(&mut datagram);
+            let patience = Duration::from_secs(30);
+            let length = tokio::time::timeout(patience, received).await.unwrap();
+            assert_eq!(datagram[..length.unwrap()], [round]);
+        }
+        assert_eq!(shared.core().stats.tx_bytes, 3);
+        shared.closing.cancel();
+        task.await.unwrap();
+    }
 }

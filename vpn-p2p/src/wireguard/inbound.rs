@@ -56,7 +56,8 @@ impl Shared {
         let standing = core.standing(now);
         let opened = std::mem::take(&mut core.opened);
         drop(guard);
-        self.send_all(&mut replies);
+        // A lost answer is asked for again.
+        let _ = self.send_all(&mut replies);
         self.announce(standing);
         if opened {
             self.changed.notify_waiters();

@@ -63,6 +63,9 @@ pub struct WireGuardStats {
     pub tx_packets: u64,
     /// Bytes of UDP payload sent, keepalives and handshakes apart.
     pub tx_bytes: u64,
+    /// Datagrams lost after their packets had been taken: the socket was full, and then refused
+    /// them or was replaced. Their packets count as sent, as those in the system's own queues do.
+    pub tx_lost: u64,
     /// IP packets handed to the router.
     pub rx_packets: u64,
     /// Authentic datagrams received, keepalives and handshakes included.

@@ -43,8 +43,12 @@ struct Outbound<'a> {
     now: Instant,
     mtu: u16,
     down: bool,
-    /// Datagrams of this call that the system refused: counted as drops, so not as sent.
+    /// Place in the batch of the packet being sealed.
+    packet: u32,
+    /// Packets of this call of which the system refused a part: counted as drops, so not as sent.
     refused: usize,
+    /// The newest of them: no packet counts twice.
+    last_refused: Option<u32>,
 }
 
 impl Shared {
@@ -64,25 +68,59 @@ impl Shared {
                 now: Instant::now(),
                 mtu: self.mtu(),
                 down: matches!(self.state.get(), TransportState::Down(_)),
+                packet: 0,
                 refused: 0,
+                last_refused: None,
             };
             let (taken, sent) = out.batch(batch.packets_mut());
             let mut starts = out.starts;
+            let stalled = !guard.blocked.is_empty();
             drop(guard);
-            self.send_all(&mut starts);
+            if stalled {
+                self.stalled.notify_one();
+            }
+            let _ = self.send_all(&mut starts);
             batch.recycle_front(taken);
             sent
         })
     }
 }
 
+/// Sends what a full socket left over; `false` if it is still full. Its packets counted as sent
+/// when they were taken, so what is refused now is counted apart.
+pub(super) fn unblock(core: &mut Core, sockets: &Sockets) -> bool {
+    while let Some(run) = core.blocked.pop_front() {
+        match send(sockets, &run) {
+            Flushed::Blocked => {
+                core.blocked.push_front(run);
+                return false;
+            }
+            Flushed::Sent => core.stats.tx_bytes += run.bytes.len() as u64,
+            Flushed::Refused(which, _) => core.stats.tx_lost += which.len() as u64,
+        }
+    }
+    true
+}
+
+fn send(sockets: &Sockets, run: &Run) -> Flushed {
+    match run.to().map(|to| sockets.for_peer(to)) {
+        None => Flushed::Sent,
+        Some(Some(socket)) => socket.flush(run),
+        Some(None) => Flushed::Refused(
+            (0..run.count()).collect(),
+            std::io::ErrorKind::NotConnected.into(),
+        ),
+    }
+}
+
 impl Outbound<'_> {
     fn batch(&mut self, packets: &mut [Packet]) -> (usize, usize) {
         let (mut taken, mut sent) = (0, 0);
-        if !self.unblock() {
+        if !unblock(self.core, self.sockets) {
             return (taken, sent);
         }
-        for packet in packets {
+        for (place, packet) in (0..).zip(packets) {
+            self.packet = place;
             match self.packet(packet) {
                 Taken::Sealed => sent += 1,
                 Taken::Dropped(reason) => self.drops.count(reason),
@@ -162,22 +200,9 @@ impl Outbound<'_> {
         }
         let sealed = self.core.seal(peer, packet, padded, self.run, self.now);
         if sealed {
-            self.run.appended(to, len);
+            self.run.appended(to, len, self.packet);
         }
         sealed
-    }
-
-    /// Sends what was left over last time.
-    fn unblock(&mut self) -> bool {
-        while let Some(run) = self.core.blocked.pop_front() {
-            if !self.send(&run) {
-                self.core.blocked.push_front(run);
-                return false;
-            }
-        }
-        // These were sent as far as their callers know.
-        self.refused = 0;
-        true
     }
 
     /// Sends the run, or keeps it for the next call: behind what is kept already, to stay in
@@ -197,22 +222,21 @@ impl Outbound<'_> {
 
     /// `false` if the socket is full.
     fn send(&mut self, run: &Run) -> bool {
-        let Some(to) = run.to() else { return true };
-        let flushed = match self.sockets.for_peer(to) {
-            Some(socket) => socket.flush(run),
-            None => Flushed::Refused(run.count(), std::io::ErrorKind::NotConnected.into()),
-        };
-        match flushed {
+        match send(self.sockets, run) {
             Flushed::Blocked => return false,
             Flushed::Sent => self.core.stats.tx_bytes += run.bytes.len() as u64,
-            Flushed::Refused(count, error) => {
+            Flushed::Refused(which, error) => {
                 let reason = if quinn_udp::is_msg_size_err(&error) {
                     DropReason::TooBig
                 } else {
                     DropReason::Refused
                 };
-                self.refused += count;
-                self.drops.add(reason, count as u64);
+                for packet in which.iter().filter_map(|datagram| run.packet(*datagram)) {
+                    if self.last_refused.replace(packet) != Some(packet) {
+                        self.refused += 1;
+                        self.drops.count(reason);
+                    }
+                }
             }
         }
         true

@@ -61,7 +61,8 @@ pub(super) struct Run {
     pub(super) bytes: Vec<u8>,
     to: Option<SocketAddr>,
     segment: usize,
-    count: usize,
+    /// Which packet each datagram is of, or a part of: its place in the batch of one call.
+    packets: Vec<u32>,
     closed: bool,
 }
 
@@ -74,24 +75,29 @@ impl Run {
                 mine == to
                     && !self.closed
                     && len <= self.segment
-                    && self.count < max_segments
+                    && self.packets.len() < max_segments
                     && self.bytes.len() + len <= MAX_RUN_BYTES
             }
         }
     }
 
-    /// Notes that a datagram of this length was appended to `bytes`.
-    pub(super) fn appended(&mut self, to: SocketAddr, len: usize) {
+    /// Notes that a datagram of this length, of this packet, was appended to `bytes`.
+    pub(super) fn appended(&mut self, to: SocketAddr, len: usize, packet: u32) {
         if self.to.is_none() {
             self.to = Some(to);
             self.segment = len;
         }
-        self.count += 1;
+        self.packets.push(packet);
         self.closed = len < self.segment;
     }
 
-    pub(super) const fn count(&self) -> usize {
-        self.count
+    pub(super) fn count(&self) -> usize {
+        self.packets.len()
+    }
+
+    /// The packet that a datagram belongs to.
+    pub(super) fn packet(&self, datagram: usize) -> Option<u32> {
+        self.packets.get(datagram).copied()
     }
 
     pub(super) const fn to(&self) -> Option<SocketAddr> {
@@ -102,7 +108,7 @@ impl Run {
         self.bytes.clear();
         self.to = None;
         self.segment = 0;
-        self.count = 0;
+        self.packets.clear();
         self.closed = false;
     }
 }
@@ -112,8 +118,8 @@ pub(super) enum Flushed {
     Sent,
     /// The socket's buffer is full; nothing was sent.
     Blocked,
-    /// So many datagrams were refused, the last of them for this reason.
-    Refused(usize, io::Error),
+    /// These datagrams were refused, the last of them for this reason; the others were sent.
+    Refused(Vec<usize>, io::Error),
 }
 
 /// One UDP socket of the underlay.
@@ -202,24 +208,24 @@ impl Udp {
         let Some(to) = run.to else {
             return Flushed::Sent;
         };
-        let segment = (run.count > 1).then_some(run.segment);
+        let segment = (run.count() > 1).then_some(run.segment);
         match self.try_send(&transmit(to, &run.bytes, segment)) {
             Ok(()) => Flushed::Sent,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Flushed::Blocked,
             // The interface or driver cannot segment (EIO, EINVAL): quinn-udp has noted it, and
             // the next runs are one datagram long. This one goes piece by piece.
-            Err(_) if run.count > 1 => self.flush_singly(to, run),
-            Err(e) => Flushed::Refused(1, e),
+            Err(_) if run.count() > 1 => self.flush_singly(to, run),
+            Err(e) => Flushed::Refused(vec![0], e),
         }
     }
 
     fn flush_singly(&self, to: SocketAddr, run: &Run) -> Flushed {
-        let mut refused = 0;
+        let mut refused = Vec::new();
         let mut last = None;
-        for datagram in run.bytes.chunks(run.segment.max(1)) {
+        for (index, datagram) in run.bytes.chunks(run.segment.max(1)).enumerate() {
             // A full buffer in the middle loses the rest: this happens once per socket.
             if let Err(e) = self.send_now(to, datagram) {
-                refused += 1;
+                refused.push(index);
                 last = Some(e);
             }
         }
@@ -262,12 +268,12 @@ mod tests {
         );
         let mut run = Run::default();
         assert!(run.takes(here, 100, 8));
-        run.appended(here, 100);
+        run.appended(here, 100, 0);
         assert!(run.takes(here, 100, 8) && run.takes(here, 60, 8));
         assert!(!run.takes(here, 101, 8), "longer");
         assert!(!run.takes(there, 100, 8), "elsewhere");
         assert!(!run.takes(here, 100, 1), "too many");
-        run.appended(here, 60);
+        run.appended(here, 60, 1);
         assert!(!run.takes(here, 60, 8), "after a shorter one");
         run.clear();
         assert!(run.takes(there, 1, 1));
@@ -283,7 +289,7 @@ mod tests {
             let datagram = vec![n; if n == 4 { 300 } else { 1000 }];
             assert!(run.takes(to, datagram.len(), 8));
             run.bytes.extend_from_slice(&datagram);
-            run.appended(to, datagram.len());
+            run.appended(to, datagram.len(), 0);
             expected.push(datagram);
         }
         sender.writable().await.unwrap();
@@ -309,11 +315,12 @@ mod tests {
         let to = sender.local_addr().unwrap();
         let mut run = Run::default();
         run.bytes.resize(65_535, 0);
-        run.appended(to, 65_535);
+        run.appended(to, 65_535, 0);
         sender.writable().await.unwrap();
-        let Flushed::Refused(1, error) = sender.flush(&run) else {
+        let Flushed::Refused(which, error) = sender.flush(&run) else {
             panic!("sent");
         };
+        assert_eq!(which, [0]);
         assert!(quinn_udp::is_msg_size_err(&error));
     }
 }

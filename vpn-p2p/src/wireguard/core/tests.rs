@@ -111,7 +111,12 @@ impl Bench {
         let health = &mut self.core.peer_mut(peer).unwrap().health;
         health.demand(now);
         let permit = health.begin(now).unwrap();
-        self.core.reached(peer, AT, permit, now, &mut self.out);
+        self.core.reached(peer, AT, now, &mut self.out);
+        self.core
+            .peer_mut(peer)
+            .unwrap()
+            .health
+            .reached(permit, now);
     }
 
     fn outlet(&mut self, dst: [u8; 4], down: bool) -> Outlet {
