@@ -18,7 +18,6 @@ use std::hash::BuildHasher;
 
 use foldhash::quality::RandomState;
 use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
 use vpn_core::packet::Rewrite;
 use vpn_core::{FlowKey, Generation, RuleId, TunnelId};
 
@@ -220,8 +219,7 @@ impl ConnTable {
         for (table, hash) in
             [(&mut self.by_device, device_hash), (&mut self.by_wire, wire_hash)]
         {
-            let found = table.entry(hash, |&i| i == id.0, |_| unreachable_rehash());
-            if let Entry::Occupied(found) = found {
+            if let Ok(found) = table.find_entry(hash, |&i| i == id.0) {
                 found.remove();
             }
         }
@@ -303,11 +301,6 @@ fn wire_salt(tunnel: TunnelId) -> u32 {
 #[inline]
 fn hash_of(hasher: &RandomState, salt: u32, key: &FlowKey) -> u64 {
     hasher.hash_one((salt, key))
-}
-
-/// Looking an entry up for removal never grows a table, so nothing is rehashed.
-fn unreachable_rehash() -> u64 {
-    0
 }
 
 #[cfg(test)]

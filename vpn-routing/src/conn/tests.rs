@@ -107,7 +107,13 @@ fn tcp_phases_follow_the_flags() {
     let closing = live.after(Message::Tcp(FIN | ACK), false);
     assert_eq!(closing, Phase::TcpClosing);
     assert_eq!(closing.after(Message::Tcp(RST), true), Phase::TcpClosed);
-    assert_eq!(Phase::first(Message::Tcp(ACK)), Phase::TcpEstablished);
+    assert_eq!(
+        Phase::first(Message::Tcp(ACK)),
+        Phase::TcpOpening,
+        "nobody answered yet: may be evicted"
+    );
+    assert_eq!(Phase::first(Message::Tcp(RST | ACK)), Phase::TcpClosed);
+    assert_eq!(Phase::first(Message::Tcp(FIN | ACK)), Phase::TcpClosing);
 }
 
 proptest! {

@@ -26,7 +26,10 @@ impl Phase {
     pub const fn first(message: Message) -> Self {
         match message {
             Message::Udp => Self::Udp,
-            Message::Tcp(flags) if flags & tcp_flags::SYN == 0 => Self::TcpEstablished,
+            // The last words of a connection that is not known any more.
+            Message::Tcp(flags) if flags & tcp_flags::RST != 0 => Self::TcpClosed,
+            Message::Tcp(flags) if flags & tcp_flags::FIN != 0 => Self::TcpClosing,
+            // From the middle of one: nobody has answered here yet.
             Message::Tcp(_) => Self::TcpOpening,
             _ => Self::Icmp,
         }

@@ -47,6 +47,7 @@ impl Router {
     ) -> Result<(), DropReason> {
         let parsed = packet.parse().map_err(|_| DropReason::Malformed)?;
         match parsed.message {
+            _ if parsed.first_fragment => return Err(DropReason::Fragment),
             Message::Tcp(_) | Message::Udp | Message::EchoReply => {}
             Message::LaterFragment => return Err(DropReason::Fragment),
             // An echo request is somebody else's first word: not an answer.
@@ -54,6 +55,10 @@ impl Router {
             _ => return Err(DropReason::Unsupported),
         }
         let id = self.conns.find_inbound(tunnel, &parsed.flow).ok_or(DropReason::Unsolicited)?;
+        let stale = self.conns.get(id).is_some_and(|c| c.generation != self.generation);
+        if stale && let Some(reason) = self.blocked_since(id) {
+            return Err(reason);
+        }
         let conn = self.conns.get_mut(id).ok_or(DropReason::Unsolicited)?;
         conn.last_seen = now;
         conn.phase = conn.phase.after(parsed.message, true);

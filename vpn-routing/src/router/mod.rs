@@ -45,9 +45,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use vpn_core::packet::{Packet, PacketBatch};
+use vpn_core::packet::{BufferPool, Packet, PacketBatch};
 use vpn_core::{
-    DropCounters, DropReason, Generation, InterfacePlan, OwnerAnswer, OwnerQuery, TransportState,
+    Assigned, DropCounters, DropReason, Generation, InterfacePlan, OwnerAnswer, OwnerQuery, TransportState,
     TunnelId,
 };
 
@@ -124,6 +124,9 @@ pub struct Router {
     /// Reused lists: nothing is allocated per batch.
     scratch: Vec<Packet>,
     removed: Vec<Conn>,
+    /// Buffers that came back from queues: packets of one direction only must not starve the
+    /// batches they come in.
+    spare: BufferPool,
 }
 
 impl Router {
@@ -146,6 +149,7 @@ impl Router {
             next_sweep: now + SWEEP_INTERVAL,
             scratch: Vec::new(),
             removed: Vec::new(),
+            spare: BufferPool::new(config.queue_packets, config.largest_packet),
             config,
         }
     }
@@ -157,12 +161,10 @@ impl Router {
     }
 
     /// Removes a tunnel with its flows, addresses and queue. Its counters stay in the totals.
-    pub fn remove_tunnel(&mut self, now: Instant, tunnel: TunnelId) {
-        self.tunnel_gone(now, tunnel, DropReason::NoSuchTunnel);
+    pub fn remove_tunnel(&mut self, _now: Instant, tunnel: TunnelId) {
+        self.tunnel_gone(tunnel, DropReason::NoSuchTunnel);
         if let Some(slot) = self.tunnels.remove(tunnel) {
-            let mut counters = slot.counters;
-            counters.drops.add(DropReason::NoSuchTunnel, slot.queue.len() as u64);
-            self.accounts.retire(&counters);
+            self.accounts.retire(&slot.counters);
         }
         self.allocator.release(tunnel);
         self.update_plan();
@@ -191,7 +193,7 @@ impl Router {
             }
         }
         self.scratch = list;
-        batch.pool_mut().refill_from(self.device.pool_mut());
+        batch.pool_mut().refill_from(&mut self.spare);
     }
 
     /// Routes packets that came through `tunnel`. Empties `batch`.
@@ -206,10 +208,7 @@ impl Router {
             }
         }
         self.scratch = list;
-        if let Some(slot) = self.tunnels.get_mut(tunnel) {
-            batch.pool_mut().refill_from(slot.queue.pool_mut());
-        }
-        batch.pool_mut().refill_from(self.device.pool_mut());
+        batch.pool_mut().refill_from(&mut self.spare);
     }
 
     /// Counts packets that the device or a transport dropped on receipt: they came in, and they
@@ -237,6 +236,7 @@ impl Router {
             Update::Rules(rules) => {
                 self.generation = rules.generation();
                 self.rules = rules;
+                self.release_redirected(now);
             }
             Update::Tunnel(tunnel, state) => self.tunnel_state(now, tunnel, state),
             Update::Owner(query, answer) => self.owner_answer(now, query, answer),
@@ -264,6 +264,7 @@ impl Router {
         }
         if now >= self.next_sweep {
             self.next_sweep = now + SWEEP_INTERVAL;
+            self.hold.sweep(stamp);
             let steps = self.conns.slots() / SWEEPS_PER_ROUND + SWEEPS_PER_ROUND;
             self.conns.sweep(stamp, steps, &mut self.removed);
             self.release_removed();
@@ -302,17 +303,31 @@ impl Router {
                 None => return Ok(0),
             },
         };
-        let (queued, dropped) = (queue.len() as u64, drops.total());
-        let result = send(queue, drops);
-        let removed = queued - queue.len() as u64;
-        let dropped = drops.total() - dropped;
-        // A sender that removed packets without a word has refused them.
-        let sent = *result.as_ref().unwrap_or(&0) as u64;
-        drops.add(DropReason::Refused, removed.saturating_sub(dropped + sent));
+        let queued = queue.len();
+        let mut counted = DropCounters::default();
+        let result = send(queue, &mut counted);
         let left = queue.len();
+        let removed = queued.saturating_sub(left) as u64;
+        // Each packet that was removed is accounted for once, whatever a sender counts: it may
+        // count segments of a super-packet, or losses of packets it had taken before.
+        let sent = removed.min(*result.as_ref().unwrap_or(&0) as u64);
+        let mut unsent = removed - sent;
+        for (reason, packets) in counted.iter() {
+            let packets = packets.min(unsent);
+            drops.add(reason, packets);
+            unsent -= packets;
+        }
+        // A sender that removed packets without a word has refused them.
+        drops.add(DropReason::Refused, unsent);
+        self.spare.refill_from(queue.pool_mut());
         match target {
             Egress::Device => self.accounts.out_device += sent,
-            Egress::Tunnel(_) => self.accounts.out_tunnels += sent,
+            Egress::Tunnel(tunnel) => {
+                self.accounts.out_tunnels += sent;
+                if left == 0 {
+                    self.tunnels.unlist(tunnel);
+                }
+            }
         }
         result.map(|_| left)
     }
@@ -321,47 +336,103 @@ impl Router {
         now.saturating_duration_since(self.epoch).as_millis() as Stamp
     }
 
-    /// The instant of a stamp that lies at most half the stamp's range ahead.
+    /// The instant of a stamp near the next sweep: stamps wrap, and say nothing by themselves.
     fn instant(&self, stamp: Stamp) -> Instant {
-        self.epoch + Duration::from_millis(u64::from(stamp))
+        let sweep = self.next_sweep.saturating_duration_since(self.epoch).as_millis() as u64;
+        let ahead = stamp.wrapping_sub(sweep as Stamp).cast_signed();
+        self.epoch + Duration::from_millis(sweep.saturating_add_signed(ahead.into()))
     }
 
     fn tunnel_state(&mut self, now: Instant, tunnel: TunnelId, state: TransportState) {
-        let Some(slot) = self.tunnels.get_mut(tunnel) else { return };
+        let Some(slot) = self.tunnels.get_mut(tunnel) else {
+            return;
+        };
+        if slot.state == TransportState::Closed {
+            // Final: a state that was under way when the transport failed is not news.
+            return;
+        }
         slot.state = state.clone();
         match state {
-            TransportState::Up(assigned) => {
-                slot.assigned = Some(Arc::clone(&assigned));
-                let admission = self.allocator.admit(tunnel, &assigned.addresses);
-                if !admission.conflicts.is_empty() {
-                    self.events.push_back(Event::Conflicts(tunnel, admission.conflicts));
-                }
-                // Flows with an address the tunnel no longer has would leave with a wrong source.
-                let addresses: Vec<IpAddr> =
-                    assigned.addresses.iter().map(ipnet::IpNet::addr).collect();
-                self.conns.remove_where(&mut self.removed, |c| {
-                    c.tunnel == tunnel && !addresses.contains(&c.wire.src())
-                });
-                self.release_removed();
-                self.update_plan();
-                self.release_held_for(now, tunnel);
-            }
+            TransportState::Up(assigned) => self.tunnel_up(now, tunnel, assigned),
             TransportState::Down(_) => {
-                for held in self.hold.take_for_tunnel(tunnel) {
-                    self.drop_held(held, DropReason::TunnelDown);
-                }
+                self.drop_queue(tunnel, DropReason::TunnelDown, |_| true);
+                self.drop_held_for(tunnel, DropReason::TunnelDown);
             }
-            TransportState::Closed => self.tunnel_gone(now, tunnel, DropReason::Closed),
+            TransportState::Closed => self.tunnel_gone(tunnel, DropReason::Closed),
             _ => {}
         }
     }
 
-    fn tunnel_gone(&mut self, _now: Instant, tunnel: TunnelId, reason: DropReason) {
-        for held in self.hold.take_for_tunnel(tunnel) {
+    fn tunnel_up(&mut self, now: Instant, tunnel: TunnelId, assigned: Arc<Assigned>) {
+        let Some(slot) = self.tunnels.get_mut(tunnel) else {
+            return;
+        };
+        slot.assigned = Some(Arc::clone(&assigned));
+        let admission = self.allocator.admit(tunnel, &assigned.addresses);
+        if !admission.conflicts.is_empty() {
+            self.events
+                .push_back(Event::Conflicts(tunnel, admission.conflicts));
+        }
+        // Flows with an address the tunnel no longer has would leave with a wrong source, and
+        // queries would go to a resolver that is not its any more.
+        let translate = self.config.translate;
+        let has = |addr: IpAddr| assigned.addresses.iter().any(|net| net.addr() == addr);
+        let valid = |wire_source| !translate || has(wire_source);
+        self.conns.remove_where(&mut self.removed, |c| {
+            let steered = c.wire.dst() != c.device.dst();
+            c.tunnel == tunnel
+                && (!valid(c.wire.src()) || steered && !assigned.dns.contains(&c.wire.dst()))
+        });
+        self.release_removed();
+        // The same for packets that were translated and not taken yet.
+        self.drop_queue(tunnel, DropReason::TunnelDown, |packet| {
+            packet.parse().is_ok_and(|p| !valid(p.flow.src()))
+        });
+        self.update_plan();
+        self.release_held_for(now, tunnel);
+    }
+
+    fn tunnel_gone(&mut self, tunnel: TunnelId, reason: DropReason) {
+        self.drop_queue(tunnel, reason, |_| true);
+        self.drop_held_for(tunnel, reason);
+        self.conns
+            .remove_where(&mut self.removed, |c| c.tunnel == tunnel);
+        self.release_removed();
+    }
+
+    fn drop_held_for(&mut self, tunnel: TunnelId, reason: DropReason) {
+        for held in self.hold.take_waiting_for_tunnel(|_, t, _| t == tunnel) {
             self.drop_held(held, reason);
         }
-        self.conns.remove_where(&mut self.removed, |c| c.tunnel == tunnel);
-        self.release_removed();
+    }
+
+    /// Drops what a tunnel has not taken and `gone` says.
+    fn drop_queue(
+        &mut self,
+        tunnel: TunnelId,
+        reason: DropReason,
+        gone: impl Fn(&mut Packet) -> bool,
+    ) {
+        let Some(slot) = self.tunnels.get_mut(tunnel) else {
+            return;
+        };
+        let mut list = Vec::with_capacity(slot.queue.len());
+        slot.queue.swap_out(&mut list);
+        for mut packet in list {
+            let back = if gone(&mut packet) {
+                Some(packet)
+            } else {
+                slot.queue.push(packet).err()
+            };
+            if let Some(packet) = back {
+                slot.counters.drops.count(reason);
+                slot.queue.recycle(packet);
+            }
+        }
+        self.spare.refill_from(slot.queue.pool_mut());
+        if slot.queue.is_empty() {
+            self.tunnels.unlist(tunnel);
+        }
     }
 
     /// Recomputes the plan, and tells the driver if it changed.

@@ -9,7 +9,7 @@ use vpn_core::{
     TransportState, TunnelId,
 };
 
-use super::hold::{Awaits, Held};
+use super::hold::{Awaits, Begun, Held};
 use super::{Event, Router};
 use crate::conn::{Conn, ConnId, InsertError, Phase, Stamp, Translation};
 use crate::rules::Target;
@@ -28,8 +28,8 @@ const DNS_PORT: u16 = 53;
 enum Known {
     /// Nobody was asked yet.
     NotAsked,
-    /// The resolver's answer.
-    Answer(Option<Owner>),
+    /// The resolver's answer, and what it was asked for; `None` if that was for another wait.
+    Answer(Option<OwnerDetail>, Option<Owner>),
 }
 
 /// What becomes of an outbound packet.
@@ -53,58 +53,92 @@ impl Router {
         };
         if !self.hold.is_empty() && self.hold.contains(&parsed.flow) {
             // Behind its predecessors, whatever this packet alone would get.
-            if !self.hold.append(&parsed.flow, &packet) {
+            if !self.hold.append(now, &parsed.flow, &packet) {
                 self.count_drop(None, DropReason::HoldFull, 1);
             }
             return Some(packet);
         }
         let outcome = self.decide(now, &parsed, Known::NotAsked);
-        self.act(now, parsed, packet, outcome)
+        self.act(now, now, &parsed, packet, outcome)
     }
 
     /// An owner became known: its flow's packets go on.
     pub(super) fn owner_answer(&mut self, now: Instant, query: OwnerQuery, answer: OwnerAnswer) {
-        let awaited = self.hold.get(&query.flow).map(|held| &held.awaits);
-        // A late answer, or one to an older and less detailed question.
-        if awaited != Some(&Awaits::Owner(query.detail)) {
-            return;
-        }
         let owner = match answer {
             OwnerAnswer::Known(owner) => Some(owner),
             OwnerAnswer::Pending => return,
             OwnerAnswer::Unknown => None,
         };
-        if let Some(held) = self.hold.take(&query.flow) {
-            self.release(self.stamp(now), held, owner);
+        match self.hold.answered(&query) {
+            Ok(Some(held)) => self.release(self.stamp(now), held, Some(query.detail), owner),
+            Ok(None) => {}
+            Err(again) => self.events.push_back(Event::ResolveOwner(again)),
         }
     }
 
     /// A tunnel came up: the packets that wait for it go on.
     pub(super) fn release_held_for(&mut self, now: Instant, tunnel: TunnelId) {
+        let held = self.hold.take_waiting_for_tunnel(|_, t, _| t == tunnel);
+        self.release_all(now, held);
+    }
+
+    /// The rules changed: packets that wait for a tunnel that is not theirs any more go on.
+    pub(super) fn release_redirected(&mut self, now: Instant) {
+        let rules = std::sync::Arc::clone(&self.rules);
+        let held = self.hold.take_waiting_for_tunnel(|flow, tunnel, owner| {
+            rules.decide(owner, flow).action != Target::Tunnel(tunnel)
+        });
+        self.release_all(now, held);
+    }
+
+    fn release_all(&mut self, now: Instant, all: Vec<Held>) {
         let stamp = self.stamp(now);
-        for mut held in self.hold.take_for_tunnel(tunnel) {
-            let Awaits::Tunnel(_, owner) = &mut held.awaits else { continue };
+        for mut held in all {
+            let Awaits::Tunnel(_, owner) = &mut held.awaits else {
+                continue;
+            };
             let owner = owner.take();
-            self.release(stamp, held, owner);
+            self.release(stamp, held, None, owner);
         }
     }
 
-    fn release(&mut self, now: Stamp, held: Held, owner: Option<Owner>) {
-        for mut packet in held.packets {
-            match packet.parse() {
-                // The first of them may have to wait for something else: the rest follows it.
-                Ok(parsed) if self.hold.contains(&parsed.flow) => {
-                    if !self.hold.append(&parsed.flow, &packet) {
-                        self.count_drop(None, DropReason::HoldFull, 1);
-                    }
+    /// Routes what was held, each packet as of the time it came: the answer counts for the first
+    /// and for those that followed too closely for the port to have changed hands.
+    fn release(
+        &mut self,
+        now: Stamp,
+        held: Held,
+        asked: Option<OwnerDetail>,
+        owner: Option<Owner>,
+    ) {
+        let (mut before, mut same) = (None, true);
+        for (came, mut packet) in held.packets {
+            let Ok(parsed) = packet.parse() else {
+                self.count_drop(None, DropReason::Malformed, 1);
+                continue;
+            };
+            let close = before.is_none_or(|before| !self.is_stale(came, before));
+            same &= close || !may_start_a_flow(parsed.message);
+            before = Some(came);
+            // The first of them may have to wait for something else: the rest follows it.
+            if self.hold.contains(&parsed.flow) {
+                if !self.hold.append(came, &parsed.flow, &packet) {
+                    self.count_drop(None, DropReason::HoldFull, 1);
                 }
-                Ok(parsed) => {
-                    let outcome = self.decide(now, &parsed, Known::Answer(owner.clone()));
-                    self.act(now, parsed, packet, outcome);
-                }
-                Err(_) => self.count_drop(None, DropReason::Malformed, 1),
+                continue;
             }
+            let known = match same {
+                true => Known::Answer(asked, owner.clone()),
+                false => Known::NotAsked,
+            };
+            let outcome = self.decide(came, &parsed, known);
+            self.act(now, came, &parsed, packet, outcome);
         }
+    }
+
+    /// Whether a port may have changed hands between two packets.
+    fn is_stale(&self, now: Stamp, before: Stamp) -> bool {
+        u128::from(now.wrapping_sub(before)) >= self.config.recheck_owner.as_millis()
     }
 
     pub(super) fn drop_held(&mut self, held: Held, reason: DropReason) {
@@ -115,32 +149,35 @@ impl Router {
         self.count_drop(tunnel, reason, held.packets.len() as u64);
     }
 
+    /// Does what was decided `now` about a packet that came at `came`.
     fn act(
         &mut self,
         now: Stamp,
-        parsed: Parsed,
+        came: Stamp,
+        parsed: &Parsed,
         packet: Packet,
         outcome: Outcome,
     ) -> Option<Packet> {
         match outcome {
-            Send(id) => self.send(id, packet),
+            Send(id) => return self.send(id, packet),
             Wait(awaits) => {
-                let query = match &awaits {
-                    Awaits::Owner(detail) => Some(OwnerQuery { flow: parsed.flow, detail: *detail }),
-                    Awaits::Tunnel(..) => None,
+                let detail = match awaits {
+                    Awaits::Owner(detail) => detail,
+                    Awaits::Tunnel(..) => OwnerDetail::default(),
                 };
-                if self.hold.begin(now, parsed.flow, awaits, &packet) {
-                    self.events.extend(query.map(Event::ResolveOwner));
-                } else {
-                    self.count_drop(None, DropReason::HoldFull, 1);
+                let flow = parsed.flow;
+                match self.hold.begin(now, came, flow, awaits, &packet) {
+                    Begun::Ask => {
+                        let query = OwnerQuery { flow, detail };
+                        self.events.push_back(Event::ResolveOwner(query));
+                    }
+                    Begun::Wait => {}
+                    Begun::Full => self.count_drop(None, DropReason::HoldFull, 1),
                 }
-                Some(packet)
             }
-            Drop(reason, tunnel) => {
-                self.count_drop(tunnel, reason, 1);
-                Some(packet)
-            }
+            Drop(reason, tunnel) => self.count_drop(tunnel, reason, 1),
         }
+        Some(packet)
     }
 
     /// Translates a packet of an entered flow and queues it for its tunnel.
@@ -151,6 +188,7 @@ impl Router {
             self.count_drop(None, DropReason::NoSuchTunnel, 1);
             return Some(packet);
         };
+        let tunnel = conn.tunnel;
         if let Some((out, _)) = &conn.translation.source {
             out.apply(&mut packet);
         }
@@ -162,6 +200,9 @@ impl Router {
             Ok(()) => {
                 slot.counters.tx_packets += 1;
                 slot.counters.tx_bytes += bytes;
+                if slot.queue.len() == 1 {
+                    self.tunnels.list(tunnel);
+                }
                 None
             }
             Err(packet) => {
@@ -173,6 +214,8 @@ impl Router {
 
     fn decide(&mut self, now: Stamp, parsed: &Parsed, known: Known) -> Outcome {
         match parsed.message {
+            // The rest of it could not follow: half a datagram is of no use to anybody.
+            _ if parsed.first_fragment => return Drop(DropReason::Fragment, None),
             Message::Tcp(_) | Message::Udp | Message::EchoRequest => {}
             Message::LaterFragment => return Drop(DropReason::Fragment, None),
             _ if !is_routable(parsed.flow.dst()) => return Drop(DropReason::NotRoutable, None),
@@ -185,55 +228,89 @@ impl Router {
     }
 
     /// A flow in the table: the usual way.
+    #[inline]
     fn known_flow(&mut self, now: Stamp, id: ConnId, parsed: &Parsed, known: Known) -> Outcome {
+        let known = match may_start_a_flow(parsed.message) {
+            true => match self.recheck(now, id, parsed, known) {
+                Ok(known) => known,
+                Err(outcome) => return outcome,
+            },
+            false => known,
+        };
         let Some(conn) = self.conns.get_mut(id) else {
             return Drop(DropReason::FlowTableFull, None);
         };
-        if may_start_a_flow(parsed.message) {
-            let idle = u128::from(now.wrapping_sub(conn.last_outbound));
-            let stale = idle >= self.config.recheck_owner.as_millis();
-            match &known {
-                Known::NotAsked if stale => {
-                    if let Some(detail) = self.rules.needs_owner(&parsed.flow) {
-                        return Wait(Awaits::Owner(detail));
-                    }
-                }
-                Known::NotAsked => {}
-                Known::Answer(owner) => {
-                    let same = match owner {
-                        Some(o) => self.owners.is(conn.owner, o) && conn.socket == o.socket,
-                        None => self.rules.needs_owner(&parsed.flow).is_none(),
-                    };
-                    if !same {
-                        return self.replace_flow(now, id, parsed, known);
-                    }
-                }
-            }
-            let over = matches!(conn.phase, Phase::TcpClosing | Phase::TcpClosed);
-            if over && matches!(parsed.message, Message::Tcp(_)) {
-                return self.replace_flow(now, id, parsed, known);
-            }
+        if conn.generation != self.generation {
+            return match self.revalidate(now, id, parsed, known) {
+                Some(outcome) => outcome,
+                None => self.pass(now, id, parsed),
+            };
         }
-        if conn.generation != self.generation
-            && let Some(outcome) = self.revalidate(now, id, parsed, known)
-        {
-            return outcome;
-        }
+        self.pass(now, id, parsed)
+    }
+
+    /// A packet of a flow whose decision stands.
+    #[inline]
+    fn pass(&mut self, now: Stamp, id: ConnId, parsed: &Parsed) -> Outcome {
         let Some(conn) = self.conns.get_mut(id) else {
             return Drop(DropReason::FlowTableFull, None);
         };
         conn.last_seen = now;
         conn.last_outbound = now;
         conn.phase = conn.phase.after(parsed.message, false);
-        let (tunnel, owner) = (conn.tunnel, conn.owner);
+        let tunnel = conn.tunnel;
         match self.tunnels.get(tunnel).map(|slot| &slot.state) {
             Some(TransportState::Up(_)) => Send(id),
             Some(TransportState::Connecting) => {
-                Wait(Awaits::Tunnel(tunnel, self.owners.get(owner).cloned()))
+                let owner = self.owner_of(id);
+                Wait(Awaits::Tunnel(tunnel, owner))
             }
             Some(_) => Drop(DropReason::TunnelDown, Some(tunnel)),
             None => Drop(DropReason::NoSuchTunnel, None),
         }
+    }
+
+    /// A message that could be the first of another program's socket, or of a new connection.
+    fn recheck(
+        &mut self,
+        now: Stamp,
+        id: ConnId,
+        parsed: &Parsed,
+        known: Known,
+    ) -> Result<Known, Outcome> {
+        let Some(conn) = self.conns.get(id) else {
+            return Ok(known);
+        };
+        let phase = conn.phase;
+        let needs = self.rules.needs_owner(&parsed.flow);
+        match (&known, needs) {
+            (Known::NotAsked, Some(detail)) if self.is_stale(now, conn.last_outbound) => {
+                return Err(Wait(Awaits::Owner(detail)));
+            }
+            (Known::NotAsked, _) => {}
+            (Known::Answer(_, owner), _) => {
+                let same = match owner {
+                    Some(o) => self.owners.is(conn.owner, o) && conn.socket == o.socket,
+                    None => needs.is_none(),
+                };
+                if !same {
+                    return Err(self.replace_flow(now, id, parsed, known));
+                }
+            }
+        }
+        // A new connection on the ports of one that has ended, noticed or not: nothing of the old
+        // one's life, and not the tunnel it was allowed to keep, is this one's.
+        if matches!(parsed.message, Message::Tcp(_)) && phase != Phase::TcpOpening {
+            return Err(self.replace_flow(now, id, parsed, known));
+        }
+        Ok(known)
+    }
+
+    /// The owner of a flow in the table, with the socket.
+    fn owner_of(&self, id: ConnId) -> Option<Owner> {
+        let conn = self.conns.get(id)?;
+        let owner = self.owners.get(conn.owner)?.clone();
+        Some(Owner { socket: conn.socket, ..owner })
     }
 
     /// The rules changed since the flow's decision was made. `None`: the flow goes on as it was.
@@ -248,20 +325,23 @@ impl Router {
         known: Known,
     ) -> Option<Outcome> {
         let conn = self.conns.get(id)?;
-        let owner = self.owners.get(conn.owner);
-        let knows_enough = match self.rules.needs_owner(&conn.device) {
-            None => true,
-            Some(OwnerDetail::Uid) => owner.is_some(),
-            Some(OwnerDetail::Executable) => owner.is_some_and(|o| o.executable.is_some()),
-        };
-        if !knows_enough && matches!(known, Known::NotAsked) {
-            let detail = self.rules.needs_owner(&conn.device).unwrap_or_default();
-            return Some(Wait(Awaits::Owner(detail)));
+        let needs = self.rules.needs_owner(&conn.device);
+        if !knows_enough(needs, self.owners.get(conn.owner)) {
+            match known {
+                Known::Answer(asked, owner) if asked >= needs => {
+                    if owner.is_none() {
+                        self.remove_flow(id);
+                        return Some(Drop(DropReason::OwnerUnknown, None));
+                    }
+                    if let Some(outcome) = self.learn_owner(id, owner) {
+                        return Some(outcome);
+                    }
+                }
+                _ => return Some(Wait(Awaits::Owner(needs.unwrap_or_default()))),
+            }
         }
-        if !knows_enough {
-            return Some(self.replace_flow(now, id, parsed, known));
-        }
-        let decision = self.rules.decide(owner, &conn.device);
+        let conn = self.conns.get(id)?;
+        let decision = self.rules.decide(self.owners.get(conn.owner), &conn.device);
         match decision.action {
             Target::Block(reason) => {
                 let tunnel = conn.tunnel;
@@ -269,8 +349,8 @@ impl Router {
                 return Some(Drop(reason, Some(tunnel)));
             }
             Target::Tunnel(tunnel) if tunnel != conn.tunnel && !conn.phase.is_live_tcp() => {
-                let owner = owner.map(|o| Owner { socket: conn.socket, ..o.clone() });
-                return Some(self.replace_flow(now, id, parsed, Known::Answer(owner)));
+                let known = Known::Answer(needs, self.owner_of(id));
+                return Some(self.replace_flow(now, id, parsed, known));
             }
             Target::Tunnel(_) => {}
         }
@@ -279,6 +359,46 @@ impl Router {
         conn.generation = generation;
         conn.rule = decision.rule;
         None
+    }
+
+    /// Counts a flow under its owner, which rules did not ask for before.
+    fn learn_owner(&mut self, id: ConnId, owner: Option<Owner>) -> Option<Outcome> {
+        let quota = self.config.max_flows_per_owner;
+        let slot = self.owners.acquire(owner.as_ref(), quota);
+        let Some(slot) = slot else {
+            self.remove_flow(id);
+            return Some(Drop(DropReason::OwnerQuota, None));
+        };
+        let conn = self.conns.get_mut(id)?;
+        let old = std::mem::replace(&mut conn.owner, slot);
+        conn.socket = owner.map_or(0, |o| o.socket);
+        self.owners.release(old);
+        None
+    }
+
+    /// What the rules in force say to an inbound packet of a flow decided under others: only
+    /// whether it is blocked now. Moving is for the next outbound packet.
+    pub(super) fn blocked_since(&mut self, id: ConnId) -> Option<DropReason> {
+        let conn = self.conns.get_mut(id)?;
+        let needs = self.rules.needs_owner(&conn.device);
+        let owner = self.owners.get(conn.owner);
+        if !knows_enough(needs, owner) {
+            return None;
+        }
+        let decision = self.rules.decide(owner, &conn.device);
+        match decision.action {
+            Target::Block(reason) => {
+                self.remove_flow(id);
+                Some(reason)
+            }
+            Target::Tunnel(tunnel) => {
+                if tunnel == conn.tunnel {
+                    conn.generation = self.generation;
+                    conn.rule = decision.rule;
+                }
+                None
+            }
+        }
     }
 
     fn remove_flow(&mut self, id: ConnId) {
@@ -301,11 +421,18 @@ impl Router {
         if self.generation.is_cold() {
             return Drop(DropReason::RulesCold, None);
         }
-        let owner = match (self.rules.needs_owner(&flow), known) {
+        let needs = self.rules.needs_owner(&flow);
+        let owner = match (needs, known) {
             (Some(detail), Known::NotAsked) => return Wait(Awaits::Owner(detail)),
-            (Some(_), Known::Answer(None)) => return Drop(DropReason::OwnerUnknown, None),
+            // Rules that came while it waited want to know more than was asked.
+            (Some(detail), Known::Answer(asked, owner))
+                if asked < needs && !knows_enough(needs, owner.as_ref()) =>
+            {
+                return Wait(Awaits::Owner(detail));
+            }
+            (Some(_), Known::Answer(_, None)) => return Drop(DropReason::OwnerUnknown, None),
             (None, Known::NotAsked) => None,
-            (_, Known::Answer(owner)) => owner,
+            (_, Known::Answer(_, owner)) => owner,
         };
         let decision = self.rules.decide(owner.as_ref(), &flow);
         match decision.action {
@@ -435,6 +562,15 @@ fn translation(device: &FlowKey, wire: &FlowKey) -> Translation {
             Side::Destination,
             Side::Source,
         ),
+    }
+}
+
+/// Whether this much of an owner is known.
+fn knows_enough(needs: Option<OwnerDetail>, owner: Option<&Owner>) -> bool {
+    match needs {
+        None => true,
+        Some(OwnerDetail::Uid) => owner.is_some(),
+        Some(OwnerDetail::Executable) => owner.is_some_and(|o| o.executable.is_some()),
     }
 }
 

@@ -35,11 +35,16 @@ impl Tunnel {
 #[derive(Debug)]
 pub(super) struct Tunnels {
     slots: Vec<Option<Tunnel>>,
+    /// Those with packets queued: a batch does not pay for tunnels it has nothing for.
+    queued: Vec<TunnelId>,
 }
 
 impl Tunnels {
     pub(super) const fn new() -> Self {
-        Self { slots: Vec::new() }
+        Self {
+            slots: Vec::new(),
+            queued: Vec::new(),
+        }
     }
 
     pub(super) fn add(&mut self, name: &str, queue: PacketBatch) -> Option<TunnelId> {
@@ -55,6 +60,7 @@ impl Tunnels {
     }
 
     pub(super) fn remove(&mut self, id: TunnelId) -> Option<Tunnel> {
+        self.unlist(id);
         self.slots.get_mut(id.index())?.take()
     }
 
@@ -78,7 +84,17 @@ impl Tunnels {
     }
 
     pub(super) fn with_queued(&self) -> impl Iterator<Item = TunnelId> + '_ {
-        self.iter().filter(|(_, t)| !t.queue.is_empty()).map(|(id, _)| id)
+        self.queued.iter().copied()
+    }
+
+    /// A tunnel's queue is not empty any more.
+    pub(super) fn list(&mut self, id: TunnelId) {
+        self.queued.push(id);
+    }
+
+    /// A tunnel's queue is empty now.
+    pub(super) fn unlist(&mut self, id: TunnelId) {
+        self.queued.retain(|&listed| listed != id);
     }
 
     /// The interface must not be wider than its narrowest tunnel.
