@@ -37,14 +37,14 @@ impl BufferPool {
         buf
     }
 
-    /// Takes a packet's buffer back. One that is too small, or shared, is freed.
+    /// Takes a packet's buffer back. One that is too small, or shared, is freed; so is one of
+    /// more than twice the size, or a pool for small packets could come to hold super-packets'.
     #[inline]
     pub fn release(&mut self, packet: Packet) {
         let (mut buf, _) = packet.into_parts();
         buf.clear();
-        if self.free.len() < self.capacity
-            && buf.capacity() >= HEADROOM + self.largest_packet + TAILROOM
-        {
+        let size = HEADROOM + self.largest_packet + TAILROOM;
+        if self.free.len() < self.capacity && (size..=2 * size).contains(&buf.capacity()) {
             self.free.push(buf);
         }
     }
@@ -238,5 +238,14 @@ mod tests {
         let mut batch = PacketBatch::new(4, 1000);
         batch.recycle(Packet::from_slice(b"small"));
         assert_eq!(batch.pool_mut().available(), 0);
+    }
+
+    #[test]
+    fn a_pool_for_small_packets_keeps_no_large_buffers() {
+        let mut batch = PacketBatch::new(4, 1500);
+        batch.recycle(Packet::from_slice(&[0; 65_535]));
+        assert_eq!(batch.pool_mut().available(), 0);
+        batch.recycle(Packet::from_slice(&[0; 2000]));
+        assert_eq!(batch.pool_mut().available(), 1);
     }
 }

@@ -41,7 +41,8 @@ pub struct Faults {
 
 /// A device or transport behind a bad network.
 ///
-/// Delayed packets move when the clock does: on the next call after it was advanced.
+/// Delayed packets move on the first `try_recv` or `try_send` after the clock was advanced, or
+/// after room was made below: `readable` wakes for both, so who keeps receiving loses none.
 #[derive(Debug)]
 pub struct Faulty<T> {
     inner: T,
@@ -216,21 +217,48 @@ impl<T> Faulty<T> {
         Ok(count)
     }
 
-    /// Waits for `ready`, or for the clock, which may have made a held packet due.
-    async fn or_moved<E>(&self, ready: impl Future<Output = Result<(), E>>) -> Result<(), E> {
-        let (mut ready, mut moved) = (pin!(ready), pin!(self.clock.moved()));
-        // Outbound ones that are due wait for room below: returning for them would spin.
-        let first = lock(&self.inbound).held.keys().next().copied();
-        if first.is_some_and(|(due, _)| due <= self.clock.now()) {
-            return Ok(());
-        }
+    /// Waits for something to receive: below, held here and due, or because there is room below
+    /// for what is due outbound, which the next call moves.
+    async fn receivable<E>(
+        &self,
+        ready: impl Future<Output = Result<(), E>>,
+        room: impl Future<Output = Result<(), E>>,
+    ) -> Result<(), E> {
+        let (mut ready, mut room) = (pin!(ready), pin!(room));
+        let mut moved = pin!(self.clock.moved());
         poll_fn(|cx| {
-            if moved.as_mut().poll(cx).is_ready() {
+            if moved.as_mut().poll(cx).is_ready() || self.is_due(&self.inbound) {
                 return Poll::Ready(Ok(()));
+            }
+            if self.is_due(&self.outbound)
+                && let Poll::Ready(result) = room.as_mut().poll(cx)
+            {
+                return Poll::Ready(result);
             }
             ready.as_mut().poll(cx)
         })
         .await
+    }
+
+    /// Waits for room below, and here: a full lane waits for the clock if nothing in it is due.
+    async fn sendable<E>(&self, room: impl Future<Output = Result<(), E>>) -> Result<(), E> {
+        let (mut room, mut moved) = (pin!(room), pin!(self.clock.moved()));
+        poll_fn(|cx| {
+            if moved.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            let full = lock(&self.outbound).held.len() >= MAX_HELD;
+            if full && !self.is_due(&self.outbound) {
+                return Poll::Pending;
+            }
+            room.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    fn is_due(&self, lane: &Mutex<Lane>) -> bool {
+        let first = lock(lane).held.keys().next().map(|(due, _)| *due);
+        first.is_some_and(|due| due <= self.clock.now())
     }
 }
 
@@ -256,10 +284,11 @@ impl<T: TunDevice> TunDevice for Faulty<T> {
         self.send(batch, |batch| self.inner.try_send(batch, drops))
     }
     async fn readable(&self) -> Result<(), DeviceError> {
-        self.or_moved(self.inner.readable()).await
+        self.receivable(self.inner.readable(), self.inner.writable())
+            .await
     }
     async fn writable(&self) -> Result<(), DeviceError> {
-        self.or_moved(self.inner.writable()).await
+        self.sendable(self.inner.writable()).await
     }
     fn shutdown(&self) {
         self.inner.shutdown();
@@ -291,10 +320,11 @@ impl<T: TunnelTransport> TunnelTransport for Faulty<T> {
         self.send(batch, |batch| self.inner.try_send(batch, drops))
     }
     async fn readable(&self) -> Result<(), TransportError> {
-        self.or_moved(self.inner.readable()).await
+        self.receivable(self.inner.readable(), self.inner.writable())
+            .await
     }
     async fn writable(&self) -> Result<(), TransportError> {
-        self.or_moved(self.inner.writable()).await
+        self.sendable(self.inner.writable()).await
     }
     async fn close(&self) {
         self.inner.close().await;
@@ -369,6 +399,50 @@ mod tests {
             .try_recv(&mut batch, &mut DropCounters::default())
             .unwrap();
         assert!(apps.take().is_some());
+    }
+
+    #[tokio::test]
+    async fn what_found_no_room_below_moves_when_there_is_some() {
+        let (device, apps) = memory_device(1, 1500);
+        let faulty = Faulty::new(device, VirtualClock::new(), 1, Faults::default());
+        send(&faulty, 3);
+        let mut batch = PacketBatch::new(1, 1500);
+        let mut drops = DropCounters::default();
+        for _ in 0..3 {
+            // Nothing to do while the device is full.
+            let waiting = tokio::spawn(std::future::ready(()));
+            tokio::select! {
+                biased;
+                _ = faulty.readable() => panic!("readable without a reason"),
+                _ = waiting => {}
+            }
+            assert!(apps.take().is_some());
+            if faulty.next_due().is_some() {
+                faulty.readable().await.unwrap();
+                faulty.try_recv(&mut batch, &mut drops).unwrap();
+            }
+        }
+        assert!(apps.take().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_full_lane_is_not_writable_until_the_clock_moves() {
+        let (device, _apps) = memory_device(8, 1500);
+        let clock = VirtualClock::new();
+        let delay = Duration::from_millis(50);
+        let faults = Faults {
+            delay,
+            ..Faults::default()
+        };
+        let faulty = Faulty::new(device, clock.clone(), 1, faults);
+        for _ in 0..MAX_HELD / 128 {
+            send(&faulty, 128);
+        }
+        let mut writable = pin!(faulty.writable());
+        let pending = poll_fn(|cx| Poll::Ready(writable.as_mut().poll(cx).is_pending())).await;
+        assert!(pending, "writable, and takes nothing");
+        clock.advance(delay);
+        writable.await.unwrap();
     }
 
     #[test]

@@ -200,4 +200,38 @@ mod tests {
         assert_eq!(file[28..32], 500_000u32.to_le_bytes());
         assert_eq!(file[40..], packet);
     }
+
+    /// The length field of every record.
+    fn lengths(mut file: &[u8]) -> Vec<usize> {
+        let mut lengths = Vec::new();
+        file = &file[24..];
+        while let Some((header, rest)) = file.split_first_chunk::<16>() {
+            let length = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
+            lengths.push(length as usize);
+            file = &rest[length as usize..];
+        }
+        lengths
+    }
+
+    #[test]
+    fn a_transport_is_tapped_both_ways_and_what_it_did_not_take_is_not_written() {
+        let (transport, far) = crate::testing::memory_transport(2, 1420);
+        far.up(crate::transport::Assigned::default());
+        let tap = PcapTap::new(transport, VirtualClock::new(), Vec::new());
+        let mut batch = PacketBatch::new(4, 1500);
+        for length in [1, 2, 3] {
+            let packet = build::udp("10.0.0.1:1", "10.0.0.2:2", &vec![7; length]);
+            assert!(batch.push(crate::Packet::from_slice(&packet)).is_ok());
+        }
+        let mut drops = DropCounters::default();
+        assert_eq!(tap.try_send(&mut batch, &mut drops).unwrap(), 2);
+        assert_eq!(batch.len(), 1);
+        batch.clear();
+        far.inject(&build::udp("10.0.0.2:2", "10.0.0.1:1", &[8; 9]))
+            .unwrap();
+        assert_eq!(tap.try_recv(&mut batch, &mut drops).unwrap(), 1);
+        assert_eq!(drops.total(), 0);
+        let (_, file) = tap.finish().unwrap();
+        assert_eq!(lengths(&file), [29, 30, 37]);
+    }
 }

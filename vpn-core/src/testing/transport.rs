@@ -25,6 +25,7 @@ struct Shared {
     capabilities: TransportCapabilities,
     strict_source: AtomicBool,
     rejected: AtomicU64,
+    overflowed: AtomicU64,
 }
 
 /// A tunnel in memory: made by [`memory_transport`].
@@ -55,6 +56,7 @@ pub fn memory_transport_with(
         capabilities,
         strict_source: AtomicBool::new(false),
         rejected: AtomicU64::new(0),
+        overflowed: AtomicU64::new(0),
     });
     (MemoryTransport(shared.clone()), FarSide(shared))
 }
@@ -88,6 +90,12 @@ impl FarSide {
     /// How many packets the strict source check took.
     pub fn rejected(&self) -> u64 {
         self.0.rejected.load(Ordering::Relaxed)
+    }
+
+    /// How many segments of super-packets, cut here, found the queue full and were lost, as on a
+    /// network: the sender sees their packet sent.
+    pub fn overflowed(&self) -> u64 {
+        self.0.overflowed.load(Ordering::Relaxed)
     }
 
     /// The peer sends a packet.
@@ -195,10 +203,11 @@ impl MemoryTransport {
                 Err(_) => Sent::QueueFull,
             };
         }
-        // Segments beyond the queue's bound are lost, as on a network.
         let mut pool = BufferPool::new(0, usize::from(shared.capabilities.mtu));
         match split(packet, &mut pool, |segment| {
-            let _ = shared.outbound.push(segment);
+            if shared.outbound.push(segment).is_err() {
+                shared.overflowed.fetch_add(1, Ordering::Relaxed);
+            }
         }) {
             Ok(_) => Sent::Yes,
             Err(_) => Sent::Dropped(DropReason::Unsupported),
@@ -312,6 +321,20 @@ mod tests {
             crate::testing::verify_checksums(segment.bytes()).unwrap();
         }
         assert!(far.take().is_none());
+        assert_eq!(far.overflowed(), 0);
+    }
+
+    #[test]
+    fn segments_that_find_the_queue_full_are_counted() {
+        let (transport, far) = memory_transport(2, 1420);
+        far.up(assigned("10.5.0.2/16"));
+        let whole = build::super_tcp("10.5.0.2:1", "192.0.2.1:2", 0x10, 1, 1000, &[7; 4500]);
+        let mut batch = PacketBatch::new(1, 1500);
+        assert!(batch.push(whole).is_ok());
+        let drops = &mut DropCounters::default();
+        assert_eq!(transport.try_send(&mut batch, drops).unwrap(), 1);
+        let arrived = std::iter::from_fn(|| far.take()).count();
+        assert_eq!((arrived, far.overflowed()), (2, 3));
     }
 
     #[test]
