@@ -50,7 +50,6 @@ impl LinuxTun {
         runtime()?;
         let mut builder = DeviceBuilder::new()
             .mtu(config.mtu)
-            .tx_queue_len(config.queue_len)
             .offload(false)
             .enable(false);
         if let Some(name) = &config.name {
@@ -63,6 +62,17 @@ impl LinuxTun {
         let device = builder
             .build_async()
             .map_err(|cause| creation_error(cause, config.name))?;
+        match device.set_tx_queue_len(config.queue_len) {
+            // Root of a user namespace may make a device but not this: the kernel's own length
+            // drops a little earlier under load.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                tracing::debug!("the kernel's queue keeps its own length");
+            }
+            set => set.map_err(|cause| TunError::Io {
+                doing: "set the length of the device's queue",
+                cause,
+            })?,
+        }
         Self::wrap(device)
     }
 
