@@ -14,6 +14,9 @@ const RESERVED: [&str; 2] = ["direct", "block"];
 /// Longest tunnel name; it appears in tables and metrics.
 const MAX_NAME: usize = 32;
 
+/// Most tunnels of one daemon: each has a task, a socket and a queue.
+const MAX_TUNNELS: usize = 1024;
+
 /// The virtual resolver: an address of the shared space (RFC 6598), which no host has.
 const DEFAULT_RESOLVER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(100, 127, 255, 53));
 
@@ -28,7 +31,7 @@ pub(crate) struct Config {
     /// `open`: SIGINT and SIGTERM undo everything.
     #[serde(default)]
     pub(crate) on_exit: OnExit,
-    /// SQLite file of the rules; made if it is missing.
+    /// SQLite file of the rules; made by `run` if it is missing, 0600.
     pub(crate) rules: PathBuf,
     /// Where is written what to undo after a crash, 0600. Default `multi-region.journal`.
     #[serde(default = "journal")]
@@ -154,13 +157,16 @@ impl Config {
 
     fn parse(path: &Path, text: &str) -> Result<Self, Error> {
         let config: Self = toml::from_str(text).map_err(|error| {
-            let start = error.span().map_or(0, |span| span.start.min(text.len()));
-            let line = text.as_bytes()[..start].iter().filter(|&&b| b == b'\n').count() + 1;
-            Error::Syntax {
-                path: path.to_owned(),
-                line,
-                message: error.message().replace('\n', " "),
+            let span = error.span().unwrap_or_default();
+            let before = text.as_bytes().get(..span.start).unwrap_or_default();
+            let line = before.iter().filter(|&&b| b == b'\n').count() + 1;
+            let mut message = error.message().replace('\n', " ");
+            // "duplicate key" alone does not say which.
+            let at = text.get(span).and_then(|at| at.lines().next()).unwrap_or_default();
+            if !at.is_empty() && !message.contains(at) {
+                message = format!("{message}: {at}");
             }
+            Error::Syntax { path: path.to_owned(), line, message }
         })?;
         config.check(path)?;
         Ok(config)
@@ -170,6 +176,9 @@ impl Config {
         let wrong = |key: String, problem: String| {
             Err(Error::Config { path: path.to_owned(), key, problem })
         };
+        if self.tunnel.len() > MAX_TUNNELS {
+            return wrong("tunnel".to_owned(), format!("more than {MAX_TUNNELS} tunnels"));
+        }
         for name in self.tunnel.keys() {
             let key = format!("tunnel.{name}");
             if RESERVED.contains(&name.as_str()) {
@@ -198,6 +207,15 @@ impl Config {
                     format!("\"{name}\" is neither \"block\" nor a tunnel of this file"),
                 );
             }
+        }
+        if let Err(error) = vpn_tun::InterfaceName::new(self.interface.name.as_str()) {
+            return wrong("interface.name".to_owned(), error.to_string());
+        }
+        if self.dns.apply == ApplyDns::Resolved {
+            return wrong(
+                "dns.apply".to_owned(),
+                vpn_tun::DnsError::ResolvedNotAvailable.to_string(),
+            );
         }
         if self.dns.resolver.is_loopback() || self.dns.resolver.is_unspecified() {
             return wrong(

@@ -11,8 +11,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
+use crate::report::Reporter;
 use crate::rule::Proto;
 
 /// Longest request line: a path of 4 KiB and some JSON around it.
@@ -20,6 +23,12 @@ const MAX_REQUEST: u64 = 8 * 1024;
 
 /// Longest answer a client reads.
 const MAX_ANSWER: u64 = 64 * 1024 * 1024;
+
+/// Callers at the same time; further ones wait in the kernel's queue.
+const CALLERS: usize = 8;
+
+/// Pause after an error of the listening socket.
+const BREATH: Duration = Duration::from_millis(100);
 
 /// How long either side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -40,54 +49,43 @@ pub(crate) struct Listener {
 
 impl Listener {
     /// Binds the socket, 0600. A file that a former daemon left behind is replaced; a socket that
-    /// answers, and any other file, is not.
+    /// somebody listens on, and any other file, is not.
     pub(crate) async fn bind(path: &Path) -> Result<Self, Error> {
         let control = |cause| Error::Control { path: path.to_owned(), cause };
-        if let Ok(there) = std::fs::symlink_metadata(path) {
-            if !there.file_type().is_socket() {
-                return Err(control(io::Error::other("the file exists and is not a socket")));
-            }
-            if UnixStream::connect(path).await.is_ok() {
+        match state_of(path).await.map_err(control)? {
+            State::Free => {}
+            State::Stale => std::fs::remove_file(path).map_err(control)?,
+            State::Alive => {
                 return Err(control(io::Error::other("another daemon answers there")));
             }
-            std::fs::remove_file(path).map_err(control)?;
         }
-        // Private from its first moment; no other file is made meanwhile on this thread.
+        // Private from its first moment. A file another thread makes meanwhile is, too.
         let before = umask(Mode::from_bits_truncate(0o177));
         let socket = UnixListener::bind(path);
         umask(before);
         Ok(Self { socket: socket.map_err(control)?, path: path.to_owned() })
     }
 
-    /// The next request of a caller who may ask: this user or root.
-    pub(crate) async fn accept(&self) -> Option<(Request, Reply)> {
-        let (stream, _) = match self.socket.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "control socket");
-                // Out of file descriptors, say: do not spin.
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                return None;
-            }
-        };
-        let caller = stream.peer_cred().ok()?.uid();
-        if caller != 0 && caller != nix::unistd::geteuid().as_raw() {
-            tracing::warn!(uid = caller, "control request refused");
-            return None;
-        }
-        let mut line = String::new();
-        let mut reader = BufReader::new(stream);
-        let read = (&mut reader).take(MAX_REQUEST);
-        tokio::time::timeout(PATIENCE, BufReader::new(read).read_line(&mut line))
-            .await
-            .ok()?
-            .ok()?;
-        let reply = Reply(reader.into_inner());
-        match serde_json::from_str(&line) {
-            Ok(request) => Some((request, reply)),
-            Err(error) => {
-                reply.send(&serde_json::json!({ "error": error.to_string() })).await;
-                None
+    /// Answers until `shutdown`. Each caller has a task of its own: one that says nothing delays
+    /// no other one, and nothing else.
+    pub(crate) async fn serve(self, reporter: Reporter, shutdown: CancellationToken) {
+        let mut callers = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                Some(_) = callers.join_next() => {}
+                accepted = self.socket.accept(), if callers.len() < CALLERS => match accepted {
+                    Ok((stream, _)) => {
+                        if may_ask(&stream) {
+                            callers.spawn(converse(stream, reporter.clone()));
+                        }
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "control socket");
+                        // Out of file descriptors, say: do not spin.
+                        tokio::time::sleep(BREATH).await;
+                    }
+                }
             }
         }
     }
@@ -100,17 +98,58 @@ impl Drop for Listener {
     }
 }
 
-/// Where the answer goes.
-#[derive(Debug)]
-pub(crate) struct Reply(UnixStream);
+/// What is at the path of a control socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Nothing.
+    Free,
+    /// A socket nobody listens on any more.
+    Stale,
+    /// A socket somebody listens on.
+    Alive,
+}
 
-impl Reply {
-    pub(crate) async fn send(mut self, answer: &Value) {
-        let mut line = answer.to_string();
-        line.push('\n');
-        // A caller that has gone away does not want it any more.
-        let _ = tokio::time::timeout(PATIENCE, self.0.write_all(line.as_bytes())).await;
+/// Looks without changing anything. Any other file is an error.
+pub(crate) async fn state_of(path: &Path) -> io::Result<State> {
+    match std::fs::symlink_metadata(path) {
+        Ok(there) if !there.file_type().is_socket() => {
+            return Err(io::Error::other("the file exists and is not a socket"));
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(State::Free),
+        Err(error) => return Err(error),
     }
+    match UnixStream::connect(path).await {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(State::Stale),
+        // Also one that is busy or not ours.
+        _ => Ok(State::Alive),
+    }
+}
+
+/// Whether the caller is this user or root.
+fn may_ask(stream: &UnixStream) -> bool {
+    let Ok(caller) = stream.peer_cred() else { return false };
+    let may = caller.uid() == 0 || caller.uid() == nix::unistd::geteuid().as_raw();
+    if !may {
+        tracing::warn!(uid = caller.uid(), "control request refused");
+    }
+    may
+}
+
+/// One question and its answer, each bounded in time.
+async fn converse(stream: UnixStream, reporter: Reporter) {
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    let mut limited = (&mut stream).take(MAX_REQUEST);
+    // A caller that asks nothing, or no longer, gets no answer.
+    let asked = tokio::time::timeout(PATIENCE, limited.read_line(&mut line)).await;
+    let Ok(Ok(1..)) = asked else { return };
+    let answer = match serde_json::from_str(&line) {
+        Ok(request) => reporter.answer(&request).await,
+        Err(error) => serde_json::json!({ "error": format!("bad request: {error}") }),
+    };
+    let text = format!("{answer}\n");
+    let _ = tokio::time::timeout(PATIENCE, stream.write_all(text.as_bytes())).await;
 }
 
 /// Asks a running daemon.
@@ -124,8 +163,8 @@ pub(crate) async fn ask(path: &Path, request: &Request) -> Result<Value, Error> 
         let mut answer = String::new();
         stream.take(MAX_ANSWER).read_to_string(&mut answer).await?;
         let value: Value = serde_json::from_str(&answer)?;
-        match value.get("error") {
-            Some(error) => Err(io::Error::other(error.to_string())),
+        match value.get("error").and_then(Value::as_str) {
+            Some(error) => Err(io::Error::other(error.to_owned())),
             None => Ok(value),
         }
     };

@@ -27,6 +27,13 @@ pub(crate) enum Error {
         #[source]
         cause: vpn_p2p::wg_quick::WgQuickError,
     },
+    /// A tunnel cannot be started.
+    #[error("[tunnel.{tunnel}]")]
+    Tunnel {
+        tunnel: String,
+        #[source]
+        cause: vpn_p2p::wireguard::WireGuardError,
+    },
     /// The rules cannot be used.
     #[error(transparent)]
     Rules(#[from] RuleSourceError),
@@ -46,6 +53,12 @@ pub(crate) enum Error {
         #[source]
         cause: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Another program has the interface.
+    #[error(
+        "[interface] name = \"{name}\": it exists already: choose another name or stop the program \
+         that owns it"
+    )]
+    InUse { name: String },
     /// The system refuses a part of the plan.
     #[error("{what}")]
     System {
@@ -82,10 +95,20 @@ impl Error {
             | Self::Rules(_)
             | Self::RulesFile(_)
             | Self::Rule { .. }
+            | Self::InUse { .. }
+            | Self::Control { .. }
             | Self::Argument(_) => 2,
             _ => 1,
         }
     }
+}
+
+/// For `map_err` of what the system refuses.
+pub(crate) fn system<E>(what: &'static str) -> impl FnOnce(E) -> Error
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    move |cause| Error::System { what, cause: Box::new(cause) }
 }
 
 /// An error with its causes, on one line.

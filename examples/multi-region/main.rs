@@ -18,8 +18,10 @@ mod error;
 mod plan;
 mod report;
 mod rule;
+mod system;
 mod view;
 
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -92,6 +94,7 @@ fn main() -> ExitCode {
                 .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
         )
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     let outcome = tokio::runtime::Builder::new_current_thread()
         .enable_all()

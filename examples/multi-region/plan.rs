@@ -1,7 +1,8 @@
 //! Everything a configuration names, loaded and checked before anything is touched.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use vpn_core::{Action, DropReason, Rule, RuleSource, TunnelId};
@@ -12,21 +13,18 @@ use vpn_routing::source::SqliteRules;
 use crate::config::Config;
 use crate::error::Error;
 
-/// A configuration with its files.
+/// A configuration with the files of its providers.
 #[derive(Debug)]
 pub(crate) struct Loaded {
+    path: PathBuf,
     pub(crate) config: Config,
     /// The providers' files, by tunnel.
     pub(crate) tunnels: BTreeMap<String, WgQuick>,
-    pub(crate) rules: Arc<SqliteRules>,
-    /// The rules as they are now.
-    pub(crate) current: Vec<Rule>,
 }
 
 impl Loaded {
-    /// Reads everything. A rule that cannot be put in force is an error here; later, at run time,
-    /// it blocks its app and is reported.
-    pub(crate) async fn read(path: &Path) -> Result<Self, Error> {
+    /// Reads all but the rules.
+    pub(crate) fn read(path: &Path) -> Result<Self, Error> {
         let config = Config::read(path)?;
         let mut tunnels = BTreeMap::new();
         for (name, tunnel) in &config.tunnel {
@@ -34,21 +32,42 @@ impl Loaded {
                 .map_err(|cause| Error::WireGuard { tunnel: name.clone(), cause })?;
             tunnels.insert(name.clone(), file);
         }
-        let rules = Arc::new(SqliteRules::open(&config.rules)?);
-        let current = rules.load().await?.rules;
-        for rule in &current {
+        Ok(Self { path: path.to_owned(), config, tunnels })
+    }
+
+    /// Opens the rules, or makes their file. A rule that cannot be put in force is an error here;
+    /// later, at run time, it blocks its app and is reported.
+    pub(crate) async fn open_rules(&self) -> Result<Arc<SqliteRules>, Error> {
+        let rules = Arc::new(SqliteRules::open(&self.config.rules)?);
+        self.accept(&rules.load().await?.rules)?;
+        Ok(rules)
+    }
+
+    /// The rules as they are now; none if there is no file yet.
+    pub(crate) fn current_rules(&self) -> Result<Vec<Rule>, Error> {
+        let path = &self.config.rules;
+        if std::fs::symlink_metadata(path).is_err_and(|e| e.kind() == ErrorKind::NotFound) {
+            return Ok(Vec::new());
+        }
+        let rules = SqliteRules::open(path)?.list()?;
+        self.accept(&rules)?;
+        Ok(rules)
+    }
+
+    fn accept(&self, rules: &[Rule]) -> Result<(), Error> {
+        for rule in rules {
             let problem = match &rule.action {
-                Action::Tunnel(name) if !tunnels.contains_key(name) => {
-                    format!("{rule}: there is no tunnel \"{name}\" in {}", path.display())
+                Action::Tunnel(name) if !self.tunnels.contains_key(name) => {
+                    format!("{rule}: there is no tunnel \"{name}\" in {}", self.path.display())
                 }
                 Action::Direct => format!(
                     "{rule}: \"direct\" is not available yet; use a tunnel or \"block\""
                 ),
                 _ => continue,
             };
-            return Err(Error::Rule { path: config.rules.clone(), problem });
+            return Err(Error::Rule { path: self.config.rules.clone(), problem });
         }
-        Ok(Self { config, tunnels, rules, current })
+        Ok(())
     }
 
     /// Tunnels get their ids in the order of their names.

@@ -5,19 +5,79 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
-use vpn_core::{DropCounters, FlowKey, Owner, TransportState, Verdict};
+use tokio::sync::watch;
+use vpn_core::{DropCounters, FlowKey, Owner, TransportState, TunnelId, Verdict};
+use vpn_routing::alloc::Role;
 use vpn_routing::engine::{EngineGone, EngineHandle};
-use vpn_routing::router::{Status, TunnelStatus};
+use vpn_routing::router::{FlowStatus, Status, TunnelStatus};
 use vpn_routing::rules::FeedStatus;
 
+use crate::control::Request;
 use crate::rule::Proto;
 
 fn drops(counters: &DropCounters) -> Value {
     counters.iter().map(|(reason, n)| (reason.name().to_owned(), n.into())).collect::<Map<_, _>>().into()
 }
 
+/// Flows listed in a report; all are counted.
+const LISTED_FLOWS: usize = 100;
+
+/// Answers questions about a running engine. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Reporter {
+    pub(crate) engine: EngineHandle,
+    pub(crate) interface: String,
+    pub(crate) rules: watch::Receiver<FeedStatus>,
+}
+
+impl Reporter {
+    pub(crate) async fn answer(&self, request: &Request) -> Value {
+        let answer = match request {
+            Request::Status => self.status().await,
+            Request::Explain { uid, exe, dst, proto } => {
+                explain(&self.engine, *uid, exe.clone(), *dst, *proto).await
+            }
+        };
+        answer.unwrap_or_else(|gone| json!({ "error": gone.to_string() }))
+    }
+
+    async fn status(&self) -> Result<Value, EngineGone> {
+        let flows = self.engine.flows(LISTED_FLOWS).await?;
+        let report = self.engine.status().await?;
+        let rules = self.rules.borrow().clone();
+        let mut value = status(&report, &self.interface, &rules);
+        value["flow_list"] = flows.iter().map(|f| flow(f, &report)).collect();
+        Ok(value)
+    }
+}
+
+fn flow(flow: &FlowStatus, status: &Status) -> Value {
+    json!({
+        "flow": flow.device.to_string(),
+        "in_tunnel": flow.wire.to_string(),
+        "tunnel": name_of(status, flow.tunnel),
+        "uid": flow.owner.as_ref().map(|owner| owner.uid),
+        "executable": flow.owner.as_ref().and_then(|owner| owner.executable.as_deref()),
+        "rule": flow.rule.map_or_else(|| "default".to_owned(), |id| id.to_string()),
+    })
+}
+
+fn name_of(status: &Status, id: TunnelId) -> &str {
+    status.tunnels.iter().find(|tunnel| tunnel.id == id).map_or("-", |tunnel| &tunnel.name)
+}
+
+/// A role in words, with the name of the primary.
+pub(crate) fn role(role: &Role, name: impl Fn(TunnelId) -> String) -> String {
+    match role {
+        Role::Secondary { of, primary } => {
+            format!("secondary of {of} (primary {})", name(*primary))
+        }
+        primary @ Role::Primary { .. } => primary.to_string(),
+    }
+}
+
 /// `status --json`
-pub(crate) fn status(status: &Status, interface: &str, rules: &FeedStatus) -> Value {
+fn status(status: &Status, interface: &str, rules: &FeedStatus) -> Value {
     let tunnels: Map<String, Value> =
         status.tunnels.iter().map(|t| (t.name.clone(), tunnel(t, status))).collect();
     let accounts = &status.accounts;
@@ -48,22 +108,13 @@ pub(crate) fn status(status: &Status, interface: &str, rules: &FeedStatus) -> Va
 }
 
 fn tunnel(tunnel: &TunnelStatus, status: &Status) -> Value {
-    let name_of = |id| {
-        status.tunnels.iter().find(|t| t.id == id).map_or("?", |t| t.name.as_str()).to_owned()
-    };
-    let role = |role: &vpn_routing::alloc::Role| match role {
-        vpn_routing::alloc::Role::Primary { subnet } => format!("primary of {subnet}"),
-        vpn_routing::alloc::Role::Secondary { of, primary } => {
-            format!("secondary of {of} (primary {})", name_of(*primary))
-        }
-    };
     let addresses: Vec<Value> = tunnel
         .addresses
         .iter()
         .map(|placement| {
             json!({
                 "assigned": placement.assigned,
-                "role": role(&placement.role),
+                "role": role(&placement.role, |id| name_of(status, id).to_owned()),
                 "address_on_device": placement.on_device,
                 "translated": placement.needs_translation(),
             })
@@ -92,7 +143,7 @@ fn tunnel(tunnel: &TunnelStatus, status: &Status) -> Value {
 }
 
 /// `explain --json`
-pub(crate) async fn explain(
+async fn explain(
     engine: &EngineHandle,
     uid: u32,
     executable: Option<PathBuf>,

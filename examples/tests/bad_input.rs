@@ -1,0 +1,321 @@
+//! Bad input to `multi-region`: every message names the file, line or key; the exit code is 2; and
+//! a start that fails leaves nothing behind.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a failing test says so"
+)]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use support::{LIMIT, Site, network_of};
+use vpn_lab::{Namespace, Output};
+
+/// A user without any right.
+const NOBODY: u32 = 65_534;
+
+const CONFIG: &str = "\
+rules = \"rules.db\"
+
+[dns]
+apply = \"none\"
+
+[tunnel.uk]
+wireguard = \"uk.conf\"
+";
+
+/// Not a key anybody uses.
+const KEY: &str = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
+
+fn profile(private: &str) -> String {
+    format!(
+        "[Interface]\nPrivateKey = {private}\nAddress = 10.5.0.2/32\n\n\
+         [Peer]\nPublicKey = {KEY}\nAllowedIPs = 0.0.0.0/0\nEndpoint = 192.0.2.1:51820\n"
+    )
+}
+
+/// A site with a good configuration.
+fn site() -> Site {
+    let site = Site::new();
+    site.write("multi-region.toml", CONFIG);
+    site.write("uk.conf", &profile(KEY));
+    site
+}
+
+/// The same, of that user.
+fn site_of_nobody() -> Site {
+    let site = site();
+    for name in ["", "uk.conf", "multi-region.toml"] {
+        chown(site.path(name), Some(NOBODY), Some(NOBODY)).expect("an owner");
+    }
+    site
+}
+
+/// A machine of its own where that is possible, so that a daemon that starts by mistake captures
+/// nothing of the real one.
+struct Place(Option<Namespace>);
+
+impl Place {
+    fn new() -> Self {
+        let own = vpn_lab::missing(&[]).is_none();
+        Self(own.then(|| Namespace::new("bad-input").expect("a namespace")))
+    }
+
+    fn output(&self, mut command: Command) -> Output {
+        match &self.0 {
+            Some(namespace) => namespace.output(command, LIMIT).expect("the program"),
+            None => {
+                let output = command.output().expect("the program");
+                Output {
+                    status: output.status,
+                    stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+                    stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+                }
+            }
+        }
+    }
+
+    fn network(&self) -> String {
+        self.0.as_ref().map_or(String::new(), |own| network_of(own).expect("ip"))
+    }
+
+    /// One line, and all of `parts` in it.
+    fn says(output: &Output, parts: &[&str]) {
+        assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
+        assert!(output.stderr.starts_with("multi-region: "), "{}", output.stderr);
+        for part in parts {
+            assert!(output.stderr.contains(part), "{part:?} is not in: {}", output.stderr);
+        }
+    }
+
+    /// `check` exits with 2 and says `parts`.
+    fn check_fails(&self, site: &Site, parts: &[&str]) -> Output {
+        let output = self.output(site.command(&["check", "--config", "multi-region.toml"]));
+        assert_eq!(output.status.code(), Some(2), "check: {} {}", output.stdout, output.stderr);
+        Self::says(&output, parts);
+        output
+    }
+
+    /// `run` fails, says `parts` and leaves everything as it was.
+    fn run_fails(&self, site: &Site, command: Command, parts: &[&str]) {
+        let (network, before) = (self.network(), site.listing());
+        let output = self.output(command);
+        assert!(matches!(output.status.code(), Some(1 | 2)), "run: {:?}", output.status);
+        Self::says(&output, parts);
+        assert!(!output.stdout.contains("ready"), "{}", output.stdout);
+        assert_eq!(self.network(), network);
+        let after: Vec<String> = site.listing();
+        let made: Vec<&String> = after.iter().filter(|name| !before.contains(name)).collect();
+        // Made if it is missing, as documented.
+        assert!(made.iter().all(|name| *name == "rules.db"), "left behind: {made:?}");
+    }
+
+    fn both_fail(&self, site: &Site, parts: &[&str]) {
+        self.check_fails(site, parts);
+        self.run_fails(site, site.command(&["run", "--config", "multi-region.toml"]), parts);
+    }
+}
+
+/// A configuration in place of the good one.
+fn config_fails(place: &Place, text: &str, parts: &[&str]) {
+    let site = site();
+    site.write("multi-region.toml", text);
+    place.both_fail(&site, parts);
+}
+
+#[test]
+fn the_good_configuration_is_good() {
+    let (place, site) = (Place::new(), site());
+    let output = place.output(site.command(&["check", "--config", "multi-region.toml"]));
+    assert!(output.status.success(), "{}", output.stderr);
+    assert!(!site.path("rules.db").exists(), "checking makes no file");
+    assert!(output.stdout.contains("primary of 10.5.0.2/32"), "{}", output.stdout);
+}
+
+#[test]
+fn a_plan_names_tunnels_by_their_names() {
+    let (place, site) = (Place::new(), site());
+    site.write("fr.conf", &profile(KEY));
+    site.write("multi-region.toml", &format!("{CONFIG}[tunnel.fr]\nwireguard = \"fr.conf\"\n"));
+    let output = place.output(site.command(&["check", "--config", "multi-region.toml"]));
+    let expected = "secondary of 10.5.0.2/32 (primary fr)";
+    assert!(output.stdout.contains(expected), "{}", output.stdout);
+    assert!(!output.stdout.contains('#'), "{}", output.stdout);
+}
+
+#[test]
+fn configurations() {
+    let place = Place::new();
+    let site = site();
+    fs::remove_file(site.path("multi-region.toml")).expect("removed");
+    place.both_fail(&site, &["multi-region.toml", "No such file"]);
+    let rest = "[tunnel.uk]\nwireguard = \"uk.conf\"\n";
+    let bad = |text: &str, parts: &[&str]| config_fails(&place, text, parts);
+    bad("rules = \n", &["multi-region.toml:1:"]);
+    bad(&format!("rules = \"r.db\"\ncolour = 1\n{rest}"), &["toml:2:", "colour"]);
+    bad(&format!("rules = \"r.db\"\n\n[dns]\nserver = 1\n{rest}"), &["toml:4:", "server"]);
+    bad(&format!("rules = 3\n{rest}"), &["toml:1:", "string"]);
+    bad(&format!("rules = \"r.db\"\n{rest}{rest}"), &["toml:4:", "uk", "duplicate"]);
+    bad(&format!("rules = \"r.db\"\ndefault = \"mars\"\n{rest}"), &["default", "mars"]);
+    bad(&format!("rules = \"r.db\"\ndefault = \"direct\"\n{rest}"), &["default", "direct"]);
+    bad(&format!("rules = \"r.db\"\non_exit = \"maybe\"\n{rest}"), &["toml:2:", "maybe"]);
+    bad(&format!("rules = \"r.db\"\n[dns]\napply = \"dnsmasq\"\n{rest}"), &["toml:3:", "dnsmasq"]);
+    bad(&format!("rules = \"r.db\"\n[dns]\napply = \"resolved\"\n{rest}"), &["dns.apply"]);
+    bad("rules = \"r.db\"\n[tunnel.block]\nwireguard = \"uk.conf\"\n", &["tunnel.block"]);
+    bad(rest, &["rules"]);
+    for name in ["", "a/b", "sixteen-letters-", "all", "two words"] {
+        let text = format!("rules = \"r.db\"\n[interface]\nname = \"{name}\"\n{rest}");
+        bad(&text, &["multi-region.toml", "interface.name", name]);
+    }
+}
+
+#[test]
+fn providers_files() {
+    let (place, site) = (Place::new(), site());
+    fs::remove_file(site.path("uk.conf")).expect("removed");
+    place.both_fail(&site, &["tunnel.uk", "uk.conf", "No such file"]);
+    let secret = "c2VjcmV0IHRoYXQgaXMgdG9vIHNob3J0";
+    site.write("uk.conf", &profile(secret));
+    let output = place.check_fails(&site, &["tunnel.uk", "uk.conf:2:", "PrivateKey"]);
+    assert!(!output.stderr.contains(secret), "the secret is shown");
+    place.both_fail(&site, &["uk.conf:2:"]);
+    site.write("uk.conf", "[Interface]\n");
+    place.both_fail(&site, &["uk.conf:1:", "PrivateKey"]);
+}
+
+#[test]
+fn rules() {
+    let place = Place::new();
+    for (to, part) in [("mars", "no tunnel \"mars\""), ("direct", "not available")] {
+        let site = site();
+        let mut add = site.command(&["rule", "add", "--rules", "rules.db", "--uid", "1001"]);
+        add.args(["--to", to]);
+        let output = place.output(add);
+        assert!(output.status.success(), "{}", output.stderr);
+        let mode = fs::metadata(site.path("rules.db")).expect("made").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        place.both_fail(&site, &["rules.db", "uid 1001", part]);
+    }
+}
+
+#[test]
+fn databases() {
+    let (place, site) = (Place::new(), site());
+    let database = site.write("rules.db", "certainly not a database, and long enough to be read");
+    place.both_fail(&site, &["rules.db", "not an SQLite database"]);
+    fs::remove_file(&database).expect("removed");
+    fs::create_dir(&database).expect("a folder");
+    place.both_fail(&site, &["rules.db", "not a regular file"]);
+    fs::remove_dir(&database).expect("removed");
+    let add = ["rule", "add", "--rules", "rules.db", "--uid", "1001", "--to", "uk"];
+    assert!(place.output(site.command(&add)).status.success());
+    fs::set_permissions(&database, fs::Permissions::from_mode(0o666)).expect("a mode");
+    place.both_fail(&site, &["rules.db", "everybody may write it", "chmod o-w"]);
+    let output = place.output(site.command(&add));
+    assert_eq!(output.status.code(), Some(2));
+    Place::says(&output, &["rules.db", "chmod o-w"]);
+}
+
+#[test]
+fn an_unreadable_database() {
+    if vpn_lab::skip(&[]) {
+        return;
+    }
+    let (place, site) = (Place::new(), site_of_nobody());
+    site.write("rules.db", "");
+    let mut check = site.command(&["check", "--config", "multi-region.toml"]);
+    check.uid(NOBODY).gid(NOBODY);
+    let output = place.output(check);
+    assert_eq!(output.status.code(), Some(2), "{}", output.stdout);
+    Place::says(&output, &["rules.db", "cannot be opened", "permissions"]);
+    let mut run = site.command(&["run", "--config", "multi-region.toml"]);
+    run.uid(NOBODY).gid(NOBODY);
+    place.run_fails(&site, run, &["rules.db", "cannot be opened"]);
+}
+
+#[test]
+fn no_permission_for_a_device() {
+    if vpn_lab::skip(&[]) {
+        return;
+    }
+    let (place, site) = (Place::new(), site_of_nobody());
+    let mut run = site.command(&["run", "--config", "multi-region.toml"]);
+    run.uid(NOBODY).gid(NOBODY);
+    place.run_fails(&site, run, &["interface", "vpn0", "CAP_NET_ADMIN"]);
+}
+
+#[test]
+fn an_interface_of_somebody_else() {
+    if vpn_lab::skip(&[]) {
+        return;
+    }
+    let (place, site) = (Place::new(), site());
+    let own = place.0.as_ref().expect("a namespace");
+    own.ip("link add vpn0 type veth peer name vpn1").expect("a link");
+    place.both_fail(&site, &["interface", "vpn0", "exists", "choose another name"]);
+    own.ip("link del vpn0").expect("removed");
+    own.ip("tuntap add dev vpn0 mode tun").expect("a persistent TUN");
+    place.both_fail(&site, &["interface", "vpn0"]);
+}
+
+#[test]
+fn an_occupied_control_socket() {
+    let (place, site) = (Place::new(), site());
+    let path = site.write("multi-region.sock", "precious");
+    place.both_fail(&site, &["multi-region.sock", "not a socket"]);
+    assert_eq!(fs::read_to_string(&path).expect("still there"), "precious");
+    fs::remove_file(&path).expect("removed");
+    let _alive = UnixListener::bind(&path).expect("a socket");
+    let run = site.command(&["run", "--config", "multi-region.toml"]);
+    place.run_fails(&site, run, &["multi-region.sock", "another daemon"]);
+    assert!(path.exists(), "the other daemon's socket is left to it");
+    // Beside a running daemon its configuration can be checked.
+    let output = place.output(site.command(&["check", "--config", "multi-region.toml"]));
+    assert!(output.status.success(), "{}", output.stderr);
+}
+
+#[test]
+fn nobody_answers() {
+    let (place, site) = (Place::new(), site());
+    let output = place.output(site.command(&["status", "--control", "absent.sock"]));
+    assert_eq!(output.status.code(), Some(2));
+    Place::says(&output, &["absent.sock", "No such file"]);
+}
+
+#[test]
+fn nonsense_in_rule_add() {
+    let (place, site) = (Place::new(), site());
+    for (arguments, part) in [
+        ("--dst nowhere --to uk", "nowhere"),
+        ("--dst 10.0.0.0/33 --to uk", "10.0.0.0/33"),
+        ("--port 9-1 --to uk", "9 is larger than 1"),
+        ("--port 70000 --to uk", "70000"),
+        ("--proto sctp --to uk", "sctp"),
+        ("--user nobodyhere --to uk", "nobodyhere"),
+        ("--uid -1 --to uk", "-1"),
+        ("--uid 1 --exe /bin/true --to uk", "--exe"),
+        ("--exe /no/such/program --to uk", "/no/such/program"),
+        ("--uid 1", "--to"),
+        ("--uid 1 --to=", "--to"),
+    ] {
+        let mut command = site.command(&["rule", "add", "--rules", "rules.db"]);
+        command.args(arguments.split(' '));
+        let output = place.output(command);
+        assert_eq!(output.status.code(), Some(2), "{arguments}: {}", output.stderr);
+        assert!(output.stderr.contains(part), "{arguments}: {}", output.stderr);
+        assert!(!site.path("rules.db").exists(), "{arguments}: a file was made");
+    }
+    for command in ["list", "remove"] {
+        let output = place.output(site.command(&["rule", command, "--rules", "absent.db"]));
+        assert_eq!(output.status.code(), Some(2), "{command}");
+        Place::says(&output, &["absent.db", "No such file"]);
+    }
+}
