@@ -113,7 +113,9 @@ fn tcp_phases_follow_the_flags() {
         "nobody answered yet: may be evicted"
     );
     assert_eq!(Phase::first(Message::Tcp(RST | ACK)), Phase::TcpClosed);
-    assert_eq!(Phase::first(Message::Tcp(FIN | ACK)), Phase::TcpClosing);
+    // Only what was answered is alive, and keeps its tunnel.
+    assert_eq!(Phase::first(Message::Tcp(FIN | ACK)), Phase::TcpOpening);
+    assert_eq!(opening.after(Message::Tcp(FIN | ACK), false), Phase::TcpOpening);
 }
 
 proptest! {

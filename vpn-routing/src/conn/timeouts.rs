@@ -11,7 +11,7 @@ pub enum Phase {
     Udp,
     /// An ICMP echo.
     Icmp,
-    /// TCP before both sides have spoken.
+    /// TCP before an answer came, from its SYN or from the middle.
     TcpOpening,
     /// TCP after an answer came.
     TcpEstablished,
@@ -28,7 +28,6 @@ impl Phase {
             Message::Udp => Self::Udp,
             // The last words of a connection that is not known any more.
             Message::Tcp(flags) if flags & tcp_flags::RST != 0 => Self::TcpClosed,
-            Message::Tcp(flags) if flags & tcp_flags::FIN != 0 => Self::TcpClosing,
             // From the middle of one: nobody has answered here yet.
             Message::Tcp(_) => Self::TcpOpening,
             _ => Self::Icmp,
@@ -42,8 +41,10 @@ impl Phase {
         match self {
             _ if flags & tcp_flags::RST != 0 => Self::TcpClosed,
             Self::TcpClosed => self,
+            // Whatever the app sends: nobody has answered.
+            Self::TcpOpening if !inbound => self,
             _ if flags & tcp_flags::FIN != 0 => Self::TcpClosing,
-            Self::TcpOpening if inbound => Self::TcpEstablished,
+            Self::TcpOpening => Self::TcpEstablished,
             other => other,
         }
     }

@@ -260,6 +260,9 @@ impl Router {
     pub fn handle_timeout(&mut self, now: Instant) {
         let stamp = self.stamp(now);
         while let Some((held, reason)) = self.hold.take_expired(stamp) {
+            if reason == DropReason::OwnerTimeout {
+                self.forget_doubtful(&held.flow);
+            }
             self.drop_held(held, reason);
         }
         if now >= self.next_sweep {

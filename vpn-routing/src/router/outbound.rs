@@ -161,18 +161,20 @@ impl Router {
         match outcome {
             Send(id) => return self.send(id, packet),
             Wait(awaits) => {
-                let detail = match awaits {
-                    Awaits::Owner(detail) => detail,
-                    Awaits::Tunnel(..) => OwnerDetail::default(),
-                };
                 let flow = parsed.flow;
+                let question = match awaits {
+                    Awaits::Owner(detail) => Some(OwnerQuery { flow, detail }),
+                    Awaits::Tunnel(..) => None,
+                };
                 match self.hold.begin(now, came, flow, awaits, &packet) {
-                    Begun::Ask => {
-                        let query = OwnerQuery { flow, detail };
-                        self.events.push_back(Event::ResolveOwner(query));
-                    }
+                    Begun::Ask => self.events.extend(question.map(Event::ResolveOwner)),
                     Begun::Wait => {}
-                    Begun::Full => self.count_drop(None, DropReason::HoldFull, 1),
+                    Begun::Full => {
+                        if question.is_some() {
+                            self.forget_doubtful(&flow);
+                        }
+                        self.count_drop(None, DropReason::HoldFull, 1);
+                    }
                 }
             }
             Drop(reason, tunnel) => self.count_drop(tunnel, reason, 1),
@@ -398,6 +400,14 @@ impl Router {
                 }
                 None
             }
+        }
+    }
+
+    /// A flow whose owner was in doubt, and stays so: what comes next must not be taken for the
+    /// former owner's.
+    pub(super) fn forget_doubtful(&mut self, flow: &FlowKey) {
+        if let Some(id) = self.conns.find_outbound(flow) {
+            self.remove_flow(id);
         }
     }
 
