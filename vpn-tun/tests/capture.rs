@@ -323,3 +323,41 @@ fn no_such_interface_and_no_capture() {
         Ok(())
     });
 }
+
+/// A plan event for each of fifty secondary tunnels: the kernel hears of none of them.
+#[test]
+fn the_same_plan_again_is_no_change() {
+    use futures_util::StreamExt;
+    use rtnetlink::MulticastGroup;
+    in_namespace(|| async {
+        let device = tun();
+        let mut applier = applier(&device);
+        applier.engage().await?;
+        applier.apply(&plan()).await?;
+        let (connection, _, mut events) = rtnetlink::new_multicast_connection(&[
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Route,
+            MulticastGroup::Ipv4Rule,
+        ])?;
+        tokio::spawn(connection);
+        for _ in 0..50 {
+            applier.apply(&plan()).await?;
+        }
+        // Something the kernel does tell of: what comes before it came of the plans.
+        let mut changed = plan();
+        changed.mtu = 1379;
+        applier.apply(&changed).await?;
+        let mut heard = 0;
+        let of_the_link = |text: &str| text.contains("Mtu(1379)");
+        while let Some((message, _)) = events.next().await {
+            if of_the_link(&format!("{message:?}")) {
+                break;
+            }
+            heard += 1;
+        }
+        assert_eq!(heard, 0);
+        Ok(())
+    });
+}

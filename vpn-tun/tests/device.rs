@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -142,6 +143,49 @@ fn names() {
         let automatic = LinuxTun::create(TunConfig::default())?;
         assert!(automatic.name().as_str().starts_with("tun"));
         assert_ne!(first.index(), automatic.index());
+        Ok(())
+    });
+}
+
+#[test]
+fn a_descriptor_from_somebody_else_works_as_our_own() {
+    in_namespace(|| async {
+        let opened = tun_rs::DeviceBuilder::new()
+            .name("given0")
+            .ipv4("10.5.0.2", 16, None)
+            .mtu(1400)
+            .build_sync()?;
+        let fd = opened.as_fd().try_clone_to_owned()?;
+        drop(opened);
+        let tun = LinuxTun::from_fd(fd)?;
+        assert_eq!(tun.name().as_str(), "given0");
+        assert_eq!(
+            tun.index(),
+            common::index(&common::netlink(), "given0").await?
+        );
+        assert_eq!(tun.capabilities().mtu, 1400);
+        let app = UdpSocket::bind("10.5.0.2:7000").await?;
+        let mut batch = PacketBatch::new(8, 1400);
+        batch.push(datagram(7000, b"in")).unwrap();
+        let mut drops = DropCounters::default();
+        tun.writable().await?;
+        assert_eq!(tun.try_send(&mut batch, &mut drops)?, 1);
+        let mut buf = [0; 100];
+        assert_eq!(app.recv(&mut buf).await?, 2);
+        app.send_to(b"out", "10.5.0.9:53").await?;
+        let seen = async {
+            loop {
+                tun.readable().await?;
+                tun.try_recv(&mut batch, &mut drops)?;
+                if batch.packets().iter().any(|p| p.bytes().ends_with(b"out")) {
+                    return Result::Ok(());
+                }
+                batch.clear();
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), seen).await??;
+        tun.shutdown();
+        assert!(common::index(&common::netlink(), "given0").await.is_err());
         Ok(())
     });
 }

@@ -170,8 +170,11 @@ impl Applier {
         capture.check()?;
         capture::remove(&Netlink::open()?, capture).await?;
         if let Some(journal) = journal
-            && let Some(value) = journal.get(RP_FILTER).and_then(|v| v.parse().ok())
+            && let Some(entry) = journal.get(RP_FILTER)
         {
+            let Ok(value) = entry.parse() else {
+                return Err(journal.unreadable(RP_FILTER).into());
+            };
             rp_filter::restore(Path::new(rp_filter::CONF), value)?;
             journal.remove(RP_FILTER)?;
         }

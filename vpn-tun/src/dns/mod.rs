@@ -144,7 +144,7 @@ impl SystemDns {
         // What a killed run wrote is not the former content; what it noted is.
         let noted = self.written.take().or_else(|| self.noted());
         let former = match noted {
-            Some(written) if Some(&written.content) == now.as_ref() => written.former,
+            Some(written) if written.is_ours(now.as_deref()) => written.former,
             _ => now,
         };
         let content = resolv_conf::with_servers(former.as_deref().unwrap_or_default(), servers);
@@ -173,9 +173,11 @@ impl SystemDns {
 
     /// Restores what a killed run wrote, as its journal says.
     pub fn recover(journal: &Journal) -> Result<Restored, DnsError> {
-        let Some((path, written)) = journal.get(ENTRY).as_deref().and_then(Written::from_entry)
-        else {
+        let Some(entry) = journal.get(ENTRY) else {
             return Ok(Restored::Nothing);
+        };
+        let Some((path, written)) = Written::from_entry(&entry) else {
+            return Err(journal.unreadable(ENTRY).into());
         };
         let outcome = undo(&path, &written)?;
         journal.remove(ENTRY)?;
@@ -198,6 +200,16 @@ impl SystemDns {
 }
 
 impl Written {
+    /// Whether the file is as we left it, also in the middle of writing: then the beginning is
+    /// new and the rest is old.
+    fn is_ours(&self, now: Option<&[u8]>) -> bool {
+        let Some(now) = now else { return false };
+        let same = std::iter::zip(now, &self.content).take_while(|(a, b)| a == b);
+        let same = same.count();
+        let former = self.former.as_deref().unwrap_or_default();
+        now == self.content || now[same..] == *former.get(same..).unwrap_or_default()
+    }
+
     fn to_entry(&self, path: &Path) -> String {
         use std::os::unix::ffi::OsStrExt;
         let former = self.former.as_deref().map_or("-".into(), to_hex);
@@ -229,12 +241,15 @@ impl std::fmt::Debug for Written {
 }
 
 fn undo(path: &Path, written: &Written) -> Result<Restored, DnsError> {
-    if read(path)?.as_ref() != Some(&written.content) {
+    if !written.is_ours(read(path)?.as_deref()) {
         return Ok(Restored::ChangedByOthers);
     }
     match &written.former {
         Some(former) => write_in_place(path, former)?,
-        None => fs::remove_file(path).map_err(|cause| failed("remove", path, cause))?,
+        // A link that led nowhere led to the file we made: the link is not ours.
+        None => fs::canonicalize(path)
+            .and_then(fs::remove_file)
+            .map_err(|cause| failed("remove", path, cause))?,
     }
     Ok(Restored::Restored)
 }
@@ -370,6 +385,59 @@ mod tests {
         assert!(path.exists());
         dns.apply(&servers(&[])).unwrap();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_link_stays_a_link_also_one_that_led_nowhere() {
+        let (dir, target) = file(BEFORE);
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("resolv.conf", &link).unwrap();
+        for missing in [false, true] {
+            if missing {
+                fs::remove_file(&target).unwrap();
+            }
+            let mut dns = SystemDns::new(DnsApply::ResolvConf, &link);
+            dns.apply(&servers(&["10.9.9.9"])).unwrap();
+            assert!(target.exists());
+            assert_eq!(dns.restore().unwrap(), Restored::Restored);
+            assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+            assert_eq!(target.exists(), !missing);
+        }
+    }
+
+    /// Killed between two system calls of the write, or with the disk full.
+    #[test]
+    fn half_a_write_is_ours_and_is_undone() {
+        let (dir, path) = file(BEFORE);
+        let journal = Journal::open(dir.path().join("journal")).unwrap();
+        let mut dns = SystemDns::new(DnsApply::ResolvConf, &path).with_journal(journal.clone());
+        dns.apply(&servers(&["10.9.9.9"])).unwrap();
+        let entry = journal.get(ENTRY).unwrap();
+        let written = fs::read(&path).unwrap();
+        for former in [BEFORE.to_owned(), BEFORE.repeat(9), String::new()] {
+            let entry = entry.replace(&to_hex(BEFORE.as_bytes()), &to_hex(former.as_bytes()));
+            for cut in 0..=written.len() {
+                let mut half = former.clone().into_bytes();
+                half.resize(half.len().max(cut), 0);
+                half[..cut].copy_from_slice(&written[..cut]);
+                fs::write(&path, &half).unwrap();
+                journal.set(ENTRY, entry.clone()).unwrap();
+                let restored = SystemDns::recover(&journal).unwrap();
+                assert_eq!(restored, Restored::Restored, "{cut}");
+                assert_eq!(fs::read(&path).unwrap(), former.as_bytes());
+            }
+        }
+    }
+
+    #[test]
+    fn an_entry_that_cannot_be_read_is_an_error_and_kept() {
+        let (dir, path) = file(BEFORE);
+        let journal = Journal::open(dir.path().join("journal")).unwrap();
+        journal.set(ENTRY, "2f .zz .00").unwrap();
+        let error = SystemDns::recover(&journal).unwrap_err();
+        assert!(error.to_string().contains("line 2"), "{error}");
+        assert!(!journal.is_empty());
+        assert_eq!(fs::read_to_string(&path).unwrap(), BEFORE);
     }
 
     #[test]
