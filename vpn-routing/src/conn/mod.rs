@@ -131,7 +131,9 @@ impl ConnTable {
     pub fn find_outbound(&self, device: &FlowKey) -> Option<ConnId> {
         let slab = &self.slab;
         self.by_device
-            .find(self.hash_device(device), |&i| entry(slab, i).is_some_and(|c| c.device == *device))
+            .find(self.hash_device(device), |&i| {
+                entry(slab, i).is_some_and(|c| c.device == *device)
+            })
             .map(|&i| ConnId(i))
     }
 
@@ -189,8 +191,10 @@ impl ConnTable {
             let victim = self.eviction_victim(now).ok_or(InsertError::Full)?;
             removed.extend(self.remove(victim));
         }
-        let (device_hash, wire_hash) =
-            (self.hash_device(&conn.device), self.hash_wire(conn.tunnel, &conn.wire));
+        let (device_hash, wire_hash) = (
+            self.hash_device(&conn.device),
+            self.hash_wire(conn.tunnel, &conn.wire),
+        );
         let index = match self.free.pop() {
             Some(index) => {
                 self.slab[index as usize] = Some(conn);
@@ -214,11 +218,14 @@ impl ConnTable {
     /// Removes an entry.
     pub fn remove(&mut self, id: ConnId) -> Option<Removed> {
         let conn = self.slab.get_mut(id.0 as usize)?.take()?;
-        let (device_hash, wire_hash) =
-            (self.hash_device(&conn.device), self.hash_wire(conn.tunnel, &conn.wire));
-        for (table, hash) in
-            [(&mut self.by_device, device_hash), (&mut self.by_wire, wire_hash)]
-        {
+        let (device_hash, wire_hash) = (
+            self.hash_device(&conn.device),
+            self.hash_wire(conn.tunnel, &conn.wire),
+        );
+        for (table, hash) in [
+            (&mut self.by_device, device_hash),
+            (&mut self.by_wire, wire_hash),
+        ] {
             if let Ok(found) = table.find_entry(hash, |&i| i == id.0) {
                 found.remove();
             }
@@ -240,7 +247,11 @@ impl ConnTable {
     #[inline]
     pub fn sweep(&mut self, now: Stamp, steps: usize, removed: &mut Vec<Removed>) {
         for _ in 0..steps.min(self.slab.len()) {
-            self.hand = if self.hand + 1 < self.slab.len() { self.hand + 1 } else { 0 };
+            self.hand = if self.hand + 1 < self.slab.len() {
+                self.hand + 1
+            } else {
+                0
+            };
             let expired = self.slab[self.hand].as_ref().is_some_and(|conn| {
                 now.wrapping_sub(conn.last_seen) >= self.timeouts.of(conn.phase)
             });
@@ -264,8 +275,14 @@ impl ConnTable {
     fn eviction_victim(&mut self, now: Stamp) -> Option<ConnId> {
         let mut best: Option<(u32, usize)> = None;
         for _ in 0..EVICTION_SCAN.min(self.slab.len()) {
-            self.hand = if self.hand + 1 < self.slab.len() { self.hand + 1 } else { 0 };
-            let Some(conn) = &self.slab[self.hand] else { continue };
+            self.hand = if self.hand + 1 < self.slab.len() {
+                self.hand + 1
+            } else {
+                0
+            };
+            let Some(conn) = &self.slab[self.hand] else {
+                continue;
+            };
             let idle = now.wrapping_sub(conn.last_seen);
             let expired = idle >= self.timeouts.of(conn.phase);
             if (expired || (conn.phase.may_be_evicted() && idle >= EVICTION_MIN_IDLE))

@@ -7,7 +7,11 @@ use super::*;
 use vpn_core::packet::Message;
 
 fn key(protocol: Protocol, port: u16, remote: u8) -> FlowKey {
-    FlowKey::new(protocol, ([10, 5, 0, 2].into(), port), (IpAddr::from([192, 0, 2, remote]), 80))
+    FlowKey::new(
+        protocol,
+        ([10, 5, 0, 2].into(), port),
+        (IpAddr::from([192, 0, 2, remote]), 80),
+    )
 }
 
 fn conn(tunnel: u16, device: FlowKey, phase: Phase, now: Stamp) -> Conn {
@@ -30,10 +34,14 @@ fn conn(tunnel: u16, device: FlowKey, phase: Phase, now: Stamp) -> Conn {
 fn both_directions_find_the_flow_and_only_through_its_tunnel() {
     let mut table = ConnTable::new(10, Timeouts::default());
     let flow = key(Protocol::TCP, 1000, 1);
-    let id =
-        table.insert(conn(1, flow, Phase::TcpOpening, 0), 0, &mut Vec::new()).expect("room");
+    let id = table
+        .insert(conn(1, flow, Phase::TcpOpening, 0), 0, &mut Vec::new())
+        .expect("room");
     assert_eq!(table.find_outbound(&flow), Some(id));
-    assert_eq!(table.find_inbound(TunnelId::new(1), &flow.reversed()), Some(id));
+    assert_eq!(
+        table.find_inbound(TunnelId::new(1), &flow.reversed()),
+        Some(id)
+    );
     assert_eq!(table.find_inbound(TunnelId::new(2), &flow.reversed()), None);
 }
 
@@ -44,13 +52,26 @@ fn equal_wire_keys_of_two_tunnels_are_told_apart() {
     let (a, b) = (key(Protocol::TCP, 1000, 1), key(Protocol::TCP, 1001, 1));
     let mut second = conn(2, b, Phase::TcpOpening, 0);
     second.wire = a;
-    let one = table.insert(conn(1, a, Phase::TcpOpening, 0), 0, &mut Vec::new()).expect("room");
-    let two = table.insert(second.clone(), 0, &mut Vec::new()).expect("room");
-    assert_eq!(table.find_inbound(TunnelId::new(1), &a.reversed()), Some(one));
-    assert_eq!(table.find_inbound(TunnelId::new(2), &a.reversed()), Some(two));
+    let one = table
+        .insert(conn(1, a, Phase::TcpOpening, 0), 0, &mut Vec::new())
+        .expect("room");
+    let two = table
+        .insert(second.clone(), 0, &mut Vec::new())
+        .expect("room");
+    assert_eq!(
+        table.find_inbound(TunnelId::new(1), &a.reversed()),
+        Some(one)
+    );
+    assert_eq!(
+        table.find_inbound(TunnelId::new(2), &a.reversed()),
+        Some(two)
+    );
     let mut third = conn(2, key(Protocol::TCP, 1002, 1), Phase::TcpOpening, 0);
     third.wire = a;
-    assert_eq!(table.insert(third, 0, &mut Vec::new()), Err(InsertError::WireTaken));
+    assert_eq!(
+        table.insert(third, 0, &mut Vec::new()),
+        Err(InsertError::WireTaken)
+    );
     assert_eq!(table.len(), 2);
 }
 
@@ -60,16 +81,24 @@ fn the_cap_is_never_exceeded_and_live_connections_stay() {
     let mut table = ConnTable::new(100, Timeouts::default());
     let mut removed = Vec::new();
     for port in 0..100 {
-        let phase = if port < 99 { Phase::TcpEstablished } else { Phase::TcpOpening };
+        let phase = if port < 99 {
+            Phase::TcpEstablished
+        } else {
+            Phase::TcpOpening
+        };
         let flow = key(Protocol::TCP, port, 1);
-        table.insert(conn(1, flow, phase, 0), 0, &mut removed).expect("room");
+        table
+            .insert(conn(1, flow, phase, 0), 0, &mut removed)
+            .expect("room");
     }
     let mut refused = 0;
     for port in 100..300 {
         let now = 2_000;
         let flow = key(Protocol::TCP, port, 1);
         refused += usize::from(
-            table.insert(conn(1, flow, Phase::TcpEstablished, now), now, &mut removed).is_err(),
+            table
+                .insert(conn(1, flow, Phase::TcpEstablished, now), now, &mut removed)
+                .is_err(),
         );
         assert!(table.len() <= 100);
     }
@@ -83,9 +112,19 @@ fn the_sweep_removes_what_expired_by_phase() {
     let timeouts = Timeouts::default();
     let mut table = ConnTable::new(100, timeouts);
     let mut removed = Vec::new();
-    table.insert(conn(1, key(Protocol::UDP, 1, 1), Phase::Udp, 0), 0, &mut removed).expect("room");
     table
-        .insert(conn(1, key(Protocol::TCP, 1, 1), Phase::TcpEstablished, 0), 0, &mut removed)
+        .insert(
+            conn(1, key(Protocol::UDP, 1, 1), Phase::Udp, 0),
+            0,
+            &mut removed,
+        )
+        .expect("room");
+    table
+        .insert(
+            conn(1, key(Protocol::TCP, 1, 1), Phase::TcpEstablished, 0),
+            0,
+            &mut removed,
+        )
         .expect("room");
     let now = timeouts.of(Phase::Udp);
     table.sweep(now - 1, 10, &mut removed);
@@ -115,7 +154,10 @@ fn tcp_phases_follow_the_flags() {
     assert_eq!(Phase::first(Message::Tcp(RST | ACK)), Phase::TcpClosed);
     // Only what was answered is alive, and keeps its tunnel.
     assert_eq!(Phase::first(Message::Tcp(FIN | ACK)), Phase::TcpOpening);
-    assert_eq!(opening.after(Message::Tcp(FIN | ACK), false), Phase::TcpOpening);
+    assert_eq!(
+        opening.after(Message::Tcp(FIN | ACK), false),
+        Phase::TcpOpening
+    );
 }
 
 proptest! {

@@ -37,7 +37,9 @@ impl Phase {
     /// The phase after a message of either direction. Only an inbound one can establish.
     #[must_use]
     pub const fn after(self, message: Message, inbound: bool) -> Self {
-        let Message::Tcp(flags) = message else { return self };
+        let Message::Tcp(flags) = message else {
+            return self;
+        };
         match self {
             _ if flags & tcp_flags::RST != 0 => Self::TcpClosed,
             Self::TcpClosed => self,

@@ -77,7 +77,8 @@ impl EngineHandle {
         name: &str,
         transport: Arc<dyn TunnelTransport>,
     ) -> Result<Result<TunnelId, EngineError>, EngineGone> {
-        self.ask(|reply| Command::AddTunnel(name.to_owned(), transport, reply)).await
+        self.ask(|reply| Command::AddTunnel(name.to_owned(), transport, reply))
+            .await
     }
 
     /// Closes and removes a tunnel while the engine runs.
@@ -97,7 +98,10 @@ impl EngineHandle {
         command: impl FnOnce(oneshot::Sender<T>) -> Command,
     ) -> Result<T, EngineGone> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(command(reply)).await.map_err(|_| EngineGone)?;
+        self.commands
+            .send(command(reply))
+            .await
+            .map_err(|_| EngineGone)?;
         answer.await.map_err(|_| EngineGone)
     }
 }

@@ -17,8 +17,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{mpsc, watch};
 use vpn_core::packet::PacketBatch;
 use vpn_core::{
@@ -33,6 +33,13 @@ pub use handle::{EngineGone, EngineHandle};
 
 /// How long a stopping engine waits for all its transports to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Wakes in a row without a packet before a source is waited for a moment longer. Wakes may be
+/// spurious; a device or transport that always says "ready" must not take the processor.
+const SPURIOUS_WAKES: u32 = 16;
+
+/// That moment.
+const SPURIOUS_PAUSE: Duration = Duration::from_millis(1);
 
 /// Why an engine ended on its own.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +58,28 @@ pub enum EngineError {
 }
 
 type Io = Pin<Box<dyn Future<Output = Ready> + Send>>;
+type Closing = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// How often in a row a source was ready for nothing.
+#[derive(Clone, Copy, Debug, Default)]
+struct Spurious {
+    read: u32,
+    write: u32,
+}
+
+impl Spurious {
+    fn note(count: &mut u32, moved: bool) -> Option<Duration> {
+        *count = if moved { 0 } else { count.saturating_add(1) };
+        (*count > SPURIOUS_WAKES).then_some(SPURIOUS_PAUSE)
+    }
+}
+
+/// A tunnel's transport.
+#[derive(Clone)]
+struct Link {
+    transport: Arc<dyn TunnelTransport>,
+    spurious: Spurious,
+}
 
 /// Something an engine waits for.
 enum Ready {
@@ -69,8 +98,13 @@ pub struct Engine {
     owners: Arc<dyn OwnerResolver>,
     rules: RuleCache,
     rules_changed: watch::Receiver<vpn_core::Generation>,
-    transports: Vec<Option<Arc<dyn TunnelTransport>>>,
+    /// By tunnel id.
+    links: Vec<Option<Link>>,
+    device_spurious: Spurious,
+    /// At most one future per target and kind.
     io: FuturesUnordered<Io>,
+    /// Transports of tunnels that were removed.
+    closing: FuturesUnordered<Closing>,
     /// Targets that took less than was queued and have not become writable yet.
     blocked: HashSet<Egress>,
     batch: PacketBatch,
@@ -82,7 +116,9 @@ pub struct Engine {
 
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Engine").field("router", &self.router).finish_non_exhaustive()
+        f.debug_struct("Engine")
+            .field("router", &self.router)
+            .finish_non_exhaustive()
     }
 }
 
@@ -94,19 +130,26 @@ impl Engine {
         rules: RuleCache,
         config: RouterConfig,
     ) -> Self {
-        let largest = config.largest_packet.max(device.capabilities().max_packet as usize);
-        let config = RouterConfig { largest_packet: largest, ..config };
+        let largest = config
+            .largest_packet
+            .max(device.capabilities().max_packet as usize);
+        let config = RouterConfig {
+            largest_packet: largest,
+            ..config
+        };
         let (plan, _) = watch::channel(InterfacePlan::default());
         let (handle, commands) = EngineHandle::new(plan.subscribe());
         Self {
             batch: PacketBatch::new(PacketBatch::DEFAULT_CAPACITY, largest),
-            router: Router::new(config, Instant::now()),
+            router: Router::new(config, clock()),
             device,
             owners,
             rules_changed: rules.changes(),
             rules,
-            transports: Vec::new(),
+            links: Vec::new(),
+            device_spurious: Spurious::default(),
             io: FuturesUnordered::new(),
+            closing: FuturesUnordered::new(),
             blocked: HashSet::new(),
             ready: Vec::new(),
             plan,
@@ -128,10 +171,16 @@ impl Engine {
         if self.router.tunnel_named(name).is_some() {
             return Err(EngineError::DuplicateTunnel(name.to_owned()));
         }
-        let id = self.router.add_tunnel(name).ok_or(EngineError::TooManyTunnels)?;
-        self.transports.push(Some(Arc::clone(&transport)));
+        let id = self
+            .router
+            .add_tunnel(name)
+            .ok_or(EngineError::TooManyTunnels)?;
         self.io.push(Box::pin(next_state(id, transport.state())));
-        self.arm_tunnel(id, transport);
+        self.links.push(Some(Link {
+            transport: Arc::clone(&transport),
+            spurious: Spurious::default(),
+        }));
+        self.arm_tunnel(id, transport, None);
         Ok(id)
     }
 
@@ -147,39 +196,41 @@ impl Engine {
 
     /// Runs until [`EngineHandle::stop`], or until the device fails. Returns the last report.
     ///
+    /// Dropping the future, or an engine that never ran, shuts the device down and gives each
+    /// transport one chance to close without waiting; no task is left by the engine.
+    ///
     /// # Errors
     ///
     /// [`EngineError::Device`] if the device fails; transports are closed all the same.
     pub async fn run(mut self) -> Result<Status, EngineError> {
-        self.arm_device();
+        self.arm_device(None);
         self.arm_owners();
+        let timer = tokio::time::sleep_until(self.router.next_timeout().into());
+        tokio::pin!(timer);
         let result = loop {
-            let wake = tokio::time::Instant::from_std(self.router.next_timeout());
-            let now;
-            tokio::select! {
-                biased;
-                command = self.commands.recv() => {
-                    now = Instant::now();
-                    match command {
-                        None | Some(Command::Stop) => break Ok(()),
-                        Some(command) => self.command(now, command).await,
-                    }
-                }
-                _ = self.rules_changed.changed() => now = Instant::now(),
-                Some(ready) = self.io.next() => {
-                    now = Instant::now();
-                    if let Err(error) = self.handle_ready(now, ready) {
-                        break Err(error);
-                    }
-                }
-                () = tokio::time::sleep_until(wake) => {
-                    now = Instant::now();
-                    self.router.handle_timeout(now);
-                }
+            let wake = self.router.next_timeout().into();
+            if timer.deadline() != wake {
+                timer.as_mut().reset(wake);
             }
-            if let Err(error) = self.settle(now) {
+            // In no fixed order, so that a flood of one kind does not hold up the others.
+            let worked = tokio::select! {
+                command = self.commands.recv() => match command {
+                    None | Some(Command::Stop) => break Ok(()),
+                    Some(command) => {
+                        self.command(command);
+                        Ok(())
+                    }
+                },
+                _ = self.rules_changed.changed() => Ok(()),
+                Some(ready) = self.io.next() => self.handle_ready(clock(), ready),
+                Some(()) = self.closing.next() => Ok(()),
+                () = &mut timer => Ok(()),
+            };
+            if let Err(error) = worked.and_then(|()| self.settle(clock())) {
                 break Err(error);
             }
+            // A target that is always ready must not keep other tasks from running.
+            tokio::task::consume_budget().await;
         };
         self.close().await;
         result.map(|()| self.router.status())
@@ -191,25 +242,34 @@ impl Engine {
                 result?;
                 let mut drops = DropCounters::default();
                 let received = self.device.try_recv(&mut self.batch, &mut drops);
+                let moved = !self.batch.is_empty() || drops.total() > 0;
                 self.router.count_receive_drops(Egress::Device, &drops);
                 // Rules that changed before these packets arrived decide them.
                 self.refresh_rules(now);
                 self.router.handle_device(now, &mut self.batch);
                 received?;
-                self.arm_device();
+                let pause = Spurious::note(&mut self.device_spurious.read, moved);
+                self.arm_device(pause);
             }
             Ready::DeviceWritable(result) => {
                 result?;
                 self.blocked.remove(&Egress::Device);
             }
             Ready::TunnelReadable(id, result) => {
-                let Some(transport) = self.transport(id) else { return Ok(()) };
+                let Some(Some(link)) = self.links.get_mut(id.index()) else {
+                    return Ok(());
+                };
+                let transport = Arc::clone(&link.transport);
                 let mut drops = DropCounters::default();
-                let received = result.and_then(|()| transport.try_recv(&mut self.batch, &mut drops));
+                let received =
+                    result.and_then(|()| transport.try_recv(&mut self.batch, &mut drops));
+                let moved = !self.batch.is_empty() || drops.total() > 0;
+                let pause = Spurious::note(&mut link.spurious.read, moved);
                 self.router.count_receive_drops(Egress::Tunnel(id), &drops);
+                self.refresh_rules(now);
                 self.router.handle_tunnel(now, id, &mut self.batch);
                 match received {
-                    Ok(_) => self.arm_tunnel(id, transport),
+                    Ok(_) => self.arm_tunnel(id, transport, pause),
                     Err(error) => self.transport_failed(now, id, &error),
                 }
             }
@@ -236,6 +296,9 @@ impl Engine {
 
     /// After every verb: events answered, then everything sent that can be.
     fn settle(&mut self, now: Instant) -> Result<(), EngineError> {
+        if now >= self.router.next_timeout() {
+            self.router.handle_timeout(now);
+        }
         self.refresh_rules(now);
         while let Some(event) = self.router.next_event() {
             match event {
@@ -265,29 +328,42 @@ impl Engine {
     }
 
     fn transmit(&mut self, now: Instant, target: Egress) -> Result<(), EngineError> {
+        let mut before = 0;
         match target {
             Egress::Device => {
                 let device = Arc::clone(&self.device);
-                let left =
-                    self.router.transmit(target, |batch, drops| device.try_send(batch, drops))?;
+                let left = self.router.transmit(target, |batch, drops| {
+                    before = batch.len();
+                    device.try_send(batch, drops)
+                })?;
+                let pause = Spurious::note(&mut self.device_spurious.write, left < before);
                 if left > 0 {
                     self.blocked.insert(target);
                     self.io.push(Box::pin(async move {
+                        rest(pause).await;
                         Ready::DeviceWritable(device.writable().await)
                     }));
                 }
             }
             Egress::Tunnel(id) => {
-                let Some(transport) = self.transport(id) else { return Ok(()) };
-                let sent =
-                    self.router.transmit(target, |batch, drops| transport.try_send(batch, drops));
+                let Some(Some(link)) = self.links.get_mut(id.index()) else {
+                    return Ok(());
+                };
+                let transport = Arc::clone(&link.transport);
+                let sent = self.router.transmit(target, |batch, drops| {
+                    before = batch.len();
+                    transport.try_send(batch, drops)
+                });
                 match sent {
-                    Ok(0) => {}
-                    Ok(_) => {
-                        self.blocked.insert(target);
-                        self.io.push(Box::pin(async move {
-                            Ready::TunnelWritable(id, transport.writable().await)
-                        }));
+                    Ok(left) => {
+                        let pause = Spurious::note(&mut link.spurious.write, left < before);
+                        if left > 0 {
+                            self.blocked.insert(target);
+                            self.io.push(Box::pin(async move {
+                                rest(pause).await;
+                                Ready::TunnelWritable(id, transport.writable().await)
+                            }));
+                        }
                     }
                     Err(error) => self.transport_failed(now, id, &error),
                 }
@@ -298,16 +374,22 @@ impl Engine {
 
     fn refresh_rules(&mut self, now: Instant) {
         if self.rules.generation() != self.router.generation() {
-            self.router.handle_update(now, Update::Rules(self.rules.current()));
+            self.router
+                .handle_update(now, Update::Rules(self.rules.current()));
         }
     }
 
     fn transport_failed(&mut self, now: Instant, id: TunnelId, error: &TransportError) {
+        if self.link(id).is_none() {
+            // It was removed: its transport is meant to end.
+            return;
+        }
         tracing::warn!(tunnel = %id, %error, "a transport ended");
-        self.router.handle_update(now, Update::Tunnel(id, TransportState::Closed));
+        self.router
+            .handle_update(now, Update::Tunnel(id, TransportState::Closed));
     }
 
-    async fn command(&mut self, now: Instant, command: Command) {
+    fn command(&mut self, command: Command) {
         match command {
             // A caller that has gone away does not want the answer any more.
             Command::Status(reply) => drop(reply.send(self.router.status())),
@@ -319,12 +401,16 @@ impl Engine {
                 drop(reply.send(self.add_tunnel(&name, transport)));
             }
             Command::RemoveTunnel(id, reply) => {
-                let transport = self.transports.get_mut(id.index()).and_then(Option::take);
-                self.router.remove_tunnel(now, id);
-                if let Some(transport) = transport {
-                    let _ = tokio::time::timeout(CLOSE_TIMEOUT, transport.close()).await;
-                }
-                let _ = reply.send(());
+                self.router.remove_tunnel(clock(), id);
+                let link = self.links.get_mut(id.index()).and_then(Option::take);
+                // Not awaited here: closing may take a round trip, and the others have traffic.
+                self.closing.push(Box::pin(async move {
+                    if let Some(link) = link {
+                        let closed = link.transport.close();
+                        let _ = tokio::time::timeout(CLOSE_TIMEOUT, closed).await;
+                    }
+                    let _ = reply.send(());
+                }));
             }
             Command::Stop => {}
         }
@@ -332,34 +418,40 @@ impl Engine {
 
     async fn close(&mut self) {
         self.commands.close();
-        let closing: FuturesUnordered<_> = self
-            .transports
-            .iter()
-            .flatten()
-            .map(|transport| {
-                let transport = Arc::clone(transport);
-                async move { transport.close().await }
-            })
-            .collect();
-        let all = closing.collect::<Vec<()>>();
+        // Each once: what does not close in time is left to its owner.
+        for transport in std::mem::take(&mut self.links).into_iter().flatten() {
+            self.closing
+                .push(Box::pin(async move { transport.transport.close().await }));
+        }
+        let all = async { while self.closing.next().await.is_some() {} };
         if tokio::time::timeout(CLOSE_TIMEOUT, all).await.is_err() {
             tracing::warn!("a transport did not close in time");
         }
         self.device.shutdown();
     }
 
-    fn transport(&self, id: TunnelId) -> Option<Arc<dyn TunnelTransport>> {
-        self.transports.get(id.index())?.clone()
+    fn link(&self, id: TunnelId) -> Option<&Link> {
+        self.links.get(id.index())?.as_ref()
     }
 
-    fn arm_device(&mut self) {
+    fn arm_device(&mut self, pause: Option<Duration>) {
         let device = Arc::clone(&self.device);
-        self.io.push(Box::pin(async move { Ready::DeviceReadable(device.readable().await) }));
+        self.io.push(Box::pin(async move {
+            rest(pause).await;
+            Ready::DeviceReadable(device.readable().await)
+        }));
     }
 
-    fn arm_tunnel(&mut self, id: TunnelId, transport: Arc<dyn TunnelTransport>) {
-        self.io
-            .push(Box::pin(async move { Ready::TunnelReadable(id, transport.readable().await) }));
+    fn arm_tunnel(
+        &mut self,
+        id: TunnelId,
+        transport: Arc<dyn TunnelTransport>,
+        pause: Option<Duration>,
+    ) {
+        self.io.push(Box::pin(async move {
+            rest(pause).await;
+            Ready::TunnelReadable(id, transport.readable().await)
+        }));
     }
 
     fn arm_owners(&mut self) {
@@ -368,6 +460,28 @@ impl Engine {
             let (query, answer) = owners.resolved().await;
             Ready::Owner(query, answer)
         }));
+    }
+}
+
+impl Drop for Engine {
+    /// After [`run`](Self::run) there is nothing left to do.
+    fn drop(&mut self) {
+        for link in self.links.drain(..).flatten() {
+            let _ = link.transport.close().now_or_never();
+        }
+        while self.closing.next().now_or_never().flatten().is_some() {}
+        self.device.shutdown();
+    }
+}
+
+/// The time, as tokio has it: virtual in tests.
+fn clock() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+async fn rest(pause: Option<Duration>) {
+    if let Some(pause) = pause {
+        tokio::time::sleep(pause).await;
     }
 }
 

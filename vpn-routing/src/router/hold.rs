@@ -148,8 +148,16 @@ impl Hold {
         self.order[awaits.kind()].insert(self.turn, flow);
         let packets = vec![(came, packet.shrunk())];
         let turn = self.turn;
-        self.flows
-            .insert(flow, Held { flow, awaits, packets, deadline, turn });
+        self.flows.insert(
+            flow,
+            Held {
+                flow,
+                awaits,
+                packets,
+                deadline,
+                turn,
+            },
+        );
         begun
     }
 
@@ -164,7 +172,11 @@ impl Hold {
         if self.unanswered.remove(query).is_some() {
             return if awaited { Err(*query) } else { Ok(None) };
         }
-        Ok(if awaited { self.take(&query.flow) } else { None })
+        Ok(if awaited {
+            self.take(&query.flow)
+        } else {
+            None
+        })
     }
 
     /// Takes a flow's packets out.
@@ -221,9 +233,13 @@ impl Hold {
     /// When the next flow's deadline passes.
     pub(super) fn next_deadline(&self) -> Option<Stamp> {
         // The nearer of two, also where stamps wrap.
-        self.firsts()
-            .map(|held| held.deadline)
-            .reduce(|a, b| if b.wrapping_sub(a) < Stamp::MAX / 2 { a } else { b })
+        self.firsts().map(|held| held.deadline).reduce(|a, b| {
+            if b.wrapping_sub(a) < Stamp::MAX / 2 {
+                a
+            } else {
+                b
+            }
+        })
     }
 
     fn firsts(&self) -> impl Iterator<Item = &Held> {

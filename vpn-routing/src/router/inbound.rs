@@ -54,8 +54,14 @@ impl Router {
             Message::EchoRequest => return Err(DropReason::Unsolicited),
             _ => return Err(DropReason::Unsupported),
         }
-        let id = self.conns.find_inbound(tunnel, &parsed.flow).ok_or(DropReason::Unsolicited)?;
-        let stale = self.conns.get(id).is_some_and(|c| c.generation != self.generation);
+        let id = self
+            .conns
+            .find_inbound(tunnel, &parsed.flow)
+            .ok_or(DropReason::Unsolicited)?;
+        let stale = self
+            .conns
+            .get(id)
+            .is_some_and(|c| c.generation != self.generation);
         if stale && let Some(reason) = self.blocked_since(id) {
             return Err(reason);
         }

@@ -47,8 +47,8 @@ use std::time::{Duration, Instant};
 
 use vpn_core::packet::{BufferPool, Packet, PacketBatch};
 use vpn_core::{
-    Assigned, DropCounters, DropReason, Generation, InterfacePlan, OwnerAnswer, OwnerQuery, TransportState,
-    TunnelId,
+    Assigned, DropCounters, DropReason, Generation, InterfacePlan, OwnerAnswer, OwnerQuery,
+    TransportState, TunnelId,
 };
 
 use crate::alloc::{Allocator, Conflict};
@@ -282,7 +282,9 @@ impl Router {
     /// The targets that have packets queued.
     pub fn ready(&self) -> impl Iterator<Item = Egress> + '_ {
         let device = (!self.device.is_empty()).then_some(Egress::Device);
-        device.into_iter().chain(self.tunnels.with_queued().map(Egress::Tunnel))
+        device
+            .into_iter()
+            .chain(self.tunnels.with_queued().map(Egress::Tunnel))
     }
 
     /// Hands the packets queued for `target` to `send`, which has the contract of
@@ -341,7 +343,10 @@ impl Router {
 
     /// The instant of a stamp near the next sweep: stamps wrap, and say nothing by themselves.
     fn instant(&self, stamp: Stamp) -> Instant {
-        let sweep = self.next_sweep.saturating_duration_since(self.epoch).as_millis() as u64;
+        let sweep = self
+            .next_sweep
+            .saturating_duration_since(self.epoch)
+            .as_millis() as u64;
         let ahead = stamp.wrapping_sub(sweep as Stamp).cast_signed();
         self.epoch + Duration::from_millis(sweep.saturating_add_signed(ahead.into()))
     }

@@ -312,7 +312,10 @@ impl Router {
     fn owner_of(&self, id: ConnId) -> Option<Owner> {
         let conn = self.conns.get(id)?;
         let owner = self.owners.get(conn.owner)?.clone();
-        Some(Owner { socket: conn.socket, ..owner })
+        Some(Owner {
+            socket: conn.socket,
+            ..owner
+        })
     }
 
     /// The rules changed since the flow's decision was made. `None`: the flow goes on as it was.
@@ -472,7 +475,11 @@ impl Router {
         let Some(source) = slot.address(flow.family()) else {
             return Drop(DropReason::FamilyNotCarried, Some(tunnel));
         };
-        let source = if self.config.translate { source } else { flow.src() };
+        let source = if self.config.translate {
+            source
+        } else {
+            flow.src()
+        };
         let resolver = match self.steers(&flow) {
             true => match slot.resolver(flow.family()) {
                 Some(resolver) => resolver,
@@ -523,8 +530,8 @@ impl Router {
     /// Whether a flow is a query to an address that stands for "the resolver of my tunnel": the
     /// virtual one, one the system names, or another tunnel's.
     pub(super) fn steers(&self, flow: &FlowKey) -> bool {
-        let dns = flow.dst_port() == DNS_PORT
-            && matches!(flow.protocol(), Protocol::UDP | Protocol::TCP);
+        let dns =
+            flow.dst_port() == DNS_PORT && matches!(flow.protocol(), Protocol::UDP | Protocol::TCP);
         let resolves = |addr: IpAddr| {
             self.config.resolvers.contains(&addr)
                 || self.config.steered.contains(&addr)

@@ -35,7 +35,10 @@ impl Owners {
             self.nobody += 1;
             return Some(NOBODY);
         };
-        let app = Owner { socket: 0, ..owner.clone() };
+        let app = Owner {
+            socket: 0,
+            ..owner.clone()
+        };
         if let Some(&slot) = self.by_owner.get(&app) {
             let entry = self.slots.get_mut(slot as usize)?.as_mut()?;
             if entry.flows as usize >= quota {
@@ -47,7 +50,10 @@ impl Owners {
         if quota == 0 {
             return None;
         }
-        let entry = Some(Entry { owner: app.clone(), flows: 1 });
+        let entry = Some(Entry {
+            owner: app.clone(),
+            flows: 1,
+        });
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.slots[slot as usize] = entry;
@@ -68,7 +74,9 @@ impl Owners {
             self.nobody = self.nobody.saturating_sub(1);
             return;
         }
-        let Some(place) = self.slots.get_mut(slot.0 as usize) else { return };
+        let Some(place) = self.slots.get_mut(slot.0 as usize) else {
+            return;
+        };
         let Some(entry) = place else { return };
         entry.flows -= 1;
         if entry.flows == 0 {
@@ -85,7 +93,8 @@ impl Owners {
 
     /// Whether `slot` is the application that `owner` belongs to.
     pub(super) fn is(&self, slot: OwnerSlot, owner: &Owner) -> bool {
-        self.get(slot).is_some_and(|o| o.uid == owner.uid && o.executable == owner.executable)
+        self.get(slot)
+            .is_some_and(|o| o.uid == owner.uid && o.executable == owner.executable)
     }
 }
 
@@ -96,12 +105,24 @@ mod tests {
     #[test]
     fn an_owner_lives_as_long_as_its_flows_and_has_a_quota() {
         let mut owners = Owners::default();
-        let (a, b) = (Owner { socket: 1, ..Owner::user(1) }, Owner { socket: 2, ..Owner::user(1) });
+        let (a, b) = (
+            Owner {
+                socket: 1,
+                ..Owner::user(1)
+            },
+            Owner {
+                socket: 2,
+                ..Owner::user(1)
+            },
+        );
         let one = owners.acquire(Some(&a), 2).unwrap();
         let two = owners.acquire(Some(&b), 2).unwrap();
         assert_eq!(one, two, "two sockets of one application");
         assert_eq!(owners.acquire(Some(&a), 2), None, "over quota");
-        assert!(owners.acquire(Some(&Owner::user(2)), 2).is_some(), "another is not affected");
+        assert!(
+            owners.acquire(Some(&Owner::user(2)), 2).is_some(),
+            "another is not affected"
+        );
         owners.release(one);
         assert!(owners.is(one, &a));
         owners.release(one);

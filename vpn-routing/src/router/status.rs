@@ -35,11 +35,7 @@ impl Accounts {
     /// Whether every packet is accounted for.
     pub fn balance(&self) -> bool {
         self.in_device + self.in_tunnels
-            == self.out_device
-                + self.out_tunnels
-                + self.drops.total()
-                + self.held
-                + self.queued
+            == self.out_device + self.out_tunnels + self.drops.total() + self.held + self.queued
     }
 
     pub(super) fn retire(&mut self, counters: &TunnelCounters) {
@@ -151,7 +147,14 @@ impl Router {
 
     /// A report. Walks all flows once.
     pub fn status(&self) -> Status {
-        let mut flows = vec![0; self.tunnels.iter().map(|(id, _)| id.index() + 1).max().unwrap_or(0)];
+        let mut flows = vec![
+            0;
+            self.tunnels
+                .iter()
+                .map(|(id, _)| id.index() + 1)
+                .max()
+                .unwrap_or(0)
+        ];
         for conn in self.conns.iter() {
             if let Some(count) = flows.get_mut(conn.tunnel.index()) {
                 *count += 1;
@@ -165,7 +168,11 @@ impl Router {
                 name: slot.name.clone(),
                 state: slot.state.clone(),
                 addresses: self.allocator.roles(id),
-                dns: slot.assigned.as_ref().map(|a| a.dns.clone()).unwrap_or_default(),
+                dns: slot
+                    .assigned
+                    .as_ref()
+                    .map(|a| a.dns.clone())
+                    .unwrap_or_default(),
                 mtu: slot.assigned.as_ref().map_or(0, |a| a.mtu),
                 flows: flows[id.index()],
                 counters: slot.counters.clone(),
@@ -226,7 +233,11 @@ impl Router {
         told.source = slot.address(flow.family());
         told.mtu = slot.assigned.as_ref().map(|a| a.mtu);
         let steers = self.steers(&flow);
-        told.resolver = if steers { slot.resolver(flow.family()) } else { None };
+        told.resolver = if steers {
+            slot.resolver(flow.family())
+        } else {
+            None
+        };
         told.verdict = match slot.state {
             TransportState::Connecting => Verdict::Held,
             TransportState::Up(_) if told.source.is_none() => {

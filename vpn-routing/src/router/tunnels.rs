@@ -22,12 +22,21 @@ impl Tunnel {
     /// The tunnel's own address of a family: what its peer expects as source.
     pub(super) fn address(&self, family: Family) -> Option<IpAddr> {
         let assigned = self.assigned.as_ref()?;
-        assigned.addresses.iter().map(|net| net.addr()).find(|&a| Family::of(a) == family)
+        assigned
+            .addresses
+            .iter()
+            .map(|net| net.addr())
+            .find(|&a| Family::of(a) == family)
     }
 
     /// The tunnel's preferred resolver of a family.
     pub(super) fn resolver(&self, family: Family) -> Option<IpAddr> {
-        self.assigned.as_ref()?.dns.iter().copied().find(|&a| Family::of(a) == family)
+        self.assigned
+            .as_ref()?
+            .dns
+            .iter()
+            .copied()
+            .find(|&a| Family::of(a) == family)
     }
 }
 
@@ -99,6 +108,10 @@ impl Tunnels {
 
     /// The interface must not be wider than its narrowest tunnel.
     pub(super) fn smallest_mtu(&self) -> Option<u16> {
-        self.iter().filter_map(|(_, t)| t.assigned.as_ref()).map(|a| a.mtu).filter(|&m| m > 0).min()
+        self.iter()
+            .filter_map(|(_, t)| t.assigned.as_ref())
+            .map(|a| a.mtu)
+            .filter(|&m| m > 0)
+            .min()
     }
 }

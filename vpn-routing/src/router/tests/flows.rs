@@ -32,8 +32,7 @@ fn identical_addresses_are_kept_apart() {
     let plan = world.plans.last().unwrap();
     assert_eq!(plan.addresses.len(), 2, "one per family: {plan:?}");
     for (round, port) in (0..100u16).map(|i| (i, 40_000 + i)) {
-        let (uid, tunnel) =
-            [(1001, "uk"), (1002, "fr"), (1003, "us")][usize::from(round % 3)];
+        let (uid, tunnel) = [(1001, "uk"), (1002, "fr"), (1003, "us")][usize::from(round % 3)];
         world.socket(Protocol::TCP, ("10.5.0.2", port), uid, u64::from(port));
         world.send([tcp(("10.5.0.2", port), (SITE, 80), "S")]);
         let sent = world.sent(tunnel);
@@ -63,7 +62,11 @@ fn each_packet_leaves_with_the_address_of_its_tunnel() {
         // The kernel chose one of the device's addresses for all.
         for (device, assigned, site) in [("10.5.0.2", v4, SITE), ("fd00:5::2", v6, SITE6)] {
             let port = 1000 + uid as u16;
-            let icmp = if site == SITE { Protocol::ICMP } else { Protocol::ICMPV6 };
+            let icmp = if site == SITE {
+                Protocol::ICMP
+            } else {
+                Protocol::ICMPV6
+            };
             for protocol in [Protocol::UDP, Protocol::TCP, icmp] {
                 world.socket(protocol, (device, port), uid, 1);
             }
@@ -92,7 +95,10 @@ fn each_packet_leaves_with_the_address_of_its_tunnel() {
 
 #[test]
 fn without_translation_a_provider_would_see_a_wrong_source() {
-    let config = crate::RouterConfig { translate: false, ..Default::default() };
+    let config = crate::RouterConfig {
+        translate: false,
+        ..Default::default()
+    };
     let mut world = World::with_config(config, DIFFERENT);
     three_apps(&mut world);
     world.socket(Protocol::UDP, ("10.5.0.2", 5), 1002, 1);
@@ -146,14 +152,24 @@ fn dns_follows_the_tunnel_of_the_asker() {
     world.up("fr", &["10.5.0.3/32"], &["198.18.2.53"]);
     world.up("us", &["10.6.0.2/32"], &[]);
     three_apps(&mut world);
-    assert!(world.plans.last().unwrap().dns.contains(&addr(virtual_resolver)));
+    assert!(
+        world
+            .plans
+            .last()
+            .unwrap()
+            .dns
+            .contains(&addr(virtual_resolver))
+    );
     for (asked, port) in [(virtual_resolver, 1), ("192.0.2.1", 2), ("198.18.1.53", 3)] {
         world.socket(Protocol::UDP, ("10.5.0.2", port), 1002, u64::from(port));
         world.send([udp(("10.5.0.2", port), (asked, 53), b"q")]);
         let sent = world.sent("fr");
         assert_eq!(sent, [udp(("10.5.0.3", port), ("198.18.2.53", 53), b"q")]);
         world.receive("fr", &udp(("198.18.2.53", 53), ("10.5.0.3", port), b"a"));
-        assert_eq!(world.delivered(), [udp((asked, 53), ("10.5.0.2", port), b"a")]);
+        assert_eq!(
+            world.delivered(),
+            [udp((asked, 53), ("10.5.0.2", port), b"a")]
+        );
     }
     // A resolver somewhere else is an ordinary destination.
     world.socket(Protocol::UDP, ("10.5.0.2", 4), 1002, 4);

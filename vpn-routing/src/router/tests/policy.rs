@@ -8,8 +8,10 @@ use vpn_core::{DropReason, Protocol, TransportState};
 use super::world::{SITE, SITE6, World, tcp, udp};
 use crate::router::RouterConfig;
 
-const TWO: &[(&str, &[&str])] =
-    &[("uk", &["10.5.0.2/32", "fd00:5::2/128"]), ("fr", &["10.5.0.2/32"])];
+const TWO: &[(&str, &[&str])] = &[
+    ("uk", &["10.5.0.2/32", "fd00:5::2/128"]),
+    ("fr", &["10.5.0.2/32"]),
+];
 
 fn app(world: &mut World, port: u16, uid: u32) {
     for protocol in [Protocol::UDP, Protocol::TCP] {
@@ -68,7 +70,9 @@ fn packets_wait_for_their_owner_in_order() {
     world.rule(1, "uk");
     app(&mut world, 1, 1);
     world.slow_owners = true;
-    let packets: Vec<_> = (0..5u8).map(|i| udp(("10.5.0.2", 1), (SITE, 7), &[i])).collect();
+    let packets: Vec<_> = (0..5u8)
+        .map(|i| udp(("10.5.0.2", 1), (SITE, 7), &[i]))
+        .collect();
     world.send(packets.clone());
     assert_eq!(world.asked.len(), 1, "asked once");
     nothing_sent(&mut world);
@@ -107,7 +111,10 @@ fn what_is_held_is_bounded() {
         world.send([udp(("10.5.0.2", port), (SITE, 7), &[0; 1000])]);
     }
     let held = world.router.accounts().held;
-    assert!(held * 1000 <= config.hold.bytes as u64 + 1000, "{held} packets held");
+    assert!(
+        held * 1000 <= config.hold.bytes as u64 + 1000,
+        "{held} packets held"
+    );
 }
 
 #[test]
@@ -150,8 +157,16 @@ fn a_changed_rule_moves_new_connections() {
     for _ in 0..10 {
         world.rule(1, "fr");
         world.send([ack.clone(), datagram.clone()]);
-        assert_eq!(world.sent("uk"), std::slice::from_ref(&ack), "the live connection stays");
-        assert_eq!(world.sent("fr"), std::slice::from_ref(&datagram), "the rest moves");
+        assert_eq!(
+            world.sent("uk"),
+            std::slice::from_ref(&ack),
+            "the live connection stays"
+        );
+        assert_eq!(
+            world.sent("fr"),
+            std::slice::from_ref(&datagram),
+            "the rest moves"
+        );
         world.rule(1, "uk");
         world.send([datagram.clone()]);
         assert_eq!(world.sent("uk"), std::slice::from_ref(&datagram));
@@ -167,7 +182,11 @@ fn a_changed_rule_moves_new_connections() {
 
 #[test]
 fn one_owner_cannot_take_the_whole_table() {
-    let config = RouterConfig { max_flows: 20, max_flows_per_owner: 10, ..Default::default() };
+    let config = RouterConfig {
+        max_flows: 20,
+        max_flows_per_owner: 10,
+        ..Default::default()
+    };
     let mut world = World::with_config(config, TWO);
     world.rule(1, "uk");
     world.rule(2, "uk");

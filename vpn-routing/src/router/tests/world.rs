@@ -74,7 +74,10 @@ impl World {
 
     pub(super) fn up(&mut self, name: &str, addresses: &[&str], dns: &[&str]) {
         let assigned = Assigned {
-            addresses: addresses.iter().map(|a| a.parse::<IpNet>().unwrap()).collect(),
+            addresses: addresses
+                .iter()
+                .map(|a| a.parse::<IpNet>().unwrap())
+                .collect(),
             dns: dns.iter().map(|a| addr(a)).collect(),
             mtu: 1420,
         };
@@ -87,17 +90,22 @@ impl World {
 
     pub(super) fn state(&mut self, name: &str, state: TransportState) {
         let id = self.id(name);
-        self.router.handle_update(self.now, Update::Tunnel(id, state));
+        self.router
+            .handle_update(self.now, Update::Tunnel(id, state));
         self.settle();
     }
 
     /// An app's rule; replaces the one it had.
     pub(super) fn rule(&mut self, uid: u32, action: &str) {
-        self.rules.retain(|r| r.matches.owner != Some(OwnerMatch::Uid(uid)));
+        self.rules
+            .retain(|r| r.matches.owner != Some(OwnerMatch::Uid(uid)));
         self.next_rule += 1;
         self.rules.push(Rule {
             id: RuleId(self.next_rule),
-            matches: RuleMatch { owner: Some(OwnerMatch::Uid(uid)), ..RuleMatch::default() },
+            matches: RuleMatch {
+                owner: Some(OwnerMatch::Uid(uid)),
+                ..RuleMatch::default()
+            },
             action: match action {
                 "block" => Action::Block,
                 name => Action::Tunnel(name.to_owned()),
@@ -109,18 +117,22 @@ impl World {
     fn swap_rules(&mut self) {
         let names = self.names.clone();
         let compiled = CompiledRules::compile(
-            &RuleSnapshot { rules: self.rules.clone() },
+            &RuleSnapshot {
+                rules: self.rules.clone(),
+            },
             &|name| names.get(name).copied(),
             Target::Block(DropReason::BlockedByDefault),
         );
         self.cache.swap(compiled.unwrap());
-        self.router.handle_update(self.now, Update::Rules(self.cache.current()));
+        self.router
+            .handle_update(self.now, Update::Rules(self.cache.current()));
         self.settle();
     }
 
     /// From now on, that address and port is this user's socket.
     pub(super) fn socket(&mut self, protocol: Protocol, src: (&str, u16), uid: u32, socket: u64) {
-        self.sockets.insert((protocol, addr(src.0), src.1), (uid, socket));
+        self.sockets
+            .insert((protocol, addr(src.0), src.1), (uid, socket));
     }
 
     pub(super) fn advance(&mut self, by: Duration) {
@@ -187,14 +199,21 @@ impl World {
     }
 
     fn answer(&mut self, query: OwnerQuery) {
-        let key = (query.flow.protocol(), query.flow.src(), query.flow.src_port());
+        let key = (
+            query.flow.protocol(),
+            query.flow.src(),
+            query.flow.src_port(),
+        );
         let answer = match self.sockets.get(&key) {
-            Some(&(uid, socket)) => {
-                OwnerAnswer::Known(Owner { uid, executable: None, socket })
-            }
+            Some(&(uid, socket)) => OwnerAnswer::Known(Owner {
+                uid,
+                executable: None,
+                socket,
+            }),
             None => OwnerAnswer::Unknown,
         };
-        self.router.handle_update(self.now, Update::Owner(query, answer));
+        self.router
+            .handle_update(self.now, Update::Owner(query, answer));
     }
 
     fn settle(&mut self) {
@@ -217,7 +236,10 @@ impl World {
 
 pub(super) fn udp(src: (&str, u16), dst: (&str, u16), payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    ip(src.0, dst.0).udp(src.1, dst.1).write(&mut bytes, payload).unwrap();
+    ip(src.0, dst.0)
+        .udp(src.1, dst.1)
+        .write(&mut bytes, payload)
+        .unwrap();
     bytes
 }
 
@@ -241,9 +263,13 @@ pub(super) fn echo(src: &str, dst: &str, id: u16, reply: bool) -> Vec<u8> {
     let builder = ip(src, dst);
     let payload = b"ping";
     match (addr(src).is_ipv4(), reply) {
-        (true, false) => builder.icmpv4_echo_request(id, 1).write(&mut bytes, payload),
+        (true, false) => builder
+            .icmpv4_echo_request(id, 1)
+            .write(&mut bytes, payload),
         (true, true) => builder.icmpv4_echo_reply(id, 1).write(&mut bytes, payload),
-        (false, false) => builder.icmpv6_echo_request(id, 1).write(&mut bytes, payload),
+        (false, false) => builder
+            .icmpv6_echo_request(id, 1)
+            .write(&mut bytes, payload),
         (false, true) => builder.icmpv6_echo_reply(id, 1).write(&mut bytes, payload),
     }
     .unwrap();
@@ -286,7 +312,9 @@ pub(super) fn flow_of(bytes: &[u8]) -> FlowKey {
             let (s, d) = (header.source, header.destination);
             match transport {
                 TransportSlice::Udp(udp) => assert_eq!(
-                    udp.to_header().calc_checksum_ipv4_raw(s, d, udp.payload()).unwrap(),
+                    udp.to_header()
+                        .calc_checksum_ipv4_raw(s, d, udp.payload())
+                        .unwrap(),
                     udp.checksum()
                 ),
                 TransportSlice::Tcp(tcp) => {
@@ -303,7 +331,9 @@ pub(super) fn flow_of(bytes: &[u8]) -> FlowKey {
             let (s, d) = (ip.header().source(), ip.header().destination());
             match transport {
                 TransportSlice::Udp(udp) => assert_eq!(
-                    udp.to_header().calc_checksum_ipv6_raw(s, d, udp.payload()).unwrap(),
+                    udp.to_header()
+                        .calc_checksum_ipv6_raw(s, d, udp.payload())
+                        .unwrap(),
                     udp.checksum()
                 ),
                 TransportSlice::Tcp(tcp) => {
