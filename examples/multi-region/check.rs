@@ -1,7 +1,6 @@
 //! `multi-region check`: the plan, without touching anything.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::Path;
 
 use vpn_core::{Action, TunnelId};
@@ -11,7 +10,7 @@ use crate::config::ApplyDns;
 use crate::control::{self, State};
 use crate::error::Error;
 use crate::plan::Loaded;
-use crate::report;
+use crate::{report, view};
 
 /// The local stub of systemd-resolved.
 const RESOLVED_STUB: &str = "127.0.0.53";
@@ -22,11 +21,16 @@ pub(crate) async fn check(path: &Path) -> Result<(), Error> {
     let config = &loaded.config;
     let running = control::state_of(&config.control.socket)
         .await
-        .map_err(|cause| Error::Control { path: config.control.socket.clone(), cause })?;
+        .map_err(|cause| Error::Control {
+            path: config.control.socket.clone(),
+            cause,
+        })?;
     let name = config.interface.name.as_str();
     // A running daemon has its interface, and is no reason to complain.
     if running != State::Alive && nix::net::if_::if_nametoindex(name).is_ok() {
-        return Err(Error::InUse { name: name.to_owned() });
+        return Err(Error::InUse {
+            name: name.to_owned(),
+        });
     }
     let mut out = String::new();
     let _ = writeln!(out, "interface {name}");
@@ -41,7 +45,11 @@ pub(crate) async fn check(path: &Path) -> Result<(), Error> {
     };
     let dns = &config.dns;
     let _ = writeln!(out, "default: {default}");
-    let _ = writeln!(out, "dns: apply {:?}, virtual resolver {}", dns.apply, dns.resolver);
+    let _ = writeln!(
+        out,
+        "dns: apply {:?}, virtual resolver {}",
+        dns.apply, dns.resolver
+    );
     let system = std::fs::read_to_string(&dns.path).unwrap_or_default();
     if dns.apply != ApplyDns::ResolvConf && system.contains(RESOLVED_STUB) {
         let _ = writeln!(
@@ -53,20 +61,30 @@ pub(crate) async fn check(path: &Path) -> Result<(), Error> {
     }
     let _ = writeln!(out, "on exit: {:?}", config.on_exit);
     if running == State::Alive {
-        let _ = writeln!(out, "a daemon answers at {}", config.control.socket.display());
+        let _ = writeln!(
+            out,
+            "a daemon answers at {}",
+            config.control.socket.display()
+        );
     }
-    // A reader that has seen enough is no error.
-    let _ = std::io::stdout().write_all(out.as_bytes());
+    view::print(&out);
     Ok(())
 }
 
 fn write_tunnels(out: &mut String, loaded: &Loaded) {
     let mut allocator = Allocator::new(Policy::default());
     let name_of = |id: TunnelId| {
-        loaded.tunnels.keys().nth(id.index()).cloned().unwrap_or_else(|| id.to_string())
+        loaded
+            .tunnels
+            .keys()
+            .nth(id.index())
+            .cloned()
+            .unwrap_or_else(|| id.to_string())
     };
     for (name, file) in &loaded.tunnels {
-        let Some(id) = loaded.id_of(name) else { continue };
+        let Some(id) = loaded.id_of(name) else {
+            continue;
+        };
         allocator.admit(id, &file.interface.addresses);
         let path = loaded.config.tunnel[name].wireguard.display();
         let _ = writeln!(out, "tunnel {name}: {path}");
@@ -75,7 +93,12 @@ fn write_tunnels(out: &mut String, loaded: &Loaded) {
             let (assigned, on_device) = (placement.assigned, placement.on_device);
             let _ = writeln!(out, "  {assigned}: {role}, on the device {on_device}");
         }
-        let _ = writeln!(out, "  mtu {}  dns {}", file.mtu(), list(&file.interface.dns));
+        let _ = writeln!(
+            out,
+            "  mtu {}  dns {}",
+            file.mtu(),
+            list(&file.interface.dns)
+        );
         for warning in &file.warnings {
             let _ = writeln!(out, "  note: {warning}");
         }
@@ -87,6 +110,10 @@ fn write_tunnels(out: &mut String, loaded: &Loaded) {
 fn list<T: ToString>(items: &[T]) -> String {
     match items {
         [] => "none".to_owned(),
-        items => items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        items => items
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(", "),
     }
 }

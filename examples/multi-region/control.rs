@@ -37,7 +37,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum Request {
     Status,
-    Explain { uid: u32, exe: Option<PathBuf>, dst: SocketAddr, proto: Proto },
+    Explain {
+        uid: u32,
+        exe: Option<PathBuf>,
+        dst: SocketAddr,
+        proto: Proto,
+    },
 }
 
 /// The listening end; the file is removed when it is dropped.
@@ -51,7 +56,10 @@ impl Listener {
     /// Binds the socket, 0600. A file that a former daemon left behind is replaced; a socket that
     /// somebody listens on, and any other file, is not.
     pub(crate) async fn bind(path: &Path) -> Result<Self, Error> {
-        let control = |cause| Error::Control { path: path.to_owned(), cause };
+        let control = |cause| Error::Control {
+            path: path.to_owned(),
+            cause,
+        };
         match state_of(path).await.map_err(control)? {
             State::Free => {}
             State::Stale => std::fs::remove_file(path).map_err(control)?,
@@ -63,7 +71,10 @@ impl Listener {
         let before = umask(Mode::from_bits_truncate(0o177));
         let socket = UnixListener::bind(path);
         umask(before);
-        Ok(Self { socket: socket.map_err(control)?, path: path.to_owned() })
+        Ok(Self {
+            socket: socket.map_err(control)?,
+            path: path.to_owned(),
+        })
     }
 
     /// Answers until `shutdown`. Each caller has a task of its own: one that says nothing delays
@@ -128,7 +139,9 @@ pub(crate) async fn state_of(path: &Path) -> io::Result<State> {
 
 /// Whether the caller is this user or root.
 fn may_ask(stream: &UnixStream) -> bool {
-    let Ok(caller) = stream.peer_cred() else { return false };
+    let Ok(caller) = stream.peer_cred() else {
+        return false;
+    };
     let may = caller.uid() == 0 || caller.uid() == nix::unistd::geteuid().as_raw();
     if !may {
         tracing::warn!(uid = caller.uid(), "control request refused");
@@ -154,7 +167,10 @@ async fn converse(stream: UnixStream, reporter: Reporter) {
 
 /// Asks a running daemon.
 pub(crate) async fn ask(path: &Path, request: &Request) -> Result<Value, Error> {
-    let control = |cause| Error::Control { path: path.to_owned(), cause };
+    let control = |cause| Error::Control {
+        path: path.to_owned(),
+        cause,
+    };
     let asked = async {
         let mut stream = UnixStream::connect(path).await?;
         let mut line = serde_json::to_string(request)?;
@@ -170,6 +186,9 @@ pub(crate) async fn ask(path: &Path, request: &Request) -> Result<Value, Error> 
     };
     match tokio::time::timeout(PATIENCE, asked).await {
         Ok(answer) => answer.map_err(control),
-        Err(_) => Err(control(io::Error::new(io::ErrorKind::TimedOut, "no answer"))),
+        Err(_) => Err(control(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "no answer",
+        ))),
     }
 }

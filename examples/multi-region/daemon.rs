@@ -6,7 +6,6 @@
 //! reverse order.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +27,7 @@ use crate::error::{Error, system};
 use crate::plan::Loaded;
 use crate::report::Reporter;
 use crate::system::SystemState;
+use crate::view;
 
 /// How long `ready` waits for tunnels that neither came up nor failed.
 const FIRST_TRY: Duration = Duration::from_secs(6);
@@ -60,9 +60,21 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
         }
         return Err(error);
     }
-    let served = serve(&loaded, prepared, source, &mut system_state, control, &mut stop).await;
+    let served = serve(
+        &loaded,
+        prepared,
+        source,
+        &mut system_state,
+        control,
+        &mut stop,
+    )
+    .await;
     // `open` is for those who stop the daemon. Where it fails, apps stay blocked.
-    let on_exit = if served.is_ok() { configured } else { OnExit::Block };
+    let on_exit = if served.is_ok() {
+        configured
+    } else {
+        OnExit::Block
+    };
     let undone = system_state.undo(on_exit).await;
     served.and(undone)
 }
@@ -77,8 +89,8 @@ struct Prepared {
 /// The engine with its tunnels, which begin to connect once this task waits for something.
 fn prepare(loaded: &Loaded, system_state: &SystemState) -> Result<Prepared, Error> {
     let (device, underlay) = (system_state.device(), system_state.underlay());
-    let owners = LinuxOwners::new(device.index())
-        .map_err(system("cannot ask the kernel for owners"))?;
+    let owners =
+        LinuxOwners::new(device.index()).map_err(system("cannot ask the kernel for owners"))?;
     let config = RouterConfig {
         resolvers: vec![loaded.config.dns.resolver],
         steered: underlay.servers().to_vec(),
@@ -89,12 +101,21 @@ fn prepare(loaded: &Loaded, system_state: &SystemState) -> Result<Prepared, Erro
     let mut tunnels = Vec::new();
     for (name, file) in &loaded.tunnels {
         let options = WireGuardOptions::default();
-        let transport = WireGuardTransport::new(file.clone(), underlay.clone(), options)
-            .map_err(|cause| Error::Tunnel { tunnel: name.clone(), cause })?;
+        let transport =
+            WireGuardTransport::new(file.clone(), underlay.clone(), options).map_err(|cause| {
+                Error::Tunnel {
+                    tunnel: name.clone(),
+                    cause,
+                }
+            })?;
         tunnels.push(transport.state());
         engine.add_tunnel(name, Arc::new(transport))?;
     }
-    Ok(Prepared { engine, tunnels, rules })
+    Ok(Prepared {
+        engine,
+        tunnels,
+        rules,
+    })
 }
 
 /// From the capture to the signal.
@@ -106,7 +127,11 @@ async fn serve(
     control: Listener,
     stop: &mut StopSignals,
 ) -> Result<(), Error> {
-    let Prepared { engine, tunnels, rules } = prepared;
+    let Prepared {
+        engine,
+        tunnels,
+        rules,
+    } = prepared;
     let shutdown = CancellationToken::new();
     let (feed_status, feed) = start_rules(loaded, source, rules, &shutdown);
     let handle = engine.handle();
@@ -134,7 +159,8 @@ async fn serve(
                 if let Ok(Some(wanted)) = tried {
                     system_state.apply(&wanted).await;
                 }
-                say_ready();
+                // This line is the interface: callers wait for it.
+                view::print("ready\n");
                 ready = true;
             }
         }
@@ -170,7 +196,11 @@ async fn all_tried(
     engine: &EngineHandle,
 ) -> Option<InterfacePlan> {
     // A feed that has ended will not load rules any more; the time limit says ready then.
-    if rules.wait_for(|feed| !feed.generation.is_cold()).await.is_err() {
+    if rules
+        .wait_for(|feed| !feed.generation.is_cold())
+        .await
+        .is_err()
+    {
         std::future::pending::<()>().await;
     }
     for mut tunnel in tunnels {
@@ -178,17 +208,15 @@ async fn all_tried(
     }
     loop {
         let status = engine.status().await.ok()?;
-        if status.tunnels.iter().all(|tunnel| tunnel.state != TransportState::Connecting) {
+        if status
+            .tunnels
+            .iter()
+            .all(|tunnel| tunnel.state != TransportState::Connecting)
+        {
             return Some(status.plan);
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
-}
-
-/// This line is the interface: callers wait for it. One that went away is no reason to stop.
-fn say_ready() {
-    let mut out = std::io::stdout();
-    let _ = writeln!(out, "ready").and_then(|()| out.flush());
 }
 
 /// Feeds the cache from the rules file.
@@ -198,8 +226,11 @@ fn start_rules(
     cache: RuleCache,
     shutdown: &CancellationToken,
 ) -> (watch::Receiver<FeedStatus>, JoinHandle<()>) {
-    let ids: BTreeMap<String, TunnelId> =
-        loaded.tunnels.keys().filter_map(|n| Some((n.clone(), loaded.id_of(n)?))).collect();
+    let ids: BTreeMap<String, TunnelId> = loaded
+        .tunnels
+        .keys()
+        .filter_map(|n| Some((n.clone(), loaded.id_of(n)?)))
+        .collect();
     let default: Target = loaded.default_target();
     let compile = Arc::new(move |snapshot: &_| {
         CompiledRules::compile(snapshot, &|name| ids.get(name).copied(), default)

@@ -16,10 +16,18 @@ pub(crate) enum Error {
     },
     /// The configuration is not valid TOML, or has a wrong or unknown key.
     #[error("{}:{line}: {message}", path.display())]
-    Syntax { path: PathBuf, line: usize, message: String },
+    Syntax {
+        path: PathBuf,
+        line: usize,
+        message: String,
+    },
     /// The configuration is well-formed and makes no sense.
     #[error("{}: {key}: {problem}", path.display())]
-    Config { path: PathBuf, key: String, problem: String },
+    Config {
+        path: PathBuf,
+        key: String,
+        problem: String,
+    },
     /// A provider's file cannot be used.
     #[error("[tunnel.{tunnel}] wireguard")]
     WireGuard {
@@ -108,7 +116,10 @@ pub(crate) fn system<E>(what: &'static str) -> impl FnOnce(E) -> Error
 where
     E: std::error::Error + Send + Sync + 'static,
 {
-    move |cause| Error::System { what, cause: Box::new(cause) }
+    move |cause| Error::System {
+        what,
+        cause: Box::new(cause),
+    }
 }
 
 /// An error with its causes, on one line.

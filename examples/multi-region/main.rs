@@ -117,11 +117,25 @@ async fn dispatch(command: Command) -> Result<(), Error> {
         Command::Rule(command) => rule::run(command),
         Command::Status { control, json } => {
             let status = control::ask(&control, &control::Request::Status).await?;
-            view::status(&status, json)
+            view::status(&status, json);
+            Ok(())
         }
-        Command::Explain { control, uid, exe, dst, proto, json } => {
-            let request = control::Request::Explain { uid, exe, dst, proto };
-            view::explanation(&control::ask(&control, &request).await?, json)
+        Command::Explain {
+            control,
+            uid,
+            exe,
+            dst,
+            proto,
+            json,
+        } => {
+            let request = control::Request::Explain {
+                uid,
+                exe,
+                dst,
+                proto,
+            };
+            view::explanation(&control::ask(&control, &request).await?, json);
+            Ok(())
         }
     }
 }

@@ -28,11 +28,17 @@ impl Loaded {
         let config = Config::read(path)?;
         let mut tunnels = BTreeMap::new();
         for (name, tunnel) in &config.tunnel {
-            let file = WgQuick::read(&tunnel.wireguard)
-                .map_err(|cause| Error::WireGuard { tunnel: name.clone(), cause })?;
+            let file = WgQuick::read(&tunnel.wireguard).map_err(|cause| Error::WireGuard {
+                tunnel: name.clone(),
+                cause,
+            })?;
             tunnels.insert(name.clone(), file);
         }
-        Ok(Self { path: path.to_owned(), config, tunnels })
+        Ok(Self {
+            path: path.to_owned(),
+            config,
+            tunnels,
+        })
     }
 
     /// Opens the rules, or makes their file. A rule that cannot be put in force is an error here;
@@ -58,26 +64,36 @@ impl Loaded {
         for rule in rules {
             let problem = match &rule.action {
                 Action::Tunnel(name) if !self.tunnels.contains_key(name) => {
-                    format!("{rule}: there is no tunnel \"{name}\" in {}", self.path.display())
+                    format!(
+                        "{rule}: there is no tunnel \"{name}\" in {}",
+                        self.path.display()
+                    )
                 }
-                Action::Direct => format!(
-                    "{rule}: \"direct\" is not available yet; use a tunnel or \"block\""
-                ),
+                Action::Direct => {
+                    format!("{rule}: \"direct\" is not available yet; use a tunnel or \"block\"")
+                }
                 _ => continue,
             };
-            return Err(Error::Rule { path: self.config.rules.clone(), problem });
+            return Err(Error::Rule {
+                path: self.config.rules.clone(),
+                problem,
+            });
         }
         Ok(())
     }
 
     /// Tunnels get their ids in the order of their names.
     pub(crate) fn id_of(&self, name: &str) -> Option<TunnelId> {
-        self.tunnels.keys().position(|n| n == name).map(|i| TunnelId::new(i as u16))
+        self.tunnels
+            .keys()
+            .position(|n| n == name)
+            .map(|i| TunnelId::new(i as u16))
     }
 
     /// What decides flows that no rule matches.
     pub(crate) fn default_target(&self) -> Target {
         let block = Target::Block(DropReason::BlockedByDefault);
-        self.id_of(&self.config.default).map_or(block, Target::Tunnel)
+        self.id_of(&self.config.default)
+            .map_or(block, Target::Tunnel)
     }
 }

@@ -16,7 +16,11 @@ use crate::control::Request;
 use crate::rule::Proto;
 
 fn drops(counters: &DropCounters) -> Value {
-    counters.iter().map(|(reason, n)| (reason.name().to_owned(), n.into())).collect::<Map<_, _>>().into()
+    counters
+        .iter()
+        .map(|(reason, n)| (reason.name().to_owned(), n.into()))
+        .collect::<Map<_, _>>()
+        .into()
 }
 
 /// Flows listed in a report; all are counted.
@@ -34,9 +38,12 @@ impl Reporter {
     pub(crate) async fn answer(&self, request: &Request) -> Value {
         let answer = match request {
             Request::Status => self.status().await,
-            Request::Explain { uid, exe, dst, proto } => {
-                explain(&self.engine, *uid, exe.clone(), *dst, *proto).await
-            }
+            Request::Explain {
+                uid,
+                exe,
+                dst,
+                proto,
+            } => explain(&self.engine, *uid, exe.clone(), *dst, *proto).await,
         };
         answer.unwrap_or_else(|gone| json!({ "error": gone.to_string() }))
     }
@@ -63,7 +70,11 @@ fn flow(flow: &FlowStatus, status: &Status) -> Value {
 }
 
 fn name_of(status: &Status, id: TunnelId) -> &str {
-    status.tunnels.iter().find(|tunnel| tunnel.id == id).map_or("-", |tunnel| &tunnel.name)
+    status
+        .tunnels
+        .iter()
+        .find(|tunnel| tunnel.id == id)
+        .map_or("-", |tunnel| &tunnel.name)
 }
 
 /// A role in words, with the name of the primary.
@@ -78,8 +89,11 @@ pub(crate) fn role(role: &Role, name: impl Fn(TunnelId) -> String) -> String {
 
 /// `status --json`
 fn status(status: &Status, interface: &str, rules: &FeedStatus) -> Value {
-    let tunnels: Map<String, Value> =
-        status.tunnels.iter().map(|t| (t.name.clone(), tunnel(t, status))).collect();
+    let tunnels: Map<String, Value> = status
+        .tunnels
+        .iter()
+        .map(|t| (t.name.clone(), tunnel(t, status)))
+        .collect();
     let accounts = &status.accounts;
     json!({
         "interface": {
@@ -161,9 +175,16 @@ async fn explain(
         .into_iter()
         .find(|a| a.is_ipv4() == dst.is_ipv4())
         .unwrap_or_else(|| unspecified.ip());
-    let flow = FlowKey::new(proto.number(dst.is_ipv6()), (source, 0), (dst.ip(), dst.port()));
-    let owner =
-        Owner { uid, executable: executable.map(|p| Arc::from(p.as_path())), socket: 0 };
+    let flow = FlowKey::new(
+        proto.number(dst.is_ipv6()),
+        (source, 0),
+        (dst.ip(), dst.port()),
+    );
+    let owner = Owner {
+        uid,
+        executable: executable.map(|p| Arc::from(p.as_path())),
+        socket: 0,
+    };
     let told = engine.explain(Some(owner), flow).await?;
     let verdict = match told.verdict {
         Verdict::Tunnel(_) => "tunnel".to_owned(),

@@ -10,6 +10,7 @@ use vpn_core::{Action, OwnerMatch, PortRange, Protocol, RuleMatch};
 use vpn_routing::source::SqliteRules;
 
 use crate::error::Error;
+use crate::view::print;
 
 #[derive(Subcommand)]
 pub(crate) enum RuleCommand {
@@ -124,7 +125,9 @@ impl Match {
 fn uid_of(name: &str) -> Result<u32, Error> {
     match nix::unistd::User::from_name(name) {
         Ok(Some(user)) => Ok(user.uid.as_raw()),
-        Ok(None) => Err(Error::Argument(format!("--user {name}: there is no such user"))),
+        Ok(None) => Err(Error::Argument(format!(
+            "--user {name}: there is no such user"
+        ))),
         Err(error) => Err(Error::Argument(format!("--user {name}: {error}"))),
     }
 }
@@ -147,24 +150,33 @@ pub(crate) fn run(command: RuleCommand) -> Result<(), Error> {
     match command {
         RuleCommand::List { rules } => {
             must_exist(&rules)?;
-            for rule in SqliteRules::open(&rules)?.list()? {
-                println!("{rule}");
-            }
+            let lines = SqliteRules::open(&rules)?.list()?;
+            print(
+                &lines
+                    .iter()
+                    .map(|rule| format!("{rule}\n"))
+                    .collect::<String>(),
+            );
         }
         RuleCommand::Add { rules, matches, to } => {
             if to.is_empty() {
-                return Err(Error::Argument("--to: a tunnel, \"direct\" or \"block\"".to_owned()));
+                return Err(Error::Argument(
+                    "--to: a tunnel, \"direct\" or \"block\"".to_owned(),
+                ));
             }
             let matches = matches.into_rule_match()?;
             let id = SqliteRules::open(&rules)?.add(&matches, &action(&to))?;
-            println!("{id}");
+            print(&format!("{id}\n"));
         }
         RuleCommand::Remove { rules, matches, to } => {
             must_exist(&rules)?;
             let (matches, source) = (matches.into_rule_match()?, SqliteRules::open(&rules)?);
             if let Some(to) = to.map(|to| action(&to)) {
                 let there = source.list()?;
-                if !there.iter().any(|rule| rule.matches == matches && rule.action == to) {
+                if !there
+                    .iter()
+                    .any(|rule| rule.matches == matches && rule.action == to)
+                {
                     return Err(no_such_rule(&rules, &matches));
                 }
             }
@@ -177,13 +189,19 @@ pub(crate) fn run(command: RuleCommand) -> Result<(), Error> {
 }
 
 fn no_such_rule(path: &Path, matches: &RuleMatch) -> Error {
-    Error::Rule { path: path.to_owned(), problem: format!("no rule matches exactly \"{matches}\"") }
+    Error::Rule {
+        path: path.to_owned(),
+        problem: format!("no rule matches exactly \"{matches}\""),
+    }
 }
 
 /// Reading is no reason to make a file.
 fn must_exist(path: &Path) -> Result<(), Error> {
     match std::fs::metadata(path) {
         Ok(_) => Ok(()),
-        Err(cause) => Err(Error::Read { path: path.to_owned(), cause }),
+        Err(cause) => Err(Error::Read {
+            path: path.to_owned(),
+            cause,
+        }),
     }
 }

@@ -50,9 +50,14 @@ impl SystemState {
         let applier = Applier::new(device.name(), Some(capture))
             .map_err(system("cannot prepare the capture"))?
             .with_journal(journal.clone());
-        let dns = SystemDns::new(dns_apply(config.dns.apply), &config.dns.path)
-            .with_journal(journal);
-        Ok(Self { device: Arc::new(device), applier, dns, underlay: Arc::new(underlay) })
+        let dns =
+            SystemDns::new(dns_apply(config.dns.apply), &config.dns.path).with_journal(journal);
+        Ok(Self {
+            device: Arc::new(device),
+            applier,
+            dns,
+            underlay: Arc::new(underlay),
+        })
     }
 
     pub(crate) const fn device(&self) -> &Arc<LinuxTun> {
@@ -66,7 +71,10 @@ impl SystemState {
 
     /// Engages the capture: from here on nothing goes direct.
     pub(crate) async fn engage(&mut self) -> Result<(), Error> {
-        self.applier.engage().await.map_err(system("cannot engage the capture"))
+        self.applier
+            .engage()
+            .await
+            .map_err(system("cannot engage the capture"))
     }
 
     /// Brings the system in line with the plan. A failure leaves the capture as it is: what cannot
@@ -87,7 +95,10 @@ impl SystemState {
     pub(crate) async fn undo(mut self, on_exit: config::OnExit) -> Result<(), Error> {
         // The engine did it already, unless it had to be left behind.
         self.device.shutdown();
-        let restored = self.dns.restore().map_err(system("cannot restore resolv.conf"));
+        let restored = self
+            .dns
+            .restore()
+            .map_err(system("cannot restore resolv.conf"));
         let on_exit = match on_exit {
             config::OnExit::Block => OnExit::Block,
             config::OnExit::Open => OnExit::Open,

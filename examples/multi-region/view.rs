@@ -1,14 +1,14 @@
 //! Reports for people.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 
 use serde_json::Value;
 
-use crate::error::Error;
-
-fn print_json(value: &Value) -> Result<(), Error> {
-    println!("{value:#}");
-    Ok(())
+/// To standard output. A reader that has seen enough, or has gone away, is no error.
+pub(crate) fn print(text: &str) {
+    let mut out = std::io::stdout();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
 fn text(value: &Value) -> String {
@@ -23,13 +23,17 @@ fn text(value: &Value) -> String {
 fn drops(value: &Value) -> String {
     let counts = value.as_object().into_iter().flatten();
     let list: Vec<String> = counts.map(|(reason, n)| format!("{reason} {n}")).collect();
-    if list.is_empty() { "none".to_owned() } else { list.join(", ") }
+    if list.is_empty() {
+        "none".to_owned()
+    } else {
+        list.join(", ")
+    }
 }
 
 /// `multi-region status`
-pub(crate) fn status(value: &Value, json: bool) -> Result<(), Error> {
+pub(crate) fn status(value: &Value, json: bool) {
     if json {
-        return print_json(value);
+        return print(&format!("{value:#}\n"));
     }
     let mut out = String::new();
     let _ = writeln!(
@@ -66,19 +70,22 @@ pub(crate) fn status(value: &Value, json: bool) -> Result<(), Error> {
     for problem in value["rules"]["problems"].as_array().into_iter().flatten() {
         let _ = writeln!(out, "rule problem: {}", text(problem));
     }
-    print!("{out}");
-    Ok(())
+    if let Value::String(error) = &value["rules"]["error"] {
+        let _ = writeln!(out, "rules cannot be loaded: {error}");
+    }
+    print(&out);
 }
 
 /// `multi-region explain`
-pub(crate) fn explanation(value: &Value, json: bool) -> Result<(), Error> {
+pub(crate) fn explanation(value: &Value, json: bool) {
     if json {
-        return print_json(value);
+        return print(&format!("{value:#}\n"));
     }
-    for key in
-        ["flow", "owner", "rule", "verdict", "tunnel", "state", "source", "resolver", "mtu"]
-    {
-        println!("{key:9} {}", text(&value[key]));
+    let mut out = String::new();
+    for key in [
+        "flow", "owner", "rule", "verdict", "tunnel", "state", "source", "resolver", "mtu",
+    ] {
+        let _ = writeln!(out, "{key:9} {}", text(&value[key]));
     }
-    Ok(())
+    print(&out);
 }

@@ -14,10 +14,9 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
 
-use support::{LIMIT, Site, network_of};
-use vpn_lab::{Namespace, Output};
+use support::Site;
+use support::place::Place;
 
 /// A user without any right.
 const NOBODY: u32 = 65_534;
@@ -59,71 +58,6 @@ fn site_of_nobody() -> Site {
     site
 }
 
-/// A machine of its own where that is possible, so that a daemon that starts by mistake captures
-/// nothing of the real one.
-struct Place(Option<Namespace>);
-
-impl Place {
-    fn new() -> Self {
-        let own = vpn_lab::missing(&[]).is_none();
-        Self(own.then(|| Namespace::new("bad-input").expect("a namespace")))
-    }
-
-    fn output(&self, mut command: Command) -> Output {
-        match &self.0 {
-            Some(namespace) => namespace.output(command, LIMIT).expect("the program"),
-            None => {
-                let output = command.output().expect("the program");
-                Output {
-                    status: output.status,
-                    stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-                    stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-                }
-            }
-        }
-    }
-
-    fn network(&self) -> String {
-        self.0.as_ref().map_or(String::new(), |own| network_of(own).expect("ip"))
-    }
-
-    /// One line, and all of `parts` in it.
-    fn says(output: &Output, parts: &[&str]) {
-        assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
-        assert!(output.stderr.starts_with("multi-region: "), "{}", output.stderr);
-        for part in parts {
-            assert!(output.stderr.contains(part), "{part:?} is not in: {}", output.stderr);
-        }
-    }
-
-    /// `check` exits with 2 and says `parts`.
-    fn check_fails(&self, site: &Site, parts: &[&str]) -> Output {
-        let output = self.output(site.command(&["check", "--config", "multi-region.toml"]));
-        assert_eq!(output.status.code(), Some(2), "check: {} {}", output.stdout, output.stderr);
-        Self::says(&output, parts);
-        output
-    }
-
-    /// `run` fails, says `parts` and leaves everything as it was.
-    fn run_fails(&self, site: &Site, command: Command, parts: &[&str]) {
-        let (network, before) = (self.network(), site.listing());
-        let output = self.output(command);
-        assert!(matches!(output.status.code(), Some(1 | 2)), "run: {:?}", output.status);
-        Self::says(&output, parts);
-        assert!(!output.stdout.contains("ready"), "{}", output.stdout);
-        assert_eq!(self.network(), network);
-        let after: Vec<String> = site.listing();
-        let made: Vec<&String> = after.iter().filter(|name| !before.contains(name)).collect();
-        // Made if it is missing, as documented.
-        assert!(made.iter().all(|name| *name == "rules.db"), "left behind: {made:?}");
-    }
-
-    fn both_fail(&self, site: &Site, parts: &[&str]) {
-        self.check_fails(site, parts);
-        self.run_fails(site, site.command(&["run", "--config", "multi-region.toml"]), parts);
-    }
-}
-
 /// A configuration in place of the good one.
 fn config_fails(place: &Place, text: &str, parts: &[&str]) {
     let site = site();
@@ -137,14 +71,96 @@ fn the_good_configuration_is_good() {
     let output = place.output(site.command(&["check", "--config", "multi-region.toml"]));
     assert!(output.status.success(), "{}", output.stderr);
     assert!(!site.path("rules.db").exists(), "checking makes no file");
-    assert!(output.stdout.contains("primary of 10.5.0.2/32"), "{}", output.stdout);
+    assert!(
+        output.stdout.contains("primary of 10.5.0.2/32"),
+        "{}",
+        output.stdout
+    );
+}
+
+#[test]
+fn the_smallest_configuration_has_the_documented_defaults() {
+    let (place, site) = (Place::new(), site());
+    site.write("multi-region.toml", "rules = \"r.db\"\n");
+    let output = place.output(site.command(&["check", "--config", "multi-region.toml"]));
+    assert!(output.status.success(), "{}", output.stderr);
+    for line in [
+        "interface vpn0",
+        "rules (r.db):",
+        "default: block",
+        "dns: apply Auto, virtual resolver 100.127.255.53",
+        "on exit: Block",
+    ] {
+        assert!(
+            output.stdout.lines().any(|l| l == line),
+            "{line}: {}",
+            output.stdout
+        );
+    }
+}
+
+/// The keys of a section, as the program itself lists them when it meets a wrong one.
+fn keys_of(place: &Place, section: &str) -> Vec<String> {
+    let site = site();
+    site.write("multi-region.toml", &format!("{section}\nnot_a_key = 1\n"));
+    let output = place.output(site.command(&["check", "--config", "multi-region.toml"]));
+    let (_, expected) = output
+        .stderr
+        .split_once("expected ")
+        .expect("a list of keys");
+    expected
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn the_reference_documents_exactly_the_keys_there_are() {
+    let place = Place::new();
+    let mut keys = Vec::new();
+    for key in keys_of(&place, "") {
+        let (head, name) = match key.as_str() {
+            "interface" | "dns" | "control" => (format!("[{key}]"), key),
+            "tunnel" => ("[tunnel.x]".to_owned(), "tunnel.NAME".to_owned()),
+            _ => {
+                keys.push(key);
+                continue;
+            }
+        };
+        keys.extend(
+            keys_of(&place, &head)
+                .into_iter()
+                .map(|inner| format!("{name}.{inner}")),
+        );
+    }
+    let (_, reference) = include_str!("../README.md")
+        .split_once("### Configuration")
+        .expect("it");
+    let (reference, _) = reference.split_once("### Rules").expect("its end");
+    let mut documented: Vec<String> = reference
+        .lines()
+        .filter_map(|line| {
+            line.strip_prefix("| `")?
+                .split('`')
+                .next()
+                .map(str::to_owned)
+        })
+        .collect();
+    keys.sort();
+    documented.sort();
+    assert_eq!(documented, keys);
 }
 
 #[test]
 fn a_plan_names_tunnels_by_their_names() {
     let (place, site) = (Place::new(), site());
     site.write("fr.conf", &profile(KEY));
-    site.write("multi-region.toml", &format!("{CONFIG}[tunnel.fr]\nwireguard = \"fr.conf\"\n"));
+    site.write(
+        "multi-region.toml",
+        &format!("{CONFIG}[tunnel.fr]\nwireguard = \"fr.conf\"\n"),
+    );
     let output = place.output(site.command(&["check", "--config", "multi-region.toml"]));
     let expected = "secondary of 10.5.0.2/32 (primary fr)";
     assert!(output.stdout.contains(expected), "{}", output.stdout);
@@ -160,16 +176,43 @@ fn configurations() {
     let rest = "[tunnel.uk]\nwireguard = \"uk.conf\"\n";
     let bad = |text: &str, parts: &[&str]| config_fails(&place, text, parts);
     bad("rules = \n", &["multi-region.toml:1:"]);
-    bad(&format!("rules = \"r.db\"\ncolour = 1\n{rest}"), &["toml:2:", "colour"]);
-    bad(&format!("rules = \"r.db\"\n\n[dns]\nserver = 1\n{rest}"), &["toml:4:", "server"]);
+    bad(
+        &format!("rules = \"r.db\"\ncolour = 1\n{rest}"),
+        &["toml:2:", "colour"],
+    );
+    bad(
+        &format!("rules = \"r.db\"\n\n[dns]\nserver = 1\n{rest}"),
+        &["toml:4:", "server"],
+    );
     bad(&format!("rules = 3\n{rest}"), &["toml:1:", "string"]);
-    bad(&format!("rules = \"r.db\"\n{rest}{rest}"), &["toml:4:", "uk", "duplicate"]);
-    bad(&format!("rules = \"r.db\"\ndefault = \"mars\"\n{rest}"), &["default", "mars"]);
-    bad(&format!("rules = \"r.db\"\ndefault = \"direct\"\n{rest}"), &["default", "direct"]);
-    bad(&format!("rules = \"r.db\"\non_exit = \"maybe\"\n{rest}"), &["toml:2:", "maybe"]);
-    bad(&format!("rules = \"r.db\"\n[dns]\napply = \"dnsmasq\"\n{rest}"), &["toml:3:", "dnsmasq"]);
-    bad(&format!("rules = \"r.db\"\n[dns]\napply = \"resolved\"\n{rest}"), &["dns.apply"]);
-    bad("rules = \"r.db\"\n[tunnel.block]\nwireguard = \"uk.conf\"\n", &["tunnel.block"]);
+    bad(
+        &format!("rules = \"r.db\"\n{rest}{rest}"),
+        &["toml:4:", "uk", "duplicate"],
+    );
+    bad(
+        &format!("rules = \"r.db\"\ndefault = \"mars\"\n{rest}"),
+        &["default", "mars"],
+    );
+    bad(
+        &format!("rules = \"r.db\"\ndefault = \"direct\"\n{rest}"),
+        &["default", "direct"],
+    );
+    bad(
+        &format!("rules = \"r.db\"\non_exit = \"maybe\"\n{rest}"),
+        &["toml:2:", "maybe"],
+    );
+    bad(
+        &format!("rules = \"r.db\"\n[dns]\napply = \"dnsmasq\"\n{rest}"),
+        &["toml:3:", "dnsmasq"],
+    );
+    bad(
+        &format!("rules = \"r.db\"\n[dns]\napply = \"resolved\"\n{rest}"),
+        &["dns.apply"],
+    );
+    bad(
+        "rules = \"r.db\"\n[tunnel.block]\nwireguard = \"uk.conf\"\n",
+        &["tunnel.block"],
+    );
     bad(rest, &["rules"]);
     for name in ["", "a/b", "sixteen-letters-", "all", "two words"] {
         let text = format!("rules = \"r.db\"\n[interface]\nname = \"{name}\"\n{rest}");
@@ -200,7 +243,10 @@ fn rules() {
         add.args(["--to", to]);
         let output = place.output(add);
         assert!(output.status.success(), "{}", output.stderr);
-        let mode = fs::metadata(site.path("rules.db")).expect("made").permissions().mode();
+        let mode = fs::metadata(site.path("rules.db"))
+            .expect("made")
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
         place.both_fail(&site, &["rules.db", "uid 1001", part]);
     }
@@ -209,13 +255,18 @@ fn rules() {
 #[test]
 fn databases() {
     let (place, site) = (Place::new(), site());
-    let database = site.write("rules.db", "certainly not a database, and long enough to be read");
+    let database = site.write(
+        "rules.db",
+        "certainly not a database, and long enough to be read",
+    );
     place.both_fail(&site, &["rules.db", "not an SQLite database"]);
     fs::remove_file(&database).expect("removed");
     fs::create_dir(&database).expect("a folder");
     place.both_fail(&site, &["rules.db", "not a regular file"]);
     fs::remove_dir(&database).expect("removed");
-    let add = ["rule", "add", "--rules", "rules.db", "--uid", "1001", "--to", "uk"];
+    let add = [
+        "rule", "add", "--rules", "rules.db", "--uid", "1001", "--to", "uk",
+    ];
     assert!(place.output(site.command(&add)).status.success());
     fs::set_permissions(&database, fs::Permissions::from_mode(0o666)).expect("a mode");
     place.both_fail(&site, &["rules.db", "everybody may write it", "chmod o-w"]);
@@ -259,10 +310,15 @@ fn an_interface_of_somebody_else() {
     }
     let (place, site) = (Place::new(), site());
     let own = place.0.as_ref().expect("a namespace");
-    own.ip("link add vpn0 type veth peer name vpn1").expect("a link");
-    place.both_fail(&site, &["interface", "vpn0", "exists", "choose another name"]);
+    own.ip("link add vpn0 type veth peer name vpn1")
+        .expect("a link");
+    place.both_fail(
+        &site,
+        &["interface", "vpn0", "exists", "choose another name"],
+    );
     own.ip("link del vpn0").expect("removed");
-    own.ip("tuntap add dev vpn0 mode tun").expect("a persistent TUN");
+    own.ip("tuntap add dev vpn0 mode tun")
+        .expect("a persistent TUN");
     place.both_fail(&site, &["interface", "vpn0"]);
 }
 
@@ -309,9 +365,21 @@ fn nonsense_in_rule_add() {
         let mut command = site.command(&["rule", "add", "--rules", "rules.db"]);
         command.args(arguments.split(' '));
         let output = place.output(command);
-        assert_eq!(output.status.code(), Some(2), "{arguments}: {}", output.stderr);
-        assert!(output.stderr.contains(part), "{arguments}: {}", output.stderr);
-        assert!(!site.path("rules.db").exists(), "{arguments}: a file was made");
+        assert_eq!(
+            output.status.code(),
+            Some(2),
+            "{arguments}: {}",
+            output.stderr
+        );
+        assert!(
+            output.stderr.contains(part),
+            "{arguments}: {}",
+            output.stderr
+        );
+        assert!(
+            !site.path("rules.db").exists(),
+            "{arguments}: a file was made"
+        );
     }
     for command in ["list", "remove"] {
         let output = place.output(site.command(&["rule", command, "--rules", "absent.db"]));

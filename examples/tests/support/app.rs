@@ -26,7 +26,9 @@ pub const NOTHING: &str = "nothing";
 /// Plays the script of the environment: steps `WHAT COUNT`, separated by commas; or `ask` and
 /// `hold COUNT`, which ask once a line of standard input, on new connections or the same ones.
 pub fn play() {
-    let Ok(script) = std::env::var(SCRIPT) else { return };
+    let Ok(script) = std::env::var(SCRIPT) else {
+        return;
+    };
     for step in script.split(',') {
         let (what, count) = step.split_once(' ').unwrap_or((step, "1"));
         let count: usize = count.parse().expect("a count");
@@ -35,8 +37,10 @@ pub fn play() {
             "hold" => {
                 let mut held: Vec<_> = (0..count).filter_map(|_| connect().ok()).collect();
                 each_line(|| {
-                    let mut answers: Vec<String> =
-                        held.iter_mut().map(|stream| said(region_on(stream))).collect();
+                    let mut answers: Vec<String> = held
+                        .iter_mut()
+                        .map(|stream| said(region_on(stream)))
+                        .collect();
                     answers.sort();
                     answers.dedup();
                     format!("{}*{}", answers.join("+"), held.len())
@@ -90,27 +94,46 @@ fn region_on(stream: &mut TcpStream) -> std::io::Result<String> {
         }
         text.push_str(&String::from_utf8_lossy(&buffer[..length]));
     }
-    let region = text.split("\"region\": \"").nth(1).and_then(|rest| rest.split('"').next());
-    region.map(str::to_owned).ok_or_else(|| std::io::ErrorKind::InvalidData.into())
+    let region = text
+        .split("\"region\": \"")
+        .nth(1)
+        .and_then(|rest| rest.split('"').next());
+    region
+        .map(str::to_owned)
+        .ok_or_else(|| std::io::ErrorKind::InvalidData.into())
 }
 
 fn command(program: &Path, uid: u32, script: &str) -> std::process::Command {
     let mut command = as_user(program, uid);
-    command.args(["--exact", "plays_an_app", "--nocapture", "--test-threads", "1"]);
+    command.args([
+        "--exact",
+        "plays_an_app",
+        "--nocapture",
+        "--test-threads",
+        "1",
+    ]);
     command.env(SCRIPT, script);
     command
 }
 
 /// Plays a script to its end: every answer, as `WHAT ANSWER`.
 pub fn run(place: &Namespace, program: &Path, uid: u32, script: &str) -> Vec<String> {
-    let output = place.output(command(program, uid, script), LIMIT * 2).expect("the app");
-    assert!(output.status.success(), "{}{}", output.stdout, output.stderr);
+    let output = place
+        .output(command(program, uid, script), LIMIT * 2)
+        .expect("the app");
+    assert!(
+        output.status.success(),
+        "{}{}",
+        output.stdout,
+        output.stderr
+    );
     output.stdout.lines().filter_map(answer).collect()
 }
 
 /// libtest writes the test's name before the first line.
 fn answer(line: &str) -> Option<String> {
-    line.split_once("app: ").map(|(_, answer)| answer.to_owned())
+    line.split_once("app: ")
+        .map(|(_, answer)| answer.to_owned())
 }
 
 /// An app that asks when it is told to.
@@ -124,7 +147,10 @@ impl App {
     /// `ask` or `hold COUNT`.
     pub fn start(place: &Namespace, program: &Path, uid: u32, script: &str) -> Self {
         let mut command = command(program, uid, script);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
         let mut process = place.spawn(command).expect("an app");
         let input = process.child().stdin.take().expect("a pipe");
         let output = process.child().stdout.take().expect("a pipe");
@@ -136,7 +162,11 @@ impl App {
                 }
             }
         });
-        let this = Self { _process: process, input, lines };
+        let this = Self {
+            _process: process,
+            input,
+            lines,
+        };
         assert_eq!(this.next(), "here");
         this
     }
@@ -148,6 +178,8 @@ impl App {
     }
 
     fn next(&self) -> String {
-        self.lines.recv_timeout(LIMIT).expect("an answer of the app")
+        self.lines
+            .recv_timeout(LIMIT)
+            .expect("an answer of the app")
     }
 }

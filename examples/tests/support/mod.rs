@@ -4,6 +4,8 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "a failing test says so")]
 
 pub mod app;
+pub mod lab;
+pub mod place;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -29,9 +31,17 @@ pub const READY_LIMIT: Duration = Duration::from_secs(10);
 /// The example `name`, which `cargo test` builds beside the tests.
 fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a path");
-    let path = test.parent().expect("deps").with_file_name("examples").join(name);
+    let path = test
+        .parent()
+        .expect("deps")
+        .with_file_name("examples")
+        .join(name);
     let built = path.exists();
-    assert!(built, "{} is missing: cargo build --examples first", path.display());
+    assert!(
+        built,
+        "{} is missing: cargo build --examples first",
+        path.display()
+    );
     path
 }
 
@@ -85,7 +95,13 @@ impl Site {
     pub fn listing(&self) -> Vec<String> {
         let entries = fs::read_dir(self.folder.path()).expect("a folder");
         let mut names: Vec<String> = entries
-            .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+            .map(|entry| {
+                entry
+                    .expect("an entry")
+                    .file_name()
+                    .to_string_lossy()
+                    .into_owned()
+            })
             .collect();
         names.sort();
         names
@@ -121,7 +137,9 @@ impl Site {
     pub fn ask(&self, namespace: &Namespace, request: &str) -> Value {
         let mut words: Vec<&str> = request.split_whitespace().collect();
         words.extend(["--control", "multi-region.sock", "--json"]);
-        let output = namespace.output(self.command(&words), LIMIT).expect("the program");
+        let output = namespace
+            .output(self.command(&words), LIMIT)
+            .expect("the program");
         assert!(output.status.success(), "{request}: {}", output.stderr);
         serde_json::from_str(&output.stdout).expect("JSON")
     }
@@ -139,9 +157,16 @@ impl Daemon {
     /// Starts it; see [`ready`](Self::ready).
     pub fn spawn(site: &Site, namespace: &Namespace) -> Self {
         let log = site.path("daemon.log");
-        let errors = fs::OpenOptions::new().create(true).append(true).open(&log).expect("a log");
+        let errors = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .expect("a log");
         let mut command = site.command(&["run", "--config", "multi-region.toml"]);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(errors);
         let mut process = namespace.spawn(command).expect("the daemon");
         let stdout = process.child().stdout.take().expect("a pipe");
         let (sender, lines) = mpsc::channel();
@@ -150,7 +175,11 @@ impl Daemon {
                 let _ = sender.send(line);
             }
         });
-        Self { process, log, lines }
+        Self {
+            process,
+            log,
+            lines,
+        }
     }
 
     /// Starts it and waits for `ready`.
@@ -182,7 +211,10 @@ impl Daemon {
     /// Asks it to end, and waits: whether with success.
     pub fn terminate(&mut self) -> bool {
         self.process.signal(Signal::SIGTERM);
-        let status = self.process.wait(Duration::from_secs(8)).expect("an end in time");
+        let status = self
+            .process
+            .wait(Duration::from_secs(8))
+            .expect("an end in time");
         status.success()
     }
 }

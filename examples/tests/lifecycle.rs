@@ -1,0 +1,171 @@
+//! Start, stop and what is left: the daemon's traces in a lab of its own.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a failing test says so, and an app speaks on standard output"
+)]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use support::Daemon;
+use support::app::{self, NOTHING};
+use support::lab::{Lab, NO_RULE, nothing_direct};
+use vpn_lab::{LabPlan, RegionPlan};
+
+/// The app: the other tests start copies of this program that run this test only.
+#[test]
+fn plays_an_app() {
+    app::play();
+}
+
+#[test]
+fn stopping_with_open_leaves_everything_as_before() {
+    let plan = LabPlan {
+        regions: vec![RegionPlan::new("uk", 1)],
+        client_rp_filter: 1,
+    };
+    let dns = "apply = \"resolv.conf\"\npath = \"resolv.conf\"";
+    let Some(lab) = Lab::start(plan, "on_exit = \"open\"", dns) else {
+        return;
+    };
+    let client = lab.lab.client();
+    lab.rule("--uid 1001 --to uk");
+    let resolvers = "# the host's\nnameserver 192.0.2.1\nsearch example.org\n";
+    lab.site.write("resolv.conf", resolvers);
+    let filter = || {
+        client
+            .tool("cat", "/proc/sys/net/ipv4/conf/all/rp_filter")
+            .expect("cat")
+    };
+    let (before, strict) = (lab.network(), filter());
+    lab.only(1001, "direct", "http4");
+    // The log of the daemon is opened by its starter.
+    lab.site.write("daemon.log", "");
+    let listing = lab.site.listing();
+
+    let mut daemon = lab.daemon();
+    lab.only(1001, "uk", "http4 3,http6");
+    let written = fs::read_to_string(lab.site.path("resolv.conf")).expect("resolv.conf");
+    assert!(written.contains("nameserver 100.127.255.53"), "{written}");
+    for name in ["multi-region.sock", "multi-region.journal", "rules.db"] {
+        let mode = fs::metadata(lab.site.path(name))
+            .expect(name)
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    assert!(daemon.terminate(), "{}", daemon.log());
+    assert_eq!(lab.network(), before);
+    assert_eq!(filter(), strict);
+    assert_eq!(
+        fs::read_to_string(lab.site.path("resolv.conf")).expect("read"),
+        resolvers
+    );
+    assert_eq!(lab.site.listing(), listing);
+    lab.only(1001, "direct", "http4");
+
+    // At any moment of a start, too.
+    for after in [0, 1, 2, 4, 6, 8, 10, 15, 20, 30, 50, 80] {
+        let mut daemon = Daemon::spawn(&lab.site, client);
+        thread::sleep(Duration::from_millis(after));
+        daemon.terminate();
+        assert_eq!(lab.network(), before, "stopped after {after} ms");
+        assert_eq!(filter(), strict, "stopped after {after} ms");
+        assert_eq!(lab.site.listing(), listing, "stopped after {after} ms");
+    }
+}
+
+#[test]
+fn stopping_with_block_keeps_blocking_until_the_next_start() {
+    let plan = LabPlan {
+        regions: vec![RegionPlan::new("uk", 1)],
+        client_rp_filter: 2,
+    };
+    let Some(lab) = Lab::start(plan, "on_exit = \"block\"", "apply = \"none\"") else {
+        return;
+    };
+    lab.rule("--uid 1001 --to uk");
+    let mut daemon = lab.daemon();
+    nothing_direct(&lab, || {
+        lab.only(1001, "uk", "http4");
+        assert!(daemon.terminate(), "{}", daemon.log());
+        lab.gets_nothing(1001);
+        lab.gets_nothing(NO_RULE);
+        // One that asks all the time while the next daemon takes over.
+        thread::scope(|scope| {
+            let impatient = scope.spawn(|| lab.run(NO_RULE, "short4 6"));
+            let _again = lab.daemon();
+            lab.only(1001, "uk", "http4 3");
+            let answers = impatient.join().expect("the app");
+            assert!(
+                answers.iter().all(|answer| answer.ends_with(NOTHING)),
+                "{answers:?}"
+            );
+        });
+    });
+}
+
+#[test]
+fn every_reverse_path_filter() {
+    for mode in [0, 1, 2] {
+        let plan = LabPlan {
+            regions: vec![RegionPlan::new("uk", 1)],
+            client_rp_filter: mode,
+        };
+        let Some(lab) = Lab::start(plan, "", "apply = \"none\"") else {
+            return;
+        };
+        lab.rule("--uid 1001 --to uk");
+        let _daemon = lab.daemon();
+        lab.only(1001, "uk", "http4 3,http6 2,echo4 2");
+    }
+}
+
+#[test]
+fn ready_although_a_tunnel_is_dead_and_a_caller_silent() {
+    let plan = LabPlan {
+        regions: vec![RegionPlan::new("uk", 1), RegionPlan::new("fr", 2)],
+        client_rp_filter: 2,
+    };
+    let Some(lab) = Lab::start(plan, "", "apply = \"none\"") else {
+        return;
+    };
+    let client = lab.lab.client();
+    // An address nobody has.
+    let profile = lab.lab.region("fr").expect("fr").profile().to_owned();
+    let text = fs::read_to_string(&profile).expect("a profile");
+    fs::write(&profile, text.replace("192.0.2.22:", "192.0.2.99:")).expect("a profile");
+    lab.rule("--uid 1001 --to uk");
+    lab.rule("--uid 1002 --to fr");
+    let mut daemon = Daemon::spawn(&lab.site, client);
+    let took = daemon.ready();
+    assert!(took < support::READY_LIMIT, "{took:?}");
+    nothing_direct(&lab, || {
+        lab.only(1001, "uk", "http4 3");
+        lab.gets_nothing(1002);
+    });
+
+    // Callers that say nothing, and half a question, delay nobody.
+    let socket = lab.site.path("multi-region.sock");
+    let silent: Vec<UnixStream> = (0..7)
+        .map(|_| UnixStream::connect(&socket).expect("a connection"))
+        .collect();
+    std::io::Write::write_all(&mut &silent[0], b"\"sta").expect("half a question");
+    let asked = Instant::now();
+    assert_ne!(lab.site.status(client)["tunnels"]["fr"]["state"], "up");
+    assert!(
+        asked.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        asked.elapsed()
+    );
+    assert!(daemon.terminate(), "{}", daemon.log());
+    drop(silent);
+}
