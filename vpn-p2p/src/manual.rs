@@ -87,7 +87,8 @@ fn serve(underlay: Arc<dyn Underlay>) -> Result<(), Box<dyn std::error::Error>> 
 //!   of the path, minus 60 bytes over IPv4 or 80 over IPv6.
 //! * Datagrams of equal length leave in one system call where the kernel segments (GSO), and arrive
 //!   in few where it coalesces (GRO). A device with offload gives long runs of equal packets.
-//! * Sealing costs one allocation and two copies per packet: the library wants to own both buffers.
+//! * Sealing costs one allocation per packet, and three copies of it: the library wants to own both
+//!   of its buffers. A segment is cut straight into the first.
 //!
 //! # Troubleshooting
 //!

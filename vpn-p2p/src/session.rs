@@ -46,11 +46,12 @@ pub enum Ticked {
 
 /// The cryptographic state shared with one peer.
 pub trait Session: Debug + Send {
-    /// Seals `plain`, padded with zeros to `padded` bytes, appending the datagram to `out`: 32
-    /// bytes longer than that. An empty one is a keepalive.
+    /// Seals `plain`, which is padded already, appending the datagram to `out`: 32 bytes longer.
+    /// An empty one is a keepalive. The buffer should be dropped before the call returns, so that
+    /// the caller can use its memory again.
     ///
     /// Returns `false`, and appends nothing, while there is no session.
-    fn seal(&mut self, plain: &[u8], padded: usize, out: &mut Vec<u8>) -> bool;
+    fn seal(&mut self, plain: BytesMut, out: &mut Vec<u8>) -> bool;
 
     /// Takes a datagram that the peer may have sent.
     fn open(&mut self, datagram: BytesMut) -> Opened;

@@ -223,13 +223,12 @@ impl Core {
     pub(super) fn seal(
         &mut self,
         peer: usize,
-        packet: &[u8],
-        padded: usize,
+        padded: BytesMut,
         run: &mut Run,
         now: Instant,
     ) -> bool {
         let state = &mut self.peers[peer];
-        if !state.session.seal(packet, padded, &mut run.bytes) {
+        if !state.session.seal(padded, &mut run.bytes) {
             return false;
         }
         state.health.asked(now);

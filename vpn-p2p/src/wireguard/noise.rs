@@ -69,7 +69,6 @@ impl Gate {
                 self.indices.clone(),
                 self.limiter.clone(),
             ),
-            plain: BytesMut::new(),
             proven: false,
         }
     }
@@ -120,9 +119,6 @@ pub(super) fn sender_index(datagram: &[u8]) -> Option<u32> {
 /// One peer's `Tunn`.
 pub(super) struct NoiseSession {
     tunn: Tunn,
-    /// Where plaintext is put before sealing: gotatun wants to own it, and drops it, so each use
-    /// splits off what it needs and the next one gets the memory back.
-    plain: BytesMut,
     /// Whether the peer showed that it has the present keys: as initiator by its response, as
     /// responder by the first packet sealed with them (whitepaper §5.4.6). gotatun would already
     /// send before that.
@@ -130,17 +126,14 @@ pub(super) struct NoiseSession {
 }
 
 impl Session for NoiseSession {
-    fn seal(&mut self, plain: &[u8], padded: usize, out: &mut Vec<u8>) -> bool {
+    fn seal(&mut self, plain: BytesMut, out: &mut Vec<u8>) -> bool {
         if !self.proven {
             return false;
         }
-        let padded = padded.max(plain.len());
-        self.plain.clear();
-        self.plain.reserve(padded);
-        self.plain.extend_from_slice(plain);
-        self.plain.resize(padded, 0);
-        let packet = Packet::from_bytes(self.plain.split());
-        match self.tunn.encapsulate_with_session(packet) {
+        match self
+            .tunn
+            .encapsulate_with_session(Packet::from_bytes(plain))
+        {
             Ok(sealed) => {
                 let bytes: Packet = sealed.into();
                 out.extend_from_slice(bytes.as_ref());

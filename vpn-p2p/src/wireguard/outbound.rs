@@ -38,7 +38,9 @@ struct Outbound<'a> {
     sockets: &'a Sockets,
     drops: &'a mut DropCounters,
     run: &'a mut Run,
-    segment: &'a mut BytesMut,
+    /// One packet or segment before it is sealed. gotatun wants to own it, and drops it: each use
+    /// splits off what it needs, and the next one gets the memory back.
+    plain: &'a mut BytesMut,
     starts: Vec<Outgoing>,
     now: Instant,
     mtu: u16,
@@ -54,7 +56,7 @@ struct Outbound<'a> {
 impl Shared {
     /// Sends from the front of the batch; returns how many of its packets went.
     pub(super) fn send_batch(&self, batch: &mut PacketBatch, drops: &mut DropCounters) -> usize {
-        SCRATCH.with_borrow_mut(|(run, segment)| {
+        SCRATCH.with_borrow_mut(|(run, plain)| {
             run.clear();
             let sockets = self.sockets().clone();
             let mut guard = self.core();
@@ -63,7 +65,7 @@ impl Shared {
                 sockets: &sockets,
                 drops,
                 run,
-                segment,
+                plain,
                 starts: Vec::new(),
                 now: Instant::now(),
                 mtu: self.mtu(),
@@ -154,7 +156,10 @@ impl Outbound<'_> {
         if packet.len() > usize::from(self.mtu) {
             return Taken::Dropped(DropReason::TooBig);
         }
-        if self.seal(packet.bytes(), peer, to) {
+        self.plain.clear();
+        self.plain.reserve(packet.len() + PADDING);
+        self.plain.extend_from_slice(packet.bytes());
+        if self.seal(peer, to) {
             Taken::Sealed
         } else {
             Taken::Dropped(DropReason::NoSession)
@@ -170,14 +175,13 @@ impl Outbound<'_> {
         if segments.longest() > usize::from(self.mtu) {
             return Taken::Dropped(DropReason::TooBig);
         }
-        let mut segment = std::mem::take(self.segment);
         let mut sealed = false;
         for index in 0..segments.count() {
-            segment.clear();
-            segments.append_to(index, &mut segment);
-            sealed |= self.seal(&segment, peer, to);
+            self.plain.clear();
+            self.plain.reserve(segments.longest() + PADDING);
+            segments.append_to(index, self.plain);
+            sealed |= self.seal(peer, to);
         }
-        *self.segment = segment;
         if sealed {
             Taken::Sealed
         } else {
@@ -185,20 +189,17 @@ impl Outbound<'_> {
         }
     }
 
-    /// Seals one packet into the run, sending the run first where it does not fit.
-    fn seal(&mut self, packet: &[u8], peer: usize, to: SocketAddr) -> bool {
-        let mtu = usize::from(self.mtu);
-        let padded = packet
-            .len()
-            .next_multiple_of(PADDING)
-            .min(mtu)
-            .max(packet.len());
+    /// Seals what is in `plain` into the run, sending the run first where it does not fit.
+    fn seal(&mut self, peer: usize, to: SocketAddr) -> bool {
+        let (mtu, bare) = (usize::from(self.mtu), self.plain.len());
+        let padded = bare.next_multiple_of(PADDING).min(mtu).max(bare);
+        self.plain.resize(padded, 0);
         let len = padded + SEAL_OVERHEAD;
         let segments = self.sockets.for_peer(to).map_or(1, |s| s.max_segments());
         if !self.run.takes(to, len, segments) {
             self.flush();
         }
-        let sealed = self.core.seal(peer, packet, padded, self.run, self.now);
+        let sealed = self.core.seal(peer, self.plain.split(), self.run, self.now);
         if sealed {
             self.run.appended(to, len, self.packet);
         }

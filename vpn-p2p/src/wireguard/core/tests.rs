@@ -26,10 +26,10 @@ struct FakeSession {
 const DATA_HEADER: usize = 16;
 
 impl Session for FakeSession {
-    fn seal(&mut self, plain: &[u8], _: usize, out: &mut Vec<u8>) -> bool {
+    fn seal(&mut self, plain: BytesMut, out: &mut Vec<u8>) -> bool {
         let ready = self.script.lock().unwrap().ready;
         if ready {
-            out.extend_from_slice(plain);
+            out.extend_from_slice(&plain);
         }
         ready
     }
