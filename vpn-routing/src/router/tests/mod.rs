@@ -3,4 +3,5 @@
 mod flows;
 mod model;
 mod policy;
+mod races;
 mod world;
