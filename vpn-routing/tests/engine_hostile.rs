@@ -1,5 +1,6 @@
 //! The engine among devices and transports that misbehave.
 #![cfg(feature = "tokio")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
