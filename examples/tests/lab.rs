@@ -203,6 +203,16 @@ fn rules_change_while_connections_run() {
     });
     assert_eq!(lab.lab.drops().expect("counters"), 0);
 
+    // Blocked is blocked: also what was there before.
+    nothing_direct(&lab, || {
+        let mut held = App::start(client, &lab.app, 1003, "hold 1");
+        assert_eq!(held.ask(), "us*1");
+        lab.rule("--uid 1003 --to block");
+        thread::sleep(RULE_LIMIT);
+        assert_eq!(held.ask(), format!("{NOTHING}*1"));
+        lab.rule("--uid 1003 --to us");
+    });
+
     // A cut tunnel blocks its app and nobody else's.
     nothing_direct(&lab, || {
         lab.lab.cut("fr").expect("cut");

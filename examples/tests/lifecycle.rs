@@ -84,6 +84,30 @@ fn stopping_with_open_leaves_everything_as_before() {
 }
 
 #[test]
+fn a_daemon_that_fails_blocks_although_open_was_asked_for() {
+    let plan = LabPlan {
+        regions: vec![RegionPlan::new("uk", 1)],
+        client_rp_filter: 0,
+    };
+    let Some(lab) = Lab::start(plan, "on_exit = \"open\"", "apply = \"none\"") else {
+        return;
+    };
+    lab.rule("--uid 1001 --to uk");
+    let before = lab.network();
+    let mut daemon = lab.daemon();
+    lab.only(1001, "uk", "http4");
+    nothing_direct(&lab, || {
+        lab.lab.client().ip("link del vpn0").expect("removed");
+        assert_eq!(daemon.ends(), Some(1), "{}", daemon.log());
+        lab.gets_nothing(1001);
+        daemon = lab.daemon();
+        lab.only(1001, "uk", "http4");
+    });
+    assert!(daemon.terminate(), "{}", daemon.log());
+    assert_eq!(lab.network(), before);
+}
+
+#[test]
 fn stopping_with_block_keeps_blocking_until_the_next_start() {
     let plan = LabPlan {
         regions: vec![RegionPlan::new("uk", 1)],

@@ -208,6 +208,12 @@ impl Daemon {
         self.process.wait(LIMIT).expect("an end");
     }
 
+    /// Waits for its end: the exit code.
+    pub fn ends(&mut self) -> Option<i32> {
+        let limit = Duration::from_secs(8);
+        self.process.wait(limit).expect("an end in time").code()
+    }
+
     /// Asks it to end, and waits: whether with success.
     pub fn terminate(&mut self) -> bool {
         self.process.signal(Signal::SIGTERM);
