@@ -56,3 +56,8 @@ pub use transport::{
 };
 pub use underlay::{Underlay, UnderlayError};
 pub use verdict::{DropCounters, DropReason, Verdict};
+
+/// The README's example is compiled too.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -36,3 +36,8 @@ pub mod wireguard;
 pub use wg_quick::WgQuick;
 #[cfg(feature = "wireguard")]
 pub use wireguard::{WireGuardOptions, WireGuardTransport};
+
+/// The README's example is compiled too.
+#[cfg(all(doctest, feature = "wireguard"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -18,3 +18,8 @@ pub mod manual;
 
 pub use backoff::{Backoff, BackoffConfig, GiveUp, Jitter, Next};
 pub use breaker::{Breaker, BreakerConfig, BreakerState, Permit, Refused, Transitions};
+
+/// The README's example is compiled too.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
