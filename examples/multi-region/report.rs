@@ -64,9 +64,17 @@ fn flow(flow: &FlowStatus, status: &Status) -> Value {
         "in_tunnel": flow.wire.to_string(),
         "tunnel": name_of(status, flow.tunnel),
         "uid": flow.owner.as_ref().map(|owner| owner.uid),
-        "executable": flow.owner.as_ref().and_then(|owner| owner.executable.as_deref()),
+        "executable": flow.owner.as_ref().and_then(executable_of),
         "rule": flow.rule.map_or_else(|| "default".to_owned(), |id| id.to_string()),
     })
+}
+
+/// As text: JSON has no other paths.
+fn executable_of(owner: &Owner) -> Option<String> {
+    owner
+        .executable
+        .as_ref()
+        .map(|path| path.to_string_lossy().into_owned())
 }
 
 fn name_of(status: &Status, id: TunnelId) -> &str {
@@ -196,7 +204,7 @@ async fn explain(
         "flow": told.flow.to_string(),
         "owner": {
             "uid": uid,
-            "executable": told.owner.and_then(|o| o.executable).map(|p| p.to_path_buf()),
+            "executable": told.owner.as_ref().and_then(executable_of),
         },
         "rule": told.rule.map_or_else(|| "default".to_owned(), |id| id.to_string()),
         "verdict": verdict,

@@ -16,40 +16,12 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 
 use support::Site;
-use support::place::Place;
+use support::place::{KEY, Place, profile, site};
 
 /// A user without any right.
 const NOBODY: u32 = 65_534;
 
-const CONFIG: &str = "\
-rules = \"rules.db\"
-
-[dns]
-apply = \"none\"
-
-[tunnel.uk]
-wireguard = \"uk.conf\"
-";
-
-/// Not a key anybody uses.
-const KEY: &str = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
-
-fn profile(private: &str) -> String {
-    format!(
-        "[Interface]\nPrivateKey = {private}\nAddress = 10.5.0.2/32\n\n\
-         [Peer]\nPublicKey = {KEY}\nAllowedIPs = 0.0.0.0/0\nEndpoint = 192.0.2.1:51820\n"
-    )
-}
-
-/// A site with a good configuration.
-fn site() -> Site {
-    let site = Site::new();
-    site.write("multi-region.toml", CONFIG);
-    site.write("uk.conf", &profile(KEY));
-    site
-}
-
-/// The same, of that user.
+/// A good site that belongs to that user.
 fn site_of_nobody() -> Site {
     let site = site();
     for name in ["", "uk.conf", "multi-region.toml"] {
@@ -63,108 +35,6 @@ fn config_fails(place: &Place, text: &str, parts: &[&str]) {
     let site = site();
     site.write("multi-region.toml", text);
     place.both_fail(&site, parts);
-}
-
-#[test]
-fn the_good_configuration_is_good() {
-    let (place, site) = (Place::new(), site());
-    let output = place.output(site.command(&["check", "--config", "multi-region.toml"]));
-    assert!(output.status.success(), "{}", output.stderr);
-    assert!(!site.path("rules.db").exists(), "checking makes no file");
-    assert!(
-        output.stdout.contains("primary of 10.5.0.2/32"),
-        "{}",
-        output.stdout
-    );
-}
-
-#[test]
-fn the_smallest_configuration_has_the_documented_defaults() {
-    let (place, site) = (Place::new(), site());
-    site.write("multi-region.toml", "rules = \"r.db\"\n");
-    let output = place.output(site.command(&["check", "--config", "multi-region.toml"]));
-    assert!(output.status.success(), "{}", output.stderr);
-    for line in [
-        "interface vpn0",
-        "rules (r.db):",
-        "default: block",
-        "dns: apply Auto, virtual resolver 100.127.255.53",
-        "on exit: Block",
-    ] {
-        assert!(
-            output.stdout.lines().any(|l| l == line),
-            "{line}: {}",
-            output.stdout
-        );
-    }
-}
-
-/// The keys of a section, as the program itself lists them when it meets a wrong one.
-fn keys_of(place: &Place, section: &str) -> Vec<String> {
-    let site = site();
-    site.write("multi-region.toml", &format!("{section}\nnot_a_key = 1\n"));
-    let output = place.output(site.command(&["check", "--config", "multi-region.toml"]));
-    let (_, expected) = output
-        .stderr
-        .split_once("expected ")
-        .expect("a list of keys");
-    expected
-        .split('`')
-        .skip(1)
-        .step_by(2)
-        .map(str::to_owned)
-        .collect()
-}
-
-#[test]
-fn the_reference_documents_exactly_the_keys_there_are() {
-    let place = Place::new();
-    let mut keys = Vec::new();
-    for key in keys_of(&place, "") {
-        let (head, name) = match key.as_str() {
-            "interface" | "dns" | "control" => (format!("[{key}]"), key),
-            "tunnel" => ("[tunnel.x]".to_owned(), "tunnel.NAME".to_owned()),
-            _ => {
-                keys.push(key);
-                continue;
-            }
-        };
-        keys.extend(
-            keys_of(&place, &head)
-                .into_iter()
-                .map(|inner| format!("{name}.{inner}")),
-        );
-    }
-    let (_, reference) = include_str!("../README.md")
-        .split_once("### Configuration")
-        .expect("it");
-    let (reference, _) = reference.split_once("### Rules").expect("its end");
-    let mut documented: Vec<String> = reference
-        .lines()
-        .filter_map(|line| {
-            line.strip_prefix("| `")?
-                .split('`')
-                .next()
-                .map(str::to_owned)
-        })
-        .collect();
-    keys.sort();
-    documented.sort();
-    assert_eq!(documented, keys);
-}
-
-#[test]
-fn a_plan_names_tunnels_by_their_names() {
-    let (place, site) = (Place::new(), site());
-    site.write("fr.conf", &profile(KEY));
-    site.write(
-        "multi-region.toml",
-        &format!("{CONFIG}[tunnel.fr]\nwireguard = \"fr.conf\"\n"),
-    );
-    let output = place.output(site.command(&["check", "--config", "multi-region.toml"]));
-    let expected = "secondary of 10.5.0.2/32 (primary fr)";
-    assert!(output.stdout.contains(expected), "{}", output.stdout);
-    assert!(!output.stdout.contains('#'), "{}", output.stdout);
 }
 
 #[test]
@@ -320,6 +190,21 @@ fn an_interface_of_somebody_else() {
     own.ip("tuntap add dev vpn0 mode tun")
         .expect("a persistent TUN");
     place.both_fail(&site, &["interface", "vpn0"]);
+}
+
+#[test]
+fn a_listen_port_of_somebody_else() {
+    if vpn_lab::skip(&[]) {
+        return;
+    }
+    let (place, site) = (Place::new(), site());
+    let own = place.0.as_ref().expect("a namespace");
+    let bound = own.run(|| std::net::UdpSocket::bind("0.0.0.0:51999"));
+    let _occupied = bound.expect("inside").expect("a socket");
+    let text = profile(KEY).replace("[Peer]", "ListenPort = 51999\n[Peer]");
+    site.write("uk.conf", &text);
+    let run = site.command(&["run", "--config", "multi-region.toml"]);
+    place.run_fails(&site, run, &["tunnel.uk", "listen", "51999", "in use"]);
 }
 
 #[test]

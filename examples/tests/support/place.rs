@@ -6,6 +6,36 @@ use vpn_lab::{Namespace, Output};
 
 use super::{LIMIT, Site, network_of};
 
+/// A good configuration.
+pub const CONFIG: &str = "\
+rules = \"rules.db\"
+
+[dns]
+apply = \"none\"
+
+[tunnel.uk]
+wireguard = \"uk.conf\"
+";
+
+/// Not a key anybody uses.
+pub const KEY: &str = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
+
+/// A provider's file with this private key.
+pub fn profile(private: &str) -> String {
+    format!(
+        "[Interface]\nPrivateKey = {private}\nAddress = 10.5.0.2/32\n\n\
+         [Peer]\nPublicKey = {KEY}\nAllowedIPs = 0.0.0.0/0\nEndpoint = 192.0.2.1:51820\n"
+    )
+}
+
+/// A site with a good configuration.
+pub fn site() -> Site {
+    let site = Site::new();
+    site.write("multi-region.toml", CONFIG);
+    site.write("uk.conf", &profile(KEY));
+    site
+}
+
 /// A machine of its own where that is possible, so that a daemon that starts by mistake captures
 /// nothing of the real one.
 #[derive(Debug)]
