@@ -374,3 +374,80 @@ async fn cuttable_relay(
     });
     (cut, address)
 }
+
+/// Forwards datagrams, but loses some and swaps some with the next: the same ones every time.
+async fn lossy_relay(server: std::net::SocketAddr, mut seed: u64) -> std::net::SocketAddr {
+    let front = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let back = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = front.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut client = None;
+        let mut kept: Option<Vec<u8>> = None;
+        let (mut there, mut here) = (vec![0; 2000], vec![0; 2000]);
+        loop {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let draw = (seed >> 33) % 10;
+            tokio::select! {
+                Ok((len, from)) = front.recv_from(&mut there) => {
+                    client = Some(from);
+                    let handshake = there[0] != 4;
+                    match draw {
+                        0 | 1 if !handshake => {}
+                        2 if !handshake && kept.is_none() => kept = Some(there[..len].to_vec()),
+                        _ => {
+                            back.send_to(&there[..len], server).await.unwrap();
+                            if let Some(kept) = kept.take() {
+                                back.send_to(&kept, server).await.unwrap();
+                            }
+                        }
+                    }
+                }
+                Ok((len, _)) = back.recv_from(&mut here) => {
+                    if let Some(client) = client && (draw > 1 || here[0] != 4) {
+                        front.send_to(&here[..len], client).await.unwrap();
+                    }
+                }
+            }
+        }
+    });
+    address
+}
+
+/// A question is asked until it is answered: nothing that is lost on the way leaves either end
+/// waiting.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn questions_are_answered_over_a_lossy_way() {
+    let keys = Keys::new();
+    let server = transport(&keys.server_file(0, ALL), local());
+    let at = std::net::SocketAddr::from(([127, 0, 0, 1], port(&server)));
+    let mut server = End::new(server);
+    let relay = lossy_relay(at, 7).await;
+    let mut client = End::new(transport(
+        &keys.client_file(&relay.to_string(), ALL),
+        local(),
+    ));
+    client.up().await;
+    let answering = tokio::spawn(async move {
+        while let Some(question) = server.received.recv().await {
+            let answer = udp("198.51.100.7", "10.5.0.2", &question[28..]);
+            server.send(std::slice::from_ref(&answer)).await;
+        }
+    });
+    let mut repeated = 0;
+    for number in 0..150u32 {
+        let question = udp("10.5.0.2", "198.51.100.7", &number.to_be_bytes());
+        let answer = udp("198.51.100.7", "10.5.0.2", &number.to_be_bytes());
+        loop {
+            client.send(std::slice::from_ref(&question)).await;
+            let received = async { while client.received.recv().await.unwrap() != answer {} };
+            let patience = std::time::Duration::from_millis(20);
+            if tokio::time::timeout(patience, received).await.is_ok() {
+                break;
+            }
+            repeated += 1;
+            assert!(repeated < 5_000, "stuck at {number}");
+        }
+    }
+    assert!(repeated > 10);
+    answering.abort();
+}

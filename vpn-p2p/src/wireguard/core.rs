@@ -64,6 +64,9 @@ pub(super) struct PeerState {
     path: Option<(SocketAddr, u16)>,
     pub(super) health: Health,
     indices: VecDeque<u32>,
+    /// The one the peer last used: many handshakes that come to nothing must not make us forget
+    /// the session that still works when the path heals.
+    in_use: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -81,6 +84,9 @@ pub(super) struct Core {
     pub(super) stats: WireGuardStats,
     /// A session became usable since this was last cleared: who waits to send may go on.
     pub(super) opened: bool,
+    /// A peer with a session was heard since this was last cleared. Says [`Standing::Alive`]
+    /// without a look at every peer, of which a server may have thousands.
+    pub(super) alive: bool,
 }
 
 impl Core {
@@ -109,6 +115,7 @@ impl Core {
                 path: None,
                 health: Health::new(options.no_answer_after, options.seed ^ index as u64),
                 indices: VecDeque::with_capacity(INDICES_PER_PEER),
+                in_use: None,
             });
         }
         Self {
@@ -121,6 +128,7 @@ impl Core {
             arrived: VecDeque::new(),
             stats: WireGuardStats::default(),
             opened: false,
+            alive: false,
         }
     }
 
@@ -135,9 +143,13 @@ impl Core {
 
     /// A datagram came from `from`.
     pub(super) fn arrive(&mut self, from: SocketAddr, datagram: BytesMut, now: Instant) -> Arrival {
+        let mut name = None;
         let (index, datagram) = match self.gate.admit(from, datagram) {
             Admission::Initiation(key, datagram) => (self.by_key.get(&key), datagram),
-            Admission::ForIndex(index, datagram) => (self.by_index.get(&index), datagram),
+            Admission::ForIndex(index, datagram) => {
+                name = Some(index);
+                (self.by_index.get(&index), datagram)
+            }
             Admission::Reply(cookie) => return Arrival::Reply((from, cookie)),
             Admission::Rejected => return Arrival::Dropped(DropReason::NotAuthentic),
         };
@@ -156,7 +168,10 @@ impl Core {
         // Authentic: the peer is alive, and it is where this came from (whitepaper §2.1).
         peer.health.heard(now);
         peer.endpoint = Some(from);
-        self.opened |= !was_ready && peer.session.is_ready();
+        peer.in_use = name.or(peer.in_use);
+        let ready = peer.session.is_ready();
+        self.opened |= !was_ready && ready;
+        self.alive |= ready;
         self.stats.rx_datagrams += 1;
         self.stats.rx_bytes += bytes;
         match opened {
@@ -359,13 +374,16 @@ impl Core {
         let Some(name) = sender_index(message) else {
             return;
         };
-        let names = &mut self.peers[index].indices;
-        if names.len() == INDICES_PER_PEER
-            && let Some(old) = names.pop_front()
+        let PeerState {
+            indices, in_use, ..
+        } = &mut self.peers[index];
+        if indices.len() == INDICES_PER_PEER
+            && let Some(at) = indices.iter().position(|name| Some(*name) != *in_use)
+            && let Some(old) = indices.remove(at)
         {
             self.by_index.remove(&old);
         }
-        names.push_back(name);
+        indices.push_back(name);
         self.by_index.insert(name, index);
     }
 }

@@ -284,15 +284,14 @@ pub(super) async fn drive(shared: Arc<Shared>) {
             () = &mut unblocking => {}
             _ = interval.tick() => {
                 let now = Instant::now();
-                let standing = {
-                    let mut core = shared.core();
-                    core.tick(now, &mut messages, &mut due);
-                    core.standing(now)
-                };
+                shared.core().tick(now, &mut messages, &mut due);
                 // What cannot be sent now shows as silence, and then as a failed attempt.
                 let _ = shared.send_all(&mut messages);
                 shared.measure();
-                shared.announce(standing);
+                // Under the lock: a peer that is heard meanwhile must have the last word.
+                let core = shared.core();
+                shared.announce(core.standing(now));
+                drop(core);
                 if attempt.is_none() && !due.is_empty() {
                     attempt = Some(Box::pin(approach(&shared, std::mem::take(&mut due))));
                 }
@@ -347,10 +346,11 @@ async fn approach(shared: &Shared, peers: Vec<usize>) {
         }
         let cause = asked.err();
         shared.obstacle().clone_from(&cause);
-        if let Some(cause) = cause
-            && !any_alive(shared)
-        {
-            shared.set_state(TransportState::Down(cause));
+        if let Some(cause) = cause {
+            let core = shared.core();
+            if core.standing(now) != Standing::Alive {
+                shared.set_state(TransportState::Down(cause));
+            }
         }
     }
 }

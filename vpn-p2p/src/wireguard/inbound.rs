@@ -5,7 +5,7 @@ use std::time::Instant;
 use vpn_core::packet::PacketBatch;
 use vpn_core::{DropCounters, Offload};
 
-use super::core::Arrival;
+use super::core::{Arrival, Standing};
 use super::driver::Shared;
 
 /// Receive calls per `try_recv`: a flood that yields nothing must not hold the worker.
@@ -53,7 +53,12 @@ impl Shared {
                 break;
             }
         }
-        let standing = core.standing(now);
+        // Silence is for the task to notice.
+        let standing = if std::mem::take(&mut core.alive) {
+            Standing::Alive
+        } else {
+            Standing::Unchanged
+        };
         let opened = std::mem::take(&mut core.opened);
         drop(guard);
         // A lost answer is asked for again.

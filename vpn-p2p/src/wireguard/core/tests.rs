@@ -220,7 +220,7 @@ fn silence_is_noticed_and_ended_by_anything_authentic() {
     assert_eq!(bench.tick(), [0]);
     assert!(matches!(bench.arrive(1, &[]), Arrival::Handled));
     assert_eq!(bench.core.standing(bench.now), Standing::Alive);
-    assert!(bench.core.opened);
+    assert!(bench.core.opened && bench.core.alive);
     assert_eq!(bench.tick(), [0; 0]);
 }
 
@@ -236,6 +236,40 @@ fn an_expired_session_starts_again_only_where_somebody_waits() {
     assert_eq!(bench.tick(), [0; 0]);
     bench.approach(0);
     assert_eq!(bench.tick(), [0]);
+}
+
+/// A cut of a minute: handshakes in vain, then the old session's data again.
+#[test]
+fn vain_handshakes_do_not_push_out_the_session_in_use() {
+    let mut bench = bench(&["0.0.0.0/0"]);
+    bench.approach(0);
+    assert!(matches!(bench.arrive(1, &[]), Arrival::Handled));
+    for _ in 0..1000 {
+        bench.core.initiate(0, true, bench.now, &mut bench.out);
+    }
+    assert!(matches!(bench.arrive(1, &[]), Arrival::Handled));
+    assert_eq!(bench.core.by_index.len(), INDICES_PER_PEER);
+}
+
+/// Several peers, several paths: the tunnel has the narrowest MTU, and a peer that moved is
+/// measured again.
+#[test]
+fn the_narrowest_path_decides_and_moved_peers_are_measured_again() {
+    let mut bench = bench(&["0.0.0.0/0", "10.9.0.0/16"]);
+    assert!(bench.core.moved().is_empty());
+    bench.approach(0);
+    bench.approach(1);
+    assert_eq!(bench.core.moved(), [(0, AT), (1, AT)]);
+    assert_eq!(bench.core.measured(0, AT, 1400), 1400);
+    assert_eq!(bench.core.measured(1, AT, 1420), 1400);
+    assert!(bench.core.moved().is_empty());
+    let elsewhere: SocketAddr = "[2001:db8::1]:9".parse().unwrap();
+    let mut datagram = BytesMut::from(&[4, 0, 0, 0, 1, 0, 0, 0][..]);
+    datagram.resize(DATA_HEADER + 16, 0);
+    let arrival = bench.core.arrive(elsewhere, datagram, bench.now);
+    assert!(matches!(arrival, Arrival::Handled));
+    assert_eq!(bench.core.moved(), [(0, elsewhere)]);
+    assert_eq!(bench.core.measured(0, elsewhere, 1380), 1380);
 }
 
 #[test]
