@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use vpn_core::packet::{Packet, PacketBatch};
 use vpn_core::testing::build;
 use vpn_core::{
-    Assigned, DropReason, RuleMatch, RuleSnapshot, TransportState, Rule, RuleId, Action,
+    Action, Assigned, DropReason, Rule, RuleId, RuleMatch, RuleSnapshot, TransportState,
 };
 use vpn_routing::router::{Egress, Router, RouterConfig, Update};
 use vpn_routing::rules::{CompiledRules, RuleCache, Target};
@@ -22,7 +22,10 @@ fn router(now: Instant) -> Router {
             dns: Vec::new(),
             mtu: 1420,
         };
-        router.handle_update(now, Update::Tunnel(id, TransportState::Up(Arc::new(assigned))));
+        router.handle_update(
+            now,
+            Update::Tunnel(id, TransportState::Up(Arc::new(assigned))),
+        );
     }
     let everything = Rule {
         id: RuleId(1),
@@ -31,7 +34,9 @@ fn router(now: Instant) -> Router {
     };
     let fr = router.tunnel_named("fr");
     let rules = CompiledRules::compile(
-        &RuleSnapshot { rules: vec![everything] },
+        &RuleSnapshot {
+            rules: vec![everything],
+        },
         &|name| fr.filter(|_| name == "fr"),
         Target::Block(DropReason::BlockedByDefault),
     );
@@ -77,10 +82,16 @@ fn nothing_is_allocated_per_packet_in_steady_state() {
     let mut batch = PacketBatch::new(64, RouterConfig::default().largest_packet);
     let packets: Vec<(Vec<u8>, bool)> = (0..FLOWS)
         .flat_map(|i| {
-            let (app, mapped) = (format!("10.5.0.2:{}", 1000 + i), format!("10.5.0.3:{}", 1000 + i));
+            let (app, mapped) = (
+                format!("10.5.0.2:{}", 1000 + i),
+                format!("10.5.0.3:{}", 1000 + i),
+            );
             [
                 (build::udp(app.as_str(), "203.0.113.10:7", b"there"), true),
-                (build::udp("203.0.113.10:7", mapped.as_str(), b"back"), false),
+                (
+                    build::udp("203.0.113.10:7", mapped.as_str(), b"back"),
+                    false,
+                ),
             ]
         })
         .collect();
@@ -99,8 +110,39 @@ fn nothing_is_allocated_per_packet_in_steady_state() {
     assert!(accounts.balance(), "{accounts:?}");
     assert_eq!(accounts.drops.total(), 0, "{accounts:?}");
     assert_eq!(accounts.out_device, 13 * u64::from(FLOWS));
-    assert_eq!(info.count_total, 0, "{info:?} for {} packets", 20 * u32::from(FLOWS));
+    assert_eq!(
+        info.count_total,
+        0,
+        "{info:?} for {} packets",
+        20 * u32::from(FLOWS)
+    );
     // The counter itself counts.
     let one = allocation_counter::measure(|| drop(Packet::from_slice(&packets[0].0)));
     assert!(one.count_total > 0);
+}
+
+/// Uploads without answers: their buffers come back from the queue, not with packets.
+#[test]
+fn one_way_flows_allocate_nothing_either() {
+    let start = Instant::now();
+    let mut router = router(start);
+    let mut batch = PacketBatch::new(64, RouterConfig::default().largest_packet);
+    let one_way: Vec<(Vec<u8>, bool)> = (0..FLOWS)
+        .map(|i| {
+            let app = format!("10.5.0.2:{}", 1000 + i);
+            let packet = build::udp(app.as_str(), "203.0.113.10:7", b"there");
+            (packet, true)
+        })
+        .collect();
+    for _ in 0..3 {
+        round(&mut router, start, &mut batch, &one_way);
+    }
+    let info = allocation_counter::measure(|| {
+        for i in 1..=10 {
+            let now = start + Duration::from_millis(i * 2);
+            round(&mut router, now, &mut batch, &one_way);
+        }
+    });
+    assert_eq!(router.accounts().drops.total(), 0);
+    assert_eq!(info.count_total, 0, "{info:?}");
 }

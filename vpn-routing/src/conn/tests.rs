@@ -193,3 +193,36 @@ proptest! {
         }
     }
 }
+
+/// A million flows enter, are found, give way to newer ones at the cap, and expire; none is
+/// examined more than a bounded number of times, so this ends in seconds.
+#[test]
+#[ignore = "takes a second and 400 MB in a release build, ten in a debug build"]
+fn a_million_flows() {
+    const FLOWS: u32 = 1_000_000;
+    let mut table = ConnTable::new(FLOWS as usize, Timeouts::default());
+    let mut removed = Vec::new();
+    let flow = |i: u32| key(Protocol::UDP, i as u16, (i >> 16) as u8);
+    for i in 0..FLOWS {
+        table
+            .insert(conn(1, flow(i), Phase::Udp, 0), 0, &mut removed)
+            .expect("room");
+    }
+    assert_eq!((table.len(), removed.len()), (FLOWS as usize, 0));
+    assert!((0..FLOWS).all(|i| table.find_outbound(&flow(i)).is_some()));
+    let now = 2_000;
+    for i in FLOWS..FLOWS + 1_000 {
+        table
+            .insert(conn(1, flow(i), Phase::Udp, now), now, &mut removed)
+            .expect("silent ones give way");
+    }
+    assert_eq!((table.len(), removed.len()), (FLOWS as usize, 1_000));
+    removed.clear();
+    let slots = table.slots();
+    table.sweep(
+        now + Timeouts::default().of(Phase::Udp),
+        slots,
+        &mut removed,
+    );
+    assert_eq!((table.len(), removed.len()), (0, FLOWS as usize));
+}

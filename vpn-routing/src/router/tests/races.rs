@@ -225,3 +225,67 @@ fn thousands_of_waiting_flows_expire_at_once() {
         Packet::from_slice(&flow(1)).parse().unwrap().flow
     );
 }
+
+/// Rules that begin to ask for owners do not cut connections entered without one.
+#[test]
+fn a_live_connection_stays_when_rules_begin_to_ask_for_owners() {
+    let mut world = World::new(TWO);
+    world.rule_for_all("uk");
+    world.send([segment("S")]);
+    world.receive("uk", &tcp((SITE, 80), ("10.5.0.2", 7000), "SA"));
+    take(&mut world, 1);
+    world.rule(1, "fr");
+    world.send([segment("A")]);
+    assert_eq!(world.sent("uk").len(), 2, "the connection stays");
+    assert_eq!(
+        world.router.flows(1)[0].owner.as_ref().map(|o| o.uid),
+        Some(1)
+    );
+    world.rule(1, "block");
+    world.send([segment("A")]);
+    assert!(world.sent("uk").is_empty());
+    assert_eq!(world.drops(DropReason::BlockedByRule), 1);
+}
+
+/// A user was asked for, and the rules want the program by now: asked again, not dropped.
+#[test]
+fn what_is_held_is_asked_about_again_when_rules_want_to_know_more() {
+    let mut world = two();
+    world.slow_owners = true;
+    world.send([datagram(b"one")]);
+    world.rule_for_program("/usr/bin/app", "fr");
+    world.answer_owners();
+    assert_eq!(world.asked.len(), 1);
+    assert_eq!(world.asked[0].detail, vpn_core::OwnerDetail::Executable);
+    // The resolver cannot tell: that is an answer, and ends it.
+    world.answer_owners();
+    assert_eq!(world.drops(DropReason::OwnerUnknown), 1);
+    assert!(world.asked.is_empty());
+}
+
+proptest::proptest! {
+    /// Whatever comes through a tunnel in place of a valid answer: nothing but that answer, byte
+    /// for byte with its addresses translated, is delivered; the rest is counted.
+    #[test]
+    fn mutated_answers_are_counted_and_never_reach_another_flow(
+        at in 0usize..40,
+        value: u8,
+        cut in 0usize..60,
+    ) {
+        let mut world = two();
+        world.send([datagram(b"one")]);
+        world.sent("uk");
+        let answer = udp((SITE, 7), ("10.5.0.2", 7000), b"some payload");
+        let mut bytes = answer.clone();
+        let at = at % bytes.len();
+        bytes[at] = value;
+        bytes.truncate(bytes.len().saturating_sub(cut.saturating_sub(20)));
+        world.receive("uk", &bytes);
+        for delivered in world.delivered() {
+            let flow = Packet::from_slice(&delivered).parse().unwrap().flow;
+            let valid = Packet::from_slice(&answer).parse().unwrap().flow;
+            proptest::prop_assert_eq!(flow, valid);
+        }
+        proptest::prop_assert_eq!(world.router.accounts().in_tunnels, 1);
+    }
+}

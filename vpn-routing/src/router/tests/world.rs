@@ -114,6 +114,28 @@ impl World {
         self.swap_rules();
     }
 
+    /// A rule that asks for nobody.
+    pub(super) fn rule_for_all(&mut self, tunnel: &str) {
+        self.push_rule(None, tunnel);
+    }
+
+    pub(super) fn rule_for_program(&mut self, path: &str, tunnel: &str) {
+        self.push_rule(Some(OwnerMatch::Executable(path.into())), tunnel);
+    }
+
+    fn push_rule(&mut self, owner: Option<OwnerMatch>, tunnel: &str) {
+        self.next_rule += 1;
+        self.rules.push(Rule {
+            id: RuleId(self.next_rule),
+            matches: RuleMatch {
+                owner,
+                ..RuleMatch::default()
+            },
+            action: Action::Tunnel(tunnel.to_owned()),
+        });
+        self.swap_rules();
+    }
+
     fn swap_rules(&mut self) {
         let names = self.names.clone();
         let compiled = CompiledRules::compile(
