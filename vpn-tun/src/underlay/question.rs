@@ -27,6 +27,9 @@ pub(super) enum Answer {
     Addresses(Vec<IpAddr>),
     /// The name does not exist.
     NoSuchName,
+    /// Cut to what fits into a datagram (RFC 1035 §4.1.1, TC), with no address left in it. That is
+    /// not the same as "has none": ask another.
+    Truncated,
     /// The server could not answer: ask another.
     Failed(RCODE),
 }
@@ -81,7 +84,12 @@ impl Query {
             return None;
         }
         Some(match packet.rcode() {
-            RCODE::NoError => Answer::Addresses(self.addresses(&packet)),
+            RCODE::NoError => match self.addresses(&packet) {
+                none if none.is_empty() && packet.has_flags(PacketFlag::TRUNCATION) => {
+                    Answer::Truncated
+                }
+                addresses => Answer::Addresses(addresses),
+            },
             RCODE::NameError => Answer::NoSuchName,
             other => Answer::Failed(other),
         })
@@ -215,6 +223,19 @@ mod tests {
             query.answer(&failed),
             Some(Answer::Failed(RCODE::ServerFailure))
         );
+    }
+
+    #[test]
+    fn an_answer_cut_to_nothing_is_not_an_answer() {
+        let query = Query::new("a.example", Kind::A);
+        let cut = reply(&query, |p| p.set_flags(PacketFlag::TRUNCATION));
+        assert_eq!(query.answer(&cut), Some(Answer::Truncated));
+        let some = reply(&query, |p| {
+            p.set_flags(PacketFlag::TRUNCATION);
+            p.answers.push(a("a.example", [192, 0, 2, 1]));
+        });
+        let expected = Answer::Addresses(vec![IpAddr::from([192, 0, 2, 1])]);
+        assert_eq!(query.answer(&some), Some(expected));
     }
 
     #[test]

@@ -89,6 +89,9 @@ async fn ask_one(
             match answer {
                 Answer::Addresses(addresses) => found.extend(addresses),
                 Answer::NoSuchName => return Ok(None),
+                Answer::Truncated => {
+                    failure = Some("the answer does not fit into a datagram".to_owned());
+                }
                 Answer::Failed(code) => failure = Some(format!("the resolver says {code:?}")),
             }
         }
