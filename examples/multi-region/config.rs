@@ -137,6 +137,11 @@ pub(crate) struct Tunnel {
     pub(crate) wireguard: PathBuf,
 }
 
+fn is_folder(path: &Path) -> bool {
+    // A relative path without a folder is in the current one.
+    path.as_os_str().is_empty() || path.is_dir()
+}
+
 impl Config {
     /// Reads and checks a file. Relative paths in it are relative to its folder.
     pub(crate) fn read(path: &Path) -> Result<Self, Error> {
@@ -157,6 +162,14 @@ impl Config {
             .chain(config.tunnel.values_mut().map(|t| &mut t.wireguard))
         {
             *file = folder.join(&file);
+        }
+        let dns = config.dns.path.parent();
+        if config.dns.apply == ApplyDns::ResolvConf && !dns.is_some_and(is_folder) {
+            return Err(Error::Config {
+                path: path.to_owned(),
+                key: "dns.path".to_owned(),
+                problem: format!("{} is in no folder", config.dns.path.display()),
+            });
         }
         Ok(config)
     }

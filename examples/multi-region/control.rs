@@ -158,7 +158,9 @@ async fn converse(stream: UnixStream, reporter: Reporter) {
     let asked = tokio::time::timeout(PATIENCE, limited.read_line(&mut line)).await;
     let Ok(Ok(1..)) = asked else { return };
     let answer = match serde_json::from_str(&line) {
-        Ok(request) => reporter.answer(&request).await,
+        Ok(request) => tokio::time::timeout(PATIENCE, reporter.answer(&request))
+            .await
+            .unwrap_or_else(|_| serde_json::json!({ "error": "the engine does not answer" })),
         Err(error) => serde_json::json!({ "error": format!("bad request: {error}") }),
     };
     let text = format!("{answer}\n");

@@ -80,6 +80,10 @@ fn configurations() {
         &["dns.apply"],
     );
     bad(
+        &format!("rules = \"r.db\"\n[dns]\napply = \"resolv.conf\"\npath = \"no/file\"\n{rest}"),
+        &["dns.path", "no/file"],
+    );
+    bad(
         "rules = \"r.db\"\n[tunnel.block]\nwireguard = \"uk.conf\"\n",
         &["tunnel.block"],
     );

@@ -134,6 +134,19 @@ fn three_providers_with_the_identical_address() {
         "{status}"
     );
 
+    // The same for people.
+    let command = lab
+        .site
+        .command(&["status", "--control", "multi-region.sock"]);
+    let told = client.output(command, support::LIMIT).expect("status");
+    for part in [
+        "uk: up",
+        "primary of 10.5.0.2/32",
+        "secondary of 10.5.0.2/32 (primary ",
+    ] {
+        assert!(told.stdout.contains(part), "{part}: {}", told.stdout);
+    }
+
     // A rule that cannot be carried out blocks its app, is reported, and stops no other.
     lab.rule("--uid 1005 --to mars");
     lab.rule("--uid 1006 --to fr");
