@@ -1,4 +1,5 @@
 //! In steady state the router allocates nothing per packet.
+#![allow(clippy::expect_used, reason = "helpers of tests")]
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,5 +1,6 @@
 //! The engine on devices and transports in memory.
 #![cfg(feature = "tokio")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,19 +53,36 @@ fn start() -> Running {
     }
     swap(&rules, &[(1001, "uk"), (1002, "fr"), (1003, "us")]);
     let handle = engine.handle();
-    Running { apps, regions, owners, rules, handle, task: tokio::spawn(engine.run()) }
+    Running {
+        apps,
+        regions,
+        owners,
+        rules,
+        handle,
+        task: tokio::spawn(engine.run()),
+    }
 }
 
 fn swap(cache: &RuleCache, rules: &[(u32, &str)]) {
     let rules = rules.iter().zip(1..).map(|(&(uid, tunnel), id)| Rule {
         id: RuleId(id),
-        matches: RuleMatch { owner: Some(OwnerMatch::Uid(uid)), ..RuleMatch::default() },
+        matches: RuleMatch {
+            owner: Some(OwnerMatch::Uid(uid)),
+            ..RuleMatch::default()
+        },
         action: Action::Tunnel(tunnel.to_owned()),
     });
     let names = ["uk", "fr", "us"];
-    let id = |name: &str| names.iter().position(|n| *n == name).map(|i| TunnelId::new(i as u16));
+    let id = |name: &str| {
+        names
+            .iter()
+            .position(|n| *n == name)
+            .map(|i| TunnelId::new(i as u16))
+    };
     let compiled = CompiledRules::compile(
-        &RuleSnapshot { rules: rules.collect() },
+        &RuleSnapshot {
+            rules: rules.collect(),
+        },
         &id,
         Target::Block(DropReason::BlockedByDefault),
     );
@@ -77,7 +95,11 @@ impl Running {
         self.owners.set(
             Protocol::UDP,
             socket,
-            Owner { uid, executable: None, socket: u64::from(port) },
+            Owner {
+                uid,
+                executable: None,
+                socket: u64::from(port),
+            },
         );
     }
 
@@ -97,15 +119,32 @@ async fn three_apps_reach_three_regions_over_one_address() {
         let (port, region) = (2000 + i, usize::from(i % 3));
         world.app(port, 1001 + u32::from(i % 3));
         let app = format!("10.5.0.2:{port}");
-        world.apps.inject(&build::udp(app.as_str(), "203.0.113.10:7", b"hi")).unwrap();
-        let packet = timeout(LONG, world.regions[region].take_wait()).await.unwrap().unwrap();
-        assert_eq!(packet.bytes(), build::udp(app.as_str(), "203.0.113.10:7", b"hi"));
+        world
+            .apps
+            .inject(&build::udp(app.as_str(), "203.0.113.10:7", b"hi"))
+            .unwrap();
+        let packet = timeout(LONG, world.regions[region].take_wait())
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            packet.bytes(),
+            build::udp(app.as_str(), "203.0.113.10:7", b"hi")
+        );
         let answer = build::udp("203.0.113.10:7", app.as_str(), b"ho");
         world.regions[region].inject(&answer).unwrap();
-        let packet = timeout(LONG, world.apps.take_wait()).await.unwrap().unwrap();
+        let packet = timeout(LONG, world.apps.take_wait())
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(packet.bytes(), answer);
     }
-    assert!(world.regions.iter().all(|r| r.rejected() == 0 && r.take().is_none()));
+    assert!(
+        world
+            .regions
+            .iter()
+            .all(|r| r.rejected() == 0 && r.take().is_none())
+    );
     let status = world.stop().await;
     assert_eq!(status.accounts.drops.total(), 0);
     assert_eq!(status.accounts.out_tunnels, 300);
@@ -119,8 +158,14 @@ async fn a_swapped_rule_counts_for_the_next_packet() {
         swap(&world.rules, &[(1001, to)]);
         world.app(3000 + round, 1001);
         let app = format!("10.5.0.2:{}", 3000 + round);
-        world.apps.inject(&build::udp(app.as_str(), "203.0.113.10:7", b"")).unwrap();
-        timeout(LONG, world.regions[region].take_wait()).await.unwrap().unwrap();
+        world
+            .apps
+            .inject(&build::udp(app.as_str(), "203.0.113.10:7", b""))
+            .unwrap();
+        timeout(LONG, world.regions[region].take_wait())
+            .await
+            .unwrap()
+            .unwrap();
     }
     assert_eq!(world.stop().await.accounts.drops.total(), 0);
 }
@@ -132,26 +177,45 @@ async fn a_down_tunnel_gets_nothing_and_others_do_not_notice() {
     world.app(2, 1002);
     world.regions[1].down(DownCause::NoAnswer);
     for _ in 0..10 {
-        world.apps.inject(&build::udp("10.5.0.2:2", "203.0.113.10:7", b"")).unwrap();
-        world.apps.inject(&build::udp("10.5.0.2:1", "203.0.113.10:7", b"")).unwrap();
-        timeout(LONG, world.regions[0].take_wait()).await.unwrap().unwrap();
+        world
+            .apps
+            .inject(&build::udp("10.5.0.2:2", "203.0.113.10:7", b""))
+            .unwrap();
+        world
+            .apps
+            .inject(&build::udp("10.5.0.2:1", "203.0.113.10:7", b""))
+            .unwrap();
+        timeout(LONG, world.regions[0].take_wait())
+            .await
+            .unwrap()
+            .unwrap();
     }
     assert!(world.regions.iter().all(|r| r.take().is_none()));
     let status = world.stop().await;
     assert_eq!(status.accounts.drops.get(DropReason::TunnelDown), 10);
-    assert_eq!(status.tunnels[1].counters.drops.get(DropReason::TunnelDown), 10);
+    assert_eq!(
+        status.tunnels[1].counters.drops.get(DropReason::TunnelDown),
+        10
+    );
 }
 
 #[tokio::test]
 async fn tunnels_come_and_go_while_it_runs() {
     let world = start();
     let (transport, _far) = memory_transport(16, 1420);
-    let again = world.handle.add_tunnel("uk", Arc::new(transport)).await.unwrap();
+    let again = world
+        .handle
+        .add_tunnel("uk", Arc::new(transport))
+        .await
+        .unwrap();
     assert!(matches!(again, Err(EngineError::DuplicateTunnel(name)) if name == "uk"));
     world.handle.remove_tunnel(TunnelId::new(0)).await.unwrap();
     assert!(world.regions[0].is_closed());
     world.app(1, 1001);
-    world.apps.inject(&build::udp("10.5.0.2:1", "203.0.113.10:7", b"")).unwrap();
+    world
+        .apps
+        .inject(&build::udp("10.5.0.2:1", "203.0.113.10:7", b""))
+        .unwrap();
     let status = loop {
         let status = world.handle.status().await.unwrap();
         if status.accounts.in_device == 1 {
@@ -180,10 +244,16 @@ async fn a_hundred_engines_run_in_one_process() {
     let worlds: Vec<Running> = (0..100).map(|_| start()).collect();
     for (i, world) in worlds.iter().enumerate() {
         world.app(1, 1001 + (i % 3) as u32);
-        world.apps.inject(&build::udp("10.5.0.2:1", "203.0.113.10:7", &[i as u8])).unwrap();
+        world
+            .apps
+            .inject(&build::udp("10.5.0.2:1", "203.0.113.10:7", &[i as u8]))
+            .unwrap();
     }
     for (i, world) in worlds.iter().enumerate() {
-        let packet = timeout(LONG, world.regions[i % 3].take_wait()).await.unwrap().unwrap();
+        let packet = timeout(LONG, world.regions[i % 3].take_wait())
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(packet.bytes().last(), Some(&(i as u8)));
     }
     for world in worlds {
