@@ -84,7 +84,8 @@ fn serve(underlay: Arc<dyn Underlay>) -> Result<(), Box<dyn std::error::Error>> 
 //! # Tuning
 //!
 //! * The inner MTU is the smaller of the file's (1420 if it has none) and what the underlay knows
-//!   of the path, minus 60 bytes over IPv4 or 80 over IPv6.
+//!   of the path, minus 60 bytes over IPv4 or 80 over IPv6; of several peers' paths the narrowest
+//!   counts. A peer that moves is measured again.
 //! * Datagrams of equal length leave in one system call where the kernel segments (GSO), and arrive
 //!   in few where it coalesces (GRO). A device with offload gives long runs of equal packets.
 //! * Sealing costs one allocation per packet, and three copies of it: the library wants to own both
@@ -95,6 +96,7 @@ fn serve(underlay: Arc<dyn Underlay>) -> Result<(), Box<dyn std::error::Error>> 
 //! | What you see | Why, and what to do |
 //! |---|---|
 //! | `connecting`, then `down: the peer does not answer` | wrong key, wrong port, UDP blocked, or nobody calls `try_recv` |
+//! | `down: ` with "cannot send to" | no route, or a packet filter, refuses our own handshakes; tried again at least every five seconds |
 //! | `down: the endpoint's name cannot be resolved` | the underlay's resolver is not reachable outside the tunnel |
 //! | drops `address_not_allowed`, outbound | the destination is in no peer's `AllowedIPs` |
 //! | drops `address_not_allowed`, inbound | the peer sends from a source it may not use |
@@ -102,3 +104,4 @@ fn serve(underlay: Arc<dyn Underlay>) -> Result<(), Box<dyn std::error::Error>> 
 //! | drops `too_big` | larger than [the MTU](#tuning): the sender ignores it, or the path shrank |
 //! | drops `no_session` | the tunnel is down, or another of several peers has no session yet |
 //! | drops `refused` | the system would not send: no route, or a packet filter |
+//! | `tx_lost` in the statistics grows | the socket was full, and then its network went: those packets count as sent |
