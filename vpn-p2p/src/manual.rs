@@ -96,7 +96,7 @@ fn serve(underlay: Arc<dyn Underlay>) -> Result<(), Box<dyn std::error::Error>> 
 //! | What you see | Why, and what to do |
 //! |---|---|
 //! | `connecting`, then `down: the peer does not answer` | wrong key, wrong port, UDP blocked, or nobody calls `try_recv` |
-//! | `down: ` with "cannot send to" | no route, or a packet filter, refuses our own handshakes; tried again at least every five seconds |
+//! | `down: the network refuses: cannot send to …` | no route, or a packet filter, refuses our own handshakes; tried again at least every five seconds |
 //! | `down: the endpoint's name cannot be resolved` | the underlay's resolver is not reachable outside the tunnel |
 //! | drops `address_not_allowed`, outbound | the destination is in no peer's `AllowedIPs` |
 //! | drops `address_not_allowed`, inbound | the peer sends from a source it may not use |
