@@ -23,7 +23,22 @@
 //! beyond it packets are dropped and counted as
 //! [`QueueFull`](vpn_core::DropReason::QueueFull).
 //!
-//! Time never runs backwards between calls.
+//! Time never runs backwards between calls, and between two calls of
+//! [`handle_timeout`](Router::handle_timeout) lie days at most, not weeks.
+//!
+//! # Who sent it
+//!
+//! An owner is asked for when a packet could be the first of another socket: a SYN, or a datagram
+//! after a pause ([`RouterConfig::recheck_owner`]). Until the answer is there, the flow's packets
+//! wait in order. An answer counts for the packet that was asked about and those right behind it;
+//! packets that came after a pause are asked about again. A flow whose owner stays in doubt is
+//! forgotten. What nobody can tell is who had a port *before* the question, if it changed hands
+//! between a packet's sending and its arrival here.
+//!
+//! # Fragments
+//!
+//! Fragments are dropped, the first included: the others have no ports, and half a datagram is of
+//! no use. Path MTU discovery keeps them rare.
 //!
 //! # Promises
 //!
@@ -84,9 +99,12 @@ pub enum Egress {
 pub enum Update {
     /// These rules are in force from now on.
     Rules(Arc<CompiledRules>),
-    /// A tunnel's transport changed its state.
+    /// A tunnel's transport changed its state. What is queued for a tunnel that goes down, closes
+    /// or loses the address it was translated to is dropped and counted; closed is final.
     Tunnel(TunnelId, TransportState),
-    /// The owner of a flow was found, or will not be.
+    /// The owner of a flow was found, or will not be. Each question is answered once. An answer
+    /// that comes after its flow gave up is not used; if the flow waits again, it is asked about
+    /// anew, since another program may have the port.
     Owner(OwnerQuery, OwnerAnswer),
 }
 
@@ -291,7 +309,8 @@ impl Router {
     /// [`TunDevice::try_send`](vpn_core::TunDevice::try_send): it removes what it takes, counts
     /// what it drops and returns how many it sent.
     ///
-    /// Returns how many packets are still queued.
+    /// Returns how many packets are still queued. Each packet that was removed is accounted for
+    /// once: drops beyond what was removed and not sent are not counted.
     ///
     /// # Errors
     ///
