@@ -48,10 +48,12 @@
 //! * In steady state nothing is allocated per packet.
 
 mod config;
+mod enter;
 mod hold;
 mod inbound;
 mod outbound;
 mod owners;
+mod release;
 mod status;
 mod tunnels;
 

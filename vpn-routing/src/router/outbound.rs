@@ -1,31 +1,17 @@
-//! From the device to a tunnel: owner, rule, translation.
+//! From the device to a tunnel: what becomes of each packet, and of flows that are known.
 
 use std::net::IpAddr;
-use std::time::Instant;
 
-use vpn_core::packet::{Message, Packet, Parsed, Rewrite, Side, tcp_flags};
-use vpn_core::{
-    DropReason, FlowKey, Owner, OwnerAnswer, OwnerDetail, OwnerQuery, Protocol, RuleId,
-    TransportState, TunnelId,
-};
+use vpn_core::packet::{Message, Packet, Parsed, tcp_flags};
+use vpn_core::{DropReason, FlowKey, Owner, OwnerDetail, OwnerQuery, TransportState, TunnelId};
 
-use super::hold::{Awaits, Begun, Held};
+use super::hold::{Awaits, Begun};
 use super::{Event, Router};
-use crate::conn::{Conn, ConnId, InsertError, Phase, Stamp, Translation};
+use crate::conn::{ConnId, Phase, Stamp};
 use crate::rules::Target;
 
-/// Ports tried for a colliding flow before it is refused. Bounds the work per flow; with half of
-/// the ports taken the chance of a miss is 2^-64.
-const PORT_TRIES: u16 = 64;
-
-/// First port given to a colliding flow: below are the well-known ones (RFC 6335 §6).
-const FIRST_PORT: u16 = 1024;
-
-/// The port of DNS (RFC 1035 §4.2).
-const DNS_PORT: u16 = 53;
-
 /// What is known of a packet's owner before it is routed.
-enum Known {
+pub(super) enum Known {
     /// Nobody was asked yet.
     NotAsked,
     /// The resolver's answer, and what it was asked for; `None` if that was for another wait.
@@ -33,7 +19,7 @@ enum Known {
 }
 
 /// What becomes of an outbound packet.
-enum Outcome {
+pub(super) enum Outcome {
     Send(ConnId),
     Wait(Awaits),
     Drop(DropReason, Option<TunnelId>),
@@ -62,95 +48,8 @@ impl Router {
         self.act(now, now, &parsed, packet, outcome)
     }
 
-    /// An owner became known: its flow's packets go on.
-    pub(super) fn owner_answer(&mut self, now: Instant, query: OwnerQuery, answer: OwnerAnswer) {
-        let owner = match answer {
-            OwnerAnswer::Known(owner) => Some(owner),
-            OwnerAnswer::Pending => return,
-            OwnerAnswer::Unknown => None,
-        };
-        match self.hold.answered(&query) {
-            Ok(Some(held)) => self.release(self.stamp(now), held, Some(query.detail), owner),
-            Ok(None) => {}
-            Err(again) => self.events.push_back(Event::ResolveOwner(again)),
-        }
-    }
-
-    /// A tunnel came up: the packets that wait for it go on.
-    pub(super) fn release_held_for(&mut self, now: Instant, tunnel: TunnelId) {
-        let held = self.hold.take_waiting_for_tunnel(|_, t, _| t == tunnel);
-        self.release_all(now, held);
-    }
-
-    /// The rules changed: packets that wait for a tunnel that is not theirs any more go on.
-    pub(super) fn release_redirected(&mut self, now: Instant) {
-        let rules = std::sync::Arc::clone(&self.rules);
-        let held = self.hold.take_waiting_for_tunnel(|flow, tunnel, owner| {
-            rules.decide(owner, flow).action != Target::Tunnel(tunnel)
-        });
-        self.release_all(now, held);
-    }
-
-    fn release_all(&mut self, now: Instant, all: Vec<Held>) {
-        let stamp = self.stamp(now);
-        for mut held in all {
-            let Awaits::Tunnel(_, owner) = &mut held.awaits else {
-                continue;
-            };
-            let owner = owner.take();
-            self.release(stamp, held, None, owner);
-        }
-    }
-
-    /// Routes what was held, each packet as of the time it came: the answer counts for the first
-    /// and for those that followed too closely for the port to have changed hands.
-    fn release(
-        &mut self,
-        now: Stamp,
-        held: Held,
-        asked: Option<OwnerDetail>,
-        owner: Option<Owner>,
-    ) {
-        let (mut before, mut same) = (None, true);
-        for (came, mut packet) in held.packets {
-            let Ok(parsed) = packet.parse() else {
-                self.count_drop(None, DropReason::Malformed, 1);
-                continue;
-            };
-            let close = before.is_none_or(|before| !self.is_stale(came, before));
-            same &= close || !may_start_a_flow(parsed.message);
-            before = Some(came);
-            // The first of them may have to wait for something else: the rest follows it.
-            if self.hold.contains(&parsed.flow) {
-                if !self.hold.append(came, &parsed.flow, &packet) {
-                    self.count_drop(None, DropReason::HoldFull, 1);
-                }
-                continue;
-            }
-            let known = match same {
-                true => Known::Answer(asked, owner.clone()),
-                false => Known::NotAsked,
-            };
-            let outcome = self.decide(came, &parsed, known);
-            self.act(now, came, &parsed, packet, outcome);
-        }
-    }
-
-    /// Whether a port may have changed hands between two packets.
-    fn is_stale(&self, now: Stamp, before: Stamp) -> bool {
-        u128::from(now.wrapping_sub(before)) >= self.config.recheck_owner.as_millis()
-    }
-
-    pub(super) fn drop_held(&mut self, held: Held, reason: DropReason) {
-        let tunnel = match held.awaits {
-            Awaits::Tunnel(tunnel, _) => Some(tunnel),
-            Awaits::Owner(_) => None,
-        };
-        self.count_drop(tunnel, reason, held.packets.len() as u64);
-    }
-
     /// Does what was decided `now` about a packet that came at `came`.
-    fn act(
+    pub(super) fn act(
         &mut self,
         now: Stamp,
         came: Stamp,
@@ -214,7 +113,7 @@ impl Router {
         }
     }
 
-    fn decide(&mut self, now: Stamp, parsed: &Parsed, known: Known) -> Outcome {
+    pub(super) fn decide(&mut self, now: Stamp, parsed: &Parsed, known: Known) -> Outcome {
         match parsed.message {
             // The rest of it could not follow: half a datagram is of no use to anybody.
             _ if parsed.first_fragment => return Drop(DropReason::Fragment, None),
@@ -424,166 +323,10 @@ impl Router {
         self.remove_flow(id);
         self.new_flow(now, parsed, known)
     }
-
-    /// A flow that is not in the table.
-    fn new_flow(&mut self, now: Stamp, parsed: &Parsed, known: Known) -> Outcome {
-        let flow = parsed.flow;
-        if !is_routable(flow.dst()) {
-            return Drop(DropReason::NotRoutable, None);
-        }
-        if self.generation.is_cold() {
-            return Drop(DropReason::RulesCold, None);
-        }
-        let needs = self.rules.needs_owner(&flow);
-        let owner = match (needs, known) {
-            (Some(detail), Known::NotAsked) => return Wait(Awaits::Owner(detail)),
-            // Rules that came while it waited want to know more than was asked.
-            (Some(detail), Known::Answer(asked, owner))
-                if asked < needs && !knows_enough(needs, owner.as_ref()) =>
-            {
-                return Wait(Awaits::Owner(detail));
-            }
-            (Some(_), Known::Answer(_, None)) => return Drop(DropReason::OwnerUnknown, None),
-            (None, Known::NotAsked) => None,
-            (_, Known::Answer(_, owner)) => owner,
-        };
-        let decision = self.rules.decide(owner.as_ref(), &flow);
-        match decision.action {
-            Target::Block(reason) => Drop(reason, None),
-            Target::Tunnel(tunnel) => self.enter(now, parsed, owner, tunnel, decision.rule),
-        }
-    }
-
-    /// Enters a new flow, if its tunnel takes it.
-    fn enter(
-        &mut self,
-        now: Stamp,
-        parsed: &Parsed,
-        owner: Option<Owner>,
-        tunnel: TunnelId,
-        rule: Option<RuleId>,
-    ) -> Outcome {
-        let flow = parsed.flow;
-        let Some(slot) = self.tunnels.get(tunnel) else {
-            return Drop(DropReason::NoSuchTunnel, None);
-        };
-        match slot.state {
-            TransportState::Up(_) => {}
-            TransportState::Connecting => return Wait(Awaits::Tunnel(tunnel, owner)),
-            _ => return Drop(DropReason::TunnelDown, Some(tunnel)),
-        }
-        let Some(source) = slot.address(flow.family()) else {
-            return Drop(DropReason::FamilyNotCarried, Some(tunnel));
-        };
-        let source = if self.config.translate {
-            source
-        } else {
-            flow.src()
-        };
-        let resolver = match self.steers(&flow) {
-            true => match slot.resolver(flow.family()) {
-                Some(resolver) => resolver,
-                None => return Drop(DropReason::NoResolver, Some(tunnel)),
-            },
-            false => flow.dst(),
-        };
-        let wanted = flow
-            .with_source(source, flow.src_port())
-            .with_destination(resolver, flow.dst_port());
-        let Some(wire) = self.free_wire_key(tunnel, wanted) else {
-            return Drop(DropReason::PortsExhausted, Some(tunnel));
-        };
-        let quota = self.config.max_flows_per_owner;
-        let Some(owner_slot) = self.owners.acquire(owner.as_ref(), quota) else {
-            return Drop(DropReason::OwnerQuota, Some(tunnel));
-        };
-        let conn = Conn {
-            device: flow,
-            wire,
-            tunnel,
-            translation: translation(&flow, &wire),
-            generation: self.generation,
-            rule,
-            owner: owner_slot,
-            socket: owner.map_or(0, |o| o.socket),
-            phase: Phase::first(parsed.message),
-            last_seen: now,
-            last_outbound: now,
-        };
-        let entered = self.conns.insert(conn, now, &mut self.removed);
-        self.release_removed();
-        match entered {
-            Ok(id) => Send(id),
-            Err(error) => {
-                self.owners.release(owner_slot);
-                Drop(
-                    match error {
-                        InsertError::Full => DropReason::FlowTableFull,
-                        InsertError::WireTaken => DropReason::PortsExhausted,
-                    },
-                    Some(tunnel),
-                )
-            }
-        }
-    }
-
-    /// Whether a flow is a query to an address that stands for "the resolver of my tunnel": the
-    /// virtual one, one the system names, or another tunnel's.
-    pub(super) fn steers(&self, flow: &FlowKey) -> bool {
-        let dns =
-            flow.dst_port() == DNS_PORT && matches!(flow.protocol(), Protocol::UDP | Protocol::TCP);
-        let resolves = |addr: IpAddr| {
-            self.config.resolvers.contains(&addr)
-                || self.config.steered.contains(&addr)
-                || self
-                    .tunnels
-                    .iter()
-                    .filter_map(|(_, t)| t.assigned.as_ref())
-                    .any(|assigned| assigned.dns.contains(&addr))
-        };
-        dns && resolves(flow.dst())
-    }
-
-    /// The wanted wire key, or the same with another source port if another flow has it.
-    fn free_wire_key(&self, tunnel: TunnelId, wanted: FlowKey) -> Option<FlowKey> {
-        if self.conns.find_wire(tunnel, &wanted).is_none() {
-            return Some(wanted);
-        }
-        // Steps of an odd stride visit every port once before any repeats.
-        let stride = wanted.src_port() | 1;
-        let mut port = wanted.src_port();
-        (0..PORT_TRIES)
-            .map(|_| {
-                port = port.wrapping_add(stride);
-                wanted.with_source(wanted.src(), port.max(FIRST_PORT))
-            })
-            .find(|key| self.conns.find_wire(tunnel, key).is_none())
-    }
-}
-
-/// What leads from the device key to the wire key, and back.
-fn translation(device: &FlowKey, wire: &FlowKey) -> Translation {
-    let pair = |old: (IpAddr, u16), new: (IpAddr, u16), out: Side, back: Side| {
-        (old != new).then(|| (Rewrite::new(out, old, new), Rewrite::new(back, new, old)))
-    };
-    Translation {
-        source: pair(
-            (device.src(), device.src_port()),
-            (wire.src(), wire.src_port()),
-            Side::Source,
-            Side::Destination,
-        ),
-        destination: pair(
-            (device.dst(), device.dst_port()),
-            (wire.dst(), wire.dst_port()),
-            Side::Destination,
-            Side::Source,
-        ),
-    }
 }
 
 /// Whether this much of an owner is known.
-fn knows_enough(needs: Option<OwnerDetail>, owner: Option<&Owner>) -> bool {
+pub(super) fn knows_enough(needs: Option<OwnerDetail>, owner: Option<&Owner>) -> bool {
     match needs {
         None => true,
         Some(OwnerDetail::Uid) => owner.is_some(),
@@ -592,7 +335,7 @@ fn knows_enough(needs: Option<OwnerDetail>, owner: Option<&Owner>) -> bool {
 }
 
 /// Messages that a program could have sent from a socket it has only just got.
-fn may_start_a_flow(message: Message) -> bool {
+pub(super) fn may_start_a_flow(message: Message) -> bool {
     match message {
         Message::Tcp(flags) => flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN,
         Message::Udp | Message::EchoRequest => true,
