@@ -4,4 +4,5 @@ mod flows;
 mod model;
 mod policy;
 mod races;
+mod steps;
 mod world;
