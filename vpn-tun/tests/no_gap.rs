@@ -136,6 +136,15 @@ impl Watcher {
         })
     }
 
+    /// Waits until something of every kind got through: a link that just came up loses some.
+    async fn awake(&self) {
+        let start = Instant::now();
+        while self.seen().iter().any(BTreeSet::is_empty) {
+            assert!(start.elapsed() < PATIENCE);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     fn seen(&self) -> [BTreeSet<u32>; KINDS] {
         self.seen.lock().unwrap().clone()
     }
@@ -222,6 +231,7 @@ fn engaging_cuts_once_and_for_good() {
         for round in 0..5 {
             let watcher = Watcher::start()?;
             let sender = Sender::start()?;
+            watcher.awake().await;
             sender.rounds(200).await;
             let (tun, mut applier) = captured().await?;
             let engaged = sender.now();
@@ -318,6 +328,7 @@ fn a_killed_process_leaves_the_block_and_the_next_takes_over_without_a_gap() {
         neighbours(&netlink).await?;
         let watcher = Watcher::start()?;
         let sender = Sender::start()?;
+        watcher.awake().await;
         sender.rounds(100).await;
         let holder = Holder::start()?;
         let engaged = sender.now();
@@ -359,17 +370,18 @@ fn the_watcher_can_see_a_leak() {
         let (_tun, _applier) = captured().await?;
         let bound = UdpSocket::bind("0.0.0.0:0")?;
         socket2::SockRef::from(&bound).bind_device(Some(b"up0"))?;
-        bound.send_to(&[0, 0, 0, 9, 0], V4)?;
         let start = Instant::now();
         while watcher.seen()[0].is_empty() {
+            // Again and again: a link that just came up loses the first ones.
+            bound.send_to(&[0, 0, 0, 9, 0], V4)?;
             assert!(start.elapsed() < PATIENCE);
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let to: SockAddr = V4.parse::<SocketAddr>()?.into();
         let marked = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
         marked.set_mark(vpn_tun::apply::DEFAULT_MARK)?;
-        marked.send_to(&[0, 0, 0, 10, 0], &to)?;
         while watcher.seen()[0].len() < 2 {
+            marked.send_to(&[0, 0, 0, 10, 0], &to)?;
             assert!(start.elapsed() < PATIENCE);
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
