@@ -112,6 +112,8 @@ fn status(status: &Status, interface: &str, rules: &FeedStatus) -> Value {
         },
         "rules": {
             "generation": status.generation.0,
+            "hits": status.rules.hits,
+            "misses": status.rules.misses,
             "error": rules.error,
             "problems": rules.problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
         },

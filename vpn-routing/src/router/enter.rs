@@ -46,6 +46,10 @@ impl Router {
             (_, Known::Answer(_, owner)) => owner,
         };
         let decision = self.rules.decide(owner.as_ref(), &flow);
+        match decision.rule {
+            Some(_) => self.rule_stats.hits += 1,
+            None => self.rule_stats.misses += 1,
+        }
         match decision.action {
             Target::Block(reason) => Drop(reason, None),
             Target::Tunnel(tunnel) => self.enter(now, parsed, owner, tunnel, decision.rule),

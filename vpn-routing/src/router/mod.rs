@@ -70,7 +70,7 @@ use vpn_core::{
 
 use crate::alloc::{Allocator, Conflict};
 use crate::conn::{Conn, ConnTable, Stamp};
-use crate::rules::CompiledRules;
+use crate::rules::{CompiledRules, RuleStats};
 
 pub use config::{HoldLimits, RouterConfig};
 pub use status::{Accounts, Explanation, FlowStatus, Status, TunnelCounters, TunnelStatus};
@@ -130,6 +130,8 @@ pub struct Router {
     config: RouterConfig,
     epoch: Instant,
     rules: Arc<CompiledRules>,
+    /// How often rules decided a new flow.
+    rule_stats: RuleStats,
     generation: Generation,
     tunnels: Tunnels,
     allocator: Allocator,
@@ -156,6 +158,7 @@ impl Router {
         Self {
             epoch: now,
             rules: Arc::new(CompiledRules::cold()),
+            rule_stats: RuleStats::default(),
             generation: Generation::COLD,
             tunnels: Tunnels::new(),
             allocator: Allocator::new(config.address_policy),

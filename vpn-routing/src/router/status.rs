@@ -9,7 +9,7 @@ use vpn_core::{
 
 use super::Router;
 use crate::alloc::Placement;
-use crate::rules::Target;
+use crate::rules::{RuleStats, Target};
 
 /// Packets in and out of a router. `in = out + Σ drops + held + queued` holds at any time between
 /// two calls.
@@ -103,6 +103,8 @@ pub struct Status {
     pub flows: usize,
     /// Generation of the rules in force.
     pub generation: Generation,
+    /// How often rules decided a new flow, and how often none did.
+    pub rules: RuleStats,
     /// What the interface should look like.
     pub plan: InterfacePlan,
     /// All packets.
@@ -182,6 +184,7 @@ impl Router {
             tunnels,
             flows: self.conns.len(),
             generation: self.generation,
+            rules: self.rule_stats,
             plan: self.plan.clone(),
             accounts: self.accounts(),
         }

@@ -47,6 +47,12 @@ fn identical_addresses_are_kept_apart() {
         assert_eq!(world.delivered(), [answer]);
     }
     assert_eq!(world.drops(DropReason::Unsolicited), 100);
+    let rules = world.router.status().rules;
+    assert_eq!(
+        (rules.hits, rules.misses),
+        (100, 0),
+        "once per flow, not per packet"
+    );
 }
 
 /// N-8, N-9: another address, every protocol, both families; un-NAT after NAT is identity.
