@@ -12,14 +12,14 @@
 //! | [`owner`] | which application a flow belongs to: a table, Linux |
 //! | [`conn`] | the connection table: both directions of every flow, bounded |
 //! | [`router`] | all of it put together: a pure state machine of six verbs |
-//! | [`engine`] | the thin shell that drives the router on tokio (feature `tokio`) |
+//! | `engine` | the thin shell that drives the router on tokio (feature `tokio`) |
 //! | [`manual`] | how-tos, tuning, troubleshooting |
 //!
 //! # Features
 //!
 //! | Feature | Default | Adds |
 //! |---|---|---|
-//! | `tokio` | no | the [`engine`], and the task that follows a rule source |
+//! | `tokio` | no | the `engine`, and the task that follows a rule source |
 //! | `sqlite` | no | rules in an SQLite file |
 //! | `linux-owner` | no | owners from sock_diag and /proc |
 #![forbid(unsafe_code)]
