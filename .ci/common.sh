@@ -48,6 +48,20 @@ summary() {
   ((FAILED == 0))
 }
 
+# need COMMAND... : stop at once where one is missing. A loop over the output of a command that is not
+# there would check nothing, and pass.
+need() {
+  local command
+  for command in "$@"; do
+    command -v "$command" >/dev/null || { echo "needs $command: .ci/run installs it" >&2; exit 1; }
+  done
+}
+
+# labs_required : as root on a machine with TUN nothing may be skipped: a skipped test fails.
+labs_required() {
+  if [[ $EUID -eq 0 && -c /dev/net/tun ]]; then export VPN_LAB_REQUIRED=1; fi
+}
+
 # need_packages : install what is missing, by apt, as root.
 need_packages() {
   local pair missing=()
