@@ -22,8 +22,7 @@ where
 {
     let run = move || {
         if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
-            println!("SKIPPED: no network namespace of our own ({error}); run as root");
-            return;
+            return skipped(&format!("no network namespace of our own ({error}); run as root"));
         }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -32,6 +31,13 @@ where
         runtime.block_on(test()).unwrap();
     };
     std::thread::spawn(run).join().unwrap();
+}
+
+/// Says why a test does not run. With `VPN_LAB_REQUIRED=1`, as in CI, that is a failure.
+fn skipped(reason: &str) {
+    let required = std::env::var_os("VPN_LAB_REQUIRED").is_some_and(|value| value == "1");
+    assert!(!required, "this test must not be skipped here: {reason}");
+    println!("SKIPPED: {reason}");
 }
 
 /// A netlink socket in this thread's namespace.
