@@ -1,43 +1,26 @@
 //! A bad network, the same every time: faults by seed, on a virtual clock.
 
-use std::collections::BTreeMap;
+mod lane;
+
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_trait::async_trait;
 
 use super::VirtualClock;
 use crate::device::{DeviceCapabilities, DeviceError, TunDevice};
-use crate::packet::{Packet, PacketBatch};
+use crate::packet::PacketBatch;
 use crate::transport::{StateWatch, TransportCapabilities, TransportError, TunnelTransport};
 use crate::verdict::DropCounters;
+use lane::Lane;
+
+pub use lane::Faults;
 
 /// Packets a direction holds at most. Further ones stay with the sender, as on a full queue.
 const MAX_HELD: usize = 1024;
-/// A reordered packet is overtaken by up to this many that come after it.
-const REORDER_DISTANCE: u64 = 3;
-
-/// What goes wrong, in each direction alike. Probabilities are from 0 to 1; all are 0 by default.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Faults {
-    /// Probability that a packet is lost.
-    pub loss: f64,
-    /// Probability that a packet arrives twice.
-    pub duplicate: f64,
-    /// Probability that one bit of a packet is flipped.
-    pub corrupt: f64,
-    /// Probability that a packet is overtaken by those of the same moment.
-    pub reorder: f64,
-    /// How long every packet takes.
-    pub delay: Duration,
-    /// Added to the delay, evenly from 0 to this.
-    pub jitter: Duration,
-    /// With `true` every packet is lost.
-    pub partition: bool,
-}
 
 /// A device or transport behind a bad network.
 ///
@@ -52,77 +35,8 @@ pub struct Faulty<T> {
     inbound: Mutex<Lane>,
 }
 
-#[derive(Debug)]
-struct Lane {
-    random: u64,
-    next: u64,
-    lost: u64,
-    held: BTreeMap<(Instant, u64), Packet>,
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Lane {
-    fn new(seed: u64) -> Self {
-        Self {
-            random: seed,
-            next: 0,
-            lost: 0,
-            held: BTreeMap::new(),
-        }
-    }
-
-    /// SplitMix64: small, and the same on every machine.
-    fn draw(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn chance(&mut self, probability: f64) -> bool {
-        // Drawn always, so that one setting does not shift the fate of later packets.
-        ((self.draw() >> 11) as f64) < probability * (1u64 << 53) as f64
-    }
-
-    fn admit(&mut self, mut packet: Packet, now: Instant, faults: &Faults) {
-        let lost = self.chance(faults.loss) || faults.partition;
-        let twice = self.chance(faults.duplicate);
-        let corrupt = self.chance(faults.corrupt);
-        let late = self.chance(faults.reorder);
-        let (bit, jitter) = (self.draw(), self.draw());
-        if lost {
-            self.lost += 1;
-            return;
-        }
-        if corrupt && !packet.is_empty() {
-            let at = (bit >> 3) as usize % packet.len();
-            packet.bytes_mut()[at] ^= 1 << (bit & 7);
-        }
-        let span = faults.jitter.as_nanos() as u64;
-        let jitter = Duration::from_nanos(jitter % span.saturating_add(1).max(1));
-        let due = now + faults.delay + jitter;
-        if twice {
-            let copy = packet.shrunk();
-            self.hold(due, false, copy);
-        }
-        self.hold(due, late, packet);
-    }
-
-    fn hold(&mut self, due: Instant, late: bool, packet: Packet) {
-        self.next += 2;
-        // Odd numbers are free for those that are overtaken.
-        let order = self.next + if late { 2 * REORDER_DISTANCE + 1 } else { 0 };
-        self.held.insert((due, order), packet);
-    }
-
-    fn due(&mut self, now: Instant) -> Option<((Instant, u64), Packet)> {
-        let first = self.held.first_entry()?;
-        (first.key().0 <= now).then(|| first.remove_entry())
-    }
 }
 
 impl<T> Faulty<T> {
@@ -333,7 +247,10 @@ impl<T: TunnelTransport> TunnelTransport for Faulty<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::packet::Packet;
     use crate::testing::{AppSide, MemoryDevice, build, memory_device};
 
     fn run(seed: u64, faults: Faults) -> (Vec<Vec<u8>>, u64) {
