@@ -1,4 +1,4 @@
-//! Touches clock, resolver and sockets: the task that keeps a transport going.
+//! Touches clock and sockets: the task that keeps a transport going.
 
 use std::future::Future;
 use std::io;
@@ -6,21 +6,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use vpn_core::{Assigned, DownCause, StateSender, TransportState, Underlay, UnderlayError};
 
 use super::WireGuardOptions;
+use super::approach::approach;
 use super::core::{Core, Outgoing, Standing};
 use super::outbound::unblock;
 use super::socket::{Run, Udp};
 use crate::session::TICK;
-use crate::wg_quick::{Endpoint, WgQuick};
-
-/// How long one resolution may take; a resolver that hangs is a failed attempt.
-const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::wg_quick::WgQuick;
 
 /// Outer headers and WireGuard's own: IPv4 20 or IPv6 40, UDP 8, data header 16, tag 16.
 const OVERHEAD_V4: u16 = 60;
@@ -137,7 +135,7 @@ impl Shared {
         result
     }
 
-    fn obstacle(&self) -> MutexGuard<'_, Option<DownCause>> {
+    pub(super) fn obstacle(&self) -> MutexGuard<'_, Option<DownCause>> {
         self.obstacle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -163,7 +161,7 @@ impl Shared {
         }
     }
 
-    fn set_state(&self, state: TransportState) {
+    pub(super) fn set_state(&self, state: TransportState) {
         if self.state.get() != state {
             self.state.set(state);
             self.changed.notify_waiters();
@@ -172,7 +170,7 @@ impl Shared {
 
     /// Looks at the paths to where peers are now: another address, or another family, may carry
     /// less. The narrowest decides, for the tunnel has one MTU.
-    fn measure(&self) {
+    pub(super) fn measure(&self) {
         let moved = self.core().moved();
         for (peer, at) in moved {
             let overhead = if at.is_ipv4() {
@@ -225,7 +223,7 @@ impl Shared {
             .unwrap_or(0)
     }
 
-    fn forget_sockets(&self) {
+    pub(super) fn forget_sockets(&self) {
         *self.sockets() = Sockets::default();
         let mut core = self.core();
         let lost: usize = core.blocked.drain(..).map(|run| run.count()).sum();
@@ -307,95 +305,10 @@ pub(super) async fn drive(shared: Arc<Shared>) {
     }
 }
 
-/// Approaches peers: resolves, binds, starts a handshake.
-async fn approach(shared: &Shared, peers: Vec<usize>) {
-    for index in peers {
-        let begun = {
-            let mut core = shared.core();
-            let alone = !core.listens();
-            core.peer_mut(index).and_then(|peer| {
-                let endpoint = peer.configured.clone()?;
-                let attempts = peer.health.attempts();
-                let permit = peer.health.begin(Instant::now())?;
-                Some((endpoint, attempts, permit, alone))
-            })
-        };
-        let Some((endpoint, attempts, permit, alone)) = begun else {
-            continue;
-        };
-        // A second try from a new port gets past a mapping that went stale on the way, and off a
-        // network that is gone. Not where clients know the port.
-        if attempts > 0 && alone && shared.listen_port.is_none() && !any_alive(shared) {
-            shared.forget_sockets();
-        }
-        let outcome = reach(shared, &endpoint, attempts).await;
-        let now = Instant::now();
-        let asked = outcome.and_then(|at| {
-            let mut messages = Vec::new();
-            shared.core().reached(index, at, now, &mut messages);
-            shared.measure();
-            shared
-                .send_all(&mut messages)
-                .map_err(|error| DownCause::Network(format!("cannot send to {at}: {error}")))
-        });
-        if let Some(peer) = shared.core().peer_mut(index) {
-            match &asked {
-                Ok(()) => peer.health.reached(permit, now),
-                Err(_) => peer.health.failed(permit, now),
-            }
-        }
-        let cause = asked.err();
-        shared.obstacle().clone_from(&cause);
-        if let Some(cause) = cause {
-            let core = shared.core();
-            if core.standing(now) != Standing::Alive {
-                shared.set_state(TransportState::Down(cause));
-            }
-        }
-    }
-}
-
-fn any_alive(shared: &Shared) -> bool {
-    shared.core().standing(Instant::now()) == Standing::Alive
-}
-
-async fn reach(
-    shared: &Shared,
-    endpoint: &Endpoint,
-    attempts: u32,
-) -> Result<SocketAddr, DownCause> {
-    let addresses = match endpoint {
-        Endpoint::Address(address) => vec![*address],
-        Endpoint::Name { host, port } => {
-            let resolving = shared.underlay.resolve(host, *port);
-            match tokio::time::timeout(RESOLVE_TIMEOUT, resolving).await {
-                Ok(Ok(addresses)) => addresses,
-                Ok(Err(error)) => return Err(DownCause::Resolve(error.to_string())),
-                Err(_) => {
-                    return Err(DownCause::Resolve(format!(
-                        "{host}: no answer in {RESOLVE_TIMEOUT:?}"
-                    )));
-                }
-            }
-        }
-    };
-    if addresses.is_empty() {
-        return Err(DownCause::Resolve(format!("{endpoint}: no address")));
-    }
-    // Each attempt begins with another address: one that swallows everything does not win.
-    let first = attempts as usize % addresses.len();
-    let mut problem = String::new();
-    for at in addresses[first..].iter().chain(&addresses[..first]) {
-        match shared.bind(at.is_ipv4()) {
-            Ok(()) => return Ok(*at),
-            Err(error) => problem = error.to_string(),
-        }
-    }
-    Err(DownCause::Network(problem))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use async_trait::async_trait;
 

@@ -14,10 +14,12 @@
 //! | `health` | silence, retries: pure |
 //! | `noise` | gotatun behind [`Session`](crate::session::Session), and the gate before it |
 //! | `socket` | the UDP socket |
-//! | `driver` | the task: clock, resolver, sockets |
+//! | `driver` | the task: clock and sockets |
+//! | `approach` | one attempt to reach a peer: its name, a socket, a handshake |
 //! | `outbound`, `inbound` | a batch's way through all of these |
 //! | `transport` | the [`TunnelTransport`](vpn_core::TunnelTransport) |
 
+mod approach;
 mod core;
 mod driver;
 mod health;

@@ -81,6 +81,7 @@ impl Shared {
             if stalled {
                 self.stalled.notify_one();
             }
+            // A start that was not sent shows as silence and is repeated.
             let _ = self.send_all(&mut starts);
             batch.recycle_front(taken);
             sent
