@@ -201,6 +201,7 @@ async fn explain(
         Verdict::Device => "device".to_owned(),
         Verdict::Held => "held until the tunnel is up".to_owned(),
         Verdict::Drop(reason) => format!("drop: {reason}"),
+        other => format!("{other:?}"),
     };
     Ok(json!({
         "flow": told.flow.to_string(),

@@ -23,6 +23,8 @@ pub struct InterfacePlan {
 }
 
 /// One step from a plan to the next.
+///
+/// Exhaustive on purpose: a platform that does not know a step must not pass over it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PlanChange {
     /// Put this address on the device.

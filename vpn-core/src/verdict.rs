@@ -6,6 +6,7 @@ use crate::id::TunnelId;
 
 /// Where a packet goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Verdict {
     /// Into this tunnel.
     Tunnel(TunnelId),
@@ -45,7 +46,7 @@ macro_rules! reasons {
 reasons! {
     /// The bytes are not a well-formed IPv4 or IPv6 packet.
     Malformed => "malformed",
-    /// A fragment whose first part was not seen; it has no ports, so it has no flow.
+    /// A fragment, the first included: later ones have no ports, and half a datagram is no use.
     Fragment => "fragment",
     /// An IP protocol or ICMP message the router cannot translate.
     Unsupported => "unsupported",

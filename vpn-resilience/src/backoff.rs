@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 /// How the delay is spread, so that many clients do not come back in the same millisecond.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Jitter {
     /// Exactly the exponential delay.
     None,

@@ -40,6 +40,7 @@ pub use key::{KeyError, PresharedKey, PrivateKey, PublicKey};
 
 /// A wg-quick file.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct WgQuick {
     /// The `[Interface]` section.
     pub interface: Interface,
@@ -51,6 +52,7 @@ pub struct WgQuick {
 
 /// This end.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Interface {
     /// Our key.
     pub private_key: PrivateKey,
@@ -68,6 +70,7 @@ pub struct Interface {
 
 /// The other end.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Peer {
     /// Its key.
     pub public_key: PublicKey,
@@ -84,6 +87,7 @@ pub struct Peer {
 
 /// Where a peer is.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Endpoint {
     /// An address.
     Address(SocketAddr),
@@ -107,6 +111,7 @@ impl fmt::Display for Endpoint {
 
 /// Something in the file that has no effect here, or should be changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Warning {
     /// The line, from 1; 0: the file as a whole.
     pub line: usize,
