@@ -164,6 +164,7 @@ async fn converse(stream: UnixStream, reporter: Reporter) {
         Err(error) => serde_json::json!({ "error": format!("bad request: {error}") }),
     };
     let text = format!("{answer}\n");
+    // Who asked may have gone away, or not read: the answer is theirs to miss.
     let _ = tokio::time::timeout(PATIENCE, stream.write_all(text.as_bytes())).await;
 }
 

@@ -169,6 +169,7 @@ async fn serve(
         None => {
             let stopped = async {
                 handle.stop().await;
+                // It ends by the handle; a panic in it ended it as well.
                 let _ = (&mut task).await;
             };
             if tokio::time::timeout(STOP_TIMEOUT, stopped).await.is_err() {
@@ -183,6 +184,7 @@ async fn serve(
         Some(Err(join)) => Err(system("the engine's task ended")(join)),
     };
     shutdown.cancel();
+    // Both end by the token; a panic in one ended it as well.
     let _ = feed.await;
     let _ = control.await;
     result

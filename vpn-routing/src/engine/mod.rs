@@ -310,8 +310,13 @@ impl Engine {
                     self.plan.send_replace(plan);
                 }
                 Event::Conflicts(tunnel, conflicts) => {
+                    tracing::warn!(
+                        %tunnel,
+                        count = conflicts.len(),
+                        "assigned addresses overlap networks of this host; debug level names them"
+                    );
                     for conflict in conflicts {
-                        tracing::warn!(%tunnel, %conflict, "address conflict");
+                        tracing::debug!(%tunnel, %conflict, "address conflict");
                     }
                 }
             }
@@ -407,8 +412,10 @@ impl Engine {
                 self.closing.push(Box::pin(async move {
                     if let Some(link) = link {
                         let closed = link.transport.close();
+                        // What does not close in time is left to its owner.
                         let _ = tokio::time::timeout(CLOSE_TIMEOUT, closed).await;
                     }
+                    // The caller may have gone away.
                     let _ = reply.send(());
                 }));
             }
@@ -464,7 +471,8 @@ impl Engine {
 }
 
 impl Drop for Engine {
-    /// After [`run`](Self::run) there is nothing left to do.
+    /// After [`run`](Self::run) there is nothing left to do. Else transports are closed as far as
+    /// that takes no waiting; their own `drop` does the rest.
     fn drop(&mut self) {
         for link in self.links.drain(..).flatten() {
             let _ = link.transport.close().now_or_never();

@@ -7,7 +7,7 @@
 //! | Reason | What happened | What to do |
 //! |---|---|---|
 //! | `malformed` | not an IP packet, or its lengths contradict each other | a few are noise; many: look at who writes to the device |
-//! | `fragment` | a fragment without ports | lower the MTU, or let path MTU discovery through |
+//! | `fragment` | a fragment, the first included: none is translated | have the sender send less at once: the plan's MTU, or smaller datagrams |
 //! | `unsupported` | a protocol or ICMP message that is not translated | use TCP, UDP or ping |
 //! | `not_routable` | multicast, broadcast, loopback, link-local | nothing: it is no traffic for a tunnel |
 //! | `rules_cold` | no rules were loaded yet | see the feed's status; the source may be failing |

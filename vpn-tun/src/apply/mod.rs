@@ -138,7 +138,9 @@ impl Applier {
         if result.is_err() {
             // The first error says more than one of the way back.
             if let Err(error) = self.go_to(&before).await {
-                tracing::warn!(interface = %self.name, %error, "the former plan was not restored");
+                // The step names an address.
+                tracing::warn!(interface = %self.name, "the former plan was not restored");
+                tracing::debug!(interface = %self.name, %error, "the former plan was not restored");
             }
         }
         result
