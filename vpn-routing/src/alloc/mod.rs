@@ -126,6 +126,7 @@ impl Placement {
 
 /// What became of [`Allocator::admit`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Admission {
     /// One per admitted address, in the order given, without duplicates.
     pub placements: Vec<Placement>,
@@ -141,6 +142,7 @@ pub struct Admission {
 
 /// What became of [`Allocator::release`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Release {
     /// Whether [`plan_addresses`](Allocator::plan_addresses) differs from before.
     pub plan_changed: bool,

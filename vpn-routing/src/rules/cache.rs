@@ -30,6 +30,7 @@ struct Shared {
 
 /// How often rules decided.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RuleStats {
     /// Flows that a rule decided.
     pub hits: u64,

@@ -31,6 +31,7 @@ pub type Compile = Arc<dyn Fn(&RuleSnapshot) -> Result<CompiledRules, RuleError>
 
 /// How the source fares.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct FeedStatus {
     /// The generation of the last rules that were swapped in by this feed.
     pub generation: Generation,
