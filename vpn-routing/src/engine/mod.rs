@@ -9,6 +9,7 @@
 //! of its own.
 
 mod handle;
+mod ready;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -22,24 +23,18 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{mpsc, watch};
 use vpn_core::packet::PacketBatch;
 use vpn_core::{
-    DeviceError, DropCounters, InterfacePlan, OwnerAnswer, OwnerQuery, OwnerResolver, StateWatch,
-    TransportError, TransportState, TunDevice, TunnelId, TunnelTransport,
+    DeviceError, DropCounters, InterfacePlan, OwnerAnswer, OwnerResolver, TransportError,
+    TransportState, TunDevice, TunnelId, TunnelTransport,
 };
 
 use crate::router::{Egress, Event, Router, RouterConfig, Status, Update};
 use crate::rules::RuleCache;
 use handle::Command;
 pub use handle::{EngineGone, EngineHandle};
+use ready::{Io, Ready, Spurious, next_state, rest};
 
 /// How long a stopping engine waits for all its transports to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Wakes in a row without a packet before a source is waited for a moment longer. Wakes may be
-/// spurious; a device or transport that always says "ready" must not take the processor.
-const SPURIOUS_WAKES: u32 = 16;
-
-/// That moment.
-const SPURIOUS_PAUSE: Duration = Duration::from_millis(1);
 
 /// Why an engine ended on its own.
 #[derive(Debug, thiserror::Error)]
@@ -57,38 +52,13 @@ pub enum EngineError {
     DuplicateTunnel(String),
 }
 
-type Io = Pin<Box<dyn Future<Output = Ready> + Send>>;
 type Closing = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// How often in a row a source was ready for nothing.
-#[derive(Clone, Copy, Debug, Default)]
-struct Spurious {
-    read: u32,
-    write: u32,
-}
-
-impl Spurious {
-    fn note(count: &mut u32, moved: bool) -> Option<Duration> {
-        *count = if moved { 0 } else { count.saturating_add(1) };
-        (*count > SPURIOUS_WAKES).then_some(SPURIOUS_PAUSE)
-    }
-}
 
 /// A tunnel's transport.
 #[derive(Clone)]
 struct Link {
     transport: Arc<dyn TunnelTransport>,
     spurious: Spurious,
-}
-
-/// Something an engine waits for.
-enum Ready {
-    DeviceReadable(Result<(), DeviceError>),
-    DeviceWritable(Result<(), DeviceError>),
-    TunnelReadable(TunnelId, Result<(), TransportError>),
-    TunnelWritable(TunnelId, Result<(), TransportError>),
-    TunnelState(TunnelId, StateWatch, TransportState),
-    Owner(OwnerQuery, OwnerAnswer),
 }
 
 /// A router with its device, transports, owners and rules.
@@ -440,34 +410,6 @@ impl Engine {
     fn link(&self, id: TunnelId) -> Option<&Link> {
         self.links.get(id.index())?.as_ref()
     }
-
-    fn arm_device(&mut self, pause: Option<Duration>) {
-        let device = Arc::clone(&self.device);
-        self.io.push(Box::pin(async move {
-            rest(pause).await;
-            Ready::DeviceReadable(device.readable().await)
-        }));
-    }
-
-    fn arm_tunnel(
-        &mut self,
-        id: TunnelId,
-        transport: Arc<dyn TunnelTransport>,
-        pause: Option<Duration>,
-    ) {
-        self.io.push(Box::pin(async move {
-            rest(pause).await;
-            Ready::TunnelReadable(id, transport.readable().await)
-        }));
-    }
-
-    fn arm_owners(&mut self) {
-        let owners = Arc::clone(&self.owners);
-        self.io.push(Box::pin(async move {
-            let (query, answer) = owners.resolved().await;
-            Ready::Owner(query, answer)
-        }));
-    }
 }
 
 impl Drop for Engine {
@@ -485,15 +427,4 @@ impl Drop for Engine {
 /// The time, as tokio has it: virtual in tests.
 fn clock() -> Instant {
     tokio::time::Instant::now().into_std()
-}
-
-async fn rest(pause: Option<Duration>) {
-    if let Some(pause) = pause {
-        tokio::time::sleep(pause).await;
-    }
-}
-
-async fn next_state(id: TunnelId, mut watch: StateWatch) -> Ready {
-    let state = watch.next().await;
-    Ready::TunnelState(id, watch, state)
 }
