@@ -5,16 +5,17 @@
 //! still holds what was written: a change by somebody else is reported, not overwritten.
 
 mod resolv_conf;
+mod written;
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use crate::journal::{Journal, JournalError, from_hex, to_hex};
+use crate::journal::{Journal, JournalError};
 pub(crate) use resolv_conf::nameservers;
+use written::{Written, read, undo, write_in_place};
 
 /// The usual file.
 pub const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -105,13 +106,6 @@ pub struct SystemDns {
     written: Option<Written>,
 }
 
-/// What was done to the file. `former` is `None` if there was none.
-#[derive(Clone, PartialEq, Eq)]
-struct Written {
-    former: Option<Vec<u8>>,
-    content: Vec<u8>,
-}
-
 impl SystemDns {
     /// A way to apply, and the file ([`RESOLV_CONF`] usually). Nothing is touched yet.
     pub fn new(apply: DnsApply, path: impl Into<PathBuf>) -> Self {
@@ -199,61 +193,6 @@ impl SystemDns {
     }
 }
 
-impl Written {
-    /// Whether the file is as we left it, also in the middle of writing: then the beginning is
-    /// new and the rest is old.
-    fn is_ours(&self, now: Option<&[u8]>) -> bool {
-        let Some(now) = now else { return false };
-        let same = std::iter::zip(now, &self.content).take_while(|(a, b)| a == b);
-        let same = same.count();
-        let former = self.former.as_deref().unwrap_or_default();
-        now == self.content || now[same..] == *former.get(same..).unwrap_or_default()
-    }
-
-    fn to_entry(&self, path: &Path) -> String {
-        use std::os::unix::ffi::OsStrExt;
-        let former = self.former.as_deref().map_or("-".into(), to_hex);
-        // A dot keeps empty content a word.
-        format!(
-            "{} .{former} .{}",
-            to_hex(path.as_os_str().as_bytes()),
-            to_hex(&self.content)
-        )
-    }
-
-    fn from_entry(entry: &str) -> Option<(PathBuf, Self)> {
-        use std::os::unix::ffi::OsStringExt;
-        let mut words = entry.split(' ');
-        let path = std::ffi::OsString::from_vec(from_hex(words.next()?)?);
-        let former = match words.next()?.strip_prefix('.')? {
-            "-" => None,
-            hex => Some(from_hex(hex)?),
-        };
-        let content = from_hex(words.next()?.strip_prefix('.')?)?;
-        Some((path.into(), Self { former, content }))
-    }
-}
-
-impl std::fmt::Debug for Written {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Written({} bytes)", self.content.len())
-    }
-}
-
-fn undo(path: &Path, written: &Written) -> Result<Restored, DnsError> {
-    if !written.is_ours(read(path)?.as_deref()) {
-        return Ok(Restored::ChangedByOthers);
-    }
-    match &written.former {
-        Some(former) => write_in_place(path, former)?,
-        // A link that led nowhere led to the file we made: the link is not ours.
-        None => fs::canonicalize(path)
-            .and_then(fs::remove_file)
-            .map_err(|cause| failed("remove", path, cause))?,
-    }
-    Ok(Restored::Restored)
-}
-
 fn resolved_in_charge(path: &Path) -> bool {
     let stub = IpAddr::from([127, 0, 0, 53]);
     Path::new("/run/systemd/resolve").exists()
@@ -263,50 +202,13 @@ fn resolved_in_charge(path: &Path) -> bool {
             .is_some_and(|content| nameservers(&content).contains(&stub))
 }
 
-/// The content, or `None` if there is no such file.
-fn read(path: &Path) -> Result<Option<Vec<u8>>, DnsError> {
-    let result = fs::File::open(path).and_then(|file| {
-        let mut content = Vec::new();
-        file.take(MAX_LEN as u64 + 1).read_to_end(&mut content)?;
-        if content.len() > MAX_LEN {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "too large"));
-        }
-        Ok(content)
-    });
-    match result {
-        Ok(content) => Ok(Some(content)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(cause) => Err(failed("read", path, cause)),
-    }
-}
-
-/// Overwrites, then cuts: a reader in between sees lines of both, never an empty file.
-fn write_in_place(path: &Path, content: &[u8]) -> Result<(), DnsError> {
-    let write = || {
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)?;
-        file.write_all(content)?;
-        file.set_len(content.len() as u64)?;
-        file.sync_all()
-    };
-    write().map_err(|cause| failed("write", path, cause))
-}
-
-fn failed(doing: &'static str, path: &Path, cause: io::Error) -> DnsError {
-    DnsError::Io {
-        doing,
-        path: path.to_owned(),
-        cause,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::fs;
     use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+    use crate::journal::to_hex;
 
     const BEFORE: &str = "# mine\nnameserver 192.0.2.1\nsearch example.org\n";
 
