@@ -82,8 +82,13 @@ impl SystemState {
     pub(crate) async fn apply(&mut self, plan: &InterfacePlan) {
         if let Err(error) = self.applier.apply(plan).await {
             // The step names an address: for the debug level only.
-            let cause = std::error::Error::source(&error).map(chain).unwrap_or_default();
-            tracing::error!(cause, "the interface is not as planned; RUST_LOG=debug says more");
+            let cause = std::error::Error::source(&error)
+                .map(chain)
+                .unwrap_or_default();
+            tracing::error!(
+                cause,
+                "the interface is not as planned; RUST_LOG=debug says more"
+            );
             tracing::debug!("the interface is not as planned: {}", chain(&error));
         }
         if plan.mtu != 0 {

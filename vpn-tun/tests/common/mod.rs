@@ -22,7 +22,9 @@ where
 {
     let run = move || {
         if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
-            return skipped(&format!("no network namespace of our own ({error}); run as root"));
+            return skipped(&format!(
+                "no network namespace of our own ({error}); run as root"
+            ));
         }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
