@@ -126,7 +126,7 @@ impl Drop for Simulated {
 async fn provide(region: &'static str, far: FarSide) {
     let mut answer = vec![b'\n'; ANSWER];
     answer[..region.len()].copy_from_slice(region.as_bytes());
-    while let Some(mut packet) = far.take_wait().await {
+    while let Some(packet) = far.take_wait().await {
         let Ok(parsed) = packet.parse() else { continue };
         let back = parsed.flow.reversed();
         let source = (back.src(), back.src_port());
@@ -139,7 +139,7 @@ async fn provide(region: &'static str, far: FarSide) {
 
 /// Hands answers to the app whose port they are for.
 async fn deliver(outside: AppSide, inboxes: Vec<mpsc::Sender<(u16, Vec<u8>)>>) {
-    while let Some(mut packet) = outside.take_wait().await {
+    while let Some(packet) = outside.take_wait().await {
         let Ok(parsed) = packet.parse() else { continue };
         let port = parsed.flow.dst_port();
         let app = port

@@ -69,7 +69,7 @@ const META_V6: u64 = 1 << 40;
 /// other message without ports both are 0. Protocol and family are part of the key: TCP and UDP
 /// on one port are two flows.
 ///
-/// Forty bytes without padding; equality and hash touch five words.
+/// Forty bytes without padding; equality touches five words, the hash two or five.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct FlowKey {
     src: [u64; 2],
@@ -88,7 +88,27 @@ impl FlowKey {
         Self {
             src: words(src.0),
             dst: words(dst.0),
-            meta: v6 | u64::from(protocol.0) << 32 | u64::from(src.1) << 16 | u64::from(dst.1),
+            meta: v6 | meta(protocol, src.1, dst.1),
+        }
+    }
+
+    /// As [`new`](Self::new), from IPv4 addresses as they are read.
+    #[inline]
+    pub(crate) fn v4(protocol: Protocol, src: (u32, u16), dst: (u32, u16)) -> Self {
+        Self {
+            src: [0, u64::from(src.0)],
+            dst: [0, u64::from(dst.0)],
+            meta: meta(protocol, src.1, dst.1),
+        }
+    }
+
+    /// As [`new`](Self::new), from IPv6 addresses as they are read.
+    #[inline]
+    pub(crate) fn v6(protocol: Protocol, src: (u128, u16), dst: (u128, u16)) -> Self {
+        Self {
+            src: halves(src.0),
+            dst: halves(dst.0),
+            meta: META_V6 | meta(protocol, src.1, dst.1),
         }
     }
 
@@ -170,23 +190,39 @@ impl FlowKey {
 }
 
 impl std::hash::Hash for FlowKey {
-    /// Derived, each address would hash as a slice: its length first, then its bytes.
+    /// Two words of an IPv4 flow, five of an IPv6 flow. Derived, each address would hash as a
+    /// slice: its length first, then its bytes.
     #[inline]
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        state.write_u64(self.src[0]);
-        state.write_u64(self.src[1]);
-        state.write_u64(self.dst[0]);
-        state.write_u64(self.dst[1]);
+        match self.family() {
+            Family::V4 => state.write_u64(self.src[1] << 32 | self.dst[1]),
+            Family::V6 => {
+                state.write_u64(self.src[0]);
+                state.write_u64(self.src[1]);
+                state.write_u64(self.dst[0]);
+                state.write_u64(self.dst[1]);
+            }
+        }
         state.write_u64(self.meta);
     }
+}
+
+#[inline]
+fn meta(protocol: Protocol, src_port: u16, dst_port: u16) -> u64 {
+    u64::from(protocol.0) << 32 | u64::from(src_port) << 16 | u64::from(dst_port)
 }
 
 #[inline]
 fn words(addr: IpAddr) -> [u64; 2] {
     match addr {
         IpAddr::V4(a) => [0, u64::from(a.to_bits())],
-        IpAddr::V6(a) => [(a.to_bits() >> 64) as u64, a.to_bits() as u64],
+        IpAddr::V6(a) => halves(a.to_bits()),
     }
+}
+
+#[inline]
+const fn halves(bits: u128) -> [u64; 2] {
+    [(bits >> 64) as u64, bits as u64]
 }
 
 impl fmt::Debug for FlowKey {

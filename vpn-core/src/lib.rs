@@ -5,7 +5,7 @@
 //!
 //! | Module | What it says |
 //! |---|---|
-//! | [`packet`] | a packet with its offload description, parsed once; batches; checksums; rewriting |
+//! | [`packet`] | a packet with its offload description; parsing; batches; checksums; rewriting |
 //! | [`flow`] | [`Protocol`], [`FlowKey`]: who talks to whom |
 //! | [`owner`] | who on this machine owns a flow: [`OwnerResolver`] |
 //! | [`rule`] | what a rule says: [`Rule`], [`RuleSource`] |

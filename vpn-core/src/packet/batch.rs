@@ -29,20 +29,24 @@ impl BufferPool {
     /// An empty buffer with [`HEADROOM`] bytes in front, for up to `largest_packet` bytes.
     #[inline]
     pub fn take(&mut self) -> BytesMut {
-        let mut buf = self
-            .free
-            .pop()
-            .unwrap_or_else(|| BytesMut::with_capacity(HEADROOM + self.largest_packet + TAILROOM));
-        buf.resize(HEADROOM, 0);
+        let mut buf = self.take_used();
+        make_empty(&mut buf);
         buf
+    }
+
+    /// A buffer with whatever its last packet left in it.
+    #[inline]
+    fn take_used(&mut self) -> BytesMut {
+        self.free
+            .pop()
+            .unwrap_or_else(|| BytesMut::with_capacity(HEADROOM + self.largest_packet + TAILROOM))
     }
 
     /// Takes a packet's buffer back. One that is too small, or shared, is freed; so is one of
     /// more than twice the size, or a pool for small packets could come to hold super-packets'.
     #[inline]
     pub fn release(&mut self, packet: Packet) {
-        let (mut buf, _) = packet.into_parts();
-        buf.clear();
+        let (buf, _) = packet.into_parts();
         let size = HEADROOM + self.largest_packet + TAILROOM;
         if self.free.len() < self.capacity && (size..=2 * size).contains(&buf.capacity()) {
             self.free.push(buf);
@@ -117,18 +121,16 @@ impl PacketBatch {
         if self.is_full() {
             return false;
         }
-        let mut buf = self.pool.take();
-        match fill(&mut buf) {
-            Some(offload) => {
-                self.packets
-                    .push(Packet::new(buf, HEADROOM).with_offload(offload));
-                true
-            }
-            None => {
-                self.pool.release(Packet::new(buf, HEADROOM));
-                false
-            }
+        // Filled where it stays: moving what has only just been written would wait for the write.
+        let buf = self.pool.take_used();
+        self.packets.push(Packet::new(buf, 0));
+        let filled = self.packets.last_mut().and_then(|packet| packet.fill(fill));
+        if filled.is_none()
+            && let Some(packet) = self.packets.pop()
+        {
+            self.pool.release(packet);
         }
+        filled.is_some()
     }
 
     /// Removes all packets, in order. Give each back with [`recycle`](Self::recycle), or keep it.
@@ -196,6 +198,27 @@ impl PacketBatch {
     /// The pool.
     pub fn pool_mut(&mut self) -> &mut BufferPool {
         &mut self.pool
+    }
+}
+
+impl Packet {
+    /// Makes the packet what `fill` appends to its emptied buffer.
+    #[inline]
+    fn fill(&mut self, fill: impl FnOnce(&mut BytesMut) -> Option<Offload>) -> Option<()> {
+        make_empty(&mut self.buf);
+        self.start = HEADROOM as u32;
+        self.offload = fill(&mut self.buf)?;
+        Some(())
+    }
+}
+
+/// Leaves the headroom only. What is in it does not matter: whoever uses it writes it.
+#[inline]
+fn make_empty(buf: &mut BytesMut) {
+    if buf.len() >= HEADROOM {
+        buf.truncate(HEADROOM);
+    } else {
+        buf.resize(HEADROOM, 0);
     }
 }
 

@@ -33,6 +33,13 @@ pub const fn fold(mut sum: u64) -> u16 {
     sum as u16
 }
 
+/// The one's complement sum of two words: one carry at most, so no loop as in [`fold`].
+#[inline]
+const fn add(a: u16, b: u16) -> u16 {
+    let (sum, carry) = a.overflowing_add(b);
+    sum + carry as u16
+}
+
 /// The sum of the pseudo-header (RFC 9293 §3.1, RFC 8200 §8.1), not folded.
 pub fn pseudo_header(src: IpAddr, dst: IpAddr, protocol: u8, length: usize) -> u64 {
     address(src) + address(dst) + u64::from(protocol) + length as u64
@@ -84,12 +91,12 @@ impl Delta {
     /// The checksum after the change: a complete checksum, as it stands in a packet.
     #[inline]
     pub const fn apply(self, checksum: u16) -> u16 {
-        !fold((!checksum) as u64 + self.0 as u64)
+        !add(!checksum, self.0)
     }
 
     /// The sum after the change: a partial checksum, which stands in a packet uncomplemented.
     #[inline]
     pub const fn apply_partial(self, sum: u16) -> u16 {
-        fold(sum as u64 + self.0 as u64)
+        add(sum, self.0)
     }
 }

@@ -1,4 +1,4 @@
-//! Packets: parsed once, rewritten in place, moved in batches.
+//! Packets: parsed, rewritten in place, moved in batches.
 //!
 //! A [`Packet`] owns one buffer with room before and behind the IP packet, so that a transport can
 //! put its header in front and its tag behind without copying. It carries its [`Offload`]
@@ -9,7 +9,7 @@
 //! use vpn_core::packet::Packet;
 //! # let bytes = [0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0x66, 0xcc, 10, 0, 0, 1, 10, 0, 0, 2,
 //! #              0, 7, 0, 53, 0, 8, 0, 0];
-//! let mut packet = Packet::from_slice(&bytes);
+//! let packet = Packet::from_slice(&bytes);
 //! let parsed = packet.parse()?;
 //! assert_eq!(parsed.flow.dst_port(), 53);
 //! # Ok::<(), vpn_core::ParseError>(())
@@ -44,7 +44,6 @@ pub struct Packet {
     start: u32,
     /// How segments and checksums are to be completed.
     pub offload: Offload,
-    parsed: Option<Parsed>,
 }
 
 impl Packet {
@@ -65,7 +64,6 @@ impl Packet {
             buf,
             start,
             offload: Offload::NONE,
-            parsed: None,
         }
     }
 
@@ -82,10 +80,9 @@ impl Packet {
         &self.buf[self.start as usize..]
     }
 
-    /// The IP packet, to be changed. Forgets what was parsed.
+    /// The IP packet, to be changed.
     #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        self.parsed = None;
         &mut self.buf[self.start as usize..]
     }
 
@@ -110,19 +107,15 @@ impl Packet {
         self.buf.capacity() - self.buf.len()
     }
 
-    /// Parses the headers, once: later calls return the same result until the bytes change.
+    /// Parses the headers. Nothing is kept: a packet is moved more often than it is parsed, and
+    /// the result is larger than the packet's own description.
     ///
     /// # Errors
     ///
     /// Any bytes give a result; [`ParseError`] says what is wrong with them.
     #[inline]
-    pub fn parse(&mut self) -> Result<Parsed, ParseError> {
-        if let Some(parsed) = self.parsed {
-            return Ok(parsed);
-        }
-        let parsed = Parsed::from_bytes(self.bytes())?;
-        self.parsed = Some(parsed);
-        Ok(parsed)
+    pub fn parse(&self) -> Result<Parsed, ParseError> {
+        Parsed::from_bytes(self.bytes())
     }
 
     /// The buffer, with everything in it, and where the packet begins.
@@ -132,7 +125,6 @@ impl Packet {
 
     /// Cuts off what lies behind `len` bytes.
     pub fn truncate(&mut self, len: usize) {
-        self.parsed = None;
         self.buf.truncate(self.start as usize + len);
     }
 
@@ -141,27 +133,19 @@ impl Packet {
     pub fn shrunk(&self) -> Self {
         let mut copy = Self::from_slice(self.bytes());
         copy.offload = self.offload;
-        copy.parsed = self.parsed;
         copy
     }
 
     /// How many packets this is on the wire: 1, or the number of segments of a super-packet.
     pub fn segments(&self) -> usize {
-        match (
-            self.offload.gso,
-            self.parsed
-                .or_else(|| Parsed::from_bytes(self.bytes()).ok()),
-        ) {
-            (Some(gso), Some(parsed)) => {
-                let payload = self.len().saturating_sub(parsed.payload as usize);
-                payload.div_ceil(gso.size.max(1) as usize).max(1)
-            }
-            _ => 1,
-        }
-    }
-
-    pub(crate) fn raw_mut(&mut self) -> (&mut [u8], &mut Option<Parsed>) {
-        (&mut self.buf[self.start as usize..], &mut self.parsed)
+        let Some(gso) = self.offload.gso else {
+            return 1;
+        };
+        let Ok(parsed) = self.parse() else {
+            return 1;
+        };
+        let payload = self.len().saturating_sub(parsed.payload as usize);
+        payload.div_ceil(gso.size.max(1) as usize).max(1)
     }
 }
 
@@ -170,7 +154,7 @@ impl fmt::Debug for Packet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut s = f.debug_struct("Packet");
         s.field("len", &self.len());
-        if let Some(parsed) = &self.parsed {
+        if let Ok(parsed) = self.parse() {
             s.field("flow", &parsed.flow);
         }
         if self.offload != Offload::NONE {

@@ -4,9 +4,7 @@
 //! where the transport header and the payload begin, and later code relies on it without checking
 //! again.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-
-use crate::flow::{FlowKey, Protocol};
+use crate::flow::{Family, FlowKey, Protocol};
 
 /// Extension headers looked at in one packet. RFC 8200 §4.1 names seven; more is an attempt to
 /// hide something.
@@ -102,56 +100,55 @@ fn be16(bytes: &[u8], at: usize) -> u16 {
 
 #[inline]
 fn parse_v4(bytes: &[u8]) -> Result<Parsed, ParseError> {
-    if bytes.len() < 20 {
+    let Some(ip) = bytes.first_chunk::<20>() else {
         return Err(ParseError::Truncated("IPv4"));
-    }
-    let header = usize::from(bytes[0] & 0xf) * 4;
-    let total = usize::from(be16(bytes, 2));
+    };
+    let header = usize::from(ip[0] & 0xf) * 4;
+    let total = usize::from(be16(ip, 2));
     if header < 20 || total < header {
         return Err(ParseError::Header("IPv4 length"));
     }
-    if total > bytes.len() {
+    let Some(bytes) = bytes.get(..total) else {
         return Err(ParseError::Truncated("IPv4"));
-    }
-    let src = Ipv4Addr::new(bytes[12], bytes[13], bytes[14], bytes[15]);
-    let dst = Ipv4Addr::new(bytes[16], bytes[17], bytes[18], bytes[19]);
-    let fragment = be16(bytes, 6);
+    };
+    let fragment = be16(ip, 6);
     let fragments = Fragments {
         later: fragment & 0x1fff != 0,
         first: fragment & 0x3fff == 0x2000,
     };
-    let protocol = Protocol(bytes[9]);
-    transport(
-        &bytes[..total],
-        header,
-        protocol,
-        src.into(),
-        dst.into(),
-        fragments,
-    )
+    let protocol = Protocol(ip[9]);
+    let upper = upper(&bytes[header..], Family::V4, protocol, fragments)?;
+    let src = u32::from_be_bytes([ip[12], ip[13], ip[14], ip[15]]);
+    let dst = u32::from_be_bytes([ip[16], ip[17], ip[18], ip[19]]);
+    let flow = FlowKey::v4(protocol, (src, upper.src_port), (dst, upper.dst_port));
+    Ok(upper.parsed(flow, header, total, fragments))
 }
 
 #[inline]
 fn parse_v6(bytes: &[u8]) -> Result<Parsed, ParseError> {
-    if bytes.len() < 40 {
+    let Some(ip) = bytes.first_chunk::<40>() else {
         return Err(ParseError::Truncated("IPv6"));
-    }
-    let total = 40 + usize::from(be16(bytes, 4));
-    if total > bytes.len() {
-        return Err(ParseError::Truncated("IPv6"));
-    }
-    let bytes = &bytes[..total];
-    let address = |at: usize| {
-        let mut octets = [0; 16];
-        octets.copy_from_slice(&bytes[at..at + 16]);
-        Ipv6Addr::from(octets)
     };
-    let (src, dst) = (address(8).into(), address(24).into());
-    let (protocol, at, fragments) = match Protocol(bytes[6]) {
+    let total = 40 + usize::from(be16(ip, 4));
+    let Some(bytes) = bytes.get(..total) else {
+        return Err(ParseError::Truncated("IPv6"));
+    };
+    let (protocol, at, fragments) = match Protocol(ip[6]) {
         p @ (Protocol::TCP | Protocol::UDP | Protocol::ICMPV6) => (p, 40, Fragments::default()),
         p => skip_extensions(bytes, p)?,
     };
-    transport(bytes, at, protocol, src, dst, fragments)
+    let upper = upper(&bytes[at..], Family::V6, protocol, fragments)?;
+    let address = |at: usize| {
+        let mut octets = [0; 16];
+        octets.copy_from_slice(&ip[at..at + 16]);
+        u128::from_be_bytes(octets)
+    };
+    let flow = FlowKey::v6(
+        protocol,
+        (address(8), upper.src_port),
+        (address(24), upper.dst_port),
+    );
+    Ok(upper.parsed(flow, at, total, fragments))
 }
 
 #[derive(Clone, Copy, Default)]
@@ -211,70 +208,84 @@ fn skip_extensions(
     Err(ParseError::Header("extension header chain"))
 }
 
+/// What the upper-layer header says.
+struct Upper {
+    message: Message,
+    length: usize,
+    src_port: u16,
+    dst_port: u16,
+}
+
+impl Upper {
+    #[inline]
+    fn parsed(&self, flow: FlowKey, at: usize, total: usize, fragments: Fragments) -> Parsed {
+        Parsed {
+            flow,
+            message: self.message,
+            transport: at as u16,
+            payload: (at + self.length) as u16,
+            first_fragment: fragments.first,
+            total_len: total as u32,
+        }
+    }
+}
+
+/// Reads the upper-layer header at the beginning of `rest`.
+///
+/// Part of it may legally lie in the next fragment; a first fragment so short is refused, as
+/// RFC 7112 §5 demands for IPv6 and RFC 1858 §3 advises for IPv4.
 #[inline]
-fn transport(
-    bytes: &[u8],
-    at: usize,
+fn upper(
+    rest: &[u8],
+    family: Family,
     protocol: Protocol,
-    src: std::net::IpAddr,
-    dst: std::net::IpAddr,
     fragments: Fragments,
-) -> Result<Parsed, ParseError> {
-    let rest = &bytes[at..];
-    // Part of a transport header may legally lie in the next fragment; a first fragment so short
-    // is refused, as RFC 7112 §5 demands for IPv6 and RFC 1858 §3 advises for IPv4.
-    let (message, header, src_port, dst_port) = match protocol {
+) -> Result<Upper, ParseError> {
+    let (message, length, src_port, dst_port) = match (protocol, family) {
         _ if fragments.later => (Message::LaterFragment, 0, 0, 0),
-        Protocol::TCP => {
-            if rest.len() < 20 {
+        (Protocol::TCP, _) => {
+            let Some(tcp) = rest.first_chunk::<20>() else {
                 return Err(ParseError::Truncated("TCP"));
-            }
-            let header = usize::from(rest[12] >> 4) * 4;
-            if header < 20 {
+            };
+            let length = usize::from(tcp[12] >> 4) * 4;
+            if length < 20 {
                 return Err(ParseError::Header("TCP data offset"));
             }
-            if header > rest.len() {
+            if length > rest.len() {
                 return Err(ParseError::Truncated("TCP"));
             }
-            (Message::Tcp(rest[13]), header, be16(rest, 0), be16(rest, 2))
+            (Message::Tcp(tcp[13]), length, be16(tcp, 0), be16(tcp, 2))
         }
-        Protocol::UDP => {
-            if rest.len() < 8 {
+        (Protocol::UDP, _) => {
+            let Some(udp) = rest.first_chunk::<8>() else {
                 return Err(ParseError::Truncated("UDP"));
-            }
-            let length = usize::from(be16(rest, 4));
+            };
+            let length = usize::from(be16(udp, 4));
             if length < 8 || (!fragments.first && length > rest.len()) {
                 return Err(ParseError::Header("UDP length"));
             }
-            (Message::Udp, 8, be16(rest, 0), be16(rest, 2))
+            (Message::Udp, 8, be16(udp, 0), be16(udp, 2))
         }
-        Protocol::ICMP | Protocol::ICMPV6 if protocol_fits(protocol, src) => {
-            if rest.len() < 8 {
+        // The other way round it is just a number.
+        (Protocol::ICMP, Family::V4) | (Protocol::ICMPV6, Family::V6) => {
+            let Some(icmp) = rest.first_chunk::<8>() else {
                 return Err(ParseError::Truncated("ICMP"));
-            }
-            let message = icmp_message(protocol, rest[0]);
+            };
+            let message = icmp_message(protocol, icmp[0]);
             match message {
-                Message::EchoRequest => (message, 8, be16(rest, 4), 0),
-                Message::EchoReply => (message, 8, 0, be16(rest, 4)),
+                Message::EchoRequest => (message, 8, be16(icmp, 4), 0),
+                Message::EchoReply => (message, 8, 0, be16(icmp, 4)),
                 _ => (message, 8, 0, 0),
             }
         }
         _ => (Message::Other, 0, 0, 0),
     };
-    Ok(Parsed {
-        flow: FlowKey::new(protocol, (src, src_port), (dst, dst_port)),
+    Ok(Upper {
         message,
-        transport: at as u16,
-        payload: (at + header) as u16,
-        first_fragment: fragments.first,
-        total_len: bytes.len() as u32,
+        length,
+        src_port,
+        dst_port,
     })
-}
-
-/// ICMP travels over IPv4 and ICMPv6 over IPv6; the other way round it is just a number.
-#[inline]
-fn protocol_fits(protocol: Protocol, src: std::net::IpAddr) -> bool {
-    (protocol == Protocol::ICMP) == src.is_ipv4()
 }
 
 #[inline]

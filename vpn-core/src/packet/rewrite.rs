@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::checksum::Delta;
-use super::{Message, Packet};
+use super::{Message, Packet, Parsed};
 use crate::flow::Protocol;
 
 /// Which side of a packet is rewritten.
@@ -52,15 +52,25 @@ impl Rewrite {
 
     /// Rewrites a packet of the flow this was made for.
     ///
-    /// The packet must have been parsed; one that has no ports to rewrite (a later fragment, an
-    /// unknown protocol) gets its address rewritten only.
+    /// One that has no ports to rewrite (a later fragment, an unknown protocol) gets its address
+    /// rewritten only; what is no packet at all stays as it is.
     #[inline]
     pub fn apply(&self, packet: &mut Packet) {
-        let Ok(mut parsed) = packet.parse() else {
-            return;
-        };
+        if let Ok(parsed) = packet.parse() {
+            self.apply_parsed(packet, &parsed);
+        }
+    }
+
+    /// As [`apply`](Self::apply), for who has parsed the packet already. A result from before
+    /// the other side was rewritten will do: of the flow only the protocol is used.
+    ///
+    /// # Panics
+    ///
+    /// Perhaps, if `parsed` is another packet's.
+    #[inline]
+    pub fn apply_parsed(&self, packet: &mut Packet, parsed: &Parsed) {
         let partial = packet.offload.partial_checksum;
-        let (bytes, cache) = packet.raw_mut();
+        let bytes = packet.bytes_mut();
         match (self.addr, bytes[0] >> 4) {
             (IpAddr::V4(addr), 4) => {
                 let at = if self.side == Side::Source { 12 } else { 16 };
@@ -123,16 +133,6 @@ impl Rewrite {
             }
             Message::LaterFragment | Message::Other => {}
         }
-        let port = |old| if has_port { self.port } else { old };
-        parsed.flow = match self.side {
-            Side::Source => parsed
-                .flow
-                .with_source(self.addr, port(parsed.flow.src_port())),
-            Side::Destination => parsed
-                .flow
-                .with_destination(self.addr, port(parsed.flow.dst_port())),
-        };
-        *cache = Some(parsed);
     }
 
     /// A partial checksum covers the pseudo-header only: ports are not in it.

@@ -34,7 +34,7 @@
 use bytes::BytesMut;
 
 use super::checksum::{fold, pseudo_header, sum};
-use super::{BufferPool, HEADROOM, Message, Offload, Packet, ParseError, Parsed, tcp_flags};
+use super::{BufferPool, HEADROOM, Message, Offload, Packet, ParseError, tcp_flags};
 use crate::flow::Protocol;
 
 /// Why a packet cannot be cut or completed.
@@ -87,10 +87,7 @@ impl<'a> Segments<'a> {
     ///
     /// [`SegmentError`]: the packet is not whole TCP or UDP, or its segment size is 0.
     pub fn new(packet: &'a Packet) -> Result<Self, SegmentError> {
-        let parsed = match packet.parsed {
-            Some(parsed) => parsed,
-            None => Parsed::from_bytes(packet.bytes())?,
-        };
+        let parsed = packet.parse()?;
         let protocol = parsed.flow.protocol();
         let tcp = match parsed.message {
             _ if parsed.first_fragment => return Err(SegmentError::Fragment),
@@ -274,8 +271,7 @@ pub fn complete_checksum(packet: &mut Packet) -> Result<(), SegmentError> {
         _ => return Err(SegmentError::Protocol(protocol)),
     };
     // The field holds the pseudo-header's sum, so the sum over the message includes it.
-    let (bytes, _) = packet.raw_mut();
-    let message = &mut bytes[usize::from(parsed.transport)..parsed.total_len as usize];
+    let message = &mut packet.bytes_mut()[usize::from(parsed.transport)..parsed.total_len as usize];
     let checksum = !fold(sum(message, 0));
     write16(
         message,

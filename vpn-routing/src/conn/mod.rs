@@ -18,7 +18,7 @@ use std::hash::BuildHasher;
 
 use foldhash::quality::RandomState;
 use hashbrown::HashTable;
-use vpn_core::packet::Rewrite;
+use vpn_core::packet::{Message, Rewrite};
 use vpn_core::{FlowKey, Generation, RuleId, TunnelId};
 
 pub use timeouts::{Phase, Timeouts};
@@ -50,30 +50,51 @@ pub struct Translation {
 }
 
 /// One flow.
+///
+/// In order of use: what finds and admits an outbound packet is in the first cache line, what
+/// translates a source in the second.
 #[derive(Clone, Debug)]
+#[repr(C)]
 pub struct Conn {
     /// As the application's socket has it.
     pub device: FlowKey,
-    /// As the tunnel carries it, outbound.
-    pub wire: FlowKey,
-    /// Through which tunnel.
-    pub tunnel: TunnelId,
-    /// What leads from one key to the other.
-    pub translation: Translation,
-    /// The rules its decision was made under.
-    pub generation: Generation,
-    /// The rule that decided; `None` for the default action.
-    pub rule: Option<RuleId>,
-    /// Whose flow.
-    pub owner: OwnerSlot,
-    /// Which socket of the owner; 0 where that is not known.
-    pub socket: u64,
-    /// Where in its life the flow is.
-    pub phase: Phase,
     /// When a packet of either direction was last seen.
     pub last_seen: Stamp,
     /// When an outbound packet was last seen: the owner may have changed since.
     pub last_outbound: Stamp,
+    /// The rules its decision was made under.
+    pub generation: Generation,
+    /// Through which tunnel.
+    pub tunnel: TunnelId,
+    /// Where in its life the flow is.
+    pub phase: Phase,
+    /// What leads from one key to the other.
+    pub translation: Translation,
+    /// As the tunnel carries it, outbound.
+    pub wire: FlowKey,
+    /// The rule that decided; `None` for the default action.
+    pub rule: Option<RuleId>,
+    /// Which socket of the owner; 0 where that is not known.
+    pub socket: u64,
+    /// Whose flow.
+    pub owner: OwnerSlot,
+}
+
+impl Conn {
+    /// A packet went out.
+    #[inline]
+    pub fn saw_outbound(&mut self, now: Stamp, message: Message) {
+        self.last_seen = now;
+        self.last_outbound = now;
+        self.phase = self.phase.after(message, false);
+    }
+
+    /// An answer came in.
+    #[inline]
+    pub fn saw_inbound(&mut self, now: Stamp, message: Message) {
+        self.last_seen = now;
+        self.phase = self.phase.after(message, true);
+    }
 }
 
 /// Why a flow was not entered.
@@ -85,13 +106,52 @@ pub enum InsertError {
     WireTaken,
 }
 
+/// A place in the slab: tag and first fields of the flow in one cache line. An `Option` would keep
+/// its tag in whatever field has the most unused values, which is in the last line.
+#[derive(Debug, Default)]
+#[repr(u8, align(64))]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a free place is there to be taken: a box would only add a hop"
+)]
+enum Slot {
+    #[default]
+    Free,
+    Taken(Conn),
+}
+
+impl Slot {
+    #[inline]
+    const fn conn(&self) -> Option<&Conn> {
+        match self {
+            Self::Taken(conn) => Some(conn),
+            Self::Free => None,
+        }
+    }
+
+    #[inline]
+    const fn conn_mut(&mut self) -> Option<&mut Conn> {
+        match self {
+            Self::Taken(conn) => Some(conn),
+            Self::Free => None,
+        }
+    }
+
+    fn take(&mut self) -> Option<Conn> {
+        match std::mem::take(self) {
+            Self::Taken(conn) => Some(conn),
+            Self::Free => None,
+        }
+    }
+}
+
 /// A removed entry: its owner's count is the caller's to correct.
 pub type Removed = Conn;
 
 /// The table.
 #[derive(Debug)]
 pub struct ConnTable {
-    slab: Vec<Option<Conn>>,
+    slab: Vec<Slot>,
     free: Vec<u32>,
     by_device: HashTable<u32>,
     by_wire: HashTable<u32>,
@@ -163,7 +223,7 @@ impl ConnTable {
     /// An entry, to be changed. Its keys and tunnel must stay as they are.
     #[inline]
     pub fn get_mut(&mut self, id: ConnId) -> Option<&mut Conn> {
-        self.slab.get_mut(id.0 as usize)?.as_mut()
+        self.slab.get_mut(id.0 as usize)?.conn_mut()
     }
 
     /// Enters a flow; an entry with the same device key is replaced.
@@ -197,20 +257,20 @@ impl ConnTable {
         );
         let index = match self.free.pop() {
             Some(index) => {
-                self.slab[index as usize] = Some(conn);
+                self.slab[index as usize] = Slot::Taken(conn);
                 index
             }
             None => {
-                self.slab.push(Some(conn));
+                self.slab.push(Slot::Taken(conn));
                 (self.slab.len() - 1) as u32
             }
         };
         let (slab, hasher) = (&self.slab, &self.hasher);
         self.by_device.insert_unique(device_hash, index, |&i| {
-            entry(slab, i).map_or(0, |c| hash_of(hasher, 0, &c.device))
+            entry(slab, i).map_or(0, |c| hasher.hash_one(c.device))
         });
         self.by_wire.insert_unique(wire_hash, index, |&i| {
-            entry(slab, i).map_or(0, |c| hash_of(hasher, wire_salt(c.tunnel), &c.wire))
+            entry(slab, i).map_or(0, |c| hasher.hash_one((c.tunnel, c.wire)))
         });
         Ok(ConnId(index))
     }
@@ -252,7 +312,7 @@ impl ConnTable {
             } else {
                 0
             };
-            let expired = self.slab[self.hand].as_ref().is_some_and(|conn| {
+            let expired = self.slab[self.hand].conn().is_some_and(|conn| {
                 now.wrapping_sub(conn.last_seen) >= self.timeouts.of(conn.phase)
             });
             if expired {
@@ -268,7 +328,7 @@ impl ConnTable {
 
     /// Every flow.
     pub fn iter(&self) -> impl Iterator<Item = &Conn> {
-        self.slab.iter().flatten()
+        self.slab.iter().filter_map(Slot::conn)
     }
 
     /// The stalest of the next few entries that may be evicted.
@@ -280,7 +340,7 @@ impl ConnTable {
             } else {
                 0
             };
-            let Some(conn) = &self.slab[self.hand] else {
+            let Some(conn) = self.slab[self.hand].conn() else {
                 continue;
             };
             let idle = now.wrapping_sub(conn.last_seen);
@@ -296,28 +356,18 @@ impl ConnTable {
 
     #[inline]
     fn hash_device(&self, key: &FlowKey) -> u64 {
-        hash_of(&self.hasher, 0, key)
+        self.hasher.hash_one(key)
     }
 
     #[inline]
     fn hash_wire(&self, tunnel: TunnelId, key: &FlowKey) -> u64 {
-        hash_of(&self.hasher, wire_salt(tunnel), key)
+        self.hasher.hash_one((tunnel, key))
     }
 }
 
 #[inline]
-fn entry(slab: &[Option<Conn>], index: u32) -> Option<&Conn> {
-    slab.get(index as usize)?.as_ref()
-}
-
-#[inline]
-fn wire_salt(tunnel: TunnelId) -> u32 {
-    tunnel.index() as u32 + 1
-}
-
-#[inline]
-fn hash_of(hasher: &RandomState, salt: u32, key: &FlowKey) -> u64 {
-    hasher.hash_one((salt, key))
+fn entry(slab: &[Slot], index: u32) -> Option<&Conn> {
+    slab.get(index as usize)?.conn()
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@ use proptest::prelude::*;
 use vpn_core::Protocol;
 
 use super::*;
-use vpn_core::packet::Message;
 
 fn key(protocol: Protocol, port: u16, remote: u8) -> FlowKey {
     FlowKey::new(

@@ -66,13 +66,12 @@ impl Router {
             return Err(reason);
         }
         let conn = self.conns.get_mut(id).ok_or(DropReason::Unsolicited)?;
-        conn.last_seen = now;
-        conn.phase = conn.phase.after(parsed.message, true);
+        conn.saw_inbound(now, parsed.message);
         if let Some((_, back)) = &conn.translation.source {
-            back.apply(packet);
+            back.apply_parsed(packet, &parsed);
         }
         if let Some((_, back)) = &conn.translation.destination {
-            back.apply(packet);
+            back.apply_parsed(packet, &parsed);
         }
         Ok(())
     }

@@ -29,13 +29,12 @@ use Outcome::{Drop, Send, Wait};
 
 impl Router {
     /// Routes one packet. Returns it if its buffer is free again.
-    pub(super) fn outbound(&mut self, now: Stamp, mut packet: Packet) -> Option<Packet> {
-        let parsed = match packet.parse() {
-            Ok(parsed) => parsed,
-            Err(_) => {
-                self.count_drop(None, DropReason::Malformed, 1);
-                return Some(packet);
-            }
+    #[inline]
+    pub(super) fn outbound(&mut self, now: Stamp, packet: Packet) -> Option<Packet> {
+        let parsed = packet.parse();
+        let Ok(parsed) = &parsed else {
+            self.count_drop(None, DropReason::Malformed, 1);
+            return Some(packet);
         };
         if !self.hold.is_empty() && self.hold.contains(&parsed.flow) {
             // Behind its predecessors, whatever this packet alone would get.
@@ -44,8 +43,35 @@ impl Router {
             }
             return Some(packet);
         }
-        let outcome = self.decide(now, &parsed, Known::NotAsked);
-        self.act(now, now, &parsed, packet, outcome)
+        if let Some(id) = self.settled(now, parsed) {
+            return self.send(id, parsed, packet);
+        }
+        let outcome = self.decide(now, parsed, Known::NotAsked);
+        self.act(now, now, parsed, packet, outcome)
+    }
+
+    /// The usual way: a flow in the table, decided under the rules in force, whose owner cannot
+    /// have changed, through a tunnel that is up. What [`decide`](Self::decide) would say, without
+    /// its questions; `None` if one has to be asked.
+    #[inline]
+    fn settled(&mut self, now: Stamp, parsed: &Parsed) -> Option<ConnId> {
+        let id = self.conns.find_outbound(&parsed.flow)?;
+        let conn = self.conns.get(id)?;
+        let in_doubt = match parsed.message {
+            _ if parsed.first_fragment => true,
+            Message::Tcp(_) => may_start_a_flow(parsed.message),
+            Message::Udp | Message::EchoRequest => self.is_stale(now, conn.last_outbound),
+            _ => true,
+        };
+        if in_doubt || conn.generation != self.generation {
+            return None;
+        }
+        let slot = self.tunnels.get(conn.tunnel)?;
+        if !matches!(slot.state, TransportState::Up(_)) {
+            return None;
+        }
+        self.conns.get_mut(id)?.saw_outbound(now, parsed.message);
+        Some(id)
     }
 
     /// Does what was decided `now` about a packet that came at `came`.
@@ -58,7 +84,7 @@ impl Router {
         outcome: Outcome,
     ) -> Option<Packet> {
         match outcome {
-            Send(id) => return self.send(id, packet),
+            Send(id) => return self.send(id, parsed, packet),
             Wait(awaits) => {
                 let flow = parsed.flow;
                 let question = match awaits {
@@ -82,7 +108,8 @@ impl Router {
     }
 
     /// Translates a packet of an entered flow and queues it for its tunnel.
-    fn send(&mut self, id: ConnId, mut packet: Packet) -> Option<Packet> {
+    #[inline]
+    fn send(&mut self, id: ConnId, parsed: &Parsed, mut packet: Packet) -> Option<Packet> {
         let conn = self.conns.get(id);
         let slot = conn.and_then(|conn| self.tunnels.get_mut(conn.tunnel));
         let (Some(conn), Some(slot)) = (conn, slot) else {
@@ -91,10 +118,10 @@ impl Router {
         };
         let tunnel = conn.tunnel;
         if let Some((out, _)) = &conn.translation.source {
-            out.apply(&mut packet);
+            out.apply_parsed(&mut packet, parsed);
         }
         if let Some((out, _)) = &conn.translation.destination {
-            out.apply(&mut packet);
+            out.apply_parsed(&mut packet, parsed);
         }
         let bytes = packet.len() as u64;
         match slot.queue.push(packet) {
@@ -128,8 +155,7 @@ impl Router {
         }
     }
 
-    /// A flow in the table: the usual way.
-    #[inline]
+    /// A flow in the table.
     fn known_flow(&mut self, now: Stamp, id: ConnId, parsed: &Parsed, known: Known) -> Outcome {
         let known = match may_start_a_flow(parsed.message) {
             true => match self.recheck(now, id, parsed, known) {
@@ -151,14 +177,11 @@ impl Router {
     }
 
     /// A packet of a flow whose decision stands.
-    #[inline]
     fn pass(&mut self, now: Stamp, id: ConnId, parsed: &Parsed) -> Outcome {
         let Some(conn) = self.conns.get_mut(id) else {
             return Drop(DropReason::FlowTableFull, None);
         };
-        conn.last_seen = now;
-        conn.last_outbound = now;
-        conn.phase = conn.phase.after(parsed.message, false);
+        conn.saw_outbound(now, parsed.message);
         let tunnel = conn.tunnel;
         match self.tunnels.get(tunnel).map(|slot| &slot.state) {
             Some(TransportState::Up(_)) => Send(id),

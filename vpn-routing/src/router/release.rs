@@ -62,7 +62,7 @@ impl Router {
         owner: Option<Owner>,
     ) {
         let (mut before, mut same) = (None, true);
-        for (came, mut packet) in held.packets {
+        for (came, packet) in held.packets {
             let Ok(parsed) = packet.parse() else {
                 self.count_drop(None, DropReason::Malformed, 1);
                 continue;

@@ -167,7 +167,8 @@ impl CompiledRules {
             Some(owner) if owner.executable.is_none() => Some(OwnerDetail::Uid),
             Some(_) => Some(OwnerDetail::Executable),
         };
-        if known < Some(OwnerDetail::Executable) && self.needs_owner(flow) > known {
+        // No flow needs more than all rules together: mostly that answers it without a search.
+        if self.wants > known && self.needs_owner(flow) > known {
             return Decision {
                 action: Target::Block(DropReason::OwnerUnknown),
                 rule: None,
@@ -327,8 +328,11 @@ trait MaxByRank {
 
 impl MaxByRank for Option<u32> {
     fn max_by_rank(self, other: Self, entries: &[Entry]) -> Self {
+        let (Some(a), Some(b)) = (self, other) else {
+            return self.or(other);
+        };
         let rank = |index: &u32| entries[*index as usize].rank();
-        [self, other].into_iter().flatten().max_by_key(rank)
+        Some(std::cmp::max_by_key(a, b, rank))
     }
 }
 

@@ -296,7 +296,7 @@ impl Model {
             5 => build::icmp_echo(src.0, dst.0, build::Echo::Request, port, 1, &payload),
             _ => build::tcp(src, dst, flags[usize::from(kind)], 1, &payload),
         };
-        let mut packet = Packet::from_slice(&bytes);
+        let packet = Packet::from_slice(&bytes);
         let flow = packet.parse().unwrap().flow;
         let new_connection = kind == 1;
         let step = self.step;
@@ -370,7 +370,7 @@ impl Model {
             delivered.extend(queue.drain());
             Ok(delivered.len())
         });
-        for mut packet in delivered {
+        for packet in delivered {
             let got = packet.parse().unwrap().flow.reversed();
             verify_checksums(packet.bytes()).unwrap();
             // Whose wire key that is now: the last that used it in that tunnel.
