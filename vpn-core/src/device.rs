@@ -75,6 +75,11 @@ pub trait TunDevice: Debug + Send + Sync {
     fn capabilities(&self) -> DeviceCapabilities;
 
     /// Appends packets that applications sent.
+    ///
+    /// # Errors
+    ///
+    /// Those of the device as a whole, as everywhere here: [`DeviceError`]. What was appended
+    /// before stays in the batch.
     fn try_recv(
         &self,
         batch: &mut PacketBatch,
@@ -82,6 +87,10 @@ pub trait TunDevice: Debug + Send + Sync {
     ) -> Result<usize, DeviceError>;
 
     /// Delivers packets to applications.
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceError`]; what was not sent stays in the batch.
     fn try_send(
         &self,
         batch: &mut PacketBatch,

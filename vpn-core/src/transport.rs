@@ -206,6 +206,11 @@ pub trait TunnelTransport: Debug + Send + Sync {
     fn state(&self) -> StateWatch;
 
     /// Appends packets that came through the tunnel.
+    ///
+    /// # Errors
+    ///
+    /// Those after which the transport is of no use, as everywhere here: [`TransportError`]. Being
+    /// down is none. What was appended before stays in the batch.
     fn try_recv(
         &self,
         batch: &mut PacketBatch,
@@ -213,6 +218,10 @@ pub trait TunnelTransport: Debug + Send + Sync {
     ) -> Result<usize, TransportError>;
 
     /// Sends packets through the tunnel.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError`]; what was not sent stays in the batch.
     fn try_send(
         &self,
         batch: &mut PacketBatch,

@@ -43,6 +43,10 @@ pub enum UnderlayError {
 #[async_trait]
 pub trait Underlay: Debug + Send + Sync {
     /// A UDP socket bound to `local` (port 0: any).
+    ///
+    /// # Errors
+    ///
+    /// [`UnderlayError::Socket`], also if the socket cannot be exempted: never one that is captured.
     fn udp(&self, local: SocketAddr) -> Result<UdpSocket, UnderlayError>;
 
     /// The addresses of `host`, IPv4 and IPv6, each with `port`, in the order to try.

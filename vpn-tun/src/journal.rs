@@ -54,6 +54,11 @@ pub enum JournalError {
 
 impl Journal {
     /// Opens a journal. A missing file is an empty journal and is made with the first entry.
+    ///
+    /// # Errors
+    ///
+    /// [`JournalError::Io`] if the file is there and cannot be read, [`JournalError::Foreign`] if it
+    /// is no journal.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, JournalError> {
         let path = path.into();
         let entries = match read(&path) {

@@ -43,7 +43,11 @@ pub enum NameError {
 }
 
 impl InterfaceName {
-    /// Checks a name.
+    /// Checks a name: 1 to [`MAX_LEN`] bytes, as the kernel takes them.
+    ///
+    /// # Errors
+    ///
+    /// [`NameError`], which says what is wrong with it.
     pub fn new(name: impl Into<String>) -> Result<Self, NameError> {
         let name = name.into();
         if name.is_empty() || name.len() > MAX_LEN {

@@ -76,6 +76,10 @@ pub fn tcp(
 }
 
 /// A TCP segment with options, padded with "end of options" to a multiple of 4; up to 40 bytes.
+///
+/// # Panics
+///
+/// If there are more: a test asked for what does not exist.
 pub fn tcp_with_options(
     src: impl IntoSocket,
     dst: impl IntoSocket,

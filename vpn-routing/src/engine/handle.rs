@@ -71,17 +71,22 @@ impl EngineHandle {
         self.ask(|reply| Command::Explain(owner, flow, reply)).await
     }
 
-    /// Adds a tunnel while the engine runs.
+    /// Adds a tunnel while the engine runs. Rules name it by `name`.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError::DuplicateTunnel`], [`EngineError::TooManyTunnels`] and [`EngineError::Gone`].
     pub async fn add_tunnel(
         &self,
         name: &str,
         transport: Arc<dyn TunnelTransport>,
-    ) -> Result<Result<TunnelId, EngineError>, EngineGone> {
+    ) -> Result<TunnelId, EngineError> {
         self.ask(|reply| Command::AddTunnel(name.to_owned(), transport, reply))
-            .await
+            .await?
     }
 
-    /// Closes and removes a tunnel while the engine runs.
+    /// Closes and removes a tunnel while the engine runs; returns when it is closed. Its flows end,
+    /// and rules that name it block.
     pub async fn remove_tunnel(&self, tunnel: TunnelId) -> Result<(), EngineGone> {
         self.ask(|reply| Command::RemoveTunnel(tunnel, reply)).await
     }

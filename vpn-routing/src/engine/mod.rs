@@ -36,7 +36,7 @@ use ready::{Io, Ready, Spurious, next_state, rest};
 /// How long a stopping engine waits for all its transports to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Why an engine ended on its own.
+/// Why an engine ended on its own, or did not add a tunnel.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
@@ -50,6 +50,9 @@ pub enum EngineError {
     /// A tunnel of this name is there already.
     #[error("there is a tunnel named {0} already")]
     DuplicateTunnel(String),
+    /// The engine that was asked has ended. Make a new one.
+    #[error(transparent)]
+    Gone(#[from] EngineGone),
 }
 
 type Closing = Pin<Box<dyn Future<Output = ()> + Send>>;

@@ -149,6 +149,10 @@ impl Applier {
     /// Undoes what this applier did. Idempotent, and fine when the device is gone already.
     ///
     /// With [`OnExit::Block`] rule and blackhole stay; with [`OnExit::Open`] nothing does.
+    ///
+    /// # Errors
+    ///
+    /// [`ApplyError`]; what comes after the failed step is still there. Call it again.
     pub async fn disengage(&mut self, on_exit: OnExit) -> Result<(), ApplyError> {
         if let Some(capture) = &self.capture {
             match on_exit {
@@ -165,6 +169,10 @@ impl Applier {
     /// Undoes what a former run left, also one that was killed: rules, routes and reverse-path
     /// filtering. Its device and addresses went with it. For resolv.conf see
     /// [`crate::SystemDns::recover`].
+    ///
+    /// # Errors
+    ///
+    /// [`ApplyError`], also if the journal's entry cannot be read; the entry stays.
     pub async fn remove_leftovers(
         capture: &CaptureConfig,
         journal: Option<&Journal>,

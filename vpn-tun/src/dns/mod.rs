@@ -125,6 +125,10 @@ impl SystemDns {
     }
 
     /// Tells applications these resolvers; none restores. Lines other than `nameserver` stay.
+    ///
+    /// # Errors
+    ///
+    /// [`DnsError`]. A file that was written halfway is restored by [`restore`](Self::restore).
     pub fn apply(&mut self, servers: &BTreeSet<IpAddr>) -> Result<(), DnsError> {
         match self.kind() {
             DnsApply::None => return Ok(()),
@@ -153,6 +157,10 @@ impl SystemDns {
     }
 
     /// Brings the former content back, if the file still holds what was written. Idempotent.
+    ///
+    /// # Errors
+    ///
+    /// [`DnsError::Io`] and [`DnsError::Journal`]; nothing is forgotten, so call it again.
     pub fn restore(&mut self) -> Result<Restored, DnsError> {
         let Some(written) = self.written.clone() else {
             return Ok(Restored::Nothing);
@@ -166,6 +174,10 @@ impl SystemDns {
     }
 
     /// Restores what a killed run wrote, as its journal says.
+    ///
+    /// # Errors
+    ///
+    /// [`DnsError::Io`] and [`DnsError::Journal`]; the journal keeps its entry.
     pub fn recover(journal: &Journal) -> Result<Restored, DnsError> {
         let Some(entry) = journal.get(ENTRY) else {
             return Ok(Restored::Nothing);
