@@ -356,12 +356,12 @@ impl ConnTable {
 
     #[inline]
     fn hash_device(&self, key: &FlowKey) -> u64 {
-        self.hasher.hash_one(key)
+        self.hasher.hash_one(*key)
     }
 
     #[inline]
     fn hash_wire(&self, tunnel: TunnelId, key: &FlowKey) -> u64 {
-        self.hasher.hash_one((tunnel, key))
+        self.hasher.hash_one((tunnel, *key))
     }
 }
 

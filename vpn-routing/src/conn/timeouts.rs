@@ -40,6 +40,10 @@ impl Phase {
         let Message::Tcp(flags) = message else {
             return self;
         };
+        // The usual way.
+        if matches!(self, Self::TcpEstablished) && flags & (tcp_flags::RST | tcp_flags::FIN) == 0 {
+            return self;
+        }
         match self {
             _ if flags & tcp_flags::RST != 0 => Self::TcpClosed,
             Self::TcpClosed => self,
