@@ -107,8 +107,9 @@ impl Router {
         Some(packet)
     }
 
-    /// Translates a packet of an entered flow and queues it for its tunnel.
-    #[inline]
+    /// Translates a packet of an entered flow and queues it for its tunnel. Always inlined: it is
+    /// the second half of the usual way, and a call would move the packet once more.
+    #[inline(always)]
     fn send(&mut self, id: ConnId, parsed: &Parsed, mut packet: Packet) -> Option<Packet> {
         let conn = self.conns.get(id);
         let slot = conn.and_then(|conn| self.tunnels.get_mut(conn.tunnel));
