@@ -282,6 +282,12 @@ impl Engine {
                 Event::Plan(plan) => {
                     self.plan.send_replace(plan);
                 }
+                Event::Refused(tunnel, refused) => {
+                    for (address, reason) in refused {
+                        tracing::warn!(%tunnel, %reason, "an assigned address is not used");
+                        tracing::debug!(%tunnel, %address, "this one");
+                    }
+                }
                 Event::Conflicts(tunnel, conflicts) => {
                     tracing::warn!(
                         %tunnel,

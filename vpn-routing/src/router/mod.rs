@@ -68,7 +68,7 @@ use vpn_core::{
     TransportState, TunnelId,
 };
 
-use crate::alloc::{Allocator, Conflict};
+use crate::alloc::{Allocator, Conflict, Refusal};
 use crate::conn::{Conn, ConnTable, Stamp};
 use crate::rules::{CompiledRules, RuleStats};
 
@@ -122,6 +122,8 @@ pub enum Event {
     /// A tunnel's addresses collide with the host's own networks. It works all the same; people
     /// should know.
     Conflicts(TunnelId, Vec<Conflict>),
+    /// Addresses that a tunnel was assigned and cannot have; the others are in use.
+    Refused(TunnelId, Vec<(ipnet::IpNet, Refusal)>),
 }
 
 /// Routes packets between one device and many tunnels.
@@ -399,11 +401,25 @@ impl Router {
         let Some(slot) = self.tunnels.get_mut(tunnel) else {
             return;
         };
-        slot.assigned = Some(Arc::clone(&assigned));
         let admission = self.allocator.admit(tunnel, &assigned.addresses);
+        let assigned = match admission.refused.as_slice() {
+            [] => assigned,
+            // No packet may leave with an address that was not admitted.
+            refused => {
+                let mut kept = Assigned::clone(&assigned);
+                kept.addresses
+                    .retain(|net| refused.iter().all(|(no, _)| no != net));
+                Arc::new(kept)
+            }
+        };
+        slot.assigned = Some(Arc::clone(&assigned));
         if !admission.conflicts.is_empty() {
             self.events
                 .push_back(Event::Conflicts(tunnel, admission.conflicts));
+        }
+        if !admission.refused.is_empty() {
+            self.events
+                .push_back(Event::Refused(tunnel, admission.refused));
         }
         // Flows with an address the tunnel no longer has would leave with a wrong source, and
         // queries would go to a resolver that is not its any more.

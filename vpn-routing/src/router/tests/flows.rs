@@ -239,3 +239,12 @@ fn a_new_assigned_address_is_used_at_once() {
     world.send([udp(("10.5.0.2", 1), (SITE, 7), b"")]);
     assert_eq!(flow_of(&world.sent("fr")[0]).src(), addr("10.9.9.9"));
 }
+
+#[test]
+fn an_address_no_host_can_have_is_never_a_source() {
+    let mut world = World::new(&[("uk", &["127.0.0.1/32", "10.5.0.2/32"])]);
+    world.rule(1, "uk");
+    world.socket(Protocol::UDP, ("10.5.0.2", 1), 1, 1);
+    world.send([udp(("10.5.0.2", 1), (SITE, 7), b"")]);
+    assert_eq!(flow_of(&world.sent("uk")[0]).src(), addr("10.5.0.2"));
+}

@@ -244,7 +244,7 @@ impl World {
                 Event::ResolveOwner(query) if self.slow_owners => self.asked.push(query),
                 Event::ResolveOwner(query) => self.answer(query),
                 Event::Plan(plan) => self.plans.push(plan),
-                Event::Conflicts(..) => {}
+                Event::Conflicts(..) | Event::Refused(..) => {}
             }
         }
         self.check();
