@@ -1,3 +1,5 @@
+//! The connection table: both directions, the cap, expiry, and what stays.
+
 use std::net::IpAddr;
 
 use proptest::prelude::*;
