@@ -191,9 +191,8 @@ async fn explain(
         (dst.ip(), dst.port()),
     );
     let owner = Owner {
-        uid,
         executable: executable.map(|p| Arc::from(p.as_path())),
-        socket: 0,
+        ..Owner::user(uid)
     };
     let told = engine.explain(Some(owner), flow).await?;
     let verdict = match told.verdict {

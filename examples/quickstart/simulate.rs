@@ -189,9 +189,9 @@ impl App {
             Protocol::UDP,
             local,
             Owner {
-                uid: 1000,
                 executable,
                 socket,
+                ..Owner::user(1000)
             },
         );
         let opened = Nanos::now();

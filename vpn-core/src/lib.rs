@@ -46,7 +46,7 @@ pub use device::{DeviceCapabilities, DeviceError, TunDevice};
 pub use directory::{DirectoryError, PeerDirectory, PeerId, PeerRecord};
 pub use flow::{Family, FlowKey, Protocol};
 pub use id::{Generation, RuleId, TunnelId};
-pub use owner::{Owner, OwnerAnswer, OwnerDetail, OwnerQuery, OwnerResolver};
+pub use owner::{Evidence, Owner, OwnerAnswer, OwnerDetail, OwnerQuery, OwnerResolver};
 pub use packet::{Offload, Packet, PacketBatch, ParseError, Parsed};
 pub use plan::{InterfacePlan, PlanChange};
 pub use rule::{Action, OwnerMatch, PortRange, Rule, RuleMatch, RuleSnapshot, RuleSource};

@@ -1,6 +1,8 @@
 //! Who on this machine owns a flow.
 
-use std::fmt::Debug;
+mod evidence;
+
+use std::fmt::{self, Debug};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,14 +10,27 @@ use async_trait::async_trait;
 
 use crate::flow::FlowKey;
 
+pub use evidence::{
+    Conclusion, Doubt, Evidence, Holder, Lookup, SocketEvidence, SocketPart, SocketState,
+};
+
 /// Which program a flow belongs to.
+///
+/// Make one with [`Owner::user`] and fill in what else is known: `Owner { package, ..Owner::user(uid) }`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Owner {
-    /// User id of the socket.
+    /// User id of the socket: of who made it, not of who was handed it.
     pub uid: u32,
     /// Canonical path of the executable that holds the socket; `None` if it was not asked for or
     /// could not be learnt.
     pub executable: Option<Arc<Path>>,
+    /// Control group of the process that holds the socket, as an absolute path below the root of
+    /// the cgroup hierarchy (`/system.slice/nginx.service`); `None` if it was not asked for or
+    /// could not be learnt, and where there are none.
+    pub cgroup: Option<Arc<Path>>,
+    /// Name of the installed application (Android: `org.example.browser`); `None` where there are
+    /// none. Only the host can tell it.
+    pub package: Option<Arc<str>>,
     /// A number that differs between two sockets even when they have the same address and port
     /// one after the other (Linux: the socket's inode). 0 where the platform has none.
     pub socket: u64,
@@ -27,8 +42,42 @@ impl Owner {
         Self {
             uid,
             executable: None,
+            cgroup: None,
+            package: None,
             socket: 0,
         }
+    }
+
+    /// How much of it is known.
+    pub fn detail(&self) -> OwnerDetail {
+        let process = self.executable.is_some() || self.cgroup.is_some() || self.package.is_some();
+        match process {
+            true => OwnerDetail::Process,
+            false => OwnerDetail::Uid,
+        }
+    }
+
+    /// Whether it is the same application; two sockets of one are told apart by
+    /// [`socket`](Self::socket) only.
+    pub fn same_application(&self, other: &Self) -> bool {
+        (self.uid, &self.executable, &self.cgroup, &self.package)
+            == (other.uid, &other.executable, &other.cgroup, &other.package)
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "uid {}", self.uid)?;
+        if let Some(path) = &self.executable {
+            write!(f, " exe {}", path.display())?;
+        }
+        if let Some(path) = &self.cgroup {
+            write!(f, " cgroup {}", path.display())?;
+        }
+        if let Some(name) = &self.package {
+            write!(f, " package {name}")?;
+        }
+        Ok(())
     }
 }
 
@@ -38,8 +87,18 @@ pub enum OwnerDetail {
     /// The user id: one exact socket query, microseconds.
     #[default]
     Uid,
-    /// The executable as well: may have to search processes, up to milliseconds.
-    Executable,
+    /// The process as well, that is its executable and its cgroup, or its package: may have to
+    /// search processes, up to milliseconds.
+    Process,
+}
+
+impl fmt::Display for OwnerDetail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Uid => "uid",
+            Self::Process => "process",
+        })
+    }
 }
 
 /// The question: who owns the socket this packet came from?
@@ -101,6 +160,16 @@ pub trait OwnerResolver: Debug + Send + Sync {
     async fn resolved(&self) -> (OwnerQuery, OwnerAnswer) {
         std::future::pending().await
     }
+
+    /// What the answer rests on, for people: which look-up was made, which sockets it found and
+    /// what was concluded. Says only the conclusion by default.
+    ///
+    /// Not for the packet path: it looks again, may search processes, and takes milliseconds then.
+    /// Call it where blocking is allowed. It never waits for [`resolved`](Self::resolved), nor
+    /// takes an answer from it.
+    fn evidence(&self, query: &OwnerQuery) -> Evidence {
+        Evidence::not_shown(*query)
+    }
 }
 
 macro_rules! forward {
@@ -112,6 +181,9 @@ macro_rules! forward {
             }
             async fn resolved(&self) -> (OwnerQuery, OwnerAnswer) {
                 (**self).resolved().await
+            }
+            fn evidence(&self, query: &OwnerQuery) -> Evidence {
+                (**self).evidence(query)
             }
         }
     )*};

@@ -96,9 +96,8 @@ impl Running {
             Protocol::UDP,
             socket,
             Owner {
-                uid,
-                executable: None,
                 socket: u64::from(port),
+                ..Owner::user(uid)
             },
         );
     }

@@ -351,11 +351,7 @@ impl Router {
 
 /// Whether this much of an owner is known.
 pub(super) fn knows_enough(needs: Option<OwnerDetail>, owner: Option<&Owner>) -> bool {
-    match needs {
-        None => true,
-        Some(OwnerDetail::Uid) => owner.is_some(),
-        Some(OwnerDetail::Executable) => owner.is_some_and(|o| o.executable.is_some()),
-    }
+    needs <= owner.map(Owner::detail)
 }
 
 /// Messages that a program could have sent from a socket it has only just got.

@@ -93,8 +93,7 @@ impl Owners {
 
     /// Whether `slot` is the application that `owner` belongs to.
     pub(super) fn is(&self, slot: OwnerSlot, owner: &Owner) -> bool {
-        self.get(slot)
-            .is_some_and(|o| o.uid == owner.uid && o.executable == owner.executable)
+        self.get(slot).is_some_and(|o| o.same_application(owner))
     }
 }
 

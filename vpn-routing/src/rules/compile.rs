@@ -165,7 +165,7 @@ impl CompiledRules {
         let known = match owner {
             None => None,
             Some(owner) if owner.executable.is_none() => Some(OwnerDetail::Uid),
-            Some(_) => Some(OwnerDetail::Executable),
+            Some(_) => Some(OwnerDetail::Process),
         };
         // No flow needs more than all rules together: mostly that answers it without a search.
         if self.wants > known && self.needs_owner(flow) > known {
@@ -192,7 +192,7 @@ impl CompiledRules {
     pub fn needs_owner(&self, flow: &FlowKey) -> Option<OwnerDetail> {
         let meant = |table: &Table| table.best(&self.entries, flow).is_some();
         if meant(&self.executable_flows) {
-            Some(OwnerDetail::Executable)
+            Some(OwnerDetail::Process)
         } else if meant(&self.uid_flows) {
             Some(OwnerDetail::Uid)
         } else {
@@ -288,7 +288,7 @@ impl CompiledRules {
         let paths = executables.into_iter();
         by_executable.extend(paths.map(|(path, rules)| (path.into(), build(rules))));
         self.wants = match (by_executable.is_empty(), by_uid.is_empty()) {
-            (false, _) => Some(OwnerDetail::Executable),
+            (false, _) => Some(OwnerDetail::Process),
             (true, false) => Some(OwnerDetail::Uid),
             (true, true) => None,
         };

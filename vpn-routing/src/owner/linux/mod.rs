@@ -128,7 +128,7 @@ impl OwnerResolver for LinuxOwners {
         };
         match query.detail {
             OwnerDetail::Uid => OwnerAnswer::Known(found.owner(None)),
-            OwnerDetail::Executable => self.executables.resolve(*query, found),
+            OwnerDetail::Process => self.executables.resolve(*query, found),
         }
     }
 
@@ -141,13 +141,13 @@ impl Found {
     /// The owner, with the executable if it is known.
     fn owner(&self, executable: Option<std::sync::Arc<std::path::Path>>) -> Owner {
         Owner {
-            uid: self.uid,
             executable,
             // Several sockets of one user: none of them can be named.
             socket: match self.inodes[..] {
                 [inode] => u64::from(inode),
                 _ => 0,
             },
+            ..Owner::user(self.uid)
         }
     }
 }

@@ -167,7 +167,7 @@ async fn our_own_executable_is_found_and_remembered() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let remote = "127.0.0.1:9".parse().unwrap();
     let asked = OwnerQuery {
-        detail: OwnerDetail::Executable,
+        detail: OwnerDetail::Process,
         ..query(Protocol::UDP, socket.local_addr().unwrap(), remote)
     };
     assert_eq!(owners.resolve(&asked), OwnerAnswer::Pending);
@@ -195,7 +195,7 @@ fn what_is_asked_and_dropped_leaves_no_thread() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let remote = "127.0.0.1:9".parse().unwrap();
     let asked = OwnerQuery {
-        detail: OwnerDetail::Executable,
+        detail: OwnerDetail::Process,
         ..query(Protocol::UDP, socket.local_addr().unwrap(), remote)
     };
     for _ in 0..MAX_PENDING * 2 {
@@ -240,7 +240,7 @@ async fn a_socket_shared_by_two_executables_is_nobodys() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let shared = std::os::fd::OwnedFd::from(socket.try_clone().unwrap());
     let asked = OwnerQuery {
-        detail: OwnerDetail::Executable,
+        detail: OwnerDetail::Process,
         ..query(
             Protocol::UDP,
             socket.local_addr().unwrap(),
@@ -266,7 +266,7 @@ async fn a_socket_held_by_another_process_only_is_that_process() {
     let local = socket.local_addr().unwrap();
     let child = Sleeper::start(&sleep_program(), std::os::fd::OwnedFd::from(socket).into());
     let asked = OwnerQuery {
-        detail: OwnerDetail::Executable,
+        detail: OwnerDetail::Process,
         ..query(Protocol::UDP, local, "127.0.0.1:9".parse().unwrap())
     };
     assert_eq!(owners.resolve(&asked), OwnerAnswer::Pending);

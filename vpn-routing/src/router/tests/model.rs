@@ -407,9 +407,8 @@ impl Model {
                 let held = self.holders[&query.flow.src_port()].last();
                 let &(_, uid, socket) = held.unwrap();
                 let answer = OwnerAnswer::Known(Owner {
-                    uid,
-                    executable: None,
                     socket,
+                    ..Owner::user(uid)
                 });
                 if self.slow {
                     self.asked.push((self.now, query, answer));

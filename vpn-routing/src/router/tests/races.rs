@@ -256,7 +256,7 @@ fn what_is_held_is_asked_about_again_when_rules_want_to_know_more() {
     world.rule_for_program("/usr/bin/app", "fr");
     world.answer_owners();
     assert_eq!(world.asked.len(), 1);
-    assert_eq!(world.asked[0].detail, vpn_core::OwnerDetail::Executable);
+    assert_eq!(world.asked[0].detail, vpn_core::OwnerDetail::Process);
     // The resolver cannot tell: that is an answer, and ends it.
     world.answer_owners();
     assert_eq!(world.drops(DropReason::OwnerUnknown), 1);

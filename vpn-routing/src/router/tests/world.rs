@@ -228,9 +228,8 @@ impl World {
         );
         let answer = match self.sockets.get(&key) {
             Some(&(uid, socket)) => OwnerAnswer::Known(Owner {
-                uid,
-                executable: None,
                 socket,
+                ..Owner::user(uid)
             }),
             None => OwnerAnswer::Unknown,
         };

@@ -87,9 +87,9 @@ pub(super) fn flow(dst: [u8; 4], port: u16) -> FlowKey {
 
 fn program(uid: u32, path: &str) -> Owner {
     Owner {
-        uid,
         executable: Some(Arc::from(Path::new(path))),
         socket: 1,
+        ..Owner::user(uid)
     }
 }
 
@@ -199,7 +199,7 @@ fn an_unknown_owner_is_nobodys_and_blocked_only_where_it_matters() {
     assert_eq!(rules.wants(), Some(OwnerDetail::Uid));
 
     let rules = compiled(vec![rule(1, exe("/bin/a"), "uk"), rule(2, uid(0), "fr")]);
-    assert_eq!(rules.needs_owner(&web), Some(OwnerDetail::Executable));
+    assert_eq!(rules.needs_owner(&web), Some(OwnerDetail::Process));
     assert_eq!(rules.decide(Some(&Owner::user(0)), &web).action, unknown);
     assert_eq!(rules.decide(Some(&program(0, "/x")), &web).action, FR);
     assert_eq!(compiled(vec![]).wants(), None);
