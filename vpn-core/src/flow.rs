@@ -60,6 +60,15 @@ impl Family {
     }
 }
 
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "ipv4",
+            Self::V6 => "ipv6",
+        })
+    }
+}
+
 const META_V6: u64 = 1 << 40;
 
 /// One direction of a flow: protocol, both addresses, both ports.

@@ -29,13 +29,72 @@ impl fmt::Display for TunnelId {
     }
 }
 
-/// A rule, unique within its source. Larger is newer: ties between rules go to the larger id.
+/// A group of tunnels of one engine: its place in the list of groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GroupId(u16);
+
+impl GroupId {
+    /// The group at this place.
+    pub const fn new(index: u16) -> Self {
+        Self(index)
+    }
+
+    /// Its place, usable as an index.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "group#{}", self.0)
+    }
+}
+
+/// A rule, unique within its source. Ties between rules go to the newer one.
+///
+/// A rule that was added while the program runs is newer than every rule of a configuration file;
+/// among those of one kind the larger number is newer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RuleId(pub u64);
+
+/// Marks the rules of a configuration file.
+const OF_FILE: u64 = 1 << 63;
+
+impl RuleId {
+    /// The rule at this place of a configuration file, counted from 1.
+    pub const fn of_file(place: u32) -> Self {
+        Self(OF_FILE | place as u64)
+    }
+
+    /// Its place in a configuration file, if it is of one.
+    pub const fn place_in_file(self) -> Option<u32> {
+        if self.0 & OF_FILE == 0 {
+            None
+        } else {
+            Some(self.0 as u32)
+        }
+    }
+}
+
+impl Ord for RuleId {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.0 ^ OF_FILE).cmp(&(other.0 ^ OF_FILE))
+    }
+}
+
+impl PartialOrd for RuleId {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 impl fmt::Display for RuleId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "rule#{}", self.0)
+        match self.place_in_file() {
+            Some(place) => write!(f, "file-rule#{place}"),
+            None => write!(f, "rule#{}", self.0),
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 //! | Module | What it says |
 //! |---|---|
 //! | [`packet`] | a packet with its offload description; parsing; batches; checksums; rewriting |
+//! | [`domain`] | names of the domain name system, and patterns over them |
 //! | [`flow`] | [`Protocol`], [`FlowKey`]: who talks to whom |
 //! | [`owner`] | who on this machine owns a flow: [`OwnerResolver`] |
 //! | [`rule`] | what a rule says: [`Rule`], [`RuleSource`] |
@@ -28,6 +29,7 @@
 
 pub mod device;
 pub mod directory;
+pub mod domain;
 pub mod flow;
 pub mod id;
 pub mod manual;
@@ -44,12 +46,16 @@ pub mod verdict;
 
 pub use device::{DeviceCapabilities, DeviceError, TunDevice};
 pub use directory::{DirectoryError, PeerDirectory, PeerId, PeerRecord};
+pub use domain::{DomainName, DomainPattern};
 pub use flow::{Family, FlowKey, Protocol};
-pub use id::{Generation, RuleId, TunnelId};
+pub use id::{Generation, GroupId, RuleId, TunnelId};
 pub use owner::{Evidence, Owner, OwnerAnswer, OwnerDetail, OwnerQuery, OwnerResolver};
 pub use packet::{Offload, Packet, PacketBatch, ParseError, Parsed};
 pub use plan::{InterfacePlan, PlanChange};
-pub use rule::{Action, OwnerMatch, PortRange, Rule, RuleMatch, RuleSnapshot, RuleSource};
+pub use rule::{
+    Action, FilterRule, InboundRule, OnChange, OnDown, OwnerMatch, PortRange, Rule, RuleMatch,
+    RuleSnapshot, RuleSource,
+};
 pub use transport::{
     Assigned, DownCause, StateSender, StateWatch, TransportCapabilities, TransportError,
     TransportState, TunnelTransport,

@@ -1,0 +1,73 @@
+//! What may not pass, although its rule gives it a tunnel.
+
+use std::fmt;
+
+use ipnet::IpNet;
+
+use super::{PortRange, RuleProtocol};
+use crate::flow::Family;
+use crate::id::RuleId;
+
+/// Which way a flow was started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum FilterDirection {
+    /// From behind a tunnel.
+    Inbound,
+    /// From this host.
+    Outbound,
+    /// Either.
+    #[default]
+    Both,
+}
+
+/// What becomes of what a filter rule matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FilterAction {
+    /// It passes; later filter rules are not asked.
+    Accept,
+    /// It goes nowhere, and its sender is not told.
+    Drop,
+    /// It goes nowhere, and its sender is told: RST for TCP, ICMP "administratively prohibited"
+    /// for the rest.
+    Reject,
+}
+
+/// An ICMP or ICMPv6 message by its type, and its code if that matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct IcmpMatch {
+    /// The type.
+    pub kind: u8,
+    /// The code; `None` is every code.
+    pub code: Option<u8>,
+}
+
+/// One rule of the packet filter. The first that matches decides; what none matches passes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct FilterRule {
+    /// Its identity; filter rules apply in the order they are listed in.
+    pub id: RuleId,
+    /// Which way the flow was started.
+    pub direction: FilterDirection,
+    /// The tunnel, or the group whose member it is; `None` is every tunnel.
+    pub tunnel: Option<String>,
+    /// The address family.
+    pub family: Option<Family>,
+    /// The protocol.
+    pub protocol: Option<RuleProtocol>,
+    /// The far end: the destination of what starts here, the source of what starts there.
+    pub remote: Option<IpNet>,
+    /// The destination port of the flow's first packet.
+    pub ports: Option<PortRange>,
+    /// The ICMP message.
+    pub icmp: Option<IcmpMatch>,
+    /// Fragments only.
+    pub fragments: bool,
+    /// What becomes of it.
+    pub action: FilterAction,
+}
+
+impl fmt::Display for FilterRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {:?}", self.id, self.action)
+    }
+}
