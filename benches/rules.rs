@@ -36,28 +36,32 @@ fn flow(i: u32) -> FlowKey {
 
 /// One rule per user, which is what most people write.
 fn rules(count: u32) -> CompiledRules {
-    let rule = |i: u32| Rule {
-        id: RuleId(u64::from(i)),
-        matches: RuleMatch {
-            owner: Some(OwnerMatch::Uid(FIRST_UID + i)),
-            ..RuleMatch::default()
-        },
-        action: Action::Tunnel("t".to_owned()),
+    let rule = |i: u32| {
+        Rule::new(
+            RuleId(u64::from(i)),
+            RuleMatch {
+                owner: Some(OwnerMatch::Uid(FIRST_UID + i)),
+                ..RuleMatch::default()
+            },
+            Action::Tunnel("t".to_owned()),
+        )
     };
     compile((0..count).map(rule).collect(), TunnelId::new(0))
 }
 
 fn prefix_rules(count: u32) -> CompiledRules {
-    let rule = |i: u32| Rule {
-        id: RuleId(u64::from(i)),
-        matches: RuleMatch {
-            destination: Some(
-                ipnet::Ipv4Net::new_assert(Ipv4Addr::new(198, (i >> 8) as u8, i as u8, 0), 24)
-                    .into(),
-            ),
-            ..RuleMatch::default()
-        },
-        action: Action::Tunnel("t".to_owned()),
+    let rule = |i: u32| {
+        Rule::new(
+            RuleId(u64::from(i)),
+            RuleMatch {
+                destination: Some(
+                    ipnet::Ipv4Net::new_assert(Ipv4Addr::new(198, (i >> 8) as u8, i as u8, 0), 24)
+                        .into(),
+                ),
+                ..RuleMatch::default()
+            },
+            Action::Tunnel("t".to_owned()),
+        )
     };
     compile((0..count).map(rule).collect(), TunnelId::new(0))
 }

@@ -34,11 +34,11 @@ pub fn remote(flow: u32) -> (IpAddr, u16) {
 
 /// Compiles one rule that sends everything into the tunnel `to`.
 pub fn everything_to(name: &'static str, to: TunnelId) -> CompiledRules {
-    let rule = Rule {
-        id: RuleId(1),
-        matches: RuleMatch::default(),
-        action: Action::Tunnel(name.to_owned()),
-    };
+    let rule = Rule::new(
+        RuleId(1),
+        RuleMatch::default(),
+        Action::Tunnel(name.to_owned()),
+    );
     compile(vec![rule], to)
 }
 
@@ -50,8 +50,8 @@ pub fn everything_to(name: &'static str, to: TunnelId) -> CompiledRules {
 #[allow(clippy::panic, reason = "documented")]
 pub fn compile(rules: Vec<Rule>, to: TunnelId) -> CompiledRules {
     CompiledRules::compile(
-        &RuleSnapshot { rules },
-        &|_| Some(to),
+        &RuleSnapshot::from(rules),
+        &|_: &str| Some(to),
         Target::Block(DropReason::BlockedByDefault),
     )
     .unwrap_or_else(|error| panic!("{error}"))

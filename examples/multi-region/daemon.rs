@@ -235,7 +235,7 @@ fn start_rules(
         .collect();
     let default: Target = loaded.default_target();
     let compile = Arc::new(move |snapshot: &_| {
-        CompiledRules::compile(snapshot, &|name| ids.get(name).copied(), default)
+        CompiledRules::compile(snapshot, &|name: &str| ids.get(name).copied(), default)
     });
     let feed = RuleFeed::new(source, cache, compile);
     let status = feed.status();

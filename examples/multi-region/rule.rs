@@ -118,6 +118,7 @@ impl Match {
                 Proto::Udp => RuleProtocol::Udp,
                 Proto::Icmp => RuleProtocol::Icmp,
             }),
+            ..RuleMatch::default()
         })
     }
 }

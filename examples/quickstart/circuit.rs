@@ -46,13 +46,15 @@ impl Circuit {
     ) -> Result<Self, StepError> {
         let rules: Vec<Rule> = (1..)
             .zip(executables.iter().zip(REGIONS))
-            .map(|(id, (executable, region))| Rule {
-                id: RuleId(id),
-                matches: RuleMatch {
-                    owner: Some(OwnerMatch::Executable(executable.clone())),
-                    ..RuleMatch::default()
-                },
-                action: Action::Tunnel(region.to_owned()),
+            .map(|(id, (executable, region))| {
+                Rule::new(
+                    RuleId(id),
+                    RuleMatch {
+                        owner: Some(OwnerMatch::Executable(executable.clone())),
+                        ..RuleMatch::default()
+                    },
+                    Action::Tunnel(region.to_owned()),
+                )
             })
             .collect();
         let source = Arc::new(StaticRules::new(rules.clone()));

@@ -117,7 +117,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let rules = RuleCache::new();
     let provider = Target::Tunnel(TunnelId::new(0));
     let none = RuleSnapshot::default();
-    rules.swap(CompiledRules::compile(&none, &|_| None, provider)?);
+    rules.swap(CompiledRules::compile(&none, &|_: &str| None, provider)?);
 
     let (owners, config) = (Arc::new(NoOwners), RouterConfig::default());
     let mut engine = Engine::new(device.clone(), owners, rules, config);

@@ -61,17 +61,17 @@ async fn host(
 }
 
 fn only_user(uid: u32) -> Result<CompiledRules, Box<dyn Error>> {
-    let rule = Rule {
-        id: RuleId(1),
-        matches: RuleMatch {
+    let rule = Rule::new(
+        RuleId(1),
+        RuleMatch {
             owner: Some(OwnerMatch::Uid(uid)),
             ..RuleMatch::default()
         },
-        action: Action::Tunnel("provider".to_owned()),
-    };
+        Action::Tunnel("provider".to_owned()),
+    );
     Ok(CompiledRules::compile(
-        &RuleSnapshot { rules: vec![rule] },
-        &|name| (name == "provider").then_some(TunnelId::new(0)),
+        &RuleSnapshot::from(vec![rule]),
+        &|name: &str| (name == "provider").then_some(TunnelId::new(0)),
         Target::Block(DropReason::BlockedByDefault),
     )?)
 }

@@ -42,14 +42,14 @@ impl Lines {
         let uid = uid
             .parse()
             .map_err(|_| invalid("the user id is not a number"))?;
-        Ok(Rule {
-            id: RuleId(number as u64),
-            matches: RuleMatch {
+        Ok(Rule::new(
+            RuleId(number as u64),
+            RuleMatch {
                 owner: Some(OwnerMatch::Uid(uid)),
                 ..RuleMatch::default()
             },
-            action: Action::Tunnel(tunnel.to_owned()),
-        })
+            Action::Tunnel(tunnel.to_owned()),
+        ))
     }
 }
 
@@ -66,9 +66,7 @@ impl RuleSource for Lines {
         let rules = (1..)
             .zip(text.lines())
             .map(|(number, line)| Self::parse(number, line));
-        Ok(RuleSnapshot {
-            rules: rules.collect::<Result<_, _>>()?,
-        })
+        Ok(RuleSnapshot::from(rules.collect::<Result<Vec<_>, _>>()?))
     }
 
     async fn changed(&self) {

@@ -28,17 +28,15 @@ fn router(now: Instant) -> Router {
             Update::Tunnel(id, TransportState::Up(Arc::new(assigned))),
         );
     }
-    let everything = Rule {
-        id: RuleId(1),
-        matches: RuleMatch::default(),
-        action: Action::Tunnel("fr".to_owned()),
-    };
+    let everything = Rule::new(
+        RuleId(1),
+        RuleMatch::default(),
+        Action::Tunnel("fr".to_owned()),
+    );
     let fr = router.tunnel_named("fr");
     let rules = CompiledRules::compile(
-        &RuleSnapshot {
-            rules: vec![everything],
-        },
-        &|name| fr.filter(|_| name == "fr"),
+        &RuleSnapshot::from(vec![everything]),
+        &|name: &str| fr.filter(|_| name == "fr"),
         Target::Block(DropReason::BlockedByDefault),
     );
     let cache = RuleCache::new();

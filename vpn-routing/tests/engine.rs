@@ -64,13 +64,15 @@ fn start() -> Running {
 }
 
 fn swap(cache: &RuleCache, rules: &[(u32, &str)]) {
-    let rules = rules.iter().zip(1..).map(|(&(uid, tunnel), id)| Rule {
-        id: RuleId(id),
-        matches: RuleMatch {
-            owner: Some(OwnerMatch::Uid(uid)),
-            ..RuleMatch::default()
-        },
-        action: Action::Tunnel(tunnel.to_owned()),
+    let rules = rules.iter().zip(1..).map(|(&(uid, tunnel), id)| {
+        Rule::new(
+            RuleId(id),
+            RuleMatch {
+                owner: Some(OwnerMatch::Uid(uid)),
+                ..RuleMatch::default()
+            },
+            Action::Tunnel(tunnel.to_owned()),
+        )
     });
     let names = ["uk", "fr", "us"];
     let id = |name: &str| {
@@ -80,9 +82,7 @@ fn swap(cache: &RuleCache, rules: &[(u32, &str)]) {
             .map(|i| TunnelId::new(i as u16))
     };
     let compiled = CompiledRules::compile(
-        &RuleSnapshot {
-            rules: rules.collect(),
-        },
+        &RuleSnapshot::from(rules.collect::<Vec<_>>()),
         &id,
         Target::Block(DropReason::BlockedByDefault),
     );

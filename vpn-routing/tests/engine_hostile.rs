@@ -133,18 +133,20 @@ fn world() -> World {
 
 impl World {
     fn rules(&self, good: u16) {
-        let to = |id, port: u16, name: &str| Rule {
-            id: RuleId(id),
-            matches: RuleMatch {
-                ports: Some(PortRange::single(port)),
-                ..RuleMatch::default()
-            },
-            action: Action::Tunnel(name.to_owned()),
+        let to = |id, port: u16, name: &str| {
+            Rule::new(
+                RuleId(id),
+                RuleMatch {
+                    ports: Some(PortRange::single(port)),
+                    ..RuleMatch::default()
+                },
+                Action::Tunnel(name.to_owned()),
+            )
         };
         let rules = vec![to(1, 1, "bad"), to(2, 2, "good")];
         let id = |name: &str| Some(TunnelId::new(if name == "bad" { 0 } else { good }));
         let default = Target::Block(DropReason::BlockedByDefault);
-        let compiled = CompiledRules::compile(&RuleSnapshot { rules }, &id, default);
+        let compiled = CompiledRules::compile(&RuleSnapshot::from(rules), &id, default);
         self.rules.swap(compiled.unwrap());
     }
 }

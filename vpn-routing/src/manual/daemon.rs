@@ -32,11 +32,7 @@
 //! let uk = engine.add_tunnel("uk", Arc::new(transport))?;
 //!
 //! // Rules follow their source until the token is cancelled.
-//! let source = StaticRules::new([Rule {
-//!     id: RuleId(1),
-//!     matches: RuleMatch::default(),
-//!     action: Action::Tunnel("uk".to_owned()),
-//! }]);
+//! let source = StaticRules::new([Rule::new(RuleId(1), RuleMatch::default(), Action::Tunnel("uk".to_owned()))]);
 //! let compile = move |snapshot: &vpn_core::RuleSnapshot| {
 //!     let tunnels = |name: &str| (name == "uk").then_some(uk);
 //!     CompiledRules::compile(snapshot, &tunnels, Target::Block(DropReason::BlockedByDefault))

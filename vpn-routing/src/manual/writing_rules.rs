@@ -9,19 +9,11 @@
 //! use vpn_core::{RuleMatch, RuleSnapshot, TunnelId};
 //! use vpn_routing::rules::{CompiledRules, Target};
 //!
-//! let everything = Rule {
-//!     id: RuleId(1),
-//!     matches: RuleMatch::default(),
-//!     action: Action::Tunnel("uk".to_owned()),
-//! };
-//! let but_this_user = Rule {
-//!     id: RuleId(2),
-//!     matches: RuleMatch { owner: Some(OwnerMatch::Uid(1002)), ..RuleMatch::default() },
-//!     action: Action::Block,
-//! };
+//! let everything = Rule::new(RuleId(1), RuleMatch::default(), Action::Tunnel("uk".to_owned()));
+//! let but_this_user = Rule::new(RuleId(2), RuleMatch { owner: Some(OwnerMatch::Uid(1002)), ..RuleMatch::default() }, Action::Block);
 //! let rules = CompiledRules::compile(
-//!     &RuleSnapshot { rules: vec![everything, but_this_user] },
-//!     &|name| (name == "uk").then_some(TunnelId::new(0)),
+//!     &RuleSnapshot::from(vec![everything, but_this_user]),
+//!     &|name: &str| (name == "uk").then_some(TunnelId::new(0)),
 //!     Target::Block(DropReason::BlockedByDefault),
 //! )?;
 //! let flow = FlowKey::new(

@@ -41,7 +41,6 @@ impl Router {
             {
                 return Wait(Awaits::Owner(detail));
             }
-            (Some(_), Known::Answer(_, None)) => return Drop(DropReason::OwnerUnknown, None),
             (None, Known::NotAsked) => None,
             (_, Known::Answer(_, owner)) => owner,
         };
@@ -52,6 +51,7 @@ impl Router {
         }
         match decision.action {
             Target::Block(reason) => Drop(reason, None),
+            Target::Group(_) => Drop(DropReason::NoSuchTunnel, None),
             Target::Tunnel(tunnel) => self.enter(now, parsed, owner, tunnel, decision.rule),
         }
     }

@@ -280,7 +280,7 @@ impl Router {
                 let known = Known::Answer(needs, self.owner_of(id));
                 return Some(self.replace_flow(now, id, parsed, known));
             }
-            Target::Tunnel(_) => {}
+            Target::Tunnel(_) | Target::Group(_) => {}
         }
         let generation = self.generation;
         let conn = self.conns.get_mut(id)?;
@@ -319,6 +319,7 @@ impl Router {
                 self.remove_flow(id);
                 Some(reason)
             }
+            Target::Group(_) => None,
             Target::Tunnel(tunnel) => {
                 if tunnel == conn.tunnel {
                     conn.generation = self.generation;

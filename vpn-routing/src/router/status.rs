@@ -225,6 +225,10 @@ impl Router {
                 told.verdict = Verdict::Drop(reason);
                 return told;
             }
+            Target::Group(_) => {
+                told.verdict = Verdict::Drop(DropReason::NoSuchTunnel);
+                return told;
+            }
             Target::Tunnel(tunnel) => tunnel,
         };
         let Some(slot) = self.tunnels.get(tunnel) else {

@@ -11,7 +11,8 @@ use arc_swap::{ArcSwap, Cache};
 use vpn_core::flow::FlowKey;
 use vpn_core::{Generation, Owner};
 
-use super::compile::{CompiledRules, Decision};
+use super::compile::CompiledRules;
+use super::decide::Decision;
 
 /// The rules in force. Cheap to clone; clones share.
 #[derive(Clone, Debug)]

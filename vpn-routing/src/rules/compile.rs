@@ -1,101 +1,44 @@
-//! Decides a flow by rules that were compiled once.
+//! Turns a snapshot into rules that can be looked up: names resolved, indexed by owner.
 
-use std::fmt;
 use std::path::Path;
 
 use hashbrown::HashMap;
-use vpn_core::flow::FlowKey;
+use ipnet::IpNet;
 use vpn_core::{
-    Action, DropReason, Generation, Owner, OwnerDetail, OwnerMatch, Rule, RuleId, RuleMatch,
-    RuleSnapshot, TunnelId,
+    Action, DropReason, Generation, OnDown, Owner, OwnerDetail, OwnerMatch, Rule, RuleMatch,
+    RuleSnapshot,
 };
 
-use super::table::{Entry, Table};
+use super::decide::Target;
+use super::entry::{Entry, Sources};
+use super::error::RuleError;
+use super::names::Names;
+use super::who::Who;
 
 /// How many rules one snapshot may have: a hundred times what people write, a few milliseconds to
 /// compile.
 pub const MAX_RULES: usize = 100_000;
 
-/// Where a decision sends a flow. There is no "direct": nothing can leave past the tunnels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Target {
-    /// Through this tunnel and nowhere else.
-    Tunnel(TunnelId),
-    /// Nowhere, for this reason.
-    Block(DropReason),
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tunnel(tunnel) => write!(f, "{tunnel}"),
-            Self::Block(reason) => write!(f, "block ({reason})"),
-        }
-    }
-}
-
-/// What rules say about a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Decision {
-    /// Where it goes.
-    pub action: Target,
-    /// The rule that says so; `None` if it is the default, or that the owner is unknown.
-    pub rule: Option<RuleId>,
-}
-
-/// What is wrong with rules. At run time the rule that is named blocks what it matches.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum RuleError {
-    /// The rule names a tunnel that does not exist. Correct the name, or add the tunnel.
-    #[error("{rule}: there is no tunnel {tunnel:?}; correct the name or add the tunnel")]
-    NoSuchTunnel {
-        /// The rule.
-        rule: RuleId,
-        /// The name it gives.
-        tunnel: String,
-    },
-    /// The rule says direct, which this version cannot do. Name a tunnel or block.
-    #[error("{rule}: direct is not available; name a tunnel or block")]
-    DirectUnavailable {
-        /// The rule.
-        rule: RuleId,
-    },
-    /// The rule asks for something this version does not know. Update, or rewrite the rule.
-    #[error("{rule}: {what} is not known to this version; update it or rewrite the rule")]
-    Unsupported {
-        /// The rule.
-        rule: RuleId,
-        /// What is not known.
-        what: &'static str,
-    },
-    /// More rules than [`MAX_RULES`]. None of the snapshot is used.
-    #[error(
-        "{count} rules are more than {MAX_RULES}; use prefixes and port ranges to say it in fewer"
-    )]
-    TooMany {
-        /// How many there are.
-        count: usize,
-    },
-}
-
-type Map<K> = HashMap<K, Table, foldhash::quality::RandomState>;
+type Map<K> = HashMap<K, Who, foldhash::quality::RandomState>;
 
 /// All rules of one snapshot, ready for lookup. Immutable; made by [`compile`](Self::compile).
 ///
-/// Found by owner (hash), then by destination (prefix trie), then by port (binary search), so ten
-/// thousand rules cost little more than ten.
+/// Found by owner (hash), then by source, then by destination (prefix trie), then by port (binary
+/// search), so ten thousand rules cost little more than ten.
 #[derive(Debug)]
 pub struct CompiledRules {
     generation: Generation,
     pub(super) entries: Vec<Entry>,
-    pub(super) by_uid: Map<u32>,
-    pub(super) by_executable: Map<Box<Path>>,
-    pub(super) anybody: Table,
-    /// Every distinct thing that rules with a user (an executable) say about flows, to tell
-    /// whether the owner matters at all.
-    uid_flows: Table,
-    executable_flows: Table,
+    by_uid: Map<u32>,
+    by_executable: Map<Box<Path>>,
+    /// A rule for a cgroup is also for those below it.
+    by_cgroup: Map<Box<Path>>,
+    by_package: Map<Box<str>>,
+    pub(super) anybody: Who,
+    /// Every distinct thing that rules with a user (a process) say about flows, to tell whether
+    /// the owner matters at all.
+    pub(super) uid_flows: Who,
+    pub(super) process_flows: Who,
     default: Target,
     wants: Option<OwnerDetail>,
     problems: Vec<RuleError>,
@@ -107,8 +50,8 @@ impl CompiledRules {
         Self::empty(Target::Block(DropReason::RulesCold))
     }
 
-    /// Compiles a snapshot. `tunnels` finds a tunnel by its name, `default` decides flows that no
-    /// rule matches.
+    /// Compiles a snapshot. `names` says what the names in rules stand for (a closure from a
+    /// tunnel's name to its id will do), `default` decides flows that no rule matches.
     ///
     /// Rules that cannot be carried out block what they match and are in
     /// [`problems`](Self::problems).
@@ -118,85 +61,46 @@ impl CompiledRules {
     /// [`RuleError::TooMany`] only.
     pub fn compile(
         snapshot: &RuleSnapshot,
-        tunnels: &dyn Fn(&str) -> Option<TunnelId>,
+        names: &dyn Names,
         default: Target,
     ) -> Result<Self, RuleError> {
-        let count = snapshot.rules.len();
+        let count = snapshot.rules.len() + snapshot.inbound.len() + snapshot.filters.len();
         if count > MAX_RULES {
             return Err(RuleError::TooMany { count });
         }
         let mut compiled = Self::empty(default);
-        compiled.entries.reserve_exact(count);
+        compiled.entries.reserve_exact(snapshot.rules.len());
+        let mut sources = Vec::with_capacity(snapshot.rules.len());
         for rule in &snapshot.rules {
-            let target = match target_of(rule, tunnels) {
-                Ok(target) => target,
+            let entry = match targets_of(rule, names) {
+                Ok((target, on_down)) => Entry::new(rule, target, on_down),
                 Err((reason, problem)) => {
                     compiled.problems.push(problem);
-                    Target::Block(reason)
+                    Entry::blocked(rule, reason)
                 }
             };
-            let entry = Entry::new(rule, target);
+            let (entry, of_rule) = match sources_of(rule, names) {
+                Ok(of_rule) => (entry, of_rule),
+                // Whatever came in by it may be anything: what the rule else says is blocked.
+                Err(problem) => {
+                    compiled.problems.push(problem);
+                    let blocked = Entry::blocked(rule, DropReason::BlockedByRule);
+                    (blocked, vec![rule.matches.source])
+                }
+            };
             compiled.entries.push(entry);
+            sources.push(of_rule);
         }
-        compiled.index();
+        compiled.index(&sources);
         Ok(compiled)
     }
 
     /// The problems of a snapshot, for a check before it is used; empty if all is well.
-    pub fn check(
-        snapshot: &RuleSnapshot,
-        tunnels: &dyn Fn(&str) -> Option<TunnelId>,
-    ) -> Vec<RuleError> {
-        match Self::compile(
-            snapshot,
-            tunnels,
-            Target::Block(DropReason::BlockedByDefault),
-        ) {
+    pub fn check(snapshot: &RuleSnapshot, names: &dyn Names) -> Vec<RuleError> {
+        let block = Target::Block(DropReason::BlockedByDefault);
+        match Self::compile(snapshot, names, block) {
             Ok(compiled) => compiled.problems,
             Err(error) => vec![error],
-        }
-    }
-
-    /// Decides a flow. `owner` is `None` if it is unknown, `flow` as the application sees it.
-    ///
-    /// Where the owner matters (see [`needs_owner`](Self::needs_owner)) and is not known well
-    /// enough, the answer is [`DropReason::OwnerUnknown`], never a guess.
-    pub fn decide(&self, owner: Option<&Owner>, flow: &FlowKey) -> Decision {
-        let known = match owner {
-            None => None,
-            Some(owner) if owner.executable.is_none() => Some(OwnerDetail::Uid),
-            Some(_) => Some(OwnerDetail::Process),
-        };
-        // No flow needs more than all rules together: mostly that answers it without a search.
-        if self.wants > known && self.needs_owner(flow) > known {
-            return Decision {
-                action: Target::Block(DropReason::OwnerUnknown),
-                rule: None,
-            };
-        }
-        let of_owner = owner.and_then(|owner| {
-            let tables = self.tables_of(owner);
-            let best = |table: Option<&Table>| table?.best(&self.entries, flow);
-            best(tables.0).max_by_rank(best(tables.1), &self.entries)
-        });
-        match of_owner.or_else(|| self.anybody.best(&self.entries, flow)) {
-            Some(index) => self.entries[index as usize].decision(),
-            None => Decision {
-                action: self.default,
-                rule: None,
-            },
-        }
-    }
-
-    /// How much of the owner the decision of this flow depends on; `None` if nothing does.
-    pub fn needs_owner(&self, flow: &FlowKey) -> Option<OwnerDetail> {
-        let meant = |table: &Table| table.best(&self.entries, flow).is_some();
-        if meant(&self.executable_flows) {
-            Some(OwnerDetail::Process)
-        } else if meant(&self.uid_flows) {
-            Some(OwnerDetail::Uid)
-        } else {
-            None
         }
     }
 
@@ -234,12 +138,27 @@ impl CompiledRules {
         self.generation = generation;
     }
 
-    pub(super) fn tables_of(&self, owner: &Owner) -> (Option<&Table>, Option<&Table>) {
+    /// The rules that name this owner, by each way of naming one but cgroups.
+    pub(super) fn of_owner(&self, owner: &Owner) -> impl Iterator<Item = &Who> {
         let executable = owner.executable.as_deref();
-        (
+        let package = owner.package.as_deref();
+        [
             self.by_uid.get(&owner.uid),
             executable.and_then(|path| self.by_executable.get(path)),
-        )
+            package.and_then(|name| self.by_package.get(name)),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    /// The rules that name this owner's cgroup or one it lies in, the nearest first.
+    pub(super) fn of_cgroups(&self, owner: &Owner) -> impl Iterator<Item = &Who> {
+        let cgroup = match self.by_cgroup.is_empty() {
+            true => None,
+            false => owner.cgroup.as_deref(),
+        };
+        let nested = cgroup.into_iter().flat_map(Path::ancestors);
+        nested.filter_map(|path| self.by_cgroup.get(path))
     }
 
     fn empty(default: Target) -> Self {
@@ -248,120 +167,186 @@ impl CompiledRules {
             entries: Vec::new(),
             by_uid: Map::default(),
             by_executable: Map::default(),
-            anybody: Table::default(),
-            uid_flows: Table::default(),
-            executable_flows: Table::default(),
+            by_cgroup: Map::default(),
+            by_package: Map::default(),
+            anybody: Who::default(),
+            uid_flows: Who::default(),
+            process_flows: Who::default(),
             default,
             wants: None,
             problems: Vec::new(),
         }
     }
 
-    fn index(&mut self) {
-        let mut uids: HashMap<u32, Vec<u32>, _> = HashMap::with_hasher(Default::default());
-        let mut executables: HashMap<&Path, Vec<u32>, foldhash::quality::RandomState> =
-            HashMap::default();
+    fn index(&mut self, sources: &[Sources]) {
+        let mut uids: Lists<u32> = HashMap::default();
+        let mut executables: Lists<&Path> = HashMap::default();
+        let mut cgroups: Lists<&Path> = HashMap::default();
+        let mut packages: Lists<&str> = HashMap::default();
         let mut anybody = Vec::new();
-        let (mut uid_flows, mut executable_flows) = (Distinct::default(), Distinct::default());
-        for (index, entry) in (0u32..).zip(&self.entries) {
+        let (mut uid_flows, mut process_flows) = (Distinct::default(), Distinct::default());
+        for ((index, entry), sources) in (0u32..).zip(&self.entries).zip(sources) {
+            let placed = sources.iter().map(|&source| (source, index));
             match &entry.matches.owner {
                 Some(OwnerMatch::Uid(uid)) => {
-                    uids.entry(*uid).or_default().push(index);
-                    uid_flows.add(&entry.matches, index);
+                    uids.entry(*uid).or_default().extend(placed);
+                    uid_flows.add(&entry.matches, sources, index);
                 }
                 Some(OwnerMatch::Executable(path)) => {
-                    executables.entry(path).or_default().push(index);
-                    executable_flows.add(&entry.matches, index);
+                    executables.entry(path).or_default().extend(placed);
+                    process_flows.add(&entry.matches, sources, index);
+                }
+                Some(OwnerMatch::Cgroup(path)) => {
+                    cgroups.entry(path).or_default().extend(placed);
+                    process_flows.add(&entry.matches, sources, index);
+                }
+                Some(OwnerMatch::Package(name)) => {
+                    packages.entry(name).or_default().extend(placed);
+                    process_flows.add(&entry.matches, sources, index);
                 }
                 // An owner this version does not know may be anybody: the rule (a block, by
-                // `target_of`) must not be passed over.
-                Some(_) | None => anybody.push(index),
+                // `targets_of`) must not be passed over.
+                Some(_) | None => anybody.extend(placed),
             }
         }
-        let build = |rules: Vec<u32>| Table::build(&self.entries, rules);
-        let seeded = foldhash::quality::RandomState::default;
-        let mut by_uid: Map<u32> = HashMap::with_capacity_and_hasher(uids.len(), seeded());
-        let uids: HashMap<u32, Vec<u32>, foldhash::quality::RandomState> = uids;
-        by_uid.extend(uids.into_iter().map(|(uid, rules)| (uid, build(rules))));
-        let mut by_executable: Map<Box<Path>> =
-            HashMap::with_capacity_and_hasher(executables.len(), seeded());
-        let paths = executables.into_iter();
-        by_executable.extend(paths.map(|(path, rules)| (path.into(), build(rules))));
-        self.wants = match (by_executable.is_empty(), by_uid.is_empty()) {
+        let entries = &self.entries;
+        let build = |rules: Vec<(Option<IpNet>, u32)>| Who::build(entries, rules);
+        let by_uid = map_of(uids, entries);
+        let by_executable = map_of(executables, entries);
+        let by_cgroup = map_of(cgroups, entries);
+        let by_package = map_of(packages, entries);
+        self.wants = match (process_flows.rules.is_empty(), uid_flows.rules.is_empty()) {
             (false, _) => Some(OwnerDetail::Process),
             (true, false) => Some(OwnerDetail::Uid),
             (true, true) => None,
         };
-        let tables = (
+        let whos = (
             build(anybody),
             build(uid_flows.rules),
-            build(executable_flows.rules),
+            build(process_flows.rules),
         );
-        (self.anybody, self.uid_flows, self.executable_flows) = tables;
+        (self.anybody, self.uid_flows, self.process_flows) = whos;
         (self.by_uid, self.by_executable) = (by_uid, by_executable);
+        (self.by_cgroup, self.by_package) = (by_cgroup, by_package);
     }
+}
+
+type Lists<K> = HashMap<K, Vec<(Option<IpNet>, u32)>, foldhash::quality::RandomState>;
+
+fn map_of<K, B: From<K> + Eq + std::hash::Hash>(lists: Lists<K>, entries: &[Entry]) -> Map<B> {
+    let built = |(key, rules): (K, _)| (key.into(), Who::build(entries, rules));
+    lists.into_iter().map(built).collect()
 }
 
 /// Rules that differ in what they say about flows; one of each is kept.
 #[derive(Default)]
 struct Distinct {
     seen: hashbrown::HashSet<RuleMatch, foldhash::quality::RandomState>,
-    rules: Vec<u32>,
+    rules: Vec<(Option<IpNet>, u32)>,
 }
 
 impl Distinct {
-    fn add(&mut self, matches: &RuleMatch, index: u32) {
+    fn add(&mut self, matches: &RuleMatch, sources: &[Option<IpNet>], index: u32) {
         let flow_part = RuleMatch {
             owner: None,
             ..matches.clone()
         };
         if self.seen.insert(flow_part) {
-            self.rules.push(index);
+            self.rules
+                .extend(sources.iter().map(|&source| (source, index)));
         }
     }
 }
 
-/// The better of two candidates.
-trait MaxByRank {
-    fn max_by_rank(self, other: Self, entries: &[Entry]) -> Self;
-}
-
-impl MaxByRank for Option<u32> {
-    fn max_by_rank(self, other: Self, entries: &[Entry]) -> Self {
-        let (Some(a), Some(b)) = (self, other) else {
-            return self.or(other);
-        };
-        let rank = |index: &u32| entries[*index as usize].rank();
-        Some(std::cmp::max_by_key(a, b, rank))
+/// The source prefixes a rule is for: what it names itself, within those of its interface.
+fn sources_of(rule: &Rule, names: &dyn Names) -> Result<Sources, RuleError> {
+    let source = rule.matches.source;
+    let Some(interface) = &rule.matches.interface else {
+        return Ok(vec![source]);
+    };
+    let prefixes = names.interface(interface).unwrap_or_default();
+    if prefixes.is_empty() {
+        return Err(RuleError::NoSuchInterface {
+            rule: rule.id,
+            interface: interface.clone(),
+        });
     }
+    let narrower = |prefix: IpNet| match source {
+        None => Some(prefix),
+        Some(source) if prefix.contains(&source) => Some(source),
+        Some(source) if source.contains(&prefix) => Some(prefix),
+        Some(_) => None,
+    };
+    Ok(prefixes
+        .into_iter()
+        .filter_map(narrower)
+        .map(Some)
+        .collect())
 }
 
-fn target_of(
-    rule: &Rule,
-    tunnels: &dyn Fn(&str) -> Option<TunnelId>,
-) -> Result<Target, (DropReason, RuleError)> {
-    let id = rule.id;
+type Problem = (DropReason, RuleError);
+
+/// Where a rule leads, and where while that is down.
+fn targets_of(rule: &Rule, names: &dyn Names) -> Result<(Target, Option<Target>), Problem> {
     let unsupported = |what| {
-        let problem = RuleError::Unsupported { rule: id, what };
+        let problem = RuleError::Unsupported {
+            rule: rule.id,
+            what,
+        };
         Err((DropReason::BlockedByRule, problem))
     };
     match &rule.matches.owner {
-        None | Some(OwnerMatch::Uid(_) | OwnerMatch::Executable(_)) => {}
+        None
+        | Some(
+            OwnerMatch::Uid(_)
+            | OwnerMatch::Executable(_)
+            | OwnerMatch::Cgroup(_)
+            | OwnerMatch::Package(_),
+        ) => {}
         Some(_) => return unsupported("its kind of owner"),
     }
-    match &rule.action {
-        Action::Tunnel(name) => tunnels(name).map(Target::Tunnel).ok_or_else(|| {
-            let problem = RuleError::NoSuchTunnel {
-                rule: id,
-                tunnel: name.clone(),
-            };
-            (DropReason::NoSuchTunnel, problem)
+    let target = match &rule.action {
+        Action::Tunnel(name) => tunnel(rule, names, name)?,
+        Action::Group(name) => group(rule, names, name)?,
+        Action::Block => Target::Block(DropReason::BlockedByRule),
+        Action::Direct => direct(rule, names)?,
+        _ => return unsupported("its action"),
+    };
+    let on_down = match &rule.on_down {
+        OnDown::Block => None,
+        OnDown::Fallback(name) => Some(match names.group(name) {
+            Some(group) => Target::Group(group),
+            None => tunnel(rule, names, name)?,
         }),
-        Action::Block => Ok(Target::Block(DropReason::BlockedByRule)),
-        Action::Direct => Err((
-            DropReason::BlockedByRule,
-            RuleError::DirectUnavailable { rule: id },
-        )),
-        _ => unsupported("its action"),
-    }
+        OnDown::Direct => Some(direct(rule, names)?),
+        _ => return unsupported("what it does while its tunnel is down"),
+    };
+    Ok((target, on_down))
+}
+
+fn tunnel(rule: &Rule, names: &dyn Names, name: &str) -> Result<Target, Problem> {
+    names.tunnel(name).map(Target::Tunnel).ok_or_else(|| {
+        let problem = RuleError::NoSuchTunnel {
+            rule: rule.id,
+            tunnel: name.to_owned(),
+        };
+        (DropReason::NoSuchTunnel, problem)
+    })
+}
+
+fn group(rule: &Rule, names: &dyn Names, name: &str) -> Result<Target, Problem> {
+    names.group(name).map(Target::Group).ok_or_else(|| {
+        let problem = RuleError::NoSuchGroup {
+            rule: rule.id,
+            group: name.to_owned(),
+        };
+        (DropReason::NoSuchTunnel, problem)
+    })
+}
+
+fn direct(rule: &Rule, names: &dyn Names) -> Result<Target, Problem> {
+    names.direct().map(Target::Tunnel).ok_or({
+        let problem = RuleError::DirectUnavailable { rule: rule.id };
+        (DropReason::BlockedByRule, problem)
+    })
 }

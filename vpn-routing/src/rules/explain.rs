@@ -5,7 +5,11 @@ use std::fmt;
 use vpn_core::flow::FlowKey;
 use vpn_core::{Owner, RuleId, RuleMatch};
 
-use super::compile::{CompiledRules, Decision, Target};
+use super::compile::CompiledRules;
+use super::decide::{Decision, Target};
+use super::entry::Question;
+use super::names::{Domains, NoDomains};
+use super::who::Hit;
 
 /// A rule that matches a flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,29 +55,52 @@ impl fmt::Display for Explanation {
 impl CompiledRules {
     /// The decision of [`decide`](Self::decide), the rule that made it and the rules it beat.
     pub fn explain(&self, owner: Option<&Owner>, flow: &FlowKey) -> Explanation {
-        let decision = self.decide(owner, flow);
-        let mut found: Vec<u32> = Vec::new();
-        let (uid, executable) = owner.map_or((None, None), |owner| self.tables_of(owner));
-        for table in [uid, executable, Some(&self.anybody)].into_iter().flatten() {
-            table.for_each(&mut |index| {
-                if self.entries[index as usize].matches_flow(flow) {
-                    found.push(index);
+        self.explain_named(owner, flow, &NoDomains)
+    }
+
+    /// The decision of [`decide_named`](Self::decide_named), the rule that made it and the rules
+    /// it beat.
+    pub fn explain_named(
+        &self,
+        owner: Option<&Owner>,
+        flow: &FlowKey,
+        domains: &dyn Domains,
+    ) -> Explanation {
+        let question = Question { flow, domains };
+        let decision = self.decide_named(owner, flow, domains);
+        let mut found: Vec<(bool, Hit)> = Vec::new();
+        let of_owner = owner
+            .into_iter()
+            .flat_map(|owner| self.of_owner(owner).chain(self.of_cgroups(owner)));
+        let of_owner = of_owner.map(|who| (true, who));
+        for (owned, who) in of_owner.chain([(false, &self.anybody)]) {
+            who.for_each(question, &mut |hit| {
+                if self.entries[hit.index as usize].matches(question) {
+                    found.push((owned, hit));
                 }
             });
         }
-        found.sort_by_key(|&index| std::cmp::Reverse(self.entries[index as usize].rank()));
-        let mut candidates = found.into_iter().map(|index| {
-            let entry = &self.entries[index as usize];
+        found.sort_by_key(|&(owned, hit)| {
+            let rank = self.entries[hit.index as usize].rank();
+            std::cmp::Reverse((owned, hit.source, rank))
+        });
+        // A rule for an interface may be listed for several prefixes.
+        found.dedup_by_key(|(_, hit)| hit.index);
+        let candidates = found.into_iter().map(|(_, hit)| {
+            let entry = &self.entries[hit.index as usize];
             Candidate {
                 id: entry.id,
                 matches: entry.matches.clone(),
                 target: entry.target,
             }
         });
+        // Where the owner is unknown, a rule of a source may win past others that match.
+        let (winner, beaten): (Vec<_>, Vec<_>) =
+            candidates.partition(|candidate| decision.rule == Some(candidate.id));
         Explanation {
             decision,
-            winner: decision.rule.and_then(|_| candidates.next()),
-            beaten: candidates.collect(),
+            winner: winner.into_iter().next(),
+            beaten,
         }
     }
 }

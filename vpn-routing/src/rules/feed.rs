@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 use vpn_core::{Generation, RuleSnapshot, RuleSource};
 
 use super::cache::RuleCache;
-use super::compile::{CompiledRules, RuleError};
+use super::compile::CompiledRules;
+use super::error::RuleError;
 
 /// How often rules are loaded although nothing said that they changed, unless told otherwise.
 pub const REFRESH_EVERY: Duration = Duration::from_secs(60);

@@ -1,75 +1,23 @@
-//! Finds the best rule for a flow among the rules of one owner.
+//! Finds the best rule for a flow among the rules of one owner and one source.
 //!
-//! Few rules are a list in order of rank. Many are a prefix trie of buckets, one per destination;
-//! in a bucket the rules for one port come first, in order of port, so that they are found by
-//! binary search, then ranges and rules without port in order of rank.
+//! Few rules are a list in order of rank. Many are buckets: one per domain, and a prefix trie of
+//! one per destination; in a bucket the rules for one port come first, in order of port, so that
+//! they are found by binary search, then ranges and rules without port in order of rank.
 
 use std::cmp::Reverse;
 use std::net::IpAddr;
 
+use hashbrown::HashMap;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
-use vpn_core::flow::FlowKey;
-use vpn_core::{PortRange, Rule, RuleId, RuleMatch};
+use vpn_core::DomainName;
 
-use super::compile::{Decision, Target};
+use super::entry::{Entry, Question};
 
 /// Up to here a list is shorter and not slower than the trie.
 const SMALL: usize = 8;
 
-/// One rule, its tunnel's name resolved.
-#[derive(Clone, Debug)]
-pub(super) struct Entry {
-    pub(super) id: RuleId,
-    pub(super) matches: RuleMatch,
-    pub(super) target: Target,
-}
-
-/// What precedence compares; larger wins.
-pub(super) type Rank = (bool, u8, bool, Reverse<u16>, bool, RuleId);
-
-impl Entry {
-    pub(super) fn new(rule: &Rule, target: Target) -> Self {
-        Self {
-            id: rule.id,
-            matches: rule.matches.clone(),
-            target,
-        }
-    }
-
-    pub(super) fn decision(&self) -> Decision {
-        Decision {
-            action: self.target,
-            rule: Some(self.id),
-        }
-    }
-
-    pub(super) fn rank(&self) -> Rank {
-        let m = &self.matches;
-        let width = |ports: PortRange| ports.last() - ports.first();
-        (
-            m.owner.is_some(),
-            // A destination of length 0 is longer than none; 128 + 1 fits.
-            m.destination.map_or(0, |net| net.prefix_len() + 1),
-            m.ports.is_some(),
-            Reverse(m.ports.map_or(0, width)),
-            m.protocol.is_some(),
-            self.id,
-        )
-    }
-
-    pub(super) fn matches_flow(&self, flow: &FlowKey) -> bool {
-        self.matches
-            .matches_flow(flow.protocol(), flow.dst(), flow.dst_port())
-    }
-
-    fn single_port(&self) -> Option<u16> {
-        let ports = self.matches.ports?;
-        (ports.first() == ports.last()).then_some(ports.first())
-    }
-}
-
-/// The rules of one owner.
+/// The rules of one owner and one source.
 #[derive(Debug)]
 pub(super) enum Table {
     Few(Box<[u32]>),
@@ -78,6 +26,8 @@ pub(super) enum Table {
 
 #[derive(Debug, Default)]
 pub(super) struct Trie {
+    /// Rules with a domain, by that domain, in order of rank.
+    domains: HashMap<DomainName, Box<[u32]>, foldhash::quality::RandomState>,
     v4: PrefixMap<Ipv4Net, Bucket>,
     v6: PrefixMap<Ipv6Net, Bucket>,
     anywhere: Bucket,
@@ -99,13 +49,33 @@ impl Default for Table {
 
 impl Table {
     pub(super) fn build(entries: &[Entry], mut rules: Vec<u32>) -> Self {
+        let rank = |&i: &u32| Reverse(entries[i as usize].rank());
         if rules.len() <= SMALL {
-            rules.sort_by_key(|&i| Reverse(entries[i as usize].rank()));
+            rules.sort_by_key(rank);
             return Self::Few(rules.into());
         }
-        rules.sort_by_key(|&i| entries[i as usize].matches.destination.map(|n| n.trunc()));
         let mut trie = Trie::default();
+        let mut by_domain: HashMap<DomainName, Vec<u32>, foldhash::quality::RandomState> =
+            HashMap::default();
+        rules.retain(|&i| match &entries[i as usize].matches.domain {
+            None => true,
+            Some(pattern) => {
+                by_domain
+                    .entry(pattern.domain().clone())
+                    .or_default()
+                    .push(i);
+                false
+            }
+        });
+        trie.domains = by_domain
+            .into_iter()
+            .map(|(domain, mut rules)| {
+                rules.sort_by_key(rank);
+                (domain, rules.into())
+            })
+            .collect();
         let destination = |i: u32| entries[i as usize].matches.destination.map(|n| n.trunc());
+        rules.sort_by_key(|&i| destination(i));
         for group in rules.chunk_by(|&a, &b| destination(a) == destination(b)) {
             let bucket = Bucket::build(entries, group);
             match destination(group[0]) {
@@ -118,13 +88,10 @@ impl Table {
     }
 
     /// The index of the matching rule of the highest rank.
-    pub(super) fn best(&self, entries: &[Entry], flow: &FlowKey) -> Option<u32> {
+    pub(super) fn best(&self, entries: &[Entry], question: Question<'_>) -> Option<u32> {
         match self {
-            Self::Few(rules) => {
-                let matches = |i: &&u32| entries[**i as usize].matches_flow(flow);
-                rules.iter().find(matches).copied()
-            }
-            Self::Many(trie) => trie.best(entries, flow),
+            Self::Few(rules) => first(rules, entries, question),
+            Self::Many(trie) => trie.best(entries, question),
         }
     }
 
@@ -133,24 +100,59 @@ impl Table {
         match self {
             Self::Few(rules) => rules.iter().copied().for_each(visit),
             Self::Many(trie) => {
+                let lists = trie.domains.values().map(|rules| &**rules);
                 let buckets = trie.v4.values().chain(trie.v6.values());
-                for bucket in buckets.chain([&trie.anywhere]) {
-                    bucket.rules.iter().copied().for_each(&mut *visit);
-                }
+                let buckets = buckets.chain([&trie.anywhere]).map(|b| &*b.rules);
+                lists
+                    .chain(buckets)
+                    .for_each(|rules| rules.iter().copied().for_each(&mut *visit));
             }
         }
     }
 }
 
+/// The first of a list, which is in order of rank, that matches.
+fn first(rules: &[u32], entries: &[Entry], question: Question<'_>) -> Option<u32> {
+    let matches = |i: &&u32| entries[**i as usize].matches(question);
+    rules.iter().find(matches).copied()
+}
+
 impl Trie {
-    fn best(&self, entries: &[Entry], flow: &FlowKey) -> Option<u32> {
+    fn best(&self, entries: &[Entry], question: Question<'_>) -> Option<u32> {
+        // A rule with a domain beats one without.
+        if let Some(named) = self.best_named(entries, question) {
+            return Some(named);
+        }
         // `cover` goes from the shortest prefix to the longest: the last hit wins.
-        let find = |bucket: &Bucket| bucket.best(entries, flow);
-        let covered = match flow.dst() {
+        let find = |bucket: &Bucket| bucket.best(entries, question);
+        let covered = match question.flow.dst() {
             IpAddr::V4(dst) => self.v4.cover_values(&dst.into()).filter_map(find).last(),
             IpAddr::V6(dst) => self.v6.cover_values(&dst.into()).filter_map(find).last(),
         };
         covered.or_else(|| find(&self.anywhere))
+    }
+
+    fn best_named(&self, entries: &[Entry], question: Question<'_>) -> Option<u32> {
+        if self.domains.is_empty() {
+            return None;
+        }
+        let mut best: Option<u32> = None;
+        let rank = |index: &u32| entries[*index as usize].rank();
+        let visit = &mut |_, name: &DomainName| {
+            for domain in std::iter::once(name.as_str()).chain(name.parents()) {
+                let Some(rules) = self.domains.get(domain) else {
+                    continue;
+                };
+                if let Some(found) = first(rules, entries, question) {
+                    best = Some(match best {
+                        Some(other) => std::cmp::max_by_key(other, found, rank),
+                        None => found,
+                    });
+                }
+            }
+        };
+        question.domains.visit(question.flow.dst(), visit);
+        best
     }
 }
 
@@ -169,16 +171,16 @@ impl Bucket {
         }
     }
 
-    fn best(&self, entries: &[Entry], flow: &FlowKey) -> Option<u32> {
+    fn best(&self, entries: &[Entry], question: Question<'_>) -> Option<u32> {
         let (singles, others) = self.rules.split_at(self.singles as usize);
-        let port = Some(flow.dst_port());
+        let port = Some(question.flow.dst_port());
         let entry = |i: &u32| &entries[*i as usize];
         let start = singles.partition_point(|i| entry(i).single_port() < port);
         let same = singles[start..]
             .iter()
             .take_while(|i| entry(i).single_port() == port);
         same.chain(others)
-            .find(|i| entry(i).matches_flow(flow))
+            .find(|i| entry(i).matches(question))
             .copied()
     }
 }

@@ -19,18 +19,18 @@ pub struct StaticRules {
 impl StaticRules {
     /// A source that starts with these rules.
     pub fn new(rules: impl IntoIterator<Item = Rule>) -> Self {
-        let rules = rules.into_iter().collect();
+        let rules: Vec<Rule> = rules.into_iter().collect();
         Self {
-            rules: watch::Sender::new((RuleSnapshot { rules }, 0)),
+            rules: watch::Sender::new((RuleSnapshot::from(rules), 0)),
             loaded: AtomicU64::new(0),
         }
     }
 
     /// Replaces all rules.
     pub fn set(&self, rules: impl IntoIterator<Item = Rule>) {
-        let rules = rules.into_iter().collect();
+        let rules: Vec<Rule> = rules.into_iter().collect();
         self.rules.send_modify(|(snapshot, version)| {
-            *snapshot = RuleSnapshot { rules };
+            *snapshot = RuleSnapshot::from(rules);
             *version += 1;
         });
     }
@@ -69,11 +69,7 @@ mod tests {
         assert!(source.load().await.unwrap().rules.is_empty());
         let quiet = tokio::time::timeout(Duration::from_secs(1), source.changed());
         assert!(quiet.await.is_err());
-        source.set([Rule {
-            id: RuleId(1),
-            matches: RuleMatch::default(),
-            action: Action::Block,
-        }]);
+        source.set([Rule::new(RuleId(1), RuleMatch::default(), Action::Block)]);
         source.changed().await;
         // Not loaded yet, so still changed.
         source.changed().await;

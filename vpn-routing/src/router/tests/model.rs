@@ -150,22 +150,22 @@ impl Model {
     }
 
     fn swap(&mut self) {
-        let rules = self.rules.iter().enumerate().map(|(uid, &to)| Rule {
-            id: RuleId(uid as u64 + 1),
-            matches: RuleMatch {
-                owner: Some(OwnerMatch::Uid(uid as u32)),
-                ..RuleMatch::default()
-            },
-            action: match usize::from(to) {
-                TUNNELS => Action::Block,
-                tunnel => Action::Tunnel(tunnel.to_string()),
-            },
+        let rules = self.rules.iter().enumerate().map(|(uid, &to)| {
+            Rule::new(
+                RuleId(uid as u64 + 1),
+                RuleMatch {
+                    owner: Some(OwnerMatch::Uid(uid as u32)),
+                    ..RuleMatch::default()
+                },
+                match usize::from(to) {
+                    TUNNELS => Action::Block,
+                    tunnel => Action::Tunnel(tunnel.to_string()),
+                },
+            )
         });
         let compiled = CompiledRules::compile(
-            &RuleSnapshot {
-                rules: rules.collect(),
-            },
-            &|name| self.tunnels.get(name.parse::<usize>().ok()?).map(|t| t.id),
+            &RuleSnapshot::from(rules.collect::<Vec<_>>()),
+            &|name: &str| self.tunnels.get(name.parse::<usize>().ok()?).map(|t| t.id),
             Target::Block(DropReason::BlockedByDefault),
         );
         self.cache.swap(compiled.unwrap());

@@ -100,17 +100,17 @@ impl World {
         self.rules
             .retain(|r| r.matches.owner != Some(OwnerMatch::Uid(uid)));
         self.next_rule += 1;
-        self.rules.push(Rule {
-            id: RuleId(self.next_rule),
-            matches: RuleMatch {
+        self.rules.push(Rule::new(
+            RuleId(self.next_rule),
+            RuleMatch {
                 owner: Some(OwnerMatch::Uid(uid)),
                 ..RuleMatch::default()
             },
-            action: match action {
+            match action {
                 "block" => Action::Block,
                 name => Action::Tunnel(name.to_owned()),
             },
-        });
+        ));
         self.swap_rules();
     }
 
@@ -125,24 +125,22 @@ impl World {
 
     fn push_rule(&mut self, owner: Option<OwnerMatch>, tunnel: &str) {
         self.next_rule += 1;
-        self.rules.push(Rule {
-            id: RuleId(self.next_rule),
-            matches: RuleMatch {
+        self.rules.push(Rule::new(
+            RuleId(self.next_rule),
+            RuleMatch {
                 owner,
                 ..RuleMatch::default()
             },
-            action: Action::Tunnel(tunnel.to_owned()),
-        });
+            Action::Tunnel(tunnel.to_owned()),
+        ));
         self.swap_rules();
     }
 
     fn swap_rules(&mut self) {
         let names = self.names.clone();
         let compiled = CompiledRules::compile(
-            &RuleSnapshot {
-                rules: self.rules.clone(),
-            },
-            &|name| names.get(name).copied(),
+            &RuleSnapshot::from(self.rules.clone()),
+            &|name: &str| names.get(name).copied(),
             Target::Block(DropReason::BlockedByDefault),
         );
         self.cache.swap(compiled.unwrap());

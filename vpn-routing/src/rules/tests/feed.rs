@@ -42,7 +42,7 @@ impl RuleSource for Scripted {
             });
         }
         let rules = self.rules.lock().unwrap().clone();
-        Ok(RuleSnapshot { rules })
+        Ok(RuleSnapshot::from(rules))
     }
 
     async fn changed(&self) {

@@ -119,7 +119,7 @@ impl RuleSource for SqliteRules {
                 cause: cause.into(),
             })??;
         self.loaded.store(seen, SeqCst);
-        Ok(RuleSnapshot { rules })
+        Ok(RuleSnapshot::from(rules))
     }
 
     async fn changed(&self) {

@@ -51,6 +51,7 @@ fn parse(id: i64, row: &Row<'_>) -> Result<Rule, Bad> {
         destination: destination(row)?,
         ports: ports(row)?,
         protocol,
+        ..RuleMatch::default()
     };
     let action = match (text(row, "action")?, text(row, "tunnel")?) {
         (Some("tunnel"), Some(name)) if !name.is_empty() => Action::Tunnel(name.into()),
@@ -68,11 +69,7 @@ fn parse(id: i64, row: &Row<'_>) -> Result<Rule, Bad> {
             );
         }
     };
-    Ok(Rule {
-        id: RuleId(id),
-        matches,
-        action,
-    })
+    Ok(Rule::new(RuleId(id), matches, action))
 }
 
 fn owner(row: &Row<'_>) -> Result<Option<OwnerMatch>, Bad> {

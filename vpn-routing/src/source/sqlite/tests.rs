@@ -65,6 +65,7 @@ fn every_rule_comes_back_as_it_was_added() {
         destination: Some("2001:db8::/32".parse().unwrap()),
         ports: PortRange::new(80, 443),
         protocol: Some(RuleProtocol::Udp),
+        ..RuleMatch::default()
     };
     let wanted = [
         (RuleMatch::default(), Action::Block),

@@ -252,17 +252,11 @@ struct Users(Vec<(u32, &'static str)>);
 #[async_trait]
 impl RuleSource for Users {
     async fn load(&self) -> Result<RuleSnapshot, RuleSourceError> {
-        let rule = |(id, &(uid, tunnel)): (u64, &(u32, &str))| Rule {
-            id: RuleId(id),
-            matches: RuleMatch {
+        let rule = |(id, &(uid, tunnel)): (u64, &(u32, &str))| Rule::new(RuleId(id), RuleMatch {
                 owner: Some(OwnerMatch::Uid(uid)),
                 ..RuleMatch::default()
-            },
-            action: Action::Tunnel(tunnel.to_owned()),
-        };
-        Ok(RuleSnapshot {
-            rules: (1..).zip(&self.0).map(rule).collect(),
-        })
+            }, Action::Tunnel(tunnel.to_owned()));
+        Ok(RuleSnapshot::from((1..).zip(&self.0).map(rule).collect()))
     }
     async fn changed(&self) {
         std::future::pending().await

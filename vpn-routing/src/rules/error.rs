@@ -1,0 +1,61 @@
+//! What can be wrong with rules.
+
+use vpn_core::RuleId;
+
+use super::compile::MAX_RULES;
+
+/// What is wrong with rules. At run time the rule that is named blocks what it matches.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RuleError {
+    /// The rule names a tunnel that does not exist. Correct the name, or add the tunnel.
+    #[error("{rule}: there is no tunnel {tunnel:?}; correct the name or add the tunnel")]
+    NoSuchTunnel {
+        /// The rule.
+        rule: RuleId,
+        /// The name it gives.
+        tunnel: String,
+    },
+    /// The rule names a group that does not exist. Correct the name, or add the group.
+    #[error("{rule}: there is no group {group:?}; correct the name or add the group")]
+    NoSuchGroup {
+        /// The rule.
+        rule: RuleId,
+        /// The name it gives.
+        group: String,
+    },
+    /// The rule names an interface that does not exist, or has no address. Correct the name, or
+    /// name its prefix as the source.
+    #[error(
+        "{rule}: no interface {interface:?} with an address; correct it or name a source prefix"
+    )]
+    NoSuchInterface {
+        /// The rule.
+        rule: RuleId,
+        /// The name it gives.
+        interface: String,
+    },
+    /// The rule says direct, and this host offers no way past the tunnels. Name a tunnel or block,
+    /// or register a direct tunnel.
+    #[error("{rule}: direct is not available here; name a tunnel or block")]
+    DirectUnavailable {
+        /// The rule.
+        rule: RuleId,
+    },
+    /// The rule asks for something this version does not know. Update, or rewrite the rule.
+    #[error("{rule}: {what} is not known to this version; update it or rewrite the rule")]
+    Unsupported {
+        /// The rule.
+        rule: RuleId,
+        /// What is not known.
+        what: &'static str,
+    },
+    /// More rules than [`MAX_RULES`]. None of the snapshot is used.
+    #[error(
+        "{count} rules are more than {MAX_RULES}; use prefixes and port ranges to say it in fewer"
+    )]
+    TooMany {
+        /// How many there are.
+        count: usize,
+    },
+}
