@@ -62,6 +62,7 @@ pub(crate) async fn start(why: &str) -> Result<Stage, StepError> {
             addresses: vec![std::net::IpAddr::from(ASSIGNED).into()],
             dns: Vec::new(),
             mtu: MTU,
+            ..Assigned::default()
         });
         tunnels.push(Arc::new(transport));
         props

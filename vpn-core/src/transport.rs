@@ -3,6 +3,7 @@
 use std::fmt::{self, Debug};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use ipnet::IpNet;
@@ -48,6 +49,9 @@ pub struct Assigned {
     pub dns: Vec<IpAddr>,
     /// Largest IP packet, in bytes.
     pub mtu: u16,
+    /// Networks that the other end says are behind it. A claim: what is made of it is for the
+    /// router's policy to say, and by default that is nothing.
+    pub routes: Vec<IpNet>,
 }
 
 /// Why a tunnel is down.
@@ -74,6 +78,9 @@ pub enum DownCause {
 pub enum TransportState {
     /// Trying for the first time, or again; packets may be held for a short time.
     Connecting,
+    /// Ready to connect as soon as it is [woken](TunnelTransport::wake), and silent until then.
+    /// A packet for it is held and wakes it.
+    Dormant,
     /// The peer has answered.
     Up(Arc<Assigned>),
     /// Not working, and why. A transport that can recovers by itself.
@@ -87,6 +94,7 @@ impl TransportState {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Connecting => "connecting",
+            Self::Dormant => "dormant",
             Self::Up(_) => "up",
             Self::Down(_) => "down",
             Self::Closed => "closed",
@@ -191,6 +199,9 @@ pub enum TransportError {
 ///   [`Up`](TransportState::Up) only after the peer answered.
 /// * **Driving.** Reading is what drives a transport: handshake answers are handled inside
 ///   `try_recv`, so keep calling it when `readable` says so, in every state.
+/// * **On demand.** A transport that connects on demand starts
+///   [`Dormant`](TransportState::Dormant): see [`wake`](Self::wake), [`rest`](Self::rest) and
+///   [`idle_limit`](Self::idle_limit). Others ignore these calls.
 /// * **Close** is idempotent and never fails; afterwards every call returns
 ///   [`TransportError::Closed`], and no task and no socket is left.
 ///
@@ -236,6 +247,29 @@ pub trait TunnelTransport: Debug + Send + Sync {
 
     /// Closes the tunnel and waits until its tasks have ended.
     async fn close(&self);
+
+    /// Somebody wants to send: a dormant transport connects now. It leaves
+    /// [`Dormant`](TransportState::Dormant) before this returns. In every other state, and for a
+    /// transport that does not connect on demand, nothing happens. Called any number of times.
+    fn wake(&self) {}
+
+    /// Nobody sent or received for the [`idle_limit`](Self::idle_limit): a transport that connects
+    /// on demand and is up becomes [`Dormant`](TransportState::Dormant), and forgets or keeps its
+    /// session as it likes. A packet that is sent to it all the same wakes it, and is not lost. In
+    /// every other state, and for other transports, nothing happens.
+    fn rest(&self) {}
+
+    /// After how long without packets it wants to [`rest`](Self::rest); `None`: never. Asked once,
+    /// when the tunnel is added.
+    fn idle_limit(&self) -> Option<Duration> {
+        None
+    }
+
+    /// The time a packet takes to the other end and back, smoothed over several measurements;
+    /// `None` while nothing was measured. Cheap: asked about once a second.
+    fn round_trip(&self) -> Option<Duration> {
+        None
+    }
 }
 
 macro_rules! forward {
@@ -270,6 +304,18 @@ macro_rules! forward {
             }
             async fn close(&self) {
                 (**self).close().await
+            }
+            fn wake(&self) {
+                (**self).wake();
+            }
+            fn rest(&self) {
+                (**self).rest();
+            }
+            fn idle_limit(&self) -> Option<Duration> {
+                (**self).idle_limit()
+            }
+            fn round_trip(&self) -> Option<Duration> {
+                (**self).round_trip()
             }
         }
     )*};

@@ -10,6 +10,7 @@
 //! | [`rules`] | which tunnel a flow's rule names; the cache that swaps rules whole |
 //! | [`source`] | where rules come from: fixed, SQLite |
 //! | [`owner`] | which application a flow belongs to: a table, Linux |
+//! | [`group`] | which member of a group of tunnels a flow uses |
 //! | [`conn`] | the connection table: both directions of every flow, bounded |
 //! | [`router`] | all of it put together: a pure state machine of six verbs |
 //! | `engine` | the thin shell that drives the router on tokio (feature `tokio`) |
@@ -30,6 +31,7 @@ pub mod conn;
 #[cfg(feature = "tokio")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tokio")))]
 pub mod engine;
+pub mod group;
 pub mod manual;
 pub mod owner;
 pub mod router;

@@ -22,6 +22,7 @@ fn router(now: Instant) -> Router {
             addresses: vec![address.parse().expect("valid")],
             dns: Vec::new(),
             mtu: 1420,
+            ..Assigned::default()
         };
         router.handle_update(
             now,

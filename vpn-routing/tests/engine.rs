@@ -47,6 +47,7 @@ fn start() -> Running {
             addresses: vec!["10.5.0.2/32".parse().unwrap()],
             dns: Vec::new(),
             mtu: 1420,
+            ..Assigned::default()
         });
         engine.add_tunnel(name, Arc::new(transport)).unwrap();
         regions.push(far);

@@ -114,6 +114,7 @@ fn world() -> World {
             addresses: vec!["10.5.0.2/32".parse().unwrap()],
             dns: Vec::new(),
             mtu: 1420,
+            ..Assigned::default()
         });
     }
     engine.add_tunnel("bad", hostile.clone()).unwrap();

@@ -93,6 +93,7 @@ impl Shared {
                 addresses: config.interface.addresses.clone(),
                 dns: config.interface.dns.clone(),
                 mtu: config.mtu(),
+                ..Assigned::default()
             },
         }
     }

@@ -102,6 +102,7 @@ fn assigned(tunnel: usize, variant: u8) -> Assigned {
         addresses: nets.iter().map(|n| n.parse().unwrap()).collect(),
         dns: vec![IpAddr::from([10, 64, tunnel as u8, variant])],
         mtu: 1420,
+        ..Assigned::default()
     }
 }
 

@@ -80,6 +80,7 @@ impl World {
                 .collect(),
             dns: dns.iter().map(|a| addr(a)).collect(),
             mtu: 1420,
+            ..Assigned::default()
         };
         self.state(name, TransportState::Up(Arc::new(assigned)));
     }

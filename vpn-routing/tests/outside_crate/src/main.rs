@@ -170,6 +170,7 @@ impl Mirror {
             addresses: vec![address.parse()?],
             dns: Vec::new(),
             mtu: 1420,
+            ..Assigned::default()
         })));
         Ok(Self {
             queue: Lane::default(),
