@@ -3,7 +3,11 @@
 //! The file may be bind-mounted (containers, network namespaces), so it is written in place, never
 //! replaced. What was in it is kept, in memory and in the journal, and comes back only if the file
 //! still holds what was written: a change by somebody else is reported, not overwritten.
+//!
+//! [`Lookup`] says whether something asks on behalf of applications, so that nobody can tell who
+//! wants to know.
 
+mod asker;
 mod resolv_conf;
 mod written;
 
@@ -14,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::journal::{Journal, JournalError};
+pub use asker::{HiddenAsker, Lookup};
 pub(crate) use resolv_conf::nameservers;
 use written::{Written, read, undo, write_in_place};
 
