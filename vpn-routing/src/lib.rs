@@ -12,6 +12,7 @@
 //! | [`owner`] | which application a flow belongs to: a table, Linux |
 //! | [`group`] | which member of a group of tunnels a flow uses |
 //! | [`conn`] | the connection table: both directions of every flow, bounded |
+//! | [`dns`] | which query an answer belongs to; the names of addresses |
 //! | [`router`] | all of it put together: a pure state machine of six verbs |
 //! | `engine` | the thin shell that drives the router on tokio (feature `tokio`) |
 //! | [`manual`] | how-tos, tuning, troubleshooting |
@@ -28,6 +29,7 @@
 
 pub mod alloc;
 pub mod conn;
+pub mod dns;
 #[cfg(feature = "tokio")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tokio")))]
 pub mod engine;
