@@ -74,6 +74,10 @@ reasons! {
     FamilyNotCarried => "family_not_carried",
     /// The flow's tunnel has no resolver of this family, so its DNS query goes nowhere.
     NoResolver => "no_resolver",
+    /// A DNS answer that no query of its flow waits for: late, twice, or forged.
+    DnsUnexpected => "dns_unexpected",
+    /// More DNS queries wait for their answers than may.
+    DnsPendingFull => "dns_pending_full",
     /// The flow table is full and nothing in it may be evicted.
     FlowTableFull => "flow_table_full",
     /// The owner has as many flows as one owner may have.

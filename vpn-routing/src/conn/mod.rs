@@ -40,6 +40,19 @@ pub struct ConnId(u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct OwnerSlot(pub u32);
 
+/// What the answers on a flow are good for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DnsFlow {
+    /// They are no DNS in UDP.
+    #[default]
+    No,
+    /// Queries to a resolver the application chose: answers pass, and what was asked for is
+    /// learned.
+    Chosen,
+    /// Queries that were steered: an answer passes if it was asked for.
+    Steered,
+}
+
 /// The translations of one flow, compiled when it is entered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Translation {
@@ -68,6 +81,8 @@ pub struct Conn {
     pub tunnel: TunnelId,
     /// Where in its life the flow is.
     pub phase: Phase,
+    /// Whether its datagrams are DNS queries.
+    pub dns: DnsFlow,
     /// What leads from one key to the other.
     pub translation: Translation,
     /// As the tunnel carries it, outbound.

@@ -26,6 +26,7 @@ fn conn(tunnel: u16, device: FlowKey, phase: Phase, now: Stamp) -> Conn {
         owner: OwnerSlot(0),
         socket: 0,
         phase,
+        dns: DnsFlow::No,
         last_seen: now,
         last_outbound: now,
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::alloc::Policy;
 use crate::conn::Timeouts;
+use crate::dns::DnsLimits;
 
 /// How much is held while an owner or a tunnel is being waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +57,8 @@ pub struct RouterConfig {
     /// Further addresses whose queries are steered, without being announced: those the system's
     /// own configuration names. Default none.
     pub steered: Vec<IpAddr>,
+    /// How much is remembered of queries and answers.
+    pub dns: DnsLimits,
     /// A message that could start a new flow (SYN, UDP, echo request) of an entry that was silent
     /// this long has its owner checked again: another program may have the port now. Default
     /// 1 ms: below it a port cannot change hands, since that takes two system calls and a wake-up.
@@ -78,6 +81,7 @@ impl Default for RouterConfig {
             largest_packet: 1600,
             resolvers: Vec::new(),
             steered: Vec::new(),
+            dns: DnsLimits::default(),
             recheck_owner: Duration::from_millis(1),
             address_policy: Policy::Sticky,
             translate: true,

@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 
 use vpn_core::packet::{Parsed, Rewrite, Side};
-use vpn_core::{DropReason, FlowKey, Owner, Protocol, RuleId, TransportState, TunnelId};
+use vpn_core::{DropReason, FlowKey, Owner, RuleId, TransportState, TunnelId};
 
 use super::Router;
+use super::dns::Asking;
 use super::hold::Awaits;
 use super::outbound::Outcome::{self, Drop, Send, Wait};
 use super::outbound::{Known, is_routable, knows_enough};
@@ -19,12 +20,9 @@ const PORT_TRIES: u16 = 64;
 /// First port given to a colliding flow: below are the well-known ones (RFC 6335 §6).
 const FIRST_PORT: u16 = 1024;
 
-/// The port of DNS (RFC 1035 §4.2).
-const DNS_PORT: u16 = 53;
-
 impl Router {
     /// A flow that is not in the table.
-    pub(super) fn new_flow(&mut self, now: Stamp, parsed: &Parsed, known: Known) -> Outcome {
+    pub(super) fn new_flow(&mut self, now: Stamp, parsed: &Asking<'_>, known: Known) -> Outcome {
         let flow = parsed.flow;
         if !is_routable(flow.dst()) {
             return Drop(DropReason::NotRoutable, None);
@@ -32,7 +30,7 @@ impl Router {
         if self.generation.is_cold() {
             return Drop(DropReason::RulesCold, None);
         }
-        let needs = self.rules.needs_owner(&flow);
+        let needs = self.needs_owner(now, &flow, parsed.name());
         let owner = match (needs, known) {
             (Some(detail), Known::NotAsked) => return Wait(Awaits::Owner(detail)),
             // Rules that came while it waited want to know more than was asked.
@@ -44,7 +42,7 @@ impl Router {
             (None, Known::NotAsked) => None,
             (_, Known::Answer(_, owner)) => owner,
         };
-        let decision = self.rules.decide(owner.as_ref(), &flow);
+        let decision = self.decision(now, owner.as_ref(), &flow, parsed.name());
         match decision.rule {
             Some(_) => self.rule_stats.hits += 1,
             None => self.rule_stats.misses += 1,
@@ -109,6 +107,7 @@ impl Router {
             owner: owner_slot,
             socket: owner.map_or(0, |o| o.socket),
             phase: Phase::first(parsed.message),
+            dns: self.dns_flow(&flow),
             last_seen: now,
             last_outbound: now,
         };
@@ -127,23 +126,6 @@ impl Router {
                 )
             }
         }
-    }
-
-    /// Whether a flow is a query to an address that stands for "the resolver of my tunnel": the
-    /// virtual one, one the system names, or another tunnel's.
-    pub(super) fn steers(&self, flow: &FlowKey) -> bool {
-        let dns =
-            flow.dst_port() == DNS_PORT && matches!(flow.protocol(), Protocol::UDP | Protocol::TCP);
-        let resolves = |addr: IpAddr| {
-            self.config.resolvers.contains(&addr)
-                || self.config.steered.contains(&addr)
-                || self
-                    .tunnels
-                    .iter()
-                    .filter_map(|(_, t)| t.assigned.as_ref())
-                    .any(|assigned| assigned.dns.contains(&addr))
-        };
-        dns && resolves(flow.dst())
     }
 
     /// The wanted wire key, or the same with another source port if another flow has it.

@@ -191,15 +191,15 @@ impl Hold {
     /// Takes out what waits for a tunnel and is `chosen`, longest waiting first.
     pub(super) fn take_waiting_for_tunnel(
         &mut self,
-        chosen: impl Fn(&FlowKey, TunnelId, Option<&Owner>) -> bool,
+        chosen: impl Fn(&Held, TunnelId, Option<&Owner>) -> bool,
     ) -> Vec<Held> {
-        let tunnel_of = |flow: &FlowKey| match &self.flows.get(flow)?.awaits {
-            Awaits::Tunnel(tunnel, owner) => Some((*tunnel, owner.as_ref())),
-            Awaits::Owner(_) => None,
+        let is_chosen = |held: &Held| match &held.awaits {
+            Awaits::Tunnel(tunnel, owner) => chosen(held, *tunnel, owner.as_ref()),
+            Awaits::Owner(_) => false,
         };
         let chosen: Vec<FlowKey> = self.order[1]
             .values()
-            .filter(|flow| tunnel_of(flow).is_some_and(|(t, o)| chosen(flow, t, o)))
+            .filter(|flow| self.flows.get(*flow).is_some_and(is_chosen))
             .copied()
             .collect();
         chosen.iter().filter_map(|flow| self.take(flow)).collect()

@@ -62,9 +62,13 @@ impl Router {
             .conns
             .get(id)
             .is_some_and(|c| c.generation != self.generation);
-        if stale && let Some(reason) = self.blocked_since(id) {
-            return Err(reason);
+        if stale {
+            let asked = self.answered_name(id, &parsed, packet);
+            if let Some(reason) = self.blocked_since(now, id, asked.as_ref()) {
+                return Err(reason);
+            }
         }
+        self.take_answer(now, id, &parsed, packet)?;
         let conn = self.conns.get_mut(id).ok_or(DropReason::Unsolicited)?;
         conn.saw_inbound(now, parsed.message);
         if let Some((_, back)) = &conn.translation.source {

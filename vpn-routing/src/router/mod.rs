@@ -48,6 +48,7 @@
 //! * In steady state nothing is allocated per packet.
 
 mod config;
+mod dns;
 mod enter;
 mod hold;
 mod inbound;
@@ -73,8 +74,12 @@ use crate::conn::{Conn, ConnTable, Stamp};
 use crate::rules::{CompiledRules, RuleStats};
 
 pub use config::{HoldLimits, RouterConfig};
-pub use status::{Accounts, Explanation, FlowStatus, Status, TunnelCounters, TunnelStatus};
+pub use dns::DnsCounters;
+pub use status::{
+    Accounts, DnsStatus, Explanation, FlowStatus, Status, TunnelCounters, TunnelStatus,
+};
 
+use dns::Dns;
 use hold::Hold;
 use owners::Owners;
 use tunnels::Tunnels;
@@ -140,6 +145,7 @@ pub struct Router {
     conns: ConnTable,
     owners: Owners,
     hold: Hold,
+    dns: Dns,
     device: PacketBatch,
     events: VecDeque<Event>,
     plan: InterfacePlan,
@@ -167,6 +173,7 @@ impl Router {
             conns: ConnTable::new(config.max_flows, config.timeouts),
             owners: Owners::default(),
             hold: Hold::new(config.hold),
+            dns: Dns::new(config.dns),
             device: PacketBatch::new(config.queue_packets, config.largest_packet),
             events: VecDeque::new(),
             plan: InterfacePlan::default(),
@@ -192,6 +199,7 @@ impl Router {
             self.accounts.retire(&slot.counters);
         }
         self.allocator.release(tunnel);
+        self.dns.book.forget(tunnel);
         self.update_plan();
     }
 
@@ -293,6 +301,7 @@ impl Router {
         if now >= self.next_sweep {
             self.next_sweep = now + SWEEP_INTERVAL;
             self.hold.sweep(stamp);
+            self.dns.sweep(stamp);
             let steps = self.conns.slots() / SWEEPS_PER_ROUND + SWEEPS_PER_ROUND;
             self.conns.sweep(stamp, steps, &mut self.removed);
             self.release_removed();
@@ -502,6 +511,7 @@ impl Router {
 
     fn release_removed(&mut self) {
         for conn in self.removed.drain(..) {
+            self.dns.flow_gone(&conn);
             self.owners.release(conn.owner);
         }
     }

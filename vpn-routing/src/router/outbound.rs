@@ -3,11 +3,14 @@
 use std::net::IpAddr;
 
 use vpn_core::packet::{Message, Packet, Parsed, tcp_flags};
-use vpn_core::{DropReason, FlowKey, Owner, OwnerDetail, OwnerQuery, TransportState, TunnelId};
+use vpn_core::{
+    DomainName, DropReason, FlowKey, Owner, OwnerDetail, OwnerQuery, TransportState, TunnelId,
+};
 
+use super::dns::Asking;
 use super::hold::{Awaits, Begun};
 use super::{Event, Router};
-use crate::conn::{ConnId, Phase, Stamp};
+use crate::conn::{ConnId, DnsFlow, Phase, Stamp};
 use crate::rules::Target;
 
 /// What is known of a packet's owner before it is routed.
@@ -16,6 +19,16 @@ pub(super) enum Known {
     NotAsked,
     /// The resolver's answer, and what it was asked for; `None` if that was for another wait.
     Answer(Option<OwnerDetail>, Option<Owner>),
+}
+
+impl Known {
+    /// How much of the owner was asked for.
+    fn asked(&self) -> Option<OwnerDetail> {
+        match self {
+            Self::NotAsked => None,
+            Self::Answer(asked, _) => *asked,
+        }
+    }
 }
 
 /// What becomes of an outbound packet.
@@ -46,7 +59,7 @@ impl Router {
         if let Some(id) = self.settled(now, parsed) {
             return self.send(id, parsed, packet);
         }
-        let outcome = self.decide(now, parsed, Known::NotAsked);
+        let outcome = self.decide(now, &Asking::new(parsed, &packet), Known::NotAsked);
         self.act(now, now, parsed, packet, outcome)
     }
 
@@ -60,6 +73,7 @@ impl Router {
         let in_doubt = match parsed.message {
             _ if parsed.first_fragment => true,
             Message::Tcp(_) => may_start_a_flow(parsed.message),
+            Message::Udp if conn.dns != DnsFlow::No => true,
             Message::Udp | Message::EchoRequest => self.is_stale(now, conn.last_outbound),
             _ => true,
         };
@@ -141,7 +155,7 @@ impl Router {
         }
     }
 
-    pub(super) fn decide(&mut self, now: Stamp, parsed: &Parsed, known: Known) -> Outcome {
+    pub(super) fn decide(&mut self, now: Stamp, parsed: &Asking<'_>, known: Known) -> Outcome {
         match parsed.message {
             // The rest of it could not follow: half a datagram is of no use to anybody.
             _ if parsed.first_fragment => return Drop(DropReason::Fragment, None),
@@ -150,14 +164,19 @@ impl Router {
             _ if !is_routable(parsed.flow.dst()) => return Drop(DropReason::NotRoutable, None),
             _ => return Drop(DropReason::Unsupported, None),
         }
-        match self.conns.find_outbound(&parsed.flow) {
+        let outcome = match self.conns.find_outbound(&parsed.flow) {
             Some(id) => self.known_flow(now, id, parsed, known),
             None => self.new_flow(now, parsed, known),
+        };
+        match outcome {
+            Send(id) => self.note_query(now, id, parsed),
+            other => other,
         }
     }
 
     /// A flow in the table.
-    fn known_flow(&mut self, now: Stamp, id: ConnId, parsed: &Parsed, known: Known) -> Outcome {
+    fn known_flow(&mut self, now: Stamp, id: ConnId, parsed: &Asking<'_>, known: Known) -> Outcome {
+        let owner_asked = known.asked();
         let known = match may_start_a_flow(parsed.message) {
             true => match self.recheck(now, id, parsed, known) {
                 Ok(known) => known,
@@ -168,13 +187,15 @@ impl Router {
         let Some(conn) = self.conns.get_mut(id) else {
             return Drop(DropReason::FlowTableFull, None);
         };
-        if conn.generation != self.generation {
-            return match self.revalidate(now, id, parsed, known) {
-                Some(outcome) => outcome,
-                None => self.pass(now, id, parsed),
-            };
+        if conn.generation != self.generation
+            && let Some(outcome) = self.revalidate(now, id, parsed, known)
+        {
+            return outcome;
         }
-        self.pass(now, id, parsed)
+        match self.redirect_query(now, id, parsed, owner_asked) {
+            Some(outcome) => outcome,
+            None => self.pass(now, id, parsed),
+        }
     }
 
     /// A packet of a flow whose decision stands.
@@ -200,14 +221,14 @@ impl Router {
         &mut self,
         now: Stamp,
         id: ConnId,
-        parsed: &Parsed,
+        parsed: &Asking<'_>,
         known: Known,
     ) -> Result<Known, Outcome> {
         let Some(conn) = self.conns.get(id) else {
             return Ok(known);
         };
         let phase = conn.phase;
-        let needs = self.rules.needs_owner(&parsed.flow);
+        let needs = self.needs_owner(now, &parsed.flow, parsed.name());
         match (&known, needs) {
             (Known::NotAsked, Some(detail)) if self.is_stale(now, conn.last_outbound) => {
                 return Err(Wait(Awaits::Owner(detail)));
@@ -232,7 +253,7 @@ impl Router {
     }
 
     /// The owner of a flow in the table, with the socket.
-    fn owner_of(&self, id: ConnId) -> Option<Owner> {
+    pub(super) fn owner_of(&self, id: ConnId) -> Option<Owner> {
         let conn = self.conns.get(id)?;
         let owner = self.owners.get(conn.owner)?.clone();
         Some(Owner {
@@ -249,11 +270,11 @@ impl Router {
         &mut self,
         now: Stamp,
         id: ConnId,
-        parsed: &Parsed,
+        parsed: &Asking<'_>,
         known: Known,
     ) -> Option<Outcome> {
         let conn = self.conns.get(id)?;
-        let needs = self.rules.needs_owner(&conn.device);
+        let needs = self.needs_owner(now, &conn.device, parsed.name());
         if !knows_enough(needs, self.owners.get(conn.owner)) {
             match known {
                 Known::Answer(asked, owner) if asked >= needs => {
@@ -269,7 +290,8 @@ impl Router {
             }
         }
         let conn = self.conns.get(id)?;
-        let decision = self.rules.decide(self.owners.get(conn.owner), &conn.device);
+        let owner = self.owners.get(conn.owner);
+        let decision = self.decision(now, owner, &conn.device, parsed.name());
         match decision.action {
             Target::Block(reason) => {
                 let tunnel = conn.tunnel;
@@ -306,14 +328,19 @@ impl Router {
 
     /// What the rules in force say to an inbound packet of a flow decided under others: only
     /// whether it is blocked now. Moving is for the next outbound packet.
-    pub(super) fn blocked_since(&mut self, id: ConnId) -> Option<DropReason> {
-        let conn = self.conns.get_mut(id)?;
-        let needs = self.rules.needs_owner(&conn.device);
+    pub(super) fn blocked_since(
+        &mut self,
+        now: Stamp,
+        id: ConnId,
+        asked: Option<&DomainName>,
+    ) -> Option<DropReason> {
+        let conn = self.conns.get(id)?;
+        let needs = self.needs_owner(now, &conn.device, asked);
         let owner = self.owners.get(conn.owner);
         if !knows_enough(needs, owner) {
             return None;
         }
-        let decision = self.rules.decide(owner, &conn.device);
+        let decision = self.decision(now, owner, &conn.device, asked);
         match decision.action {
             Target::Block(reason) => {
                 self.remove_flow(id);
@@ -321,8 +348,10 @@ impl Router {
             }
             Target::Group(_) => None,
             Target::Tunnel(tunnel) => {
+                let generation = self.generation;
+                let conn = self.conns.get_mut(id)?;
                 if tunnel == conn.tunnel {
-                    conn.generation = self.generation;
+                    conn.generation = generation;
                     conn.rule = decision.rule;
                 }
                 None
@@ -340,11 +369,18 @@ impl Router {
 
     fn remove_flow(&mut self, id: ConnId) {
         if let Some(conn) = self.conns.remove(id) {
+            self.dns.flow_gone(&conn);
             self.owners.release(conn.owner);
         }
     }
 
-    fn replace_flow(&mut self, now: Stamp, id: ConnId, parsed: &Parsed, known: Known) -> Outcome {
+    pub(super) fn replace_flow(
+        &mut self,
+        now: Stamp,
+        id: ConnId,
+        parsed: &Asking<'_>,
+        known: Known,
+    ) -> Outcome {
         self.remove_flow(id);
         self.new_flow(now, parsed, known)
     }

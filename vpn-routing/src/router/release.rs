@@ -1,10 +1,10 @@
 //! Held packets go on: their owner became known, their tunnel came up, or the rules changed.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use vpn_core::{DropReason, Owner, OwnerAnswer, OwnerDetail, OwnerQuery, TunnelId};
 
+use super::dns::Asking;
 use super::hold::{Awaits, Held};
 use super::outbound::{Known, may_start_a_flow};
 use super::{Event, Router};
@@ -34,9 +34,18 @@ impl Router {
 
     /// The rules changed: packets that wait for a tunnel that is not theirs any more go on.
     pub(super) fn release_redirected(&mut self, now: Instant) {
-        let rules = Arc::clone(&self.rules);
-        let held = self.hold.take_waiting_for_tunnel(|flow, tunnel, owner| {
-            rules.decide(owner, flow).action != Target::Tunnel(tunnel)
+        let stamp = self.stamp(now);
+        let (rules, dns) = (&self.rules, &self.dns);
+        let held = self.hold.take_waiting_for_tunnel(|held, tunnel, owner| {
+            // The first packet is the one that waits; the others follow it.
+            let first = held.packets.first().map(|(_, packet)| packet);
+            let parsed = first.and_then(|packet| packet.parse().ok());
+            let asking = first
+                .zip(parsed.as_ref())
+                .map(|(packet, p)| Asking::new(p, packet));
+            let domains = dns.domains(stamp, asking.as_ref().and_then(Asking::name));
+            let decision = rules.decide_named(owner, &held.flow, &domains);
+            decision.action != Target::Tunnel(tunnel)
         });
         self.release_all(now, held);
     }
@@ -81,7 +90,7 @@ impl Router {
                 true => Known::Answer(asked, owner.clone()),
                 false => Known::NotAsked,
             };
-            let outcome = self.decide(came, &parsed, known);
+            let outcome = self.decide(came, &Asking::new(&parsed, &packet), known);
             self.act(now, came, &parsed, packet, outcome);
         }
     }

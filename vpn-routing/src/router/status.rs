@@ -3,11 +3,12 @@
 use std::net::IpAddr;
 
 use vpn_core::{
-    DropCounters, DropReason, FlowKey, Generation, InterfacePlan, Owner, RuleId, TransportState,
-    TunnelId, Verdict,
+    DomainName, DropCounters, DropReason, FlowKey, Generation, InterfacePlan, Owner, RuleId,
+    TransportState, TunnelId, Verdict,
 };
 
-use super::Router;
+use super::dns::DnsCounters;
+use super::{Router, SWEEP_INTERVAL};
 use crate::alloc::Placement;
 use crate::rules::{RuleStats, Target};
 
@@ -75,8 +76,22 @@ pub struct TunnelStatus {
     pub mtu: u16,
     /// Flows that use it.
     pub flows: usize,
+    /// Names that its resolver gave to addresses.
+    pub names: usize,
     /// Its counters.
     pub counters: TunnelCounters,
+}
+
+/// DNS, as a status report shows it. All of it is bounded:
+/// [`DnsLimits`](crate::dns::DnsLimits).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DnsStatus {
+    /// How often what happened.
+    pub counters: DnsCounters,
+    /// Queries that wait for their answers.
+    pub pending: usize,
+    /// Names that are known for addresses, in all tunnels.
+    pub names: usize,
 }
 
 /// One flow, as a status report shows it.
@@ -107,6 +122,8 @@ pub struct Status {
     pub rules: RuleStats,
     /// What the interface should look like.
     pub plan: InterfacePlan,
+    /// Queries, answers and the names they gave to addresses.
+    pub dns: DnsStatus,
     /// All packets.
     pub accounts: Accounts,
 }
@@ -128,6 +145,8 @@ pub struct Explanation {
     pub state: Option<TransportState>,
     /// The source address it would leave with.
     pub source: Option<IpAddr>,
+    /// The names its destination is known under, and the tunnel whose resolver said so.
+    pub names: Vec<(TunnelId, DomainName)>,
     /// The resolver its query would be steered to, if it is one.
     pub resolver: Option<IpAddr>,
     /// The tunnel's MTU in bytes.
@@ -177,6 +196,7 @@ impl Router {
                     .unwrap_or_default(),
                 mtu: slot.assigned.as_ref().map_or(0, |a| a.mtu),
                 flows: flows[id.index()],
+                names: self.dns.book.names_in(id),
                 counters: slot.counters.clone(),
             })
             .collect();
@@ -186,6 +206,11 @@ impl Router {
             generation: self.generation,
             rules: self.rule_stats,
             plan: self.plan.clone(),
+            dns: DnsStatus {
+                counters: self.dns.counters,
+                pending: self.dns.pending.len(),
+                names: self.dns.book.len(),
+            },
             accounts: self.accounts(),
         }
     }
@@ -212,13 +237,18 @@ impl Router {
             tunnel: None,
             state: None,
             source: None,
+            names: Vec::new(),
             resolver: None,
             mtu: None,
         };
         if self.generation.is_cold() {
             return told;
         }
-        let decision = self.rules.decide(owner, &flow);
+        // Nobody says what time it is: the last sweep's will do.
+        let now = self.stamp(self.next_sweep - SWEEP_INTERVAL);
+        let names = self.dns.book.names(now, flow.dst());
+        told.names = names.map(|(tunnel, name)| (tunnel, name.clone())).collect();
+        let decision = self.decision(now, owner, &flow, None);
         told.rule = decision.rule;
         let tunnel = match decision.action {
             Target::Block(reason) => {

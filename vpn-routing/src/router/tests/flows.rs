@@ -5,6 +5,7 @@ use std::time::Duration;
 use vpn_core::{DropReason, Protocol};
 
 use super::world::{SITE, SITE6, World, addr, echo, flow_of, tcp, udp};
+use crate::dns::testing::{answer, query};
 
 const IDENTICAL: &[(&str, &[&str])] = &[
     ("uk", &["10.5.0.2/32", "fd00:5::2/128"]),
@@ -147,6 +148,8 @@ fn only_a_real_collision_translates_the_port() {
 /// N-22: a query goes to the resolver of the asker's tunnel, whatever resolver it was sent to.
 #[test]
 fn dns_follows_the_tunnel_of_the_asker() {
+    let q = query(1, "example.com", 1);
+    let a = answer(1, "example.com", 1, &[]);
     let virtual_resolver = "100.127.255.53";
     let config = crate::RouterConfig {
         resolvers: vec![addr(virtual_resolver)],
@@ -168,28 +171,28 @@ fn dns_follows_the_tunnel_of_the_asker() {
     );
     for (asked, port) in [(virtual_resolver, 1), ("192.0.2.1", 2), ("198.18.1.53", 3)] {
         world.socket(Protocol::UDP, ("10.5.0.2", port), 1002, u64::from(port));
-        world.send([udp(("10.5.0.2", port), (asked, 53), b"q")]);
+        world.send([udp(("10.5.0.2", port), (asked, 53), &q)]);
         let sent = world.sent("fr");
-        assert_eq!(sent, [udp(("10.5.0.3", port), ("198.18.2.53", 53), b"q")]);
-        world.receive("fr", &udp(("198.18.2.53", 53), ("10.5.0.3", port), b"a"));
+        assert_eq!(sent, [udp(("10.5.0.3", port), ("198.18.2.53", 53), &q)]);
+        world.receive("fr", &udp(("198.18.2.53", 53), ("10.5.0.3", port), &a));
         assert_eq!(
             world.delivered(),
-            [udp((asked, 53), ("10.5.0.2", port), b"a")]
+            [udp((asked, 53), ("10.5.0.2", port), &a)]
         );
     }
     // A resolver somewhere else is an ordinary destination.
     world.socket(Protocol::UDP, ("10.5.0.2", 4), 1002, 4);
-    world.send([udp(("10.5.0.2", 4), ("192.0.2.99", 53), b"q")]);
+    world.send([udp(("10.5.0.2", 4), ("192.0.2.99", 53), &q)]);
     assert_eq!(flow_of(&world.sent("fr")[0]).dst(), addr("192.0.2.99"));
     // A tunnel without a resolver gets no other tunnel's.
     world.socket(Protocol::UDP, ("10.5.0.2", 5), 1003, 5);
-    world.send([udp(("10.5.0.2", 5), (virtual_resolver, 53), b"q")]);
+    world.send([udp(("10.5.0.2", 5), (virtual_resolver, 53), &q)]);
     assert!(world.sent("us").is_empty());
     assert_eq!(world.drops(DropReason::NoResolver), 1);
     // Nor does anybody when the tunnel is down.
     world.down("fr");
     world.socket(Protocol::UDP, ("10.5.0.2", 6), 1002, 6);
-    world.send([udp(("10.5.0.2", 6), (virtual_resolver, 53), b"q")]);
+    world.send([udp(("10.5.0.2", 6), (virtual_resolver, 53), &q)]);
     assert_eq!(world.drops(DropReason::TunnelDown), 1);
 }
 

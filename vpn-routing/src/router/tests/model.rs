@@ -35,6 +35,7 @@ use vpn_core::{
 
 use super::steps::{PORTS, Step, TUNNELS, USERS, quarrel, step};
 use super::world::{SITE, SITE6, addr};
+use crate::dns::testing::query;
 use crate::router::{Egress, Event, Router, RouterConfig, Update};
 use crate::rules::{CompiledRules, RuleCache, Target};
 
@@ -86,6 +87,11 @@ fn number(bytes: &[u8]) -> u32 {
     let mut last = [0; 4];
     last.copy_from_slice(&bytes[bytes.len() - 4..]);
     u32::from_be_bytes(last)
+}
+
+/// A query whose id is the packet's number.
+fn ask(number: &[u8; 4]) -> Vec<u8> {
+    query(u16::from_be_bytes([number[2], number[3]]), "example.com", 1)
 }
 
 fn assigned(tunnel: usize, variant: u8) -> Assigned {
@@ -293,6 +299,7 @@ impl Model {
             0,
         ];
         let bytes = match kind {
+            0 if dst.1 == 53 => build::udp(src, dst, &[ask(&payload), payload.to_vec()].concat()),
             0 => build::udp(src, dst, &payload),
             5 => build::icmp_echo(src.0, dst.0, build::Echo::Request, port, 1, &payload),
             _ => build::tcp(src, dst, flags[usize::from(kind)], 1, &payload),
@@ -358,6 +365,11 @@ impl Model {
         ];
         let payload = sent.to_be_bytes();
         let bytes = match wire.protocol() {
+            Protocol::UDP if src.1 == 53 => {
+                let mut answer = [ask(&payload), payload.to_vec()].concat();
+                answer[2] |= 0x80;
+                build::udp(src, dst, &answer)
+            }
             Protocol::UDP => build::udp(src, dst, &payload),
             Protocol::TCP => build::tcp(src, dst, flags[usize::from(kind)], 1, &payload),
             _ => build::icmp_echo(src.0, dst.0, build::Echo::Reply, dst.1, 1, &payload),

@@ -124,6 +124,24 @@ impl World {
         self.push_rule(Some(OwnerMatch::Executable(path.into())), tunnel);
     }
 
+    /// A rule for a user's destinations by name; `block`, or a tunnel.
+    pub(super) fn rule_for_domain(&mut self, uid: u32, pattern: &str, action: &str) {
+        self.next_rule += 1;
+        self.rules.push(Rule::new(
+            RuleId(self.next_rule),
+            RuleMatch {
+                owner: Some(OwnerMatch::Uid(uid)),
+                domain: Some(pattern.parse().unwrap()),
+                ..RuleMatch::default()
+            },
+            match action {
+                "block" => Action::Block,
+                name => Action::Tunnel(name.to_owned()),
+            },
+        ));
+        self.swap_rules();
+    }
+
     fn push_rule(&mut self, owner: Option<OwnerMatch>, tunnel: &str) {
         self.next_rule += 1;
         self.rules.push(Rule::new(
