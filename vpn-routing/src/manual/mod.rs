@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `daemon` (feature `tokio`) | putting device, transports, owners and rules together |
 //! | [`writing_rules`] | which rule decides; what happens to live flows when rules change |
-//! | [`dns`] | how a query reaches the resolver of its app's tunnel |
+//! | [`dns`] | how a query reaches the resolver of its app's tunnel; rules with domains |
 //! | [`tuning`] | every setting, what it buys and what it costs |
 //! | [`troubleshooting`] | a drop reason went up: what it means and what to do |
 

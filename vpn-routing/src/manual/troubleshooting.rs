@@ -21,6 +21,8 @@
 //! | `tunnel_down` | the tunnel is down; nothing goes elsewhere | the cause is in the tunnel's state |
 //! | `family_not_carried` | the tunnel has no address of this family | a provider without IPv6: apps fall back to IPv4 |
 //! | `no_resolver` | the tunnel has no resolver of this family | give it one, or announce the other family only |
+//! | `dns_unexpected` | a DNS answer that no query waits for | a few: late or doubled ones; many at once: somebody forges answers |
+//! | `dns_pending_full` | too many DNS queries wait | a resolver that does not answer, or an app that asks for too much: see `dns` of the settings |
 //! | `flow_table_full` | no entry could be evicted | raise `max_flows`; look for a scan |
 //! | `owner_quota` | one app has too many flows | raise `max_flows_per_owner`, or look at the app |
 //! | `ports_exhausted` | no free port towards this remote | thousands of flows to one socket; a second tunnel helps |

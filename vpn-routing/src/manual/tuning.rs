@@ -14,6 +14,7 @@
 //! | `largest_packet` | 1,600 bytes | needed for super-packets (65,535): each pooled buffer is that large | the engine raises it to what its device yields |
 //! | `recheck_owner` | 1 ms | fewer owner lookups | a port that changes hands is noticed sooner; 0 asks at every SYN, datagram and echo |
 //! | `resolvers`, `steered` | none | see [`dns`](super::dns) | |
+//! | `dns` | 4,096 queries that wait, 16,384 names a tunnel | more apps and sites are remembered | queries are dropped, rules with domains miss old addresses |
 //! | `address_policy` | sticky | see [`alloc::Policy`](crate::alloc::Policy) | |
 //! | `translate` | yes | | off only in a test that wants to see providers refuse |
 //!

@@ -35,6 +35,20 @@
 //! forgotten. What nobody can tell is who had a port *before* the question, if it changed hands
 //! between a packet's sending and its arrival here.
 //!
+//! # DNS
+//!
+//! A query in UDP is decided by the name it asks for, each one anew: one socket may ask for names of
+//! two tunnels. If a query goes through another tunnel than its flow did, the flow moves, and what
+//! it asked before is not waited for any more. A query to an address that stands for a resolver is
+//! steered to the resolver of its tunnel, of its family, or dropped; then an answer passes once, if
+//! its id and question are those of a query that waits ([`DropReason::DnsUnexpected`] else). What
+//! answers say about addresses is kept per tunnel in a [`Book`](crate::dns::Book), and new flows
+//! are decided with it. Flows that are in the table are not moved by an answer. DNS in TCP is
+//! steered like any flow and not read; see [the manual](crate::manual::dns).
+//!
+//! What is no DNS pays one compare of a flag per packet; each bound is in
+//! [`DnsLimits`](crate::dns::DnsLimits).
+//!
 //! # Fragments
 //!
 //! Fragments are dropped, the first included: the others have no ports, and half a datagram is of

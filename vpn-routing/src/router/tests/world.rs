@@ -254,6 +254,11 @@ impl World {
             .handle_update(self.now, Update::Owner(query, answer));
     }
 
+    /// For packets that were handed to the router itself.
+    pub(super) fn answer_events(&mut self) {
+        self.settle();
+    }
+
     fn settle(&mut self) {
         while let Some(event) = self.router.next_event() {
             match event {

@@ -257,7 +257,7 @@ impl RuleSource for Users {
                 owner: Some(OwnerMatch::Uid(uid)),
                 ..RuleMatch::default()
             }, Action::Tunnel(tunnel.to_owned()));
-        Ok(RuleSnapshot::from((1..).zip(&self.0).map(rule).collect()))
+        Ok(RuleSnapshot::from((1..).zip(&self.0).map(rule).collect::<Vec<_>>()))
     }
     async fn changed(&self) {
         std::future::pending().await

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use proptest::prelude::*;
+
 use super::*;
 
 /// R10, N-22: two apps, two tunnels, one resolver address: each gets its region's answer.
@@ -198,4 +200,106 @@ fn answers_of_a_chosen_resolver_pass_untouched() {
         assert_eq!(world.delivered(), [udp((chosen, 53), (APP, 1), &message)]);
     }
     assert_eq!(world.router.status().dns.pending, 1);
+}
+
+/// No NAT64: a query is steered within its family, or nowhere.
+#[test]
+fn a_query_never_changes_its_family() {
+    let (virtual6, app6, resolver6) = ("fd00:53::1", "fd00:5::2", "fd00:5::53");
+    let config = RouterConfig {
+        resolvers: vec![addr(VIRTUAL), addr(virtual6)],
+        ..RouterConfig::default()
+    };
+    let mut world = World::with_config(config, &[("uk", &[])]);
+    world.rule(1001, "uk");
+    let both = ["10.5.0.2/32", "fd00:5::2/128"];
+    let question = query(7, "example.com", A);
+    let cases = [
+        (UK.1, APP, VIRTUAL, virtual6),
+        (resolver6, app6, virtual6, VIRTUAL),
+    ];
+    for (n, (resolver, own, same, other)) in (1..).zip(cases) {
+        world.up("uk", &both, &[resolver]);
+        let app = |to: &str| if addr(to).is_ipv4() { APP } else { app6 };
+        for to in [other, same] {
+            world.socket(Protocol::UDP, (app(to), n), 1001, n.into());
+            world.send([udp((app(to), n), (to, 53), &question)]);
+        }
+        assert_eq!(world.drops(DropReason::NoResolver), n.into());
+        assert_eq!(world.sent("uk"), [udp((own, n), (resolver, 53), &question)]);
+    }
+}
+
+/// Several datagrams in one packet: of queries nobody could say where to, of answers each counts.
+#[test]
+fn super_packets_are_not_a_way_around() {
+    use vpn_core::packet::{Gso, Offload, Packet, PacketBatch};
+    let mut world = two_regions();
+    let with_gso = |bytes: &[u8], size: usize| {
+        let gso = Some(Gso { size: size as u16 });
+        let mut batch = PacketBatch::new(1, 1600);
+        let packet = Packet::from_slice(bytes).with_offload(Offload {
+            gso,
+            partial_checksum: false,
+        });
+        batch.push(packet).unwrap();
+        batch
+    };
+    let (one, two) = (query(1, "a.example", A), query(2, "b.example", A));
+    world.socket(Protocol::UDP, (APP, 1), 1001, 1);
+    let both = udp(
+        (APP, 1),
+        (VIRTUAL, 53),
+        &[one.clone(), two.clone()].concat(),
+    );
+    let now = world.now;
+    world
+        .router
+        .handle_device(now, &mut with_gso(&both, one.len()));
+    world.answer_events();
+    assert_eq!(world.drops(DropReason::Malformed), 1);
+    ask(&mut world, 1001, 1, VIRTUAL, &one);
+    ask(&mut world, 1001, 1, VIRTUAL, &two);
+    let (yes, no) = (
+        answer(1, "a.example", A, &[]),
+        answer(3, "b.example", A, &[]),
+    );
+    let forged = udp((UK.1, 53), (UK.0, 1), &[yes.clone(), no].concat());
+    let uk = world.id("uk");
+    world
+        .router
+        .handle_tunnel(now, uk, &mut with_gso(&forged, yes.len()));
+    assert!(world.delivered().is_empty());
+    assert_eq!(world.drops(DropReason::DnsUnexpected), 1);
+}
+
+proptest! {
+    /// Whatever a resolver sends, it is delivered if it begins as an answer to what was asked.
+    #[test]
+    fn a_damaged_answer_is_delivered_only_if_its_head_is_whole(
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        cut in 0..40usize,
+    ) {
+        let mut world = two_regions();
+        let question = query(7, "www.example.com", A);
+        ask(&mut world, 1001, 1, VIRTUAL, &question);
+        let says = [Says::Address("www.example.com", "192.0.2.1", 60)];
+        let mut message = answer(7, "www.example.com", A, &says);
+        message.truncate(message.len() - cut);
+        for (at, value) in damage {
+            let at = at.index(message.len());
+            message[at] = value;
+        }
+        // Id, "answer", one question, the question; the name is between bytes 12 and -4.
+        let name = 12..question.len() - 4;
+        let whole = message.len() >= question.len()
+            && message[..2] == question[..2]
+            && message[2] & 0x80 != 0
+            && message[4..6] == [0, 1]
+            && message[name.clone()].eq_ignore_ascii_case(&question[name.clone()])
+            && message[name.end..question.len()] == question[name.end..];
+        reply(&mut world, "uk", 1, &message);
+        prop_assert_eq!(world.delivered().len(), usize::from(whole));
+        prop_assert_eq!(world.drops(DropReason::DnsUnexpected), u64::from(!whole));
+    }
 }

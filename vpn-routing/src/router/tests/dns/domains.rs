@@ -238,3 +238,28 @@ fn a_flow_is_explained_with_the_names_of_its_destination() {
     let told = world.router.explain(Some(&owner), flow(VIRTUAL, 53));
     assert_eq!(told.resolver, Some(addr(UK.1)));
 }
+
+/// The rules ask for nobody, until a name comes along that one user has a rule for.
+#[test]
+fn an_owner_is_asked_for_when_the_name_makes_it_matter() {
+    let config = RouterConfig {
+        resolvers: vec![addr(VIRTUAL)],
+        ..RouterConfig::default()
+    };
+    let mut world = World::with_config(config, &[("uk", &[]), ("fr", &[])]);
+    world.up("uk", &["10.5.0.2/32"], &[UK.1]);
+    world.up("fr", &["10.5.0.2/32"], &[FR.1]);
+    world.rule_for_all("uk");
+    world.rule_for_domain(1001, "example.com", "fr");
+    world.slow_owners = true;
+    // The same socket, within the millisecond in which its owner cannot change.
+    ask(&mut world, 1001, 1, VIRTUAL, &query(1, "other.example", A));
+    ask(&mut world, 1001, 1, VIRTUAL, &query(2, "example.com", A));
+    assert_eq!((world.sent("uk").len(), world.asked.len()), (1, 1));
+    world.answer_owners();
+    assert_eq!(world.sent("fr").len(), 1);
+    // A user without a rule for the name follows the rule for all.
+    ask(&mut world, 1002, 2, VIRTUAL, &query(3, "example.com", A));
+    world.answer_owners();
+    assert_eq!(world.sent("uk").len(), 1);
+}
