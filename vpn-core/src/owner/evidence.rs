@@ -32,7 +32,7 @@ pub struct Evidence {
     pub query: OwnerQuery,
     /// Where it looked, in order.
     pub lookups: Vec<Lookup>,
-    /// The sockets it found, at most [`MAX_LISTED`](Self::MAX_LISTED).
+    /// The sockets the last of them found, at most [`MAX_LISTED`](Self::MAX_LISTED).
     pub sockets: Vec<SocketEvidence>,
     /// Sockets beyond those.
     pub more_sockets: usize,
@@ -74,23 +74,21 @@ impl Evidence {
         self
     }
 
-    /// Adds sockets that were found.
+    /// Says which sockets were found, in the last look-up.
     #[must_use]
     pub fn with_sockets(mut self, sockets: impl IntoIterator<Item = SocketEvidence>) -> Self {
         let mut sockets = sockets.into_iter();
-        let room = Self::MAX_LISTED.saturating_sub(self.sockets.len());
-        self.sockets.extend(sockets.by_ref().take(room));
-        self.more_sockets += sockets.count();
+        self.sockets = sockets.by_ref().take(Self::MAX_LISTED).collect();
+        self.more_sockets = sockets.count();
         self
     }
 
-    /// Adds processes that hold the sockets.
+    /// Says which processes hold the sockets.
     #[must_use]
     pub fn with_holders(mut self, holders: impl IntoIterator<Item = Holder>) -> Self {
         let mut holders = holders.into_iter();
-        let room = Self::MAX_LISTED.saturating_sub(self.holders.len());
-        self.holders.extend(holders.by_ref().take(room));
-        self.more_holders += holders.count();
+        self.holders = holders.by_ref().take(Self::MAX_LISTED).collect();
+        self.more_holders = holders.count();
         self
     }
 
@@ -381,8 +379,7 @@ mod tests {
         };
         let evidence = Evidence::new(query)
             .looked_at(Lookup::ExactSocket { interface: 7 })
-            .with_sockets((0..10).map(socket))
-            .with_sockets((10..30).map(socket))
+            .with_sockets((0..30).map(socket))
             .concluding(Conclusion::Unknown(Doubt::SeveralUsers));
         assert_eq!(evidence.sockets.len(), Evidence::MAX_LISTED);
         assert_eq!(evidence.more_sockets, 30 - Evidence::MAX_LISTED);

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use vpn_core::{FlowKey, InterfacePlan, Owner, TunnelId, TunnelTransport};
+use vpn_core::{
+    Evidence, FlowKey, InterfacePlan, Owner, OwnerQuery, OwnerResolver, TunnelId, TunnelTransport,
+};
 
 use super::EngineError;
 use crate::router::{Explanation, FlowStatus, Status};
@@ -35,12 +37,21 @@ pub struct EngineGone;
 pub struct EngineHandle {
     commands: mpsc::Sender<Command>,
     plan: watch::Receiver<InterfacePlan>,
+    owners: Arc<dyn OwnerResolver>,
 }
 
 impl EngineHandle {
-    pub(super) fn new(plan: watch::Receiver<InterfacePlan>) -> (Self, mpsc::Receiver<Command>) {
+    pub(super) fn new(
+        plan: watch::Receiver<InterfacePlan>,
+        owners: Arc<dyn OwnerResolver>,
+    ) -> (Self, mpsc::Receiver<Command>) {
         let (commands, receiver) = mpsc::channel(COMMANDS);
-        (Self { commands, plan }, receiver)
+        let handle = Self {
+            commands,
+            plan,
+            owners,
+        };
+        (handle, receiver)
     }
 
     /// What the interface should look like, now and whenever that changes.
@@ -69,6 +80,25 @@ impl EngineHandle {
         flow: FlowKey,
     ) -> Result<Explanation, EngineGone> {
         self.ask(|reply| Command::Explain(owner, flow, reply)).await
+    }
+
+    /// Why a flow of a socket that exists now goes where it goes: its owner is looked up first, on
+    /// a thread of its own, in the detail that the rules ask for. See
+    /// [`Explanation::evidence`] for what that owner rests on.
+    pub async fn explain_flow(&self, flow: FlowKey) -> Result<Explanation, EngineGone> {
+        let needs = self.explain(None, flow).await?.needs;
+        let query = OwnerQuery {
+            flow,
+            detail: needs.unwrap_or_default(),
+        };
+        let owners = Arc::clone(&self.owners);
+        let evidence = tokio::task::spawn_blocking(move || owners.evidence(&query))
+            .await
+            // The resolver panicked: there is nothing to show.
+            .unwrap_or_else(|_| Evidence::not_shown(query));
+        let mut told = self.explain(evidence.owner().cloned(), flow).await?;
+        told.evidence = Some(evidence);
+        Ok(told)
     }
 
     /// Adds a tunnel while the engine runs. Rules name it by `name`.

@@ -111,7 +111,7 @@ impl Engine {
             ..config
         };
         let (plan, _) = watch::channel(InterfacePlan::default());
-        let (handle, commands) = EngineHandle::new(plan.subscribe());
+        let (handle, commands) = EngineHandle::new(plan.subscribe(), Arc::clone(&owners));
         Self {
             batch: PacketBatch::new(PacketBatch::DEFAULT_CAPACITY, largest),
             router: Router::new(config, clock()),

@@ -9,7 +9,8 @@ use std::task::{Poll, Waker};
 use async_trait::async_trait;
 use hashbrown::HashMap;
 use vpn_core::flow::Protocol;
-use vpn_core::{Owner, OwnerAnswer, OwnerQuery, OwnerResolver};
+use vpn_core::owner::{Conclusion, Doubt, Lookup};
+use vpn_core::{Evidence, Owner, OwnerAnswer, OwnerQuery, OwnerResolver};
 
 /// How many questions may wait for [`MemoryOwners::answer`]; more are answered Unknown.
 const MAX_WAITING: usize = 4096;
@@ -94,18 +95,23 @@ impl MemoryOwners {
     }
 }
 
-#[async_trait]
-impl OwnerResolver for MemoryOwners {
-    fn resolve(&self, query: &OwnerQuery) -> OwnerAnswer {
+impl State {
+    fn find(&self, query: &OwnerQuery) -> Option<&OwnerAnswer> {
         let (protocol, port) = (query.flow.protocol(), query.flow.src_port());
         let any: IpAddr = match query.flow.src() {
             IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
             IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
         };
+        let find = |addr| self.owners.get(&(protocol, SocketAddr::new(addr, port)));
+        find(query.flow.src()).or_else(|| find(any))
+    }
+}
+
+#[async_trait]
+impl OwnerResolver for MemoryOwners {
+    fn resolve(&self, query: &OwnerQuery) -> OwnerAnswer {
         let mut state = self.lock();
-        let find = |addr| state.owners.get(&(protocol, SocketAddr::new(addr, port)));
-        let answer = find(query.flow.src()).or_else(|| find(any)).cloned();
-        match answer {
+        match state.find(query).cloned() {
             // Answers that wait to be taken count as well, so both lists together are bounded.
             Some(OwnerAnswer::Pending)
                 if state.waiting.len() + state.answers.len() >= MAX_WAITING =>
@@ -132,6 +138,17 @@ impl OwnerResolver for MemoryOwners {
             }
         })
         .await
+    }
+
+    fn evidence(&self, query: &OwnerQuery) -> Evidence {
+        let conclusion = match self.lock().find(query) {
+            Some(OwnerAnswer::Known(owner)) => Conclusion::Known(owner.clone()),
+            Some(OwnerAnswer::Pending) => Conclusion::Pending,
+            Some(OwnerAnswer::Unknown) | None => Conclusion::Unknown(Doubt::NoSocket),
+        };
+        Evidence::new(*query)
+            .looked_at(Lookup::Table)
+            .concluding(conclusion)
     }
 }
 
@@ -162,6 +179,11 @@ mod tests {
         );
         let asked = query(Protocol::TCP, 2);
         assert_eq!(owners.resolve(&asked), OwnerAnswer::Pending);
+        assert_eq!(owners.waiting(), [asked]);
+        // Looking takes no part in it.
+        let evidence = owners.evidence(&asked);
+        assert_eq!(evidence.lookups, [Lookup::Table]);
+        assert_eq!(evidence.conclusion, Conclusion::Pending);
         assert_eq!(owners.waiting(), [asked]);
         assert!(owners.answer(&asked, known.clone()));
         assert!(!owners.answer(&asked, known.clone()));

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use vpn_core::{
-    DomainName, DropCounters, DropReason, FlowKey, Generation, InterfacePlan, Owner, RuleId,
-    TransportState, TunnelId, Verdict,
+    DomainName, DropCounters, DropReason, Evidence, FlowKey, Generation, InterfacePlan, Owner,
+    OwnerDetail, RuleId, TransportState, TunnelId, Verdict,
 };
 
 use super::dns::DnsCounters;
@@ -135,6 +135,11 @@ pub struct Explanation {
     pub flow: FlowKey,
     /// The owner it was asked for.
     pub owner: Option<Owner>,
+    /// How much of the owner the rules ask for with this flow; `None` if nothing depends on it.
+    pub needs: Option<OwnerDetail>,
+    /// What the owner rests on, if it was looked up. The router does not; the engine's
+    /// `explain_flow` does.
+    pub evidence: Option<Evidence>,
     /// The rule that decides; `None` for the default action.
     pub rule: Option<RuleId>,
     /// What would become of its first packet.
@@ -232,6 +237,8 @@ impl Router {
         let mut told = Explanation {
             flow,
             owner: owner.cloned(),
+            needs: self.rules.needs_owner(&flow),
+            evidence: None,
             rule: None,
             verdict: Verdict::Drop(DropReason::RulesCold),
             tunnel: None,

@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use netlink_packet_core::{
-    NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla as _,
+    NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6};
@@ -15,6 +15,7 @@ use netlink_packet_sock_diag::inet::{
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr};
 use vpn_core::flow::{Family, FlowKey, Protocol};
+use vpn_core::owner::SocketState;
 
 use super::choose::SocketRecord;
 use super::normal;
@@ -22,14 +23,11 @@ use super::normal;
 /// "Any cookie": the kernel then compares addresses only.
 const NO_COOKIE: [u8; 8] = [0xff; 8];
 
-/// Attribute that says whether an IPv6 socket is without IPv4 (`INET_DIAG_SKV6ONLY`).
-const V6_ONLY: u16 = 11;
-
 /// The kernel fills at most 32 KiB per answer of a dump.
 const BUFFER: usize = 32 * 1024;
 
 /// How many sockets may share one port before the owner counts as unknown.
-const MAX_SHARERS: usize = 256;
+pub(super) const MAX_SHARERS: usize = 256;
 
 /// How many datagrams one answer may take: bounds the loop also if the kernel misbehaves.
 const MAX_DATAGRAMS: usize = 64;
@@ -62,7 +60,11 @@ impl Diag {
     }
 
     /// The one socket the kernel would give an answer of this flow to.
-    pub(super) fn exact(&mut self, flow: &FlowKey, interface: u32) -> Option<SocketRecord> {
+    pub(super) fn exact(
+        &mut self,
+        flow: &FlowKey,
+        interface: u32,
+    ) -> io::Result<Option<SocketRecord>> {
         let local = (flow.src(), flow.src_port());
         let remote = (flow.dst(), flow.dst_port());
         // For UDP the kernel reads the ends the other way round, "for historical reasons".
@@ -81,16 +83,19 @@ impl Diag {
             cookie: NO_COOKIE,
         };
         let mut answer = None;
-        self.ask(flow.protocol(), flow.family(), id, 0, &mut |response| {
+        let asked = self.ask(flow.protocol(), flow.family(), id, 0, &mut |response| {
             answer = Some(record(response));
-        })
-        .ok()?;
-        answer
+        });
+        match asked {
+            Ok(()) => Ok(answer),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
-    /// Every UDP socket of the flow's source port that could send in its family; `None` if they
-    /// cannot be learnt or are too many.
-    pub(super) fn udp_port(&mut self, flow: &FlowKey) -> Option<Vec<SocketRecord>> {
+    /// Every UDP socket of the flow's source port that could send in its family, or one more than
+    /// [`MAX_SHARERS`] of them.
+    pub(super) fn udp_port(&mut self, flow: &FlowKey) -> io::Result<Vec<SocketRecord>> {
         // IPv4 is also sent by sockets of IPv6 that are not limited to it.
         let families: &[Family] = match flow.family() {
             Family::V4 => &[Family::V4, Family::V6],
@@ -115,10 +120,9 @@ impl Diag {
                 if (family == flow.family() || !v6_only(response)) && sockets.len() <= MAX_SHARERS {
                     sockets.push(record(response));
                 }
-            })
-            .ok()?;
+            })?;
         }
-        (sockets.len() <= MAX_SHARERS).then_some(sockets)
+        Ok(sockets)
     }
 
     fn ask(
@@ -193,21 +197,36 @@ fn take(
 fn record(response: &InetResponse) -> SocketRecord {
     let header = &response.header;
     let id = &header.socket_id;
+    let remote = SocketAddr::new(normal(id.destination_address), id.destination_port);
     SocketRecord {
         local: SocketAddr::new(normal(id.source_address), id.source_port),
-        remote: SocketAddr::new(normal(id.destination_address), id.destination_port),
+        remote,
         uid: header.uid,
         inode: header.inode,
+        interface: id.interface_id,
+        state: state_of(header.state, &remote),
     }
 }
 
+/// From the states of TCP (`include/net/tcp_states.h`), which other protocols borrow.
+pub(super) fn state_of(state: u8, remote: &SocketAddr) -> SocketState {
+    const FIN_WAIT1: u8 = 4;
+    const TIME_WAIT: u8 = 6;
+    const LAST_ACK: u8 = 9;
+    const LISTEN: u8 = 10;
+    const CLOSING: u8 = 11;
+    match state {
+        LISTEN => SocketState::Listening,
+        FIN_WAIT1..=TIME_WAIT | LAST_ACK | CLOSING => SocketState::Closing,
+        _ if remote.ip().is_unspecified() && remote.port() == 0 => SocketState::Open,
+        _ => SocketState::Connected,
+    }
+}
+
+/// Whether an IPv6 socket is without IPv4. The kernel says so of sockets that are not connected.
 fn v6_only(response: &InetResponse) -> bool {
-    response.nlas.iter().any(|nla| match nla {
-        Nla::Other(other) if other.kind() == V6_ONLY => {
-            let mut value = vec![0; other.value_len()];
-            other.emit_value(&mut value);
-            value.first() == Some(&1)
-        }
-        _ => false,
-    })
+    response
+        .nlas
+        .iter()
+        .any(|nla| matches!(nla, Nla::SkV6Only(true)))
 }

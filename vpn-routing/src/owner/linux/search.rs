@@ -1,4 +1,4 @@
-//! Touches `/proc`: which executable holds a socket.
+//! Touches `/proc`: which processes hold a socket, what they run and in which cgroup.
 
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -8,41 +8,102 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use hashbrown::HashMap;
+use vpn_core::owner::Doubt;
+
+use super::cgroup;
 
 /// The suffix the kernel gives to the name of a file that was unlinked.
 const DELETED: &[u8] = b" (deleted)";
 
-/// Who holds a socket: one process of those, and their executable.
+/// What rules can ask of a process. Of one that may not be looked into nothing is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Process {
+    pub(super) executable: Option<Arc<Path>>,
+    pub(super) cgroup: Option<Arc<Path>>,
+}
+
+impl Process {
+    /// Reads what there is to know of a process now.
+    pub(super) fn read(pid: u32) -> Self {
+        Self {
+            executable: executable_of(pid),
+            cgroup: cgroup::of(pid),
+        }
+    }
+
+    fn is_hidden(&self) -> bool {
+        self.executable.is_none() && self.cgroup.is_none()
+    }
+}
+
+/// Who holds a socket: one process of those, and what all of them are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Holder {
     pub(super) pid: u32,
-    pub(super) executable: Arc<Path>,
+    pub(super) process: Process,
 }
 
-/// What a search learnt of one socket: `None` if its holders run different executables, or one
-/// that cannot be told.
-pub(super) type Holders = HashMap<u32, Option<Holder>, foldhash::quality::RandomState>;
+impl Holder {
+    /// For people.
+    pub(super) fn evidence(&self, inode: u32) -> vpn_core::owner::Holder {
+        vpn_core::owner::Holder {
+            pid: self.pid,
+            socket: inode.into(),
+            executable: self.process.executable.clone(),
+            cgroup: self.process.cgroup.clone(),
+        }
+    }
+}
+
+/// What a search learnt of each socket.
+pub(super) type Holders = HashMap<u32, Result<Holder, Doubt>, foldhash::quality::RandomState>;
 
 /// Searches all processes for sockets, once for all of them. A socket that nobody (whom we may
-/// look into) holds is not in the answer. Stops early, with less, when `stop` is set.
-pub(super) fn holders(wanted: &[u32], stop: &AtomicBool) -> Holders {
+/// look into) holds is not in the answer. Stops early, with less, when `stop` is set. `seen` hears
+/// of every descriptor of such a socket.
+pub(super) fn holders(
+    wanted: &[u32],
+    stop: &AtomicBool,
+    seen: &mut dyn FnMut(u32, &Holder),
+) -> Holders {
     let mut found = Holders::default();
+    each_holder(wanted, stop, &mut |inode, holder| {
+        seen(inode, holder);
+        let holder = match holder.process.is_hidden() {
+            true => Err(Doubt::ProcessHidden),
+            false => Ok(holder.clone()),
+        };
+        let process = |h: &Result<Holder, Doubt>| h.as_ref().map(|h| h.process.clone()).ok();
+        found
+            .entry(inode)
+            .and_modify(|known| {
+                if process(known) != process(&holder) {
+                    *known = Err(Doubt::SeveralProcesses);
+                }
+            })
+            .or_insert(holder);
+    });
+    found
+}
+
+/// Calls `each` with every process that holds one of the sockets, once per descriptor.
+fn each_holder(wanted: &[u32], stop: &AtomicBool, each: &mut dyn FnMut(u32, &Holder)) {
     let Ok(processes) = fs::read_dir("/proc") else {
-        return found;
+        return;
     };
     for process in processes.flatten() {
         if stop.load(Relaxed) {
-            break;
+            return;
         }
         let name = process.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
         };
-        let mut executable = None;
         // Ends or forbids: then it holds nothing that we can see.
         let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else {
             continue;
         };
+        let mut holder = None;
         for descriptor in descriptors.flatten() {
             let inode = fs::read_link(descriptor.path())
                 .ok()
@@ -51,20 +112,13 @@ pub(super) fn holders(wanted: &[u32], stop: &AtomicBool) -> Holders {
             let Some(inode) = inode.filter(|inode| wanted.contains(inode)) else {
                 continue;
             };
-            let executable = executable.get_or_insert_with(|| executable_of(pid)).clone();
-            let holder = executable.map(|executable| Holder { pid, executable });
-            found
-                .entry(inode)
-                .and_modify(|known| {
-                    let same = |h: &Option<Holder>| h.as_ref().map(|h| h.executable.clone());
-                    if same(known) != same(&holder) {
-                        *known = None;
-                    }
-                })
-                .or_insert(holder);
+            let holder = holder.get_or_insert_with(|| Holder {
+                pid,
+                process: Process::read(pid),
+            });
+            each(inode, holder);
         }
     }
-    found
 }
 
 /// `socket:[4242]`

@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 use vpn_core::flow::Family;
 
 use super::choose::SocketRecord;
+use super::diag::state_of;
 use super::normal;
 
 /// How much of a table is read: some thousand sockets. Beyond it the owner is unknown.
@@ -37,7 +38,7 @@ impl ProcTables {
     }
 
     /// Ping sockets; the local port is the echo identifier.
-    pub(super) fn ping(&self, family: Family) -> Vec<SocketRecord> {
+    pub(super) fn ping(&self, family: Family) -> io::Result<Vec<SocketRecord>> {
         records(match family {
             Family::V4 => &self.icmp,
             Family::V6 => &self.icmp6,
@@ -45,7 +46,7 @@ impl ProcTables {
     }
 
     /// Raw sockets; the local port is the protocol.
-    pub(super) fn raw(&self, family: Family) -> Vec<SocketRecord> {
+    pub(super) fn raw(&self, family: Family) -> io::Result<Vec<SocketRecord>> {
         records(match family {
             Family::V4 => &self.raw,
             Family::V6 => &self.raw6,
@@ -53,10 +54,11 @@ impl ProcTables {
     }
 }
 
-fn records(table: &Option<File>) -> Vec<SocketRecord> {
-    // A table that cannot be read whole names nobody: half of it might hide a second candidate.
-    let text = table.as_ref().map(read).transpose().ok().flatten();
-    text.map(|text| parse(&text)).unwrap_or_default()
+/// Whole or not at all: half of a table might hide a second candidate. A table that does not exist
+/// has nobody in it.
+fn records(table: &Option<File>) -> io::Result<Vec<SocketRecord>> {
+    let text = table.as_ref().map(read).transpose()?;
+    Ok(text.map(|text| parse(&text)).unwrap_or_default())
 }
 
 fn read(table: &File) -> io::Result<String> {
@@ -82,11 +84,15 @@ fn read(table: &File) -> io::Result<String> {
 fn parse(text: &str) -> Vec<SocketRecord> {
     let line = |line: &str| {
         let columns: Vec<&str> = line.split_whitespace().collect();
+        let remote = address(columns.get(2)?)?;
         Some(SocketRecord {
             local: address(columns.get(1)?)?,
-            remote: address(columns.get(2)?)?,
+            remote,
             uid: columns.get(7)?.parse().ok()?,
             inode: columns.get(9)?.parse().ok()?,
+            // The tables do not say: it may be bound to ours.
+            interface: 0,
+            state: state_of(u8::from_str_radix(columns.get(3)?, 16).ok()?, &remote),
         })
     };
     text.lines().skip(1).filter_map(line).collect()

@@ -1,4 +1,4 @@
-//! Answers which executable holds a socket: remembers, or asks the thread that searches.
+//! Answers which process holds a socket: remembers, or asks the thread that searches.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -8,10 +8,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
+use vpn_core::owner::{Conclusion, Doubt};
 use vpn_core::{OwnerAnswer, OwnerQuery};
 
 use super::choose::Found;
-use super::search::{self, Holder};
+use super::search::{self, Holder, Process};
 
 /// How many questions may wait for the search; more are Unknown at once. A pass takes
 /// milliseconds and answers all of them.
@@ -29,7 +30,7 @@ const MAX_BATCH: usize = 256;
 
 /// The memory, and the thread behind it, which ends when this is dropped.
 #[derive(Debug)]
-pub(super) struct Executables {
+pub(super) struct Processes {
     shared: Arc<Shared>,
     questions: Option<SyncSender<Question>>,
     answers: tokio::sync::Mutex<mpsc::Receiver<(OwnerQuery, OwnerAnswer)>>,
@@ -44,7 +45,7 @@ struct Shared {
     stop: AtomicBool,
 }
 
-impl Executables {
+impl Processes {
     pub(super) fn start() -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             memory: Mutex::new(Memory::default()),
@@ -66,8 +67,8 @@ impl Executables {
 
     /// From memory, or Pending.
     pub(super) fn resolve(&self, query: OwnerQuery, found: Found) -> OwnerAnswer {
-        if let Some(answer) = self.shared.remembered(&found) {
-            return answer;
+        if let Some(conclusion) = self.shared.remembered(&found) {
+            return conclusion.into();
         }
         let sent = self.questions.as_ref().map(|q| q.try_send((query, found)));
         match sent {
@@ -87,7 +88,7 @@ impl Executables {
     }
 }
 
-impl Drop for Executables {
+impl Drop for Processes {
     fn drop(&mut self) {
         self.shared.stop.store(true, Relaxed);
         drop(self.questions.take());
@@ -113,15 +114,16 @@ fn run(
         let mut wanted: Vec<u32> = batch.iter().flat_map(|(_, f)| f.inodes.clone()).collect();
         wanted.sort_unstable();
         wanted.dedup();
-        let holders = search::holders(&wanted, &shared.stop);
+        let holders = search::holders(&wanted, &shared.stop, &mut |_, _| {});
         for inode in wanted {
-            // Not found and "different executables" are the same to whoever asks.
-            let holder = holders.get(&inode).cloned().flatten();
-            shared.memory().insert(inode, holder);
+            let nobody = Err(Doubt::ProcessHidden);
+            let holder = holders.get(&inode).cloned().unwrap_or(nobody);
+            shared.memory().insert(Instant::now(), inode, holder);
         }
         for (query, found) in batch {
-            let answer = shared.remembered(&found).unwrap_or(OwnerAnswer::Unknown);
-            if answers.blocking_send((query, answer)).is_err() {
+            let hidden = Conclusion::Unknown(Doubt::ProcessHidden);
+            let conclusion = shared.remembered(&found).unwrap_or(hidden);
+            if answers.blocking_send((query, conclusion.into())).is_err() {
                 return;
             }
         }
@@ -133,27 +135,36 @@ impl Shared {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The answer if every socket is remembered: Known if all are held by one executable.
-    fn remembered(&self, found: &Found) -> Option<OwnerAnswer> {
+    /// What follows if every socket is remembered: Known if the same kind of process holds all.
+    fn remembered(&self, found: &Found) -> Option<Conclusion> {
         let mut holders = Vec::with_capacity(found.inodes.len());
-        let memory = self.memory();
+        let (now, memory) = (Instant::now(), self.memory());
         for inode in &found.inodes {
-            holders.push(memory.get(*inode)?);
+            holders.push(memory.get(now, *inode)?);
         }
         drop(memory);
-        let first = holders.first().cloned().flatten();
-        let same = |f: &Holder, h: &Option<Holder>| {
-            h.as_ref().is_some_and(|h| h.executable == f.executable)
-        };
-        let Some(holder) = first.filter(|f| holders.iter().all(|h| same(f, h))) else {
-            return Some(OwnerAnswer::Unknown);
-        };
-        // It may have executed another program since, or ended and left the socket to a child.
-        if search::executable_of(holder.pid).as_ref() != Some(&holder.executable) {
-            return None;
+        match agreed(&holders) {
+            // It may have executed another program since, or moved, or ended and left the socket
+            // to a child.
+            Ok(holder) if Process::read(holder.pid) != holder.process => None,
+            Ok(holder) => Some(Conclusion::Known(found.owner(holder.process.clone()))),
+            Err(doubt) => Some(Conclusion::Unknown(doubt)),
         }
-        Some(OwnerAnswer::Known(found.owner(Some(holder.executable))))
     }
+}
+
+/// The one that stands for all, if all are the same.
+pub(super) fn agreed(holders: &[Result<Holder, Doubt>]) -> Result<&Holder, Doubt> {
+    let mut all = holders
+        .iter()
+        .map(|holder| holder.as_ref().map_err(|doubt| *doubt));
+    let first = all.next().unwrap_or(Err(Doubt::ProcessHidden))?;
+    for holder in all {
+        if holder?.process != first.process {
+            return Err(Doubt::SeveralProcesses);
+        }
+    }
+    Ok(first)
 }
 
 /// What is known of sockets, by inode; the oldest leaves first.
@@ -166,7 +177,7 @@ struct Memory {
 
 #[derive(Debug)]
 struct Remembered {
-    holder: Option<Holder>,
+    holder: Result<Holder, Doubt>,
     since: Instant,
 }
 
@@ -181,13 +192,9 @@ impl Default for Memory {
 }
 
 impl Memory {
-    fn insert(&mut self, inode: u32, holder: Option<Holder>) {
-        let since = Instant::now();
-        if self
-            .holders
-            .insert(inode, Remembered { holder, since })
-            .is_none()
-        {
+    fn insert(&mut self, now: Instant, inode: u32, holder: Result<Holder, Doubt>) {
+        let known = Remembered { holder, since: now };
+        if self.holders.insert(inode, known).is_none() {
             self.order.push_back(inode);
         }
         while self.order.len() > self.bound.get() {
@@ -197,9 +204,10 @@ impl Memory {
         }
     }
 
-    fn get(&self, inode: u32) -> Option<Option<Holder>> {
+    fn get(&self, now: Instant, inode: u32) -> Option<Result<Holder, Doubt>> {
         let known = self.holders.get(&inode)?;
-        if known.holder.is_none() && known.since.elapsed() > NEGATIVE_FOR {
+        let age = now.saturating_duration_since(known.since);
+        if known.holder.is_err() && age > NEGATIVE_FOR {
             return None;
         }
         Some(known.holder.clone())
@@ -210,15 +218,54 @@ impl Memory {
 mod tests {
     use super::*;
 
+    const HIDDEN: Result<Holder, Doubt> = Err(Doubt::ProcessHidden);
+
+    fn holder(pid: u32, executable: &str, cgroup: &str) -> Result<Holder, Doubt> {
+        let path = |text: &str| Some(Arc::from(std::path::Path::new(text)));
+        Ok(Holder {
+            pid,
+            process: Process {
+                executable: path(executable),
+                cgroup: path(cgroup),
+            },
+        })
+    }
+
     #[test]
     fn memory_is_bounded_and_forgets_the_oldest() {
-        let mut memory = Memory::default();
+        let (mut memory, now) = (Memory::default(), Instant::now());
         for inode in 0..MAX_CACHED as u32 + 10 {
-            memory.insert(inode, None);
+            memory.insert(now, inode, HIDDEN);
         }
         assert_eq!(memory.holders.len(), MAX_CACHED);
         assert_eq!(memory.order.len(), MAX_CACHED);
-        assert!(memory.get(9).is_none());
-        assert!(memory.get(10).is_some());
+        assert!(memory.get(now, 9).is_none());
+        assert!(memory.get(now, 10).is_some());
+    }
+
+    #[test]
+    fn what_was_not_found_is_searched_again_after_a_while_and_not_before() {
+        let (mut memory, now) = (Memory::default(), Instant::now());
+        memory.insert(now, 1, HIDDEN);
+        memory.insert(now, 2, holder(9, "/usr/bin/curl", "/user.slice"));
+        assert_eq!(memory.get(now + NEGATIVE_FOR, 1), Some(HIDDEN));
+        let later = now + NEGATIVE_FOR + Duration::from_millis(1);
+        assert_eq!(memory.get(later, 1), None);
+        assert!(memory.get(later, 2).is_some());
+    }
+
+    #[test]
+    fn sockets_of_one_port_need_the_same_program_in_the_same_group() {
+        let curl = holder(9, "/usr/bin/curl", "/a");
+        let again = holder(10, "/usr/bin/curl", "/a");
+        let moved = holder(11, "/usr/bin/curl", "/b");
+        let other = holder(12, "/usr/bin/wget", "/a");
+        assert_eq!(agreed(&[curl.clone(), again]).unwrap().pid, 9);
+        for stranger in [moved, other] {
+            let both = [curl.clone(), stranger];
+            assert_eq!(agreed(&both), Err(Doubt::SeveralProcesses));
+        }
+        assert_eq!(agreed(&[curl, HIDDEN]), Err(Doubt::ProcessHidden));
+        assert_eq!(agreed(&[]), Err(Doubt::ProcessHidden));
     }
 }
