@@ -16,17 +16,18 @@ pub use evidence::{
 
 /// Which program a flow belongs to.
 ///
-/// Make one with [`Owner::user`] and fill in what else is known: `Owner { package, ..Owner::user(uid) }`.
+/// Make one with [`Owner::user`] and fill in what else is known:
+/// `Owner { package, ..Owner::user(uid) }`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Owner {
     /// User id of the socket: of who made it, not of who was handed it.
     pub uid: u32,
-    /// Canonical path of the executable that holds the socket; `None` if it was not asked for or
-    /// could not be learnt.
+    /// Canonical path of the executable that holds the socket; `None` if it was not asked for, or
+    /// if it is none of this system's, as that of a container: no rule can name it then.
     pub executable: Option<Arc<Path>>,
     /// Control group of the process that holds the socket, as an absolute path below the root of
-    /// the cgroup hierarchy (`/system.slice/nginx.service`); `None` if it was not asked for or
-    /// could not be learnt, and where there are none.
+    /// the cgroup hierarchy (`/system.slice/nginx.service`); `None` if it was not asked for, and
+    /// where there are none.
     pub cgroup: Option<Arc<Path>>,
     /// Name of the installed application (Android: `org.example.browser`); `None` where there are
     /// none. Only the host can tell it.

@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::time::timeout;
 use vpn_core::testing::{AppSide, FarSide, build, memory_device, memory_transport};
 use vpn_core::{
-    Action, Assigned, DownCause, DropReason, Owner, OwnerMatch, Protocol, Rule, RuleId, RuleMatch,
-    RuleSnapshot, TunDevice, TunnelId,
+    Action, Assigned, DownCause, DropReason, FlowKey, Owner, OwnerDetail, OwnerMatch, Protocol,
+    Rule, RuleId, RuleMatch, RuleSnapshot, TransportState, TunDevice, TunnelId, Verdict,
 };
 use vpn_routing::RouterConfig;
 use vpn_routing::engine::{Engine, EngineError, EngineHandle};
@@ -272,4 +272,28 @@ async fn a_stopped_device_is_closed() {
     handle.stop().await;
     task.await.unwrap().unwrap();
     assert!(device.readable().await.is_err());
+}
+
+#[tokio::test]
+async fn a_flow_is_explained_with_what_its_owner_rests_on() {
+    let running = start();
+    running.app(4000, 1002);
+    let site = ([203, 0, 113, 10].into(), 443);
+    let flow = |port| FlowKey::new(Protocol::UDP, ([10, 5, 0, 2].into(), port), site);
+    let told = loop {
+        // Until the tunnels' states have reached the router.
+        let told = running.handle.explain_flow(flow(4000)).await.unwrap();
+        if matches!(told.state, Some(TransportState::Up(_))) {
+            break told;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(told.tunnel.as_deref(), Some("fr"));
+    assert_eq!(told.needs, Some(OwnerDetail::Uid));
+    let evidence = told.evidence.unwrap();
+    assert_eq!(evidence.owner().map(|o| o.uid), Some(1002));
+    let told = running.handle.explain_flow(flow(4001)).await.unwrap();
+    assert_eq!(told.verdict, Verdict::Drop(DropReason::OwnerUnknown));
+    assert!(told.evidence.unwrap().to_string().contains("unknown"));
+    running.stop().await;
 }

@@ -1,6 +1,8 @@
 //! Which control group a process is in, as `/proc/PID/cgroup` has it.
 
 use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read as _};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,22 +14,30 @@ const DELETED: &[u8] = b" (deleted)";
 /// most with far less.
 const MAX_LENGTH: u64 = 64 * 1024;
 
-/// The control group of a process, or `None` if it cannot be told.
-pub(super) fn of(pid: u32) -> Option<Arc<Path>> {
-    use std::io::Read as _;
-    let file = std::fs::File::open(format!("/proc/{pid}/cgroup")).ok()?;
+/// The control group of a process; `None` if there are no groups, or it is in none of ours.
+///
+/// # Errors
+///
+/// It cannot be read, or it was removed.
+pub(super) fn of(pid: u32) -> io::Result<Option<Arc<Path>>> {
+    let file = match File::open(format!("/proc/{pid}/cgroup")) {
+        Ok(file) => file,
+        // A kernel without cgroups.
+        Err(_) if !Path::new("/proc/self/cgroup").exists() => return Ok(None),
+        Err(error) => return Err(error),
+    };
     let mut text = Vec::new();
-    let length = file.take(MAX_LENGTH).read_to_end(&mut text).ok()?;
+    let length = file.take(MAX_LENGTH).read_to_end(&mut text)?;
     // Cut off, a path would be another one.
     if length as u64 == MAX_LENGTH {
-        return None;
+        return Err(ErrorKind::FileTooLarge.into());
     }
-    parse(&text).map(Arc::from)
+    Ok(parse(&text)?.map(Arc::from))
 }
 
 /// Lines of `number:controllers:path`. The unified hierarchy has number 0 and no controllers
 /// (cgroups(7)); where it is not used, systemd's own hierarchy has the same paths.
-fn parse(text: &[u8]) -> Option<&Path> {
+fn parse(text: &[u8]) -> io::Result<Option<&Path>> {
     let (mut unified, mut systemd) = (None, None);
     for line in text.split(|&b| b == b'\n') {
         let mut parts = line.splitn(3, |&b| b == b':');
@@ -40,12 +50,15 @@ fn parse(text: &[u8]) -> Option<&Path> {
     let path = match (unified, systemd) {
         (None | Some(b"/"), Some(path)) => path,
         (Some(path), _) => path,
-        (None, None) => return None,
+        (None, None) => return Ok(None),
     };
-    // Outside of our own cgroup namespace, or gone: the path means nothing here.
+    if path.ends_with(DELETED) {
+        return Err(ErrorKind::NotFound.into());
+    }
+    // Outside of our own cgroup namespace the path means nothing here.
     let outside = path == b"/.." || path.starts_with(b"/../");
-    let usable = path.starts_with(b"/") && !outside && !path.ends_with(DELETED);
-    usable.then(|| Path::new(OsStr::from_bytes(path)))
+    let ours = path.starts_with(b"/") && !outside;
+    Ok(ours.then(|| Path::new(OsStr::from_bytes(path))))
 }
 
 #[cfg(test)]
@@ -54,7 +67,7 @@ mod tests {
 
     #[test]
     fn the_group_of_either_version_is_read() {
-        let cases: [(&[u8], Option<&str>); 9] = [
+        let cases: [(&[u8], Option<&str>); 8] = [
             (
                 b"0::/user.slice/app-firefox.scope\n",
                 Some("/user.slice/app-firefox.scope"),
@@ -70,20 +83,20 @@ mod tests {
                 Some("/system.slice/ssh.service"),
             ),
             (b"5:memory:/x\n", None),
-            (b"0::/gone (deleted)\n", None),
             (b"0::/../beside\n", None),
             (b"nonsense", None),
         ];
         for (text, group) in cases {
-            assert_eq!(parse(text), group.map(Path::new), "{text:?}");
+            assert_eq!(parse(text).unwrap(), group.map(Path::new), "{text:?}");
         }
+        assert!(parse(b"0::/gone (deleted)\n").is_err());
     }
 
     #[test]
     fn our_own_group_is_found_where_there_are_any() {
         let text = std::fs::read("/proc/self/cgroup").unwrap_or_default();
-        let own = of(std::process::id());
-        assert_eq!(own.as_deref(), parse(&text));
-        assert!(of(u32::MAX).is_none());
+        let own = of(std::process::id()).unwrap();
+        assert_eq!(own.as_deref(), parse(&text).unwrap());
+        assert!(text.is_empty() || of(u32::MAX).is_err());
     }
 }

@@ -32,7 +32,7 @@
 //! pass. All processes that hold the socket, as after a fork, must run the same executable in the
 //! same cgroup. The executable's path counts only if it names, for us, the very file the process
 //! runs: a process in another mount namespace (a container, say) cannot pass for
-//! `/usr/bin/firefox`, and has a cgroup but no executable. One that was replaced by an update while
+//! `/usr/bin/firefox`; it has a cgroup, and no executable that a rule could name. One that was replaced by an update while
 //! it ran counts by its old path if the process shares our mount namespace. The cgroup is that of
 //! the unified hierarchy, else of systemd's.
 //!
@@ -61,7 +61,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use vpn_core::flow::{FlowKey, Protocol};
-use vpn_core::owner::{Conclusion, Doubt, Lookup};
+use vpn_core::owner::{Conclusion, Doubt, Holder, Lookup};
 use vpn_core::{Evidence, Owner, OwnerAnswer, OwnerDetail, OwnerQuery, OwnerResolver};
 
 use choose::{Found, Kind, SocketRecord};
@@ -214,8 +214,14 @@ impl OwnerResolver for LinuxOwners {
         };
         let mut holders = Vec::new();
         let never_stop = AtomicBool::new(false);
-        let held = search::holders(&found.inodes, &never_stop, &mut |inode, holder| {
-            holders.push(holder.evidence(inode));
+        let held = search::holders(&found.inodes, &never_stop, &mut |inode, pid, process| {
+            let process = process.cloned().unwrap_or_default();
+            holders.push(Holder {
+                pid,
+                socket: inode.into(),
+                executable: process.executable,
+                cgroup: process.cgroup,
+            });
         });
         let all: Vec<_> = found
             .inodes

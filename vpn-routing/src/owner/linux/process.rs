@@ -114,7 +114,7 @@ fn run(
         let mut wanted: Vec<u32> = batch.iter().flat_map(|(_, f)| f.inodes.clone()).collect();
         wanted.sort_unstable();
         wanted.dedup();
-        let holders = search::holders(&wanted, &shared.stop, &mut |_, _| {});
+        let holders = search::holders(&wanted, &shared.stop, &mut |_, _, _| {});
         for inode in wanted {
             let nobody = Err(Doubt::ProcessHidden);
             let holder = holders.get(&inode).cloned().unwrap_or(nobody);
@@ -146,7 +146,7 @@ impl Shared {
         match agreed(&holders) {
             // It may have executed another program since, or moved, or ended and left the socket
             // to a child.
-            Ok(holder) if Process::read(holder.pid) != holder.process => None,
+            Ok(holder) if Process::read(holder.pid).as_ref() != Some(&holder.process) => None,
             Ok(holder) => Some(Conclusion::Known(found.owner(holder.process.clone()))),
             Err(doubt) => Some(Conclusion::Unknown(doubt)),
         }

@@ -15,24 +15,25 @@ use super::cgroup;
 /// The suffix the kernel gives to the name of a file that was unlinked.
 const DELETED: &[u8] = b" (deleted)";
 
-/// What rules can ask of a process. Of one that may not be looked into nothing is known.
+/// What rules can ask of a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Process {
+    /// `None` if it has no path here: that of a container.
     pub(super) executable: Option<Arc<Path>>,
+    /// `None` if it is in none of ours.
     pub(super) cgroup: Option<Arc<Path>>,
 }
 
 impl Process {
-    /// Reads what there is to know of a process now.
-    pub(super) fn read(pid: u32) -> Self {
-        Self {
-            executable: executable_of(pid),
-            cgroup: cgroup::of(pid),
-        }
-    }
-
-    fn is_hidden(&self) -> bool {
-        self.executable.is_none() && self.cgroup.is_none()
+    /// Reads what there is to know of a process now; `None` if it may not be looked into, or if
+    /// it is not clear what it runs.
+    pub(super) fn read(pid: u32) -> Option<Self> {
+        let cgroup = cgroup::of(pid).ok()?;
+        let executable = match program_of(pid)? {
+            Program::Here(path) => Some(path),
+            Program::Elsewhere => None,
+        };
+        Some(Self { executable, cgroup })
     }
 }
 
@@ -41,18 +42,6 @@ impl Process {
 pub(super) struct Holder {
     pub(super) pid: u32,
     pub(super) process: Process,
-}
-
-impl Holder {
-    /// For people.
-    pub(super) fn evidence(&self, inode: u32) -> vpn_core::owner::Holder {
-        vpn_core::owner::Holder {
-            pid: self.pid,
-            socket: inode.into(),
-            executable: self.process.executable.clone(),
-            cgroup: self.process.cgroup.clone(),
-        }
-    }
 }
 
 /// What a search learnt of each socket.
@@ -64,14 +53,14 @@ pub(super) type Holders = HashMap<u32, Result<Holder, Doubt>, foldhash::quality:
 pub(super) fn holders(
     wanted: &[u32],
     stop: &AtomicBool,
-    seen: &mut dyn FnMut(u32, &Holder),
+    seen: &mut dyn FnMut(u32, u32, Option<&Process>),
 ) -> Holders {
     let mut found = Holders::default();
-    each_holder(wanted, stop, &mut |inode, holder| {
-        seen(inode, holder);
-        let holder = match holder.process.is_hidden() {
-            true => Err(Doubt::ProcessHidden),
-            false => Ok(holder.clone()),
+    each_holder(wanted, stop, &mut |inode, pid, process| {
+        seen(inode, pid, process);
+        let holder = match process.cloned() {
+            Some(process) => Ok(Holder { pid, process }),
+            None => Err(Doubt::ProcessHidden),
         };
         let process = |h: &Result<Holder, Doubt>| h.as_ref().map(|h| h.process.clone()).ok();
         found
@@ -87,7 +76,11 @@ pub(super) fn holders(
 }
 
 /// Calls `each` with every process that holds one of the sockets, once per descriptor.
-fn each_holder(wanted: &[u32], stop: &AtomicBool, each: &mut dyn FnMut(u32, &Holder)) {
+fn each_holder(
+    wanted: &[u32],
+    stop: &AtomicBool,
+    each: &mut dyn FnMut(u32, u32, Option<&Process>),
+) {
     let Ok(processes) = fs::read_dir("/proc") else {
         return;
     };
@@ -103,7 +96,7 @@ fn each_holder(wanted: &[u32], stop: &AtomicBool, each: &mut dyn FnMut(u32, &Hol
         let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else {
             continue;
         };
-        let mut holder = None;
+        let mut process = None;
         for descriptor in descriptors.flatten() {
             let inode = fs::read_link(descriptor.path())
                 .ok()
@@ -112,11 +105,8 @@ fn each_holder(wanted: &[u32], stop: &AtomicBool, each: &mut dyn FnMut(u32, &Hol
             let Some(inode) = inode.filter(|inode| wanted.contains(inode)) else {
                 continue;
             };
-            let holder = holder.get_or_insert_with(|| Holder {
-                pid,
-                process: Process::read(pid),
-            });
-            each(inode, holder);
+            let process = process.get_or_insert_with(|| Process::read(pid));
+            each(inode, pid, process.as_ref());
         }
     }
 }
@@ -127,8 +117,17 @@ fn inode(link: &Path) -> Option<u32> {
     text.strip_suffix(']')?.parse().ok()
 }
 
-/// The path of a process's executable, if it is for us the very file that runs.
-pub(super) fn executable_of(pid: u32) -> Option<Arc<Path>> {
+/// What a process runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Program {
+    /// The file that this path names for us.
+    Here(Arc<Path>),
+    /// A file of another mount namespace, which no path of ours names.
+    Elsewhere,
+}
+
+/// What a process runs; `None` if that cannot be told.
+pub(super) fn program_of(pid: u32) -> Option<Program> {
     let link = PathBuf::from(format!("/proc/{pid}/exe"));
     let path = fs::read_link(&link).ok()?;
     let running = fs::metadata(&link).ok()?;
@@ -136,16 +135,19 @@ pub(super) fn executable_of(pid: u32) -> Option<Arc<Path>> {
         fs::metadata(path).is_ok_and(|m| (m.dev(), m.ino()) == (running.dev(), running.ino()))
     };
     if same(&path) {
-        return Some(path.into());
+        return Some(Program::Here(path.into()));
     }
+    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+    let ours = namespace("self")? == namespace(&pid.to_string())?;
+    let Some(old) = path.as_os_str().as_bytes().strip_suffix(DELETED) else {
+        // In our own namespace something was mounted over it.
+        return (!ours).then_some(Program::Elsewhere);
+    };
     // Replaced by an update while it runs. Only within our mount namespace does the old path say
     // anything: elsewhere anybody can mount what they like over it.
-    let old = path.as_os_str().as_bytes().strip_suffix(DELETED)?;
-    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
-    let ours = namespace("self")?;
-    if running.nlink() == 0 && namespace(&pid.to_string())? == ours {
+    let replaced = ours && running.nlink() == 0;
+    replaced.then(|| {
         let old = PathBuf::from(std::ffi::OsString::from_vec(old.to_vec()));
-        return Some(old.into());
-    }
-    None
+        Program::Here(old.into())
+    })
 }

@@ -286,12 +286,13 @@ fn an_executable_that_was_deleted_counts_by_its_old_path() {
     let path = std::env::temp_dir().canonicalize().unwrap().join(name);
     std::fs::copy(sleep_program(), &path).unwrap();
     let child = Sleeper::start(&path, std::process::Stdio::null());
-    let running = || search::executable_of(child.0.id());
-    assert_eq!(running().as_deref(), Some(path.as_path()));
+    let running = || search::program_of(child.0.id());
+    let here = Some(search::Program::Here(path.as_path().into()));
+    assert_eq!(running(), here);
     std::fs::remove_file(&path).unwrap();
-    assert_eq!(running().as_deref(), Some(path.as_path()));
+    assert_eq!(running(), here);
     // What took its place is another program, and does not change what this one was.
     std::fs::write(&path, "another").unwrap();
-    assert_eq!(running().as_deref(), Some(path.as_path()));
+    assert_eq!(running(), here);
     std::fs::remove_file(&path).unwrap();
 }
