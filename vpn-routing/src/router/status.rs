@@ -234,10 +234,12 @@ impl Router {
 
     /// Why a new flow of this owner would go where it goes. Changes nothing.
     pub fn explain(&self, owner: Option<&Owner>, flow: FlowKey) -> Explanation {
+        // Nobody says what time it is: the last sweep's will do.
+        let now = self.stamp(self.next_sweep - SWEEP_INTERVAL);
         let mut told = Explanation {
             flow,
             owner: owner.cloned(),
-            needs: self.rules.needs_owner(&flow),
+            needs: self.needs_owner(now, &flow, None),
             evidence: None,
             rule: None,
             verdict: Verdict::Drop(DropReason::RulesCold),
@@ -251,8 +253,6 @@ impl Router {
         if self.generation.is_cold() {
             return told;
         }
-        // Nobody says what time it is: the last sweep's will do.
-        let now = self.stamp(self.next_sweep - SWEEP_INTERVAL);
         let names = self.dns.book.names(now, flow.dst());
         told.names = names.map(|(tunnel, name)| (tunnel, name.clone())).collect();
         let decision = self.decision(now, owner, &flow, None);
