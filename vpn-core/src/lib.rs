@@ -51,7 +51,7 @@ pub use flow::{Family, FlowKey, Protocol};
 pub use id::{Generation, GroupId, RuleId, TunnelId};
 pub use owner::{Evidence, Owner, OwnerAnswer, OwnerDetail, OwnerQuery, OwnerResolver};
 pub use packet::{Offload, Packet, PacketBatch, ParseError, Parsed};
-pub use plan::{InterfacePlan, PlanChange};
+pub use plan::{Bypass, InterfacePlan, PlanChange, Way};
 pub use rule::{
     Action, FilterRule, InboundRule, OnChange, OnDown, OwnerMatch, PortRange, Rule, RuleMatch,
     RuleSnapshot, RuleSource,

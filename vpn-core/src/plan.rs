@@ -5,10 +5,14 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 
-/// Addresses, routes, resolvers and MTU of the device.
+use crate::flow::{Family, Protocol};
+use crate::rule::PortRange;
+
+/// Addresses, routes, resolvers and MTU of the device, and what need not enter it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InterfacePlan {
     /// Addresses on the device, one per subnet, each with its prefix length.
@@ -20,6 +24,100 @@ pub struct InterfacePlan {
     pub dns: BTreeSet<IpAddr>,
     /// MTU in bytes; 0 leaves the platform's default.
     pub mtu: u16,
+    /// What the system routes itself, without showing it to the device: the first entry that
+    /// matches a packet decides, and what no entry matches is captured. Empty: everything is
+    /// captured.
+    ///
+    /// A platform may always capture more than the list says (a list too long, a condition it
+    /// cannot express), for what is captured is decided by the rules all the same; never less. A
+    /// query to one of [`dns`](Self::dns) is captured whatever the list says.
+    pub bypass: Vec<Bypass>,
+}
+
+/// One entry of [`InterfacePlan::bypass`]. A condition that is `None` matches everything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Bypass {
+    /// User ids of the socket, both ends included. A packet without a socket on this machine
+    /// (forwarded traffic) has none, and does not match.
+    pub uids: Option<RangeInclusive<u32>>,
+    /// Destination.
+    pub destination: Option<IpNet>,
+    /// IP protocol.
+    pub protocol: Option<Protocol>,
+    /// Destination ports, of TCP and UDP: with ports and no protocol, these two match.
+    pub ports: Option<PortRange>,
+    /// Address family.
+    pub family: Option<Family>,
+    /// Where a packet goes that matches.
+    pub way: Way,
+}
+
+/// Where a packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Way {
+    /// Into the device, where the rules decide.
+    Capture,
+    /// Where the system's own routes lead, around the device.
+    Main,
+}
+
+impl Bypass {
+    /// An entry that matches everything.
+    pub const fn new(way: Way) -> Self {
+        Self {
+            uids: None,
+            destination: None,
+            protocol: None,
+            ports: None,
+            family: None,
+            way,
+        }
+    }
+
+    /// Only sockets of these users, both ends included.
+    #[must_use]
+    pub const fn uids(mut self, uids: RangeInclusive<u32>) -> Self {
+        self.uids = Some(uids);
+        self
+    }
+
+    /// Only this destination.
+    #[must_use]
+    pub const fn destination(mut self, net: IpNet) -> Self {
+        self.destination = Some(net);
+        self
+    }
+
+    /// Only this protocol.
+    #[must_use]
+    pub const fn protocol(mut self, protocol: Protocol) -> Self {
+        self.protocol = Some(protocol);
+        self
+    }
+
+    /// Only these destination ports.
+    #[must_use]
+    pub const fn ports(mut self, ports: PortRange) -> Self {
+        self.ports = Some(ports);
+        self
+    }
+
+    /// Only this family.
+    #[must_use]
+    pub const fn family(mut self, family: Family) -> Self {
+        self.family = Some(family);
+        self
+    }
+
+    /// Whether it can match a packet of this family: neither the family nor the destination
+    /// says otherwise.
+    pub fn concerns(&self, family: Family) -> bool {
+        self.family.is_none_or(|own| own == family)
+            && self
+                .destination
+                .is_none_or(|net| Family::of(net.addr()) == family)
+    }
 }
 
 /// One step from a plan to the next.
@@ -39,6 +137,8 @@ pub enum PlanChange {
     SetDns(BTreeSet<IpAddr>),
     /// Set the MTU, in bytes.
     SetMtu(u16),
+    /// Let these go around the device, and nothing else.
+    SetBypass(Vec<Bypass>),
 }
 
 impl InterfacePlan {
@@ -62,6 +162,9 @@ impl InterfacePlan {
         if next.dns != self.dns {
             changes.push(PlanChange::SetDns(next.dns.clone()));
         }
+        if next.bypass != self.bypass {
+            changes.push(PlanChange::SetBypass(next.bypass.clone()));
+        }
         changes.extend(
             self.routes
                 .difference(&next.routes)
@@ -79,7 +182,7 @@ impl InterfacePlan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::collection::btree_set;
+    use proptest::collection::{btree_set, vec};
     use proptest::prelude::*;
 
     fn plans() -> impl Strategy<Value = InterfacePlan> {
@@ -91,13 +194,33 @@ mod tests {
             nets,
             btree_set(any::<[u8; 4]>().prop_map(IpAddr::from), 0..3),
             1u16..9000,
+            vec(bypasses(), 0..4),
         )
-            .prop_map(|(addresses, routes, dns, mtu)| InterfacePlan {
+            .prop_map(|(addresses, routes, dns, mtu, bypass)| InterfacePlan {
                 addresses,
                 routes,
                 dns,
                 mtu,
+                bypass,
             })
+    }
+
+    fn bypasses() -> impl Strategy<Value = Bypass> {
+        (any::<bool>(), 0u32..3, any::<u16>()).prop_map(|(main, uid, port)| {
+            Bypass::new(if main { Way::Main } else { Way::Capture })
+                .uids(uid..=uid)
+                .ports(PortRange::single(port))
+        })
+    }
+
+    #[test]
+    fn an_entry_concerns_the_families_it_can_match() {
+        let any = Bypass::new(Way::Main);
+        assert!(any.concerns(Family::V4) && any.concerns(Family::V6));
+        let one = any.clone().destination("10.0.0.0/8".parse().unwrap());
+        assert!(one.concerns(Family::V4) && !one.concerns(Family::V6));
+        let none = one.family(Family::V6);
+        assert!(!none.concerns(Family::V4) && !none.concerns(Family::V6));
     }
 
     fn apply(plan: &mut InterfacePlan, change: PlanChange) {
@@ -108,6 +231,7 @@ mod tests {
             PlanChange::RemoveRoute(r) => assert!(plan.routes.remove(&r)),
             PlanChange::SetDns(dns) => plan.dns = dns,
             PlanChange::SetMtu(mtu) => plan.mtu = mtu,
+            PlanChange::SetBypass(bypass) => plan.bypass = bypass,
         }
     }
 
