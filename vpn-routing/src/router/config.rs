@@ -7,7 +7,21 @@ use crate::alloc::Policy;
 use crate::conn::Timeouts;
 use crate::dns::DnsLimits;
 
+/// A share of what is held. What is beyond it is dropped as
+/// [`HoldFull`](vpn_core::DropReason::HoldFull).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HoldQuota {
+    /// Flows that wait at the same time.
+    pub flows: usize,
+    /// Their packets' bytes.
+    pub bytes: usize,
+}
+
 /// How much is held while an owner or a tunnel is being waited for.
+///
+/// Nobody takes it all: what waits for owners has a share that no tunnel can take, and that is all
+/// that flows of a tunnel which is up ever need. So a tunnel that connects for ever holds up no
+/// other, and an app that floods it leaves room for others there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HoldLimits {
     /// Packets of one flow. Default 16: a handshake and its retries.
@@ -16,6 +30,17 @@ pub struct HoldLimits {
     pub flows: usize,
     /// Bytes in all. Default 1 MiB.
     pub bytes: usize,
+    /// Of that, what may wait for one tunnel. Default a quarter, 1,024 flows and 256 KiB: two that
+    /// connect for ever fill the half that [`unknown_owner`](Self::unknown_owner) leaves, and a
+    /// provider's cities connect one after the other.
+    pub per_tunnel: HoldQuota,
+    /// Of that, what may wait of one application that is known, for whichever tunnels. Default an
+    /// eighth, 512 flows and 128 KiB: half of what may wait for a tunnel, so that no application
+    /// alone fills that.
+    pub per_owner: HoldQuota,
+    /// Of that, what may wait for its owner; also what is kept free for that. Default half, 2,048
+    /// flows and 512 KiB: they wait for milliseconds.
+    pub unknown_owner: HoldQuota,
     /// How long an owner may take. Default 500 ms; then
     /// [`OwnerTimeout`](vpn_core::DropReason::OwnerTimeout).
     pub owner: Duration,
@@ -30,6 +55,18 @@ impl Default for HoldLimits {
             flow_packets: 16,
             flows: 4096,
             bytes: 1 << 20,
+            per_tunnel: HoldQuota {
+                flows: 1024,
+                bytes: 256 << 10,
+            },
+            per_owner: HoldQuota {
+                flows: 512,
+                bytes: 128 << 10,
+            },
+            unknown_owner: HoldQuota {
+                flows: 2048,
+                bytes: 512 << 10,
+            },
             owner: Duration::from_millis(500),
             connecting: Duration::from_secs(5),
         }

@@ -1,4 +1,5 @@
-//! Packets that wait for an owner or a tunnel, in order, bounded in number, bytes and time.
+//! Packets that wait for an owner or a tunnel, in order, bounded in number, bytes and time, all
+//! together and by shares (see `quota`).
 //!
 //! Questions about owners have no number, so an answer that comes after its flow gave up could be
 //! taken for the answer to a newer question, when another program may have the port. Therefore a
@@ -13,6 +14,7 @@ use vpn_core::packet::Packet;
 use vpn_core::{DropReason, FlowKey, Owner, OwnerDetail, OwnerQuery, TunnelId};
 
 use super::config::HoldLimits;
+use super::quota::Quotas;
 use crate::conn::Stamp;
 
 /// How many times longer than its flow an unanswered question is remembered. Later than that an
@@ -66,8 +68,8 @@ pub(super) struct Hold {
     turn: u64,
     /// Questions whose flow gave up before the answer, and since when.
     unanswered: HashMap<OwnerQuery, Stamp, RandomState>,
-    bytes: usize,
     packets: u64,
+    quotas: Quotas,
     limits: HoldLimits,
 }
 
@@ -78,8 +80,8 @@ impl Hold {
             order: [BTreeMap::new(), BTreeMap::new()],
             turn: 0,
             unanswered: HashMap::default(),
-            bytes: 0,
             packets: 0,
+            quotas: Quotas::new(limits),
             limits,
         }
     }
@@ -104,11 +106,10 @@ impl Hold {
             return false;
         };
         if held.packets.len() >= self.limits.flow_packets
-            || self.bytes + packet.len() > self.limits.bytes
+            || !self.quotas.take_bytes(&held.awaits, packet.len())
         {
             return false;
         }
-        self.bytes += packet.len();
         self.packets += 1;
         held.packets.push((came, packet.shrunk()));
         true
@@ -123,9 +124,9 @@ impl Hold {
         awaits: Awaits,
         packet: &Packet,
     ) -> Begun {
-        if self.flows.len() + self.unanswered.len() >= self.limits.flows
-            || self.limits.flow_packets == 0
-            || self.bytes + packet.len() > self.limits.bytes
+        let unanswered = self.unanswered.len();
+        if self.limits.flow_packets == 0
+            || !self.quotas.take_flow(&awaits, packet.len(), unanswered)
         {
             return Begun::Full;
         }
@@ -143,7 +144,6 @@ impl Hold {
         };
         let deadline = now.wrapping_add(patience.as_millis() as Stamp);
         self.turn += 1;
-        self.bytes += packet.len();
         self.packets += 1;
         self.order[awaits.kind()].insert(self.turn, flow);
         let packets = vec![(came, packet.shrunk())];
@@ -184,7 +184,8 @@ impl Hold {
         let held = self.flows.remove(flow)?;
         self.order[held.awaits.kind()].remove(&held.turn);
         self.packets -= held.packets.len() as u64;
-        self.bytes -= held.packets.iter().map(|(_, p)| p.len()).sum::<usize>();
+        let bytes = held.packets.iter().map(|(_, p)| p.len()).sum();
+        self.quotas.give_back(&held.awaits, bytes);
         Some(held)
     }
 

@@ -68,6 +68,7 @@ mod hold;
 mod inbound;
 mod outbound;
 mod owners;
+mod quota;
 mod release;
 mod status;
 mod tunnels;
@@ -87,7 +88,7 @@ use crate::alloc::{Allocator, Conflict, Refusal};
 use crate::conn::{Conn, ConnTable, Stamp};
 use crate::rules::{CompiledRules, RuleStats};
 
-pub use config::{HoldLimits, RouterConfig};
+pub use config::{HoldLimits, HoldQuota, RouterConfig};
 pub use dns::DnsCounters;
 pub use status::{
     Accounts, DnsStatus, Explanation, FlowStatus, Status, TunnelCounters, TunnelStatus,

@@ -2,6 +2,7 @@
 
 mod dns;
 mod flows;
+mod hold;
 mod model;
 mod policy;
 mod races;

@@ -115,6 +115,11 @@ impl World {
         self.swap_rules();
     }
 
+    /// Forgets every rule; the next ones count.
+    pub(super) fn forget_rules(&mut self) {
+        self.rules.clear();
+    }
+
     /// A rule that asks for nobody.
     pub(super) fn rule_for_all(&mut self, tunnel: &str) {
         self.push_rule(None, tunnel);
