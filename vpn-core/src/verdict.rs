@@ -84,6 +84,9 @@ reasons! {
     OwnerQuota => "owner_quota",
     /// No free port for a colliding flow.
     PortsExhausted => "ports_exhausted",
+    /// A protocol without ports, and another address of the device speaks it with that remote
+    /// through the same tunnel.
+    MappingTaken => "mapping_taken",
     /// The queue to the tunnel or device is full.
     QueueFull => "queue_full",
     /// Larger than the tunnel carries.

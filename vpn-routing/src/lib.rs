@@ -11,6 +11,7 @@
 //! | [`source`] | where rules come from: fixed, SQLite |
 //! | [`owner`] | which application a flow belongs to: a table, Linux |
 //! | [`group`] | which member of a group of tunnels a flow uses |
+//! | [`nat`] | which address and port a flow has in its tunnel |
 //! | [`conn`] | the connection table: both directions of every flow, bounded |
 //! | [`dns`] | which query an answer belongs to; the names of addresses |
 //! | [`router`] | all of it put together: a pure state machine of six verbs |
@@ -35,6 +36,7 @@ pub mod dns;
 pub mod engine;
 pub mod group;
 pub mod manual;
+pub mod nat;
 pub mod owner;
 pub mod router;
 pub mod rules;

@@ -21,6 +21,8 @@ use hashbrown::HashTable;
 use vpn_core::packet::{Message, Rewrite};
 use vpn_core::{FlowKey, Generation, RuleId, TunnelId};
 
+use crate::nat::MappingId;
+
 pub use timeouts::{Phase, Timeouts};
 
 /// Milliseconds since the router was made; wraps after 49 days, longer than any flow may idle.
@@ -39,6 +41,16 @@ pub struct ConnId(u32);
 /// Which application a flow is counted under; given by the router.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct OwnerSlot(pub u32);
+
+/// Who began a flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// An application of this host, or one behind it.
+    #[default]
+    Device,
+    /// Somebody behind the tunnel: an inbound rule admitted it.
+    Tunnel,
+}
 
 /// What the answers on a flow are good for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -83,6 +95,8 @@ pub struct Conn {
     pub phase: Phase,
     /// Whether its datagrams are DNS queries.
     pub dns: DnsFlow,
+    /// Who began it.
+    pub origin: Origin,
     /// What leads from one key to the other.
     pub translation: Translation,
     /// As the tunnel carries it, outbound.
@@ -93,6 +107,8 @@ pub struct Conn {
     pub socket: u64,
     /// Whose flow.
     pub owner: OwnerSlot,
+    /// The endpoint-independent mapping it counts in, where its protocol has them.
+    pub mapping: Option<MappingId>,
 }
 
 impl Conn {

@@ -23,6 +23,8 @@ fn conn(tunnel: u16, device: FlowKey, phase: Phase, now: Stamp) -> Conn {
         translation: Translation::default(),
         generation: Generation(1),
         rule: None,
+        origin: Origin::Device,
+        mapping: None,
         owner: OwnerSlot(0),
         socket: 0,
         phase,

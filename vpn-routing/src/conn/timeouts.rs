@@ -11,6 +11,8 @@ pub enum Phase {
     Udp,
     /// An ICMP echo.
     Icmp,
+    /// A protocol the router knows the number of, and nothing else.
+    Other,
     /// TCP before an answer came, from its SYN or from the middle.
     TcpOpening,
     /// TCP after an answer came.
@@ -30,6 +32,7 @@ impl Phase {
             Message::Tcp(flags) if flags & tcp_flags::RST != 0 => Self::TcpClosed,
             // From the middle of one: nobody has answered here yet.
             Message::Tcp(_) => Self::TcpOpening,
+            Message::Other => Self::Other,
             _ => Self::Icmp,
         }
     }
@@ -73,6 +76,8 @@ pub struct Timeouts {
     pub udp: Duration,
     /// ICMP echo. RFC 5508 REQ-1: at least 60 seconds. Default 60 seconds.
     pub icmp: Duration,
+    /// Protocols without ports, such as GRE and ESP. Default 10 minutes, as Linux has it.
+    pub other: Duration,
     /// TCP that is established. RFC 5382 REQ-5: at least 2 h 4 min. Default 2 h 4 min.
     pub tcp_established: Duration,
     /// TCP that is opening or closing. RFC 5382 REQ-5: at least 4 minutes. Default 4 minutes.
@@ -86,6 +91,7 @@ impl Default for Timeouts {
         Self {
             udp: Duration::from_secs(300),
             icmp: Duration::from_secs(60),
+            other: Duration::from_secs(600),
             tcp_established: Duration::from_secs(7440),
             tcp_transitory: Duration::from_secs(240),
             tcp_closed: Duration::from_secs(10),
@@ -100,6 +106,7 @@ impl Timeouts {
         let duration = match phase {
             Phase::Udp => self.udp,
             Phase::Icmp => self.icmp,
+            Phase::Other => self.other,
             Phase::TcpEstablished => self.tcp_established,
             Phase::TcpOpening | Phase::TcpClosing => self.tcp_transitory,
             Phase::TcpClosed => self.tcp_closed,

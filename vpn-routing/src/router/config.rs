@@ -105,6 +105,9 @@ pub struct RouterConfig {
     /// Whether addresses are translated. Only a test would switch it off, to see that the
     /// providers then refuse what they receive.
     pub translate: bool,
+    /// Where ports for colliding flows come from: the same seed, the same ports. Default `None`:
+    /// from the operating system's randomness, which nobody outside can guess (RFC 6056).
+    pub seed: Option<u64>,
 }
 
 impl Default for RouterConfig {
@@ -122,6 +125,7 @@ impl Default for RouterConfig {
             recheck_owner: Duration::from_millis(1),
             address_policy: Policy::Sticky,
             translate: true,
+            seed: None,
         }
     }
 }

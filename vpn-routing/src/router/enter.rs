@@ -1,24 +1,16 @@
 //! New flows: owner, rule, translation, entry.
 
-use std::net::IpAddr;
-
-use vpn_core::packet::{Parsed, Rewrite, Side};
-use vpn_core::{DropReason, FlowKey, Owner, RuleId, TransportState, TunnelId};
+use vpn_core::packet::Parsed;
+use vpn_core::{DropReason, Owner, RuleId, TransportState, TunnelId};
 
 use super::Router;
 use super::dns::Asking;
 use super::hold::Awaits;
 use super::outbound::Outcome::{self, Drop, Send, Wait};
 use super::outbound::{Known, is_routable, knows_enough};
-use crate::conn::{Conn, InsertError, Phase, Stamp, Translation};
+use super::translate::translation;
+use crate::conn::{Conn, InsertError, Origin, Phase, Stamp};
 use crate::rules::Target;
-
-/// Ports tried for a colliding flow before it is refused. Bounds the work per flow; with half of
-/// the ports taken the chance of a miss is 2^-64.
-const PORT_TRIES: u16 = 64;
-
-/// First port given to a colliding flow: below are the well-known ones (RFC 6335 §6).
-const FIRST_PORT: u16 = 1024;
 
 impl Router {
     /// A flow that is not in the table.
@@ -90,11 +82,13 @@ impl Router {
         let wanted = flow
             .with_source(source, flow.src_port())
             .with_destination(resolver, flow.dst_port());
-        let Some(wire) = self.free_wire_key(tunnel, wanted) else {
-            return Drop(DropReason::PortsExhausted, Some(tunnel));
+        let (wire, mapping) = match self.wire_key(tunnel, &flow, wanted) {
+            Ok(found) => found,
+            Err(reason) => return Drop(reason, Some(tunnel)),
         };
         let quota = self.config.max_flows_per_owner;
         let Some(owner_slot) = self.owners.acquire(owner.as_ref(), quota) else {
+            self.unmap(mapping);
             return Drop(DropReason::OwnerQuota, Some(tunnel));
         };
         let conn = Conn {
@@ -110,6 +104,8 @@ impl Router {
             dns: self.dns_flow(&flow),
             last_seen: now,
             last_outbound: now,
+            origin: Origin::Device,
+            mapping,
         };
         let entered = self.conns.insert(conn, now, &mut self.removed);
         self.release_removed();
@@ -117,6 +113,7 @@ impl Router {
             Ok(id) => Send(id),
             Err(error) => {
                 self.owners.release(owner_slot);
+                self.unmap(mapping);
                 Drop(
                     match error {
                         InsertError::Full => DropReason::FlowTableFull,
@@ -126,42 +123,5 @@ impl Router {
                 )
             }
         }
-    }
-
-    /// The wanted wire key, or the same with another source port if another flow has it.
-    fn free_wire_key(&self, tunnel: TunnelId, wanted: FlowKey) -> Option<FlowKey> {
-        if self.conns.find_wire(tunnel, &wanted).is_none() {
-            return Some(wanted);
-        }
-        // Steps of an odd stride visit every port once before any repeats.
-        let stride = wanted.src_port() | 1;
-        let mut port = wanted.src_port();
-        (0..PORT_TRIES)
-            .map(|_| {
-                port = port.wrapping_add(stride);
-                wanted.with_source(wanted.src(), port.max(FIRST_PORT))
-            })
-            .find(|key| self.conns.find_wire(tunnel, key).is_none())
-    }
-}
-
-/// What leads from the device key to the wire key, and back.
-fn translation(device: &FlowKey, wire: &FlowKey) -> Translation {
-    let pair = |old: (IpAddr, u16), new: (IpAddr, u16), out: Side, back: Side| {
-        (old != new).then(|| (Rewrite::new(out, old, new), Rewrite::new(back, new, old)))
-    };
-    Translation {
-        source: pair(
-            (device.src(), device.src_port()),
-            (wire.src(), wire.src_port()),
-            Side::Source,
-            Side::Destination,
-        ),
-        destination: pair(
-            (device.dst(), device.dst_port()),
-            (wire.dst(), wire.dst_port()),
-            Side::Destination,
-            Side::Source,
-        ),
     }
 }

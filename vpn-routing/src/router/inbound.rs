@@ -52,6 +52,7 @@ impl Router {
             Message::LaterFragment => return Err(DropReason::Fragment),
             // An echo request is somebody else's first word: not an answer.
             Message::EchoRequest => return Err(DropReason::Unsolicited),
+            Message::Other if !parsed.flow.protocol().is_icmp() => {}
             _ => return Err(DropReason::Unsupported),
         }
         let id = self

@@ -71,6 +71,7 @@ mod owners;
 mod quota;
 mod release;
 mod status;
+mod translate;
 mod tunnels;
 
 use std::collections::VecDeque;
@@ -86,6 +87,7 @@ use vpn_core::{
 
 use crate::alloc::{Allocator, Conflict, Refusal};
 use crate::conn::{Conn, ConnTable, Stamp};
+use crate::nat::Mappings;
 use crate::rules::{CompiledRules, RuleStats};
 
 pub use config::{HoldLimits, HoldQuota, RouterConfig};
@@ -159,6 +161,7 @@ pub struct Router {
     allocator: Allocator,
     conns: ConnTable,
     owners: Owners,
+    nat: Mappings,
     hold: Hold,
     dns: Dns,
     device: PacketBatch,
@@ -187,6 +190,7 @@ impl Router {
             allocator: Allocator::new(config.address_policy),
             conns: ConnTable::new(config.max_flows, config.timeouts),
             owners: Owners::default(),
+            nat: Mappings::new(config.seed),
             hold: Hold::new(config.hold),
             dns: Dns::new(config.dns),
             device: PacketBatch::new(config.queue_packets, config.largest_packet),
@@ -525,9 +529,8 @@ impl Router {
     }
 
     fn release_removed(&mut self) {
-        for conn in self.removed.drain(..) {
-            self.dns.flow_gone(&conn);
-            self.owners.release(conn.owner);
+        while let Some(conn) = self.removed.pop() {
+            self.flow_gone(&conn);
         }
     }
 

@@ -75,6 +75,7 @@ impl Router {
             Message::Tcp(_) => may_start_a_flow(parsed.message),
             Message::Udp if conn.dns != DnsFlow::No => true,
             Message::Udp | Message::EchoRequest => self.is_stale(now, conn.last_outbound),
+            Message::Other => false,
             _ => true,
         };
         if in_doubt || conn.generation != self.generation {
@@ -161,9 +162,15 @@ impl Router {
             _ if parsed.first_fragment => return Drop(DropReason::Fragment, None),
             Message::Tcp(_) | Message::Udp | Message::EchoRequest => {}
             Message::LaterFragment => return Drop(DropReason::Fragment, None),
+            Message::Other if !parsed.flow.protocol().is_icmp() => {}
             _ if !is_routable(parsed.flow.dst()) => return Drop(DropReason::NotRoutable, None),
             _ => return Drop(DropReason::Unsupported, None),
         }
+        let known = match parsed.message {
+            // No socket is found by a protocol without ports: nobody needs to be asked.
+            Message::Other => Known::Answer(Some(OwnerDetail::Process), None),
+            _ => known,
+        };
         let outcome = match self.conns.find_outbound(&parsed.flow) {
             Some(id) => self.known_flow(now, id, parsed, known),
             None => self.new_flow(now, parsed, known),
@@ -278,9 +285,14 @@ impl Router {
         if !knows_enough(needs, self.owners.get(conn.owner)) {
             match known {
                 Known::Answer(asked, owner) if asked >= needs => {
-                    if owner.is_none() {
+                    // Only a rule that names its source decides what nobody owns.
+                    let nobodys = owner.is_none().then(|| conn.device);
+                    if let Some(flow) = nobodys
+                        && let Target::Block(reason) =
+                            self.decision(now, None, &flow, parsed.name()).action
+                    {
                         self.remove_flow(id);
-                        return Some(Drop(DropReason::OwnerUnknown, None));
+                        return Some(Drop(reason, None));
                     }
                     if let Some(outcome) = self.learn_owner(id, owner) {
                         return Some(outcome);
@@ -369,8 +381,7 @@ impl Router {
 
     fn remove_flow(&mut self, id: ConnId) {
         if let Some(conn) = self.conns.remove(id) {
-            self.dns.flow_gone(&conn);
-            self.owners.release(conn.owner);
+            self.flow_gone(&conn);
         }
     }
 

@@ -4,6 +4,7 @@ mod dns;
 mod flows;
 mod hold;
 mod model;
+mod nat;
 mod policy;
 mod races;
 mod steps;

@@ -9,9 +9,9 @@ use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use ipnet::IpNet;
 use vpn_core::packet::{Packet, PacketBatch};
 use vpn_core::{
-    Action, Assigned, DownCause, DropReason, FlowKey, InterfacePlan, Owner, OwnerAnswer,
-    OwnerMatch, OwnerQuery, Protocol, Rule, RuleId, RuleMatch, RuleSnapshot, TransportState,
-    TunnelId,
+    Action, Assigned, DownCause, DropReason, FilterRule, FlowKey, InboundRule, InterfacePlan,
+    Owner, OwnerAnswer, OwnerMatch, OwnerQuery, Protocol, Rule, RuleId, RuleMatch, RuleSnapshot,
+    TransportState, TunnelId,
 };
 
 use crate::router::{Egress, Event, Router, RouterConfig, Update};
@@ -25,6 +25,8 @@ pub(super) struct World {
     pub(super) now: Instant,
     cache: RuleCache,
     rules: Vec<Rule>,
+    inbound: Vec<InboundRule>,
+    filters: Vec<FilterRule>,
     names: HashMap<String, TunnelId>,
     /// Which application has which source address and port: uid and socket.
     sockets: HashMap<(Protocol, IpAddr, u16), (u32, u64)>,
@@ -52,6 +54,8 @@ impl World {
             now,
             cache: RuleCache::new(),
             rules: Vec::new(),
+            inbound: Vec::new(),
+            filters: Vec::new(),
             names: HashMap::new(),
             sockets: HashMap::new(),
             slow_owners: false,
@@ -148,22 +152,28 @@ impl World {
     }
 
     fn push_rule(&mut self, owner: Option<OwnerMatch>, tunnel: &str) {
+        let matches = RuleMatch {
+            owner,
+            ..RuleMatch::default()
+        };
+        self.add_rule(matches, Action::Tunnel(tunnel.to_owned()));
+    }
+
+    pub(super) fn add_rule(&mut self, matches: RuleMatch, action: Action) {
         self.next_rule += 1;
-        self.rules.push(Rule::new(
-            RuleId(self.next_rule),
-            RuleMatch {
-                owner,
-                ..RuleMatch::default()
-            },
-            Action::Tunnel(tunnel.to_owned()),
-        ));
+        self.rules
+            .push(Rule::new(RuleId(self.next_rule), matches, action));
         self.swap_rules();
     }
 
     fn swap_rules(&mut self) {
         let names = self.names.clone();
         let compiled = CompiledRules::compile(
-            &RuleSnapshot::from(self.rules.clone()),
+            &RuleSnapshot {
+                rules: self.rules.clone(),
+                inbound: self.inbound.clone(),
+                filters: self.filters.clone(),
+            },
             &|name: &str| names.get(name).copied(),
             Target::Block(DropReason::BlockedByDefault),
         );

@@ -1,0 +1,91 @@
+//! New flows: the key they have in their tunnel, and what leads there and back.
+
+use std::net::IpAddr;
+
+use vpn_core::packet::{Rewrite, Side};
+use vpn_core::{DropReason, FlowKey, Protocol, TunnelId};
+
+use super::Router;
+use crate::conn::{Conn, Translation};
+use crate::nat::{Endpoint, MappingId};
+
+impl Router {
+    /// The key of a new flow in its tunnel: `wanted`, or with another port if that is taken.
+    /// Once per flow; see [`nat`](crate::nat) for which protocol is translated how.
+    pub(super) fn wire_key(
+        &mut self,
+        tunnel: TunnelId,
+        device: &FlowKey,
+        wanted: FlowKey,
+    ) -> Result<(FlowKey, Option<MappingId>), DropReason> {
+        let protocol = device.protocol();
+        let source = |wire: Endpoint| wanted.with_source(wire.addr, wire.port);
+        match protocol {
+            Protocol::UDP | Protocol::ICMP | Protocol::ICMPV6 => {
+                let space = (tunnel, protocol);
+                let app = Endpoint::new(device.src(), device.src_port());
+                let to = Endpoint::new(wanted.src(), wanted.src_port());
+                let allowed = |_: u16| true;
+                let (id, wire) = self.nat.acquire(space, app, to, allowed)?;
+                let key = source(wire);
+                if self.conns.find_wire(tunnel, &key).is_none() {
+                    return Ok((key, Some(id)));
+                }
+                // The same socket asks two resolvers that are steered to one.
+                self.nat.release(id);
+                let (id, wire) = self.nat.acquire_apart(space, app, to.addr, allowed)?;
+                Ok((source(wire), Some(id)))
+            }
+            Protocol::TCP => {
+                let conns = &self.conns;
+                let key = |port| source(Endpoint::new(wanted.src(), port));
+                let free = |port| conns.find_wire(tunnel, &key(port)).is_none();
+                let port = match wanted.src_port() {
+                    port if free(port) => port,
+                    _ => self.nat.ports().draw(free)?,
+                };
+                Ok((key(port), None))
+            }
+            // Addresses only: there is nothing to tell two flows apart by.
+            _ => match self.conns.find_wire(tunnel, &wanted) {
+                None => Ok((wanted, None)),
+                Some(_) => Err(DropReason::MappingTaken),
+            },
+        }
+    }
+
+    /// A mapping that was had for a flow which was not entered after all.
+    pub(super) fn unmap(&mut self, mapping: Option<MappingId>) {
+        if let Some(id) = mapping {
+            self.nat.release(id);
+        }
+    }
+
+    /// A flow was removed: what it counted in elsewhere.
+    pub(super) fn flow_gone(&mut self, conn: &Conn) {
+        self.dns.flow_gone(conn);
+        self.owners.release(conn.owner);
+        self.unmap(conn.mapping);
+    }
+}
+
+/// What leads from the device key to the wire key, and back.
+pub(super) fn translation(device: &FlowKey, wire: &FlowKey) -> Translation {
+    let pair = |old: (IpAddr, u16), new: (IpAddr, u16), out: Side, back: Side| {
+        (old != new).then(|| (Rewrite::new(out, old, new), Rewrite::new(back, new, old)))
+    };
+    Translation {
+        source: pair(
+            (device.src(), device.src_port()),
+            (wire.src(), wire.src_port()),
+            Side::Source,
+            Side::Destination,
+        ),
+        destination: pair(
+            (device.dst(), device.dst_port()),
+            (wire.dst(), wire.dst_port()),
+            Side::Destination,
+            Side::Source,
+        ),
+    }
+}
