@@ -334,20 +334,29 @@ impl ConnTable {
         }
     }
 
-    /// Moves the hand over up to `steps` entries and removes those that have expired.
+    /// Moves the hand over up to `steps` entries, removes those that have expired and shows the
+    /// others to `lives`.
     #[inline]
-    pub fn sweep(&mut self, now: Stamp, steps: usize, removed: &mut Vec<Removed>) {
+    pub fn sweep(
+        &mut self,
+        now: Stamp,
+        steps: usize,
+        removed: &mut Vec<Removed>,
+        mut lives: impl FnMut(&Conn),
+    ) {
         for _ in 0..steps.min(self.slab.len()) {
             self.hand = if self.hand + 1 < self.slab.len() {
                 self.hand + 1
             } else {
                 0
             };
-            let expired = self.slab[self.hand].conn().is_some_and(|conn| {
-                now.wrapping_sub(conn.last_seen) >= self.timeouts.of(conn.phase)
-            });
-            if expired {
+            let Some(conn) = self.slab[self.hand].conn() else {
+                continue;
+            };
+            if now.wrapping_sub(conn.last_seen) >= self.timeouts.of(conn.phase) {
                 removed.extend(self.remove(ConnId(self.hand as u32)));
+            } else {
+                lives(conn);
             }
         }
     }

@@ -131,9 +131,9 @@ fn the_sweep_removes_what_expired_by_phase() {
         )
         .expect("room");
     let now = timeouts.of(Phase::Udp);
-    table.sweep(now - 1, 10, &mut removed);
+    table.sweep(now - 1, 10, &mut removed, |_| ());
     assert_eq!(table.len(), 2);
-    table.sweep(now, 10, &mut removed);
+    table.sweep(now, 10, &mut removed, |_| ());
     assert_eq!(removed.len(), 1);
     assert_eq!(removed[0].device.protocol(), Protocol::UDP);
     assert!(table.find_outbound(&key(Protocol::TCP, 1, 1)).is_some());
@@ -185,7 +185,7 @@ proptest! {
                     removed.extend(table.remove(id));
                     prop_assert!(table.find_outbound(&flow).is_none());
                 },
-                _ => table.sweep(now, 8, &mut removed),
+                _ => table.sweep(now, 8, &mut removed, |_| ()),
             }
             prop_assert!(table.len() <= 16);
             prop_assert_eq!(table.iter().count(), table.len());
@@ -227,6 +227,7 @@ fn a_million_flows() {
         now + Timeouts::default().of(Phase::Udp),
         slots,
         &mut removed,
+        |_| (),
     );
     assert_eq!((table.len(), removed.len()), (0, FLOWS as usize));
 }

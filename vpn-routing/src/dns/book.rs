@@ -32,14 +32,21 @@ struct Entry {
     tunnel: TunnelId,
     name: Arc<DomainName>,
     until: Stamp,
+    /// How long flows to the address can make it hold.
+    latest: Stamp,
     /// Place in the order of learning.
     turn: u64,
 }
 
 impl Entry {
     const fn holds(&self, now: Stamp) -> bool {
-        now.wrapping_sub(self.until).cast_signed() < 0
+        is_before(now, self.until)
     }
+}
+
+/// Of two stamps less than 24 days apart.
+const fn is_before(a: Stamp, b: Stamp) -> bool {
+    a.wrapping_sub(b).cast_signed() < 0
 }
 
 /// The names of addresses, learned from answers.
@@ -102,12 +109,37 @@ impl Book {
             .ttl
             .clamp(self.limits.shortest.min(longest), longest);
         let until = now.wrapping_add(ttl.as_millis() as Stamp);
+        let latest = now.wrapping_add(longest.as_millis() as Stamp);
         for name in &learned.names {
-            self.enter(tunnel, learned.addr, name, until);
+            self.enter(tunnel, learned.addr, name, until, latest);
         }
     }
 
-    fn enter(&mut self, tunnel: TunnelId, addr: IpAddr, name: &Arc<DomainName>, until: Stamp) {
+    /// A flow to this address goes through `tunnel` still: its names hold for some time more, so
+    /// that rules that change find the flow, and the next one, under the name it was looked up by.
+    pub fn keep(&mut self, now: Stamp, tunnel: TunnelId, addr: IpAddr) {
+        let Some(entries) = self.addresses.get_mut(&addr) else {
+            return;
+        };
+        let longer = now.wrapping_add(self.limits.shortest.as_millis() as Stamp);
+        for entry in entries.iter_mut().filter(|entry| entry.tunnel == tunnel) {
+            if entry.holds(now) && is_before(entry.until, longer) {
+                entry.until = match is_before(longer, entry.latest) {
+                    true => longer,
+                    false => entry.latest,
+                };
+            }
+        }
+    }
+
+    fn enter(
+        &mut self,
+        tunnel: TunnelId,
+        addr: IpAddr,
+        name: &Arc<DomainName>,
+        until: Stamp,
+        latest: Stamp,
+    ) {
         let known = self.addresses.get(&addr).map_or(&[][..], Vec::as_slice);
         let mut here = known.iter().filter(|entry| entry.tunnel == tunnel);
         let same = here.clone().find(|entry| entry.name == *name);
@@ -134,6 +166,7 @@ impl Book {
             tunnel,
             name: Arc::clone(name),
             until,
+            latest,
             turn: self.turn,
         });
         self.order.insert((tunnel, self.turn), addr);
@@ -239,6 +272,28 @@ mod tests {
             book.sweep(end);
             assert!(book.is_empty(), "swept");
         }
+    }
+
+    #[test]
+    fn a_flow_keeps_the_names_of_its_address_for_a_day_at_most() {
+        let mut book = Book::new(DnsLimits::default());
+        learn(&mut book, 0, UK, addr(1), "a.example", 60);
+        learn(&mut book, 0, FR, addr(1), "b.example", 60);
+        let day = 24 * 60 * 60 * 1000;
+        for now in (0..day).step_by(16_000) {
+            book.keep(now, UK, addr(1));
+            book.keep(now, UK, addr(2));
+            assert_eq!(
+                names(&book, now, addr(1)).len(),
+                1 + usize::from(now < 60_000)
+            );
+        }
+        assert!(names(&book, day, addr(1)).is_empty());
+        book.keep(day, UK, addr(1));
+        assert!(
+            names(&book, day, addr(1)).is_empty(),
+            "what is over stays over"
+        );
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub struct DnsLimits {
     /// makes room for the newest.
     pub tunnel_names: usize,
     /// How long a name is remembered at least. Default 60 s: applications keep an address for
-    /// longer than its TTL says when they connect again.
+    /// longer than its TTL says when they connect again. Flows to the address prolong it by as much.
     pub shortest: Duration,
     /// How long a name is remembered at most. Default one day; a week at most.
     pub longest: Duration,

@@ -34,7 +34,8 @@
 //!
 //! What a tunnel's resolver says counts for rules that lead to that tunnel; rules that block, and
 //! those that lead to a group, take anybody's word. A name is known for as long as its TTL says,
-//! but [a minute at least and a day at most](crate::dns::DnsLimits). While a tunnel is down its
+//! but [a minute at least and a day at most](crate::dns::DnsLimits), and for as long as flows to the
+//! address go on, within that day. While a tunnel is down its
 //! names stay: their flows are blocked, not handed to the next rule. With a removed tunnel they go.
 //!
 //! Leave ports and protocol out of a rule with a domain, or add one without: a rule for port 443
@@ -61,7 +62,8 @@
 //!   the name is inside a stream. Clients use TCP after a truncated answer.
 //! * An answer in several fragments passes and teaches nothing.
 //! * Address hints in HTTPS records (RFC 9460) are not read; clients ask for A and AAAA too.
-//! * An app that keeps an address for longer than its TTL connects under the rule without domain.
+//! * An app that keeps an address for longer than its TTL, without a flow to it, connects under the
+//!   rule without domain.
 //! * A local cache (systemd-resolved, nscd, dnsmasq) asks in its own name: the router sees the
 //!   cache as the owner, and all apps share the tunnel of its rule. `vpn_tun::dns::Lookup` tells
 //!   whether there is one.

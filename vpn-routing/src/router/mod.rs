@@ -322,7 +322,10 @@ impl Router {
             self.hold.sweep(stamp);
             self.dns.sweep(stamp);
             let steps = self.conns.slots() / SWEEPS_PER_ROUND + SWEEPS_PER_ROUND;
-            self.conns.sweep(stamp, steps, &mut self.removed);
+            let book = &mut self.dns.book;
+            self.conns.sweep(stamp, steps, &mut self.removed, |conn| {
+                book.keep(stamp, conn.tunnel, conn.device.dst());
+            });
             self.release_removed();
         }
     }

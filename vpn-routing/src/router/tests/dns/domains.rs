@@ -122,6 +122,26 @@ fn a_name_holds_for_its_ttl_and_at_least_a_minute() {
     }
 }
 
+/// A flow that outlives the TTL must not be handed to the next rule when rules change.
+#[test]
+fn a_live_flow_keeps_the_name_it_was_looked_up_by() {
+    let mut world = two_regions();
+    world.rule_for_domain(1001, "example.com", "fr");
+    look_up(&mut world, 1001, "fr", "example.com", "192.0.2.1", 60);
+    world.socket(Protocol::UDP, (APP, 9), 1001, 9);
+    for _ in 0..20 {
+        world.send([udp((APP, 9), ("192.0.2.1", 443), b"more")]);
+        assert_eq!(world.sent("fr").len(), 1);
+        for _ in 0..10 {
+            world.advance(Duration::from_secs(1));
+        }
+    }
+    world.rule(1002, "uk");
+    world.send([udp((APP, 9), ("192.0.2.1", 443), b"more")]);
+    assert_eq!(world.sent("fr").len(), 1);
+    assert_eq!(way(&mut world, 1001, "192.0.2.1"), Some("fr"));
+}
+
 /// A rule whose tunnel is down blocks: its names are remembered, or the next rule would have the
 /// flow.
 #[test]
@@ -213,7 +233,11 @@ fn a_waiting_query_goes_where_new_rules_send_its_name() {
     world.advance(Duration::from_secs(3));
     world.rule(1002, "fr");
     world.advance(Duration::from_secs(2));
-    assert_eq!(world.drops(DropReason::TunnelConnecting), 1, "nor its patience");
+    assert_eq!(
+        world.drops(DropReason::TunnelConnecting),
+        1,
+        "nor its patience"
+    );
     ask(&mut world, 1001, 1, VIRTUAL, &query(1, "example.com", A));
     world.rule_for_domain(1001, "example.com", "uk");
     assert_eq!(world.sent("uk").len(), 1);
