@@ -29,17 +29,18 @@ impl fmt::Display for TunnelId {
     }
 }
 
-/// A group of tunnels of one engine: its place in the list of groups.
+/// A group of tunnels of one engine. It belongs to the group's name while the engine lives: rules
+/// that were compiled before a change of groups lead to no other one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GroupId(u16);
 
 impl GroupId {
-    /// The group at this place.
+    /// The group with this number.
     pub const fn new(index: u16) -> Self {
         Self(index)
     }
 
-    /// Its place, usable as an index.
+    /// Its number, usable as an index.
     pub const fn index(self) -> usize {
         self.0 as usize
     }

@@ -82,6 +82,8 @@ reasons! {
     FlowTableFull => "flow_table_full",
     /// The owner has as many flows as one owner may have.
     OwnerQuota => "owner_quota",
+    /// Of a connection that was ended because its way changed, as its rule asks for.
+    FlowEnded => "flow_ended",
     /// No free port for a colliding flow.
     PortsExhausted => "ports_exhausted",
     /// A protocol without ports, and another address of the device speaks it with that remote

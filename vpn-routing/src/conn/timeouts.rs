@@ -21,6 +21,10 @@ pub enum Phase {
     TcpClosing,
     /// TCP after a RST.
     TcpClosed,
+    /// TCP that the router ended: what is left of it is answered with a RST.
+    TcpReset,
+    /// TCP that the router ended without a word: what is left of it goes nowhere.
+    TcpDropped,
 }
 
 impl Phase {
@@ -48,6 +52,7 @@ impl Phase {
             return self;
         }
         match self {
+            Self::TcpReset | Self::TcpDropped => self,
             _ if flags & tcp_flags::RST != 0 => Self::TcpClosed,
             Self::TcpClosed => self,
             // Whatever the app sends: nobody has answered.
@@ -61,6 +66,11 @@ impl Phase {
     /// Whether the flow is a TCP connection that both sides use.
     pub const fn is_live_tcp(self) -> bool {
         matches!(self, Self::TcpEstablished | Self::TcpClosing)
+    }
+
+    /// Whether the router ended the flow, and its entry only answers for it.
+    pub const fn is_ended(self) -> bool {
+        matches!(self, Self::TcpReset | Self::TcpDropped)
     }
 
     /// Whether the flow may go when the table is full. A live TCP connection may not.
@@ -80,7 +90,7 @@ pub struct Timeouts {
     pub other: Duration,
     /// TCP that is established. RFC 5382 REQ-5: at least 2 h 4 min. Default 2 h 4 min.
     pub tcp_established: Duration,
-    /// TCP that is opening or closing. RFC 5382 REQ-5: at least 4 minutes. Default 4 minutes.
+    /// TCP that is opening, closing or ended by the router. RFC 5382 REQ-5: at least 4 minutes. Default 4 minutes.
     pub tcp_transitory: Duration,
     /// TCP after a RST. Default 10 seconds, for late packets.
     pub tcp_closed: Duration,
@@ -108,7 +118,9 @@ impl Timeouts {
             Phase::Icmp => self.icmp,
             Phase::Other => self.other,
             Phase::TcpEstablished => self.tcp_established,
-            Phase::TcpOpening | Phase::TcpClosing => self.tcp_transitory,
+            Phase::TcpOpening | Phase::TcpClosing | Phase::TcpReset | Phase::TcpDropped => {
+                self.tcp_transitory
+            }
             Phase::TcpClosed => self.tcp_closed,
         };
         // Half of the stamp's range at most, so that wrapping comparison stays right.

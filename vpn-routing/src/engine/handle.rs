@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use vpn_core::{
-    Evidence, FlowKey, InterfacePlan, Owner, OwnerQuery, OwnerResolver, TunnelId, TunnelTransport,
+    Evidence, FlowKey, GroupId, InterfacePlan, Owner, OwnerQuery, OwnerResolver, TunnelId,
+    TunnelTransport,
 };
 
 use super::EngineError;
+use crate::group::{GroupConfig, GroupError};
 use crate::router::{Explanation, FlowStatus, Status};
 
 /// Commands that may wait for the engine; a caller beyond that waits for its turn.
@@ -18,6 +20,10 @@ pub(super) enum Command {
     Status(oneshot::Sender<Status>),
     Flows(usize, oneshot::Sender<Vec<FlowStatus>>),
     Explain(Option<Owner>, FlowKey, oneshot::Sender<Explanation>),
+    SetGroups(
+        Vec<GroupConfig>,
+        oneshot::Sender<Result<Vec<GroupId>, GroupError>>,
+    ),
     AddTunnel(
         String,
         Arc<dyn TunnelTransport>,
@@ -113,6 +119,18 @@ impl EngineHandle {
     ) -> Result<TunnelId, EngineError> {
         self.ask(|reply| Command::AddTunnel(name.to_owned(), transport, reply))
             .await?
+    }
+
+    /// Puts these groups in force, in place of those that were; returns their ids, in order. A
+    /// group's id belongs to its name. Compile rules anew afterwards if names were added.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError::Group`], and nothing changes; [`EngineError::Gone`].
+    pub async fn set_groups(&self, groups: Vec<GroupConfig>) -> Result<Vec<GroupId>, EngineError> {
+        Ok(self
+            .ask(|reply| Command::SetGroups(groups, reply))
+            .await??)
     }
 
     /// Closes and removes a tunnel while the engine runs; returns when it is closed. Its flows end,

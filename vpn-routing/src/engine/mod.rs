@@ -23,10 +23,11 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{mpsc, watch};
 use vpn_core::packet::PacketBatch;
 use vpn_core::{
-    DeviceError, DropCounters, InterfacePlan, OwnerAnswer, OwnerResolver, TransportError,
+    DeviceError, DropCounters, GroupId, InterfacePlan, OwnerAnswer, OwnerResolver, TransportError,
     TransportState, TunDevice, TunnelId, TunnelTransport,
 };
 
+use crate::group::{GroupConfig, GroupError};
 use crate::router::{Egress, Event, Router, RouterConfig, Status, Update};
 use crate::rules::RuleCache;
 use handle::Command;
@@ -35,6 +36,9 @@ use ready::{Io, Ready, Spurious, next_state, rest};
 
 /// How long a stopping engine waits for all its transports to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How often transports are asked for their round trips, where a group chooses by them.
+const ROUND_TRIP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why an engine ended on its own, or did not add a tunnel.
 #[derive(Debug, thiserror::Error)]
@@ -47,9 +51,12 @@ pub enum EngineError {
     /// More tunnels than one engine can name.
     #[error("an engine has at most {} tunnels", TunnelId::MAX)]
     TooManyTunnels,
-    /// A tunnel of this name is there already.
-    #[error("there is a tunnel named {0} already")]
+    /// A tunnel or group of this name is there already. Choose another name.
+    #[error("there is a tunnel or group named {0} already")]
     DuplicateTunnel(String),
+    /// Groups were refused.
+    #[error(transparent)]
+    Group(#[from] GroupError),
     /// The engine that was asked has ended. Make a new one.
     #[error(transparent)]
     Gone(#[from] EngineGone),
@@ -82,6 +89,7 @@ pub struct Engine {
     blocked: HashSet<Egress>,
     batch: PacketBatch,
     ready: Vec<Egress>,
+    next_measurement: Instant,
     plan: watch::Sender<InterfacePlan>,
     commands: mpsc::Receiver<Command>,
     handle: EngineHandle,
@@ -125,6 +133,7 @@ impl Engine {
             closing: FuturesUnordered::new(),
             blocked: HashSet::new(),
             ready: Vec::new(),
+            next_measurement: clock(),
             plan,
             commands,
             handle,
@@ -141,13 +150,14 @@ impl Engine {
         name: &str,
         transport: Arc<dyn TunnelTransport>,
     ) -> Result<TunnelId, EngineError> {
-        if self.router.tunnel_named(name).is_some() {
+        if self.router.tunnel_named(name).is_some() || self.router.group_named(name).is_some() {
             return Err(EngineError::DuplicateTunnel(name.to_owned()));
         }
         let id = self
             .router
             .add_tunnel(name)
             .ok_or(EngineError::TooManyTunnels)?;
+        self.router.set_idle_limit(id, transport.idle_limit());
         self.io.push(Box::pin(next_state(id, transport.state())));
         self.links.push(Some(Link {
             transport: Arc::clone(&transport),
@@ -155,6 +165,16 @@ impl Engine {
         }));
         self.arm_tunnel(id, transport, None);
         Ok(id)
+    }
+
+    /// Puts these groups in force, as [`Router::set_groups`] does, and returns their ids. Compile
+    /// rules afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`GroupError`]; nothing changes then.
+    pub fn set_groups(&mut self, groups: Vec<GroupConfig>) -> Result<Vec<GroupId>, GroupError> {
+        self.router.set_groups(clock(), groups)
     }
 
     /// Says which networks the host itself is on, so that collisions with them are reported.
@@ -273,6 +293,7 @@ impl Engine {
             self.router.handle_timeout(now);
         }
         self.refresh_rules(now);
+        self.measure(now);
         while let Some(event) = self.router.next_event() {
             match event {
                 Event::ResolveOwner(query) => match self.owners.resolve(&query) {
@@ -286,6 +307,16 @@ impl Engine {
                     for (address, reason) in refused {
                         tracing::warn!(%tunnel, %reason, "an assigned address is not used");
                         tracing::debug!(%tunnel, %address, "this one");
+                    }
+                }
+                Event::Wake(tunnel) => {
+                    if let Some(link) = self.link(tunnel) {
+                        link.transport.wake();
+                    }
+                }
+                Event::Rest(tunnel) => {
+                    if let Some(link) = self.link(tunnel) {
+                        link.transport.rest();
                     }
                 }
                 Event::Conflicts(tunnel, conflicts) => {
@@ -356,6 +387,24 @@ impl Engine {
         Ok(())
     }
 
+    /// Now and then, and only if a group chooses by them: the round trips of all tunnels.
+    fn measure(&mut self, now: Instant) {
+        if now < self.next_measurement {
+            return;
+        }
+        self.next_measurement = now + ROUND_TRIP_INTERVAL;
+        if !self.router.wants_round_trips() {
+            return;
+        }
+        for (index, link) in self.links.iter().enumerate() {
+            let measured = link.as_ref().and_then(|link| link.transport.round_trip());
+            if let Some(measured) = measured {
+                let update = Update::RoundTrip(TunnelId::new(index as u16), measured);
+                self.router.handle_update(now, update);
+            }
+        }
+    }
+
     fn refresh_rules(&mut self, now: Instant) {
         if self.rules.generation() != self.router.generation() {
             self.router
@@ -381,6 +430,7 @@ impl Engine {
             Command::Explain(owner, flow, reply) => {
                 drop(reply.send(self.router.explain(owner.as_ref(), flow)));
             }
+            Command::SetGroups(groups, reply) => drop(reply.send(self.set_groups(groups))),
             Command::AddTunnel(name, transport, reply) => {
                 drop(reply.send(self.add_tunnel(&name, transport)));
             }

@@ -58,6 +58,11 @@ impl Policy {
         }
     }
 
+    /// Whether round trips matter.
+    pub const fn compares(&self) -> bool {
+        matches!(self, Self::Latency { .. })
+    }
+
     /// Whether all members in use carry flows, not only one.
     pub const fn spreads(&self) -> bool {
         matches!(self, Self::Weighted(_) | Self::Hash(_))

@@ -65,28 +65,60 @@ pub struct Group {
 }
 
 impl Group {
-    /// A group whose members are all down, as far as it knows. The configuration must have been
-    /// checked: members beyond [`MAX_MEMBERS`] are left out.
-    pub fn new(config: GroupConfig) -> Self {
-        let member = |&tunnel: &TunnelId| Member {
-            tunnel,
-            standing: Standing::Down,
-            up_since: None,
-            round_trip: None,
-            was_down: false,
+    /// A group whose members stand as `standing` says: those that are up are in use. The
+    /// configuration must have been checked: members beyond [`MAX_MEMBERS`] are left out.
+    pub fn new(now: Instant, config: GroupConfig, standing: impl Fn(TunnelId) -> Standing) -> Self {
+        let tunnels = config.members.iter().take(MAX_MEMBERS);
+        let member = |&tunnel: &TunnelId| {
+            let standing = standing(tunnel);
+            Member {
+                tunnel,
+                standing,
+                up_since: (standing == Standing::Up).then_some(now),
+                round_trip: None,
+                was_down: false,
+            }
         };
-        Self {
-            members: config
-                .members
-                .iter()
-                .take(MAX_MEMBERS)
-                .map(member)
-                .collect(),
+        let mut group = Self {
+            members: tunnels.map(member).collect(),
             config,
             eligible: 0,
             used: 0,
             lead: None,
+        };
+        group.update(now);
+        // Who was up before the group was made did not come back just now.
+        group.used = group.places(|member| member.standing == Standing::Up);
+        group.update(now);
+        group
+    }
+
+    /// The same group, told to do something else: what is known of members it keeps stays known.
+    #[must_use]
+    pub fn reconfigured(
+        self,
+        now: Instant,
+        config: GroupConfig,
+        standing: impl Fn(TunnelId) -> Standing,
+    ) -> Self {
+        let mut group = Self::new(now, config, standing);
+        let mut lead = None;
+        for (place, member) in group.members.iter_mut().enumerate() {
+            let same = |old: &Member| old.tunnel == member.tunnel;
+            let Some(before) = self.members.iter().position(same) else {
+                continue;
+            };
+            *member = self.members[before].clone();
+            if self.used & bit(before) == 0 {
+                group.used &= !bit(place);
+            }
+            if self.lead == Some(before) {
+                lead = Some(place);
+            }
         }
+        group.lead = lead;
+        group.update(now);
+        group
     }
 
     /// What it was told to do.

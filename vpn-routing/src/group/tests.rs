@@ -33,9 +33,10 @@ impl Bench {
     fn new(members: u16, policy: Policy) -> Self {
         let config = GroupConfig::new("any", (0..members).map(id)).policy(policy);
         assert_eq!(config.check(|_| true), Ok(()));
+        let now = Instant::now();
         Self {
-            group: Group::new(config),
-            now: Instant::now(),
+            group: Group::new(now, config, |_| Down),
+            now,
         }
     }
 
@@ -340,4 +341,20 @@ proptest! {
             b.now = end;
         }
     }
+}
+
+/// A new configuration is no reason to move flows that need not.
+#[test]
+fn what_is_known_of_members_survives_a_new_configuration() {
+    let mut b = Bench::new(3, Policy::Ordered);
+    b.up([0, 1, 2]);
+    b.advance(20 * SECOND);
+    b.set(0, Down);
+    b.set(0, Up);
+    assert_eq!(b.of(1), Some(1));
+    let config = GroupConfig::new("any", [0, 2, 1].map(id));
+    b.group = b.group.clone().reconfigured(b.now, config, |_| Up);
+    assert_eq!(b.of(1), Some(2), "the first that is steady");
+    b.advance(10 * SECOND);
+    assert_eq!(b.of(1), Some(0));
 }

@@ -11,9 +11,10 @@ use super::Router;
 use super::hold::Awaits;
 use super::outbound::Outcome::{self, Drop, Send, Wait};
 use super::outbound::{Known, knows_enough};
+use super::resolve::Way;
 use crate::conn::{Conn, ConnId, DnsFlow, Stamp};
 use crate::dns::{Book, DnsLimits, Message, Noted, Pending};
-use crate::rules::{Decision, Domains, Target};
+use crate::rules::{Decision, Domains};
 
 /// The port of DNS (RFC 1035 §4.2).
 pub(super) const DNS_PORT: u16 = 53;
@@ -213,14 +214,15 @@ impl Router {
         }
         let tunnel = conn.tunnel;
         let decision = self.decision(now, owner, &conn.device, asking.name());
-        match decision.action {
+        match self.resolve(&decision, &conn.device, owner) {
             // This name is blocked; other queries of the socket still wait for their answers.
-            Target::Block(reason) => Some(Drop(reason, Some(tunnel))),
-            Target::Tunnel(to) if to != tunnel => {
+            Way::Block(reason) => Some(Drop(reason, Some(tunnel))),
+            Way::Down(at) => Some(Drop(DropReason::TunnelDown, at)),
+            Way::Through(to) if to != tunnel => {
                 let known = Known::Answer(needs, self.owner_of(id));
                 Some(self.replace_flow(now, id, asking, known))
             }
-            Target::Tunnel(_) | Target::Group(_) => {
+            Way::Through(_) => {
                 self.conns.get_mut(id)?.rule = decision.rule;
                 None
             }

@@ -8,9 +8,9 @@ use super::dns::Asking;
 use super::hold::Awaits;
 use super::outbound::Outcome::{self, Drop, Send, Wait};
 use super::outbound::{Known, is_routable, knows_enough};
+use super::resolve::Way;
 use super::translate::translation;
 use crate::conn::{Conn, InsertError, Origin, Phase, Stamp};
-use crate::rules::Target;
 
 impl Router {
     /// A flow that is not in the table.
@@ -39,10 +39,10 @@ impl Router {
             Some(_) => self.rule_stats.hits += 1,
             None => self.rule_stats.misses += 1,
         }
-        match decision.action {
-            Target::Block(reason) => Drop(reason, None),
-            Target::Group(_) => Drop(DropReason::NoSuchTunnel, None),
-            Target::Tunnel(tunnel) => self.enter(now, parsed, owner, tunnel, decision.rule),
+        match self.resolve(&decision, &flow, owner.as_ref()) {
+            Way::Block(reason) => Drop(reason, None),
+            Way::Down(tunnel) => Drop(DropReason::TunnelDown, tunnel),
+            Way::Through(tunnel) => self.enter(now, parsed, owner, tunnel, decision.rule),
         }
     }
 
@@ -61,7 +61,7 @@ impl Router {
         };
         match slot.state {
             TransportState::Up(_) => {}
-            TransportState::Connecting => return Wait(Awaits::Tunnel(tunnel, owner)),
+            _ if Self::is_awaited(&slot.state) => return Wait(Awaits::Tunnel(tunnel, owner)),
             _ => return Drop(DropReason::TunnelDown, Some(tunnel)),
         }
         let Some(source) = slot.address(flow.family()) else {

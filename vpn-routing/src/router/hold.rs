@@ -189,19 +189,24 @@ impl Hold {
         Some(held)
     }
 
-    /// Takes out what waits for a tunnel and is `chosen`, longest waiting first.
-    pub(super) fn take_waiting_for_tunnel(
-        &mut self,
-        chosen: impl Fn(&Held, TunnelId, Option<&Owner>) -> bool,
-    ) -> Vec<Held> {
-        let is_chosen = |held: &Held| match &held.awaits {
-            Awaits::Tunnel(tunnel, owner) => chosen(held, *tunnel, owner.as_ref()),
-            Awaits::Owner(_) => false,
-        };
-        let chosen: Vec<FlowKey> = self.order[1]
-            .values()
-            .filter(|flow| self.flows.get(*flow).is_some_and(is_chosen))
-            .copied()
+    /// The flows that wait for a tunnel, with their owners, longest waiting first.
+    pub(super) fn waiting_for_tunnel(
+        &self,
+    ) -> impl Iterator<Item = (&Held, TunnelId, Option<&Owner>)> {
+        let waiting = self.order[1].values();
+        let held = waiting.filter_map(|flow| self.flows.get(flow));
+        held.filter_map(|held| match &held.awaits {
+            Awaits::Tunnel(tunnel, owner) => Some((held, *tunnel, owner.as_ref())),
+            Awaits::Owner(_) => None,
+        })
+    }
+
+    /// Takes out what waits for this tunnel, longest waiting first.
+    pub(super) fn take_waiting_for_tunnel(&mut self, tunnel: TunnelId) -> Vec<Held> {
+        let waiting = self.waiting_for_tunnel();
+        let chosen: Vec<FlowKey> = waiting
+            .filter(|(_, awaited, _)| *awaited == tunnel)
+            .map(|(held, ..)| held.flow)
             .collect();
         chosen.iter().filter_map(|flow| self.take(flow)).collect()
     }

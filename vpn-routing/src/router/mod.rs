@@ -61,15 +61,19 @@
 //! * Any bytes give a verdict, and one bad packet leaves its batch-mates untouched.
 //! * In steady state nothing is allocated per packet.
 
+mod change;
 mod config;
+mod demand;
 mod dns;
 mod enter;
+mod groups;
 mod hold;
 mod inbound;
 mod outbound;
 mod owners;
 mod quota;
 mod release;
+mod resolve;
 mod status;
 mod translate;
 mod tunnels;
@@ -87,6 +91,7 @@ use vpn_core::{
 
 use crate::alloc::{Allocator, Conflict, Refusal};
 use crate::conn::{Conn, ConnTable, Stamp};
+use crate::group::Standing;
 use crate::nat::Mappings;
 use crate::rules::{CompiledRules, RuleStats};
 
@@ -97,6 +102,7 @@ pub use status::{
 };
 
 use dns::Dns;
+use groups::Groups;
 use hold::Hold;
 use owners::Owners;
 use tunnels::Tunnels;
@@ -130,6 +136,8 @@ pub enum Update {
     /// that comes after its flow gave up is not used; if the flow waits again, it is asked about
     /// anew, since another program may have the port.
     Owner(OwnerQuery, OwnerAnswer),
+    /// A tunnel's round trip was measured, smoothed.
+    RoundTrip(TunnelId, Duration),
 }
 
 /// Something the driver has to do.
@@ -146,6 +154,10 @@ pub enum Event {
     Conflicts(TunnelId, Vec<Conflict>),
     /// Addresses that a tunnel was assigned and cannot have; the others are in use.
     Refused(TunnelId, Vec<(ipnet::IpNet, Refusal)>),
+    /// A packet waits for this dormant tunnel: let it connect.
+    Wake(TunnelId),
+    /// This tunnel had no packet for its idle limit: let it rest.
+    Rest(TunnelId),
 }
 
 /// Routes packets between one device and many tunnels.
@@ -156,7 +168,10 @@ pub struct Router {
     rules: Arc<CompiledRules>,
     /// How often rules decided a new flow.
     rule_stats: RuleStats,
+    /// Counts every change of what a flow's way follows from: rules, choices of groups, tunnels
+    /// that are down.
     generation: Generation,
+    groups: Groups,
     tunnels: Tunnels,
     allocator: Allocator,
     conns: ConnTable,
@@ -186,6 +201,7 @@ impl Router {
             rules: Arc::new(CompiledRules::cold()),
             rule_stats: RuleStats::default(),
             generation: Generation::COLD,
+            groups: Groups::default(),
             tunnels: Tunnels::new(),
             allocator: Allocator::new(config.address_policy),
             conns: ConnTable::new(config.max_flows, config.timeouts),
@@ -212,7 +228,13 @@ impl Router {
     }
 
     /// Removes a tunnel with its flows, addresses and queue. Its counters stay in the totals.
-    pub fn remove_tunnel(&mut self, _now: Instant, tunnel: TunnelId) {
+    pub fn remove_tunnel(&mut self, now: Instant, tunnel: TunnelId) {
+        if let Some(slot) = self.tunnels.get_mut(tunnel) {
+            slot.state = TransportState::Closed;
+        }
+        if self.stands(now, tunnel, Standing::Down) {
+            self.ways_changed(now);
+        }
         self.tunnel_gone(tunnel, DropReason::NoSuchTunnel);
         if let Some(slot) = self.tunnels.remove(tunnel) {
             self.accounts.retire(&slot.counters);
@@ -286,26 +308,33 @@ impl Router {
     pub fn handle_update(&mut self, now: Instant, update: Update) {
         match update {
             Update::Rules(rules) => {
-                self.generation = rules.generation();
+                self.generation = match rules.generation().is_cold() {
+                    true => Generation::COLD,
+                    false => self.generation.next(),
+                };
                 self.rules = rules;
+                self.end_moved(now);
                 self.release_redirected(now);
             }
             Update::Tunnel(tunnel, state) => self.tunnel_state(now, tunnel, state),
             Update::Owner(query, answer) => self.owner_answer(now, query, answer),
+            Update::RoundTrip(tunnel, measured) => self.round_trip(now, tunnel, measured),
         }
     }
 
     /// The generation of the rules in force.
-    pub const fn generation(&self) -> Generation {
-        self.generation
+    pub fn generation(&self) -> Generation {
+        self.rules.generation()
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is next due.
     pub fn next_timeout(&self) -> Instant {
-        match self.hold.next_deadline() {
-            Some(stamp) => self.next_sweep.min(self.instant(stamp)),
-            None => self.next_sweep,
-        }
+        let held = self.hold.next_deadline().map(|stamp| self.instant(stamp));
+        let others = [held, self.groups.next_timeout()];
+        others
+            .into_iter()
+            .flatten()
+            .fold(self.next_sweep, Instant::min)
     }
 
     /// Drops what was held too long, and removes flows that have expired.
@@ -317,8 +346,10 @@ impl Router {
             }
             self.drop_held(held, reason);
         }
+        self.groups_timeout(now);
         if now >= self.next_sweep {
             self.next_sweep = now + SWEEP_INTERVAL;
+            self.look_for_idle(now);
             self.hold.sweep(stamp);
             self.dns.sweep(stamp);
             let steps = self.conns.slots() / SWEEPS_PER_ROUND + SWEEPS_PER_ROUND;
@@ -416,13 +447,23 @@ impl Router {
             // Final: a state that was under way when the transport failed is not news.
             return;
         }
+        let (before, after) = (Standing::of(&slot.state), Standing::of(&state));
         slot.state = state.clone();
-        match state {
-            TransportState::Up(assigned) => self.tunnel_up(now, tunnel, assigned),
+        slot.demand.changed(now);
+        let moved = before != after && self.stands(now, tunnel, after);
+        match &state {
+            TransportState::Up(assigned) => self.tunnel_up(now, tunnel, Arc::clone(assigned)),
             TransportState::Down(_) => {
                 self.drop_queue(tunnel, DropReason::TunnelDown, |_| true);
-                self.drop_held_for(tunnel, DropReason::TunnelDown);
             }
+            _ => {}
+        }
+        // Before what waits for the tunnel is given up: some of it may have another way.
+        if moved {
+            self.ways_changed(now);
+        }
+        match state {
+            TransportState::Down(_) => self.drop_held_for(tunnel, DropReason::TunnelDown),
             TransportState::Closed => self.tunnel_gone(tunnel, DropReason::Closed),
             _ => {}
         }
@@ -474,13 +515,15 @@ impl Router {
     fn tunnel_gone(&mut self, tunnel: TunnelId, reason: DropReason) {
         self.drop_queue(tunnel, reason, |_| true);
         self.drop_held_for(tunnel, reason);
-        self.conns
-            .remove_where(&mut self.removed, |c| c.tunnel == tunnel);
+        // Those that were ended answer for their connections.
+        self.conns.remove_where(&mut self.removed, |c| {
+            c.tunnel == tunnel && !c.phase.is_ended()
+        });
         self.release_removed();
     }
 
     fn drop_held_for(&mut self, tunnel: TunnelId, reason: DropReason) {
-        for held in self.hold.take_waiting_for_tunnel(|_, t, _| t == tunnel) {
+        for held in self.hold.take_waiting_for_tunnel(tunnel) {
             self.drop_held(held, reason);
         }
     }

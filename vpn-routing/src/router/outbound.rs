@@ -9,6 +9,7 @@ use vpn_core::{
 
 use super::dns::Asking;
 use super::hold::{Awaits, Begun};
+use super::resolve::Way;
 use super::{Event, Router};
 use crate::conn::{ConnId, DnsFlow, Phase, Stamp};
 use crate::rules::Target;
@@ -36,6 +37,8 @@ pub(super) enum Outcome {
     Send(ConnId),
     Wait(Awaits),
     Drop(DropReason, Option<TunnelId>),
+    /// Dropped, and answered with a RST on behalf of a connection of this tunnel that was ended.
+    Reset(TunnelId),
 }
 
 use Outcome::{Drop, Send, Wait};
@@ -106,9 +109,13 @@ impl Router {
                     Awaits::Owner(detail) => Some(OwnerQuery { flow, detail }),
                     Awaits::Tunnel(..) => None,
                 };
+                let tunnel = match awaits {
+                    Awaits::Tunnel(tunnel, _) => Some(tunnel),
+                    Awaits::Owner(_) => None,
+                };
                 match self.hold.begin(now, came, flow, awaits, &packet) {
                     Begun::Ask => self.events.extend(question.map(Event::ResolveOwner)),
-                    Begun::Wait => {}
+                    Begun::Wait => self.wake(tunnel),
                     Begun::Full => {
                         if question.is_some() {
                             self.forget_doubtful(&flow);
@@ -118,6 +125,10 @@ impl Router {
                 }
             }
             Drop(reason, tunnel) => self.count_drop(tunnel, reason, 1),
+            Outcome::Reset(tunnel) => {
+                self.answer_with_reset(parsed, &packet);
+                self.count_drop(Some(tunnel), DropReason::FlowEnded, 1);
+            }
         }
         Some(packet)
     }
@@ -191,6 +202,9 @@ impl Router {
             },
             false => known,
         };
+        if let Some(outcome) = self.after_the_end(now, id) {
+            return outcome;
+        }
         let Some(conn) = self.conns.get_mut(id) else {
             return Drop(DropReason::FlowTableFull, None);
         };
@@ -214,7 +228,7 @@ impl Router {
         let tunnel = conn.tunnel;
         match self.tunnels.get(tunnel).map(|slot| &slot.state) {
             Some(TransportState::Up(_)) => Send(id),
-            Some(TransportState::Connecting) => {
+            Some(state) if Self::is_awaited(state) => {
                 let owner = self.owner_of(id);
                 Wait(Awaits::Tunnel(tunnel, owner))
             }
@@ -304,17 +318,19 @@ impl Router {
         let conn = self.conns.get(id)?;
         let owner = self.owners.get(conn.owner);
         let decision = self.decision(now, owner, &conn.device, parsed.name());
-        match decision.action {
-            Target::Block(reason) => {
+        match self.resolve(&decision, &conn.device, owner) {
+            Way::Block(reason) => {
                 let tunnel = conn.tunnel;
                 self.remove_flow(id);
                 return Some(Drop(reason, Some(tunnel)));
             }
-            Target::Tunnel(tunnel) if tunnel != conn.tunnel && !conn.phase.is_live_tcp() => {
+            Way::Through(tunnel) if tunnel == conn.tunnel => {}
+            way => {
                 let known = Known::Answer(needs, self.owner_of(id));
-                return Some(self.replace_flow(now, id, parsed, known));
+                if let Some(outcome) = self.moved(now, id, parsed, known, &decision, way) {
+                    return Some(outcome);
+                }
             }
-            Target::Tunnel(_) | Target::Group(_) => {}
         }
         let generation = self.generation;
         let conn = self.conns.get_mut(id)?;
@@ -347,28 +363,29 @@ impl Router {
         asked: Option<&DomainName>,
     ) -> Option<DropReason> {
         let conn = self.conns.get(id)?;
+        if conn.phase.is_ended() {
+            return Some(DropReason::FlowEnded);
+        }
         let needs = self.needs_owner(now, &conn.device, asked);
         let owner = self.owners.get(conn.owner);
         if !knows_enough(needs, owner) {
             return None;
         }
         let decision = self.decision(now, owner, &conn.device, asked);
-        match decision.action {
-            Target::Block(reason) => {
+        match self.resolve(&decision, &conn.device, owner) {
+            Way::Block(reason) => {
                 self.remove_flow(id);
-                Some(reason)
+                return Some(reason);
             }
-            Target::Group(_) => None,
-            Target::Tunnel(tunnel) => {
+            Way::Through(tunnel) if tunnel == conn.tunnel => {
                 let generation = self.generation;
                 let conn = self.conns.get_mut(id)?;
-                if tunnel == conn.tunnel {
-                    conn.generation = generation;
-                    conn.rule = decision.rule;
-                }
-                None
+                conn.generation = generation;
+                conn.rule = decision.rule;
             }
+            Way::Through(_) | Way::Down(_) => {}
         }
+        None
     }
 
     /// A flow whose owner was in doubt, and stays so: what comes next must not be taken for the

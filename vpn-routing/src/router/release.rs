@@ -7,9 +7,9 @@ use vpn_core::{DropReason, Owner, OwnerAnswer, OwnerDetail, OwnerQuery, TunnelId
 use super::dns::Asking;
 use super::hold::{Awaits, Held};
 use super::outbound::{Known, may_start_a_flow};
+use super::resolve::Way;
 use super::{Event, Router};
 use crate::conn::Stamp;
-use crate::rules::Target;
 
 impl Router {
     /// An owner became known: its flow's packets go on.
@@ -28,25 +28,28 @@ impl Router {
 
     /// A tunnel came up: the packets that wait for it go on.
     pub(super) fn release_held_for(&mut self, now: Instant, tunnel: TunnelId) {
-        let held = self.hold.take_waiting_for_tunnel(|_, t, _| t == tunnel);
+        let held = self.hold.take_waiting_for_tunnel(tunnel);
         self.release_all(now, held);
     }
 
-    /// The rules changed: packets that wait for a tunnel that is not theirs any more go on.
+    /// The ways of flows changed: packets that wait for a tunnel that is not theirs any more go on.
     pub(super) fn release_redirected(&mut self, now: Instant) {
         let stamp = self.stamp(now);
-        let (rules, dns) = (&self.rules, &self.dns);
-        let held = self.hold.take_waiting_for_tunnel(|held, tunnel, owner| {
+        let waiting = self.hold.waiting_for_tunnel();
+        let elsewhere = waiting.filter(|(held, tunnel, owner)| {
             // The first packet is the one that waits; the others follow it.
             let first = held.packets.first().map(|(_, packet)| packet);
             let parsed = first.and_then(|packet| packet.parse().ok());
             let asking = first
                 .zip(parsed.as_ref())
                 .map(|(packet, p)| Asking::new(p, packet));
-            let domains = dns.domains(stamp, asking.as_ref().and_then(Asking::name));
-            let decision = rules.decide_named(owner, &held.flow, &domains);
-            decision.action != Target::Tunnel(tunnel)
+            let asked = asking.as_ref().and_then(Asking::name);
+            let decision = self.decision(stamp, *owner, &held.flow, asked);
+            self.resolve(&decision, &held.flow, *owner) != Way::Through(*tunnel)
         });
+        let flows: Vec<_> = elsewhere.map(|(held, ..)| held.flow).collect();
+        let held = flows.iter().filter_map(|flow| self.hold.take(flow));
+        let held = held.collect();
         self.release_all(now, held);
     }
 

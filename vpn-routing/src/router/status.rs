@@ -8,9 +8,11 @@ use vpn_core::{
 };
 
 use super::dns::DnsCounters;
+use super::resolve::Way;
 use super::{Router, SWEEP_INTERVAL};
 use crate::alloc::Placement;
-use crate::rules::{RuleStats, Target};
+use crate::group::{GroupStatus, Reason};
+use crate::rules::RuleStats;
 
 /// Packets in and out of a router. `in = out + Σ drops + held + queued` holds at any time between
 /// two calls.
@@ -114,6 +116,8 @@ pub struct FlowStatus {
 pub struct Status {
     /// The tunnels, in the order they were added.
     pub tunnels: Vec<TunnelStatus>,
+    /// The groups, by id.
+    pub groups: Vec<GroupStatus>,
     /// Flows in the table.
     pub flows: usize,
     /// Generation of the rules in force.
@@ -142,6 +146,11 @@ pub struct Explanation {
     pub evidence: Option<Evidence>,
     /// The rule that decides; `None` for the default action.
     pub rule: Option<RuleId>,
+    /// The group it would go by, and why its member was chosen; `None` for the reason if every
+    /// member is down.
+    pub group: Option<(String, Option<Reason>)>,
+    /// Whether what the rule names is down, so that its fallback counts.
+    pub fell_back: bool,
     /// What would become of its first packet.
     pub verdict: Verdict,
     /// The tunnel's name.
@@ -208,7 +217,8 @@ impl Router {
         Status {
             tunnels,
             flows: self.conns.len(),
-            generation: self.generation,
+            generation: self.rules.generation(),
+            groups: self.group_status(),
             rules: self.rule_stats,
             plan: self.plan.clone(),
             dns: DnsStatus {
@@ -242,6 +252,8 @@ impl Router {
             needs: self.needs_owner(now, &flow, None),
             evidence: None,
             rule: None,
+            group: None,
+            fell_back: false,
             verdict: Verdict::Drop(DropReason::RulesCold),
             tunnel: None,
             state: None,
@@ -257,16 +269,22 @@ impl Router {
         told.names = names.map(|(tunnel, name)| (tunnel, name.clone())).collect();
         let decision = self.decision(now, owner, &flow, None);
         told.rule = decision.rule;
-        let tunnel = match decision.action {
-            Target::Block(reason) => {
+        let (way, found) = self.resolve_with(&decision, &flow, owner);
+        told.fell_back = found.fell_back;
+        told.group = found.group.and_then(|(id, reason)| {
+            let name = self.groups.get(id)?.config().name.clone();
+            Some((name, reason))
+        });
+        let tunnel = match way {
+            Way::Block(reason) => {
                 told.verdict = Verdict::Drop(reason);
                 return told;
             }
-            Target::Group(_) => {
-                told.verdict = Verdict::Drop(DropReason::NoSuchTunnel);
+            Way::Down(None) => {
+                told.verdict = Verdict::Drop(DropReason::TunnelDown);
                 return told;
             }
-            Target::Tunnel(tunnel) => tunnel,
+            Way::Through(tunnel) | Way::Down(Some(tunnel)) => tunnel,
         };
         let Some(slot) = self.tunnels.get(tunnel) else {
             told.verdict = Verdict::Drop(DropReason::NoSuchTunnel);
@@ -283,7 +301,7 @@ impl Router {
             None
         };
         told.verdict = match slot.state {
-            TransportState::Connecting => Verdict::Held,
+            _ if Self::is_awaited(&slot.state) => Verdict::Held,
             TransportState::Up(_) if told.source.is_none() => {
                 Verdict::Drop(DropReason::FamilyNotCarried)
             }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use vpn_core::packet::PacketBatch;
 use vpn_core::{Assigned, Family, TransportState, TunnelId};
 
+use super::demand::Demand;
 use super::status::TunnelCounters;
 
 #[derive(Debug)]
@@ -16,6 +17,7 @@ pub(super) struct Tunnel {
     pub(super) assigned: Option<Arc<Assigned>>,
     pub(super) queue: PacketBatch,
     pub(super) counters: TunnelCounters,
+    pub(super) demand: Demand,
 }
 
 impl Tunnel {
@@ -64,6 +66,7 @@ impl Tunnels {
             assigned: None,
             queue,
             counters: TunnelCounters::default(),
+            demand: Demand::default(),
         }));
         Some(id)
     }
@@ -90,6 +93,11 @@ impl Tunnels {
     pub(super) fn iter(&self) -> impl Iterator<Item = (TunnelId, &Tunnel)> {
         let slots = self.slots.iter().enumerate();
         slots.filter_map(|(i, slot)| Some((TunnelId::new(i as u16), slot.as_ref()?)))
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (TunnelId, &mut Tunnel)> {
+        let slots = self.slots.iter_mut().enumerate();
+        slots.filter_map(|(i, slot)| Some((TunnelId::new(i as u16), slot.as_mut()?)))
     }
 
     pub(super) fn with_queued(&self) -> impl Iterator<Item = TunnelId> + '_ {

@@ -119,6 +119,17 @@ impl CompiledRules {
         self.default
     }
 
+    /// Whether any rule says where to go while its tunnel is down.
+    pub fn falls_back(&self) -> bool {
+        self.entries.iter().any(|entry| entry.on_down.is_some())
+    }
+
+    /// Whether any rule resets live connections when their way changes.
+    pub fn resets(&self) -> bool {
+        let reset = vpn_core::OnChange::Reset;
+        self.entries.iter().any(|entry| entry.on_change == reset)
+    }
+
     /// How many rules there are.
     pub fn len(&self) -> usize {
         self.entries.len()

@@ -1,10 +1,13 @@
 //! The router on virtual time, with providers that check source addresses.
 
+mod demand;
 mod dns;
 mod flows;
+mod groups;
 mod hold;
 mod model;
 mod nat;
+mod on_down;
 mod policy;
 mod races;
 mod steps;

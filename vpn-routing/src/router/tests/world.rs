@@ -9,13 +9,14 @@ use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use ipnet::IpNet;
 use vpn_core::packet::{Packet, PacketBatch};
 use vpn_core::{
-    Action, Assigned, DownCause, DropReason, FilterRule, FlowKey, InboundRule, InterfacePlan,
-    Owner, OwnerAnswer, OwnerMatch, OwnerQuery, Protocol, Rule, RuleId, RuleMatch, RuleSnapshot,
-    TransportState, TunnelId,
+    Action, Assigned, DownCause, DropReason, FilterRule, FlowKey, GroupId, InboundRule,
+    InterfacePlan, Owner, OwnerAnswer, OwnerMatch, OwnerQuery, Protocol, Rule, RuleId, RuleMatch,
+    RuleSnapshot, TransportState, TunnelId,
 };
 
+use crate::group::GroupConfig;
 use crate::router::{Egress, Event, Router, RouterConfig, Update};
-use crate::rules::{CompiledRules, RuleCache, Target};
+use crate::rules::{CompiledRules, Names, RuleCache, Target};
 
 pub(super) const SITE: &str = "203.0.113.10";
 pub(super) const SITE6: &str = "2001:db8:113::10";
@@ -34,7 +35,28 @@ pub(super) struct World {
     pub(super) slow_owners: bool,
     pub(super) asked: Vec<OwnerQuery>,
     pub(super) plans: Vec<InterfacePlan>,
+    /// Tunnels that were to wake, and to rest.
+    pub(super) woken: Vec<TunnelId>,
+    pub(super) rested: Vec<TunnelId>,
+    groups: HashMap<String, GroupId>,
     next_rule: u64,
+}
+
+/// Tunnels and groups by name. A tunnel named direct is the way past all others.
+struct Named(HashMap<String, TunnelId>, HashMap<String, GroupId>);
+
+impl Names for Named {
+    fn tunnel(&self, name: &str) -> Option<TunnelId> {
+        self.0.get(name).copied()
+    }
+
+    fn group(&self, name: &str) -> Option<GroupId> {
+        self.1.get(name).copied()
+    }
+
+    fn direct(&self) -> Option<TunnelId> {
+        self.tunnel("direct")
+    }
 }
 
 pub(super) fn addr(text: &str) -> IpAddr {
@@ -61,6 +83,9 @@ impl World {
             slow_owners: false,
             asked: Vec::new(),
             plans: Vec::new(),
+            woken: Vec::new(),
+            rested: Vec::new(),
+            groups: HashMap::new(),
             next_rule: 0,
         };
         for (name, addresses) in tunnels {
@@ -100,6 +125,12 @@ impl World {
         self.settle();
     }
 
+    pub(super) fn round_trip(&mut self, name: &str, millis: u64) {
+        let update = Update::RoundTrip(self.id(name), Duration::from_millis(millis));
+        self.router.handle_update(self.now, update);
+        self.settle();
+    }
+
     /// An app's rule; replaces the one it had.
     pub(super) fn rule(&mut self, uid: u32, action: &str) {
         self.rules
@@ -111,10 +142,7 @@ impl World {
                 owner: Some(OwnerMatch::Uid(uid)),
                 ..RuleMatch::default()
             },
-            match action {
-                "block" => Action::Block,
-                name => Action::Tunnel(name.to_owned()),
-            },
+            self.action(action),
         ));
         self.swap_rules();
     }
@@ -122,6 +150,33 @@ impl World {
     /// Forgets every rule; the next ones count.
     pub(super) fn forget_rules(&mut self) {
         self.rules.clear();
+    }
+
+    fn action(&self, name: &str) -> Action {
+        match name {
+            "block" => Action::Block,
+            "direct" => Action::Direct,
+            name if self.groups.contains_key(name) => Action::Group(name.to_owned()),
+            name => Action::Tunnel(name.to_owned()),
+        }
+    }
+
+    /// An app's rule with more to say; replaces the one it had.
+    pub(super) fn rule_with(&mut self, uid: u32, action: &str, more: impl FnOnce(Rule) -> Rule) {
+        self.rule(uid, action);
+        if let Some(rule) = self.rules.pop() {
+            self.rules.push(more(rule));
+        }
+        self.swap_rules();
+    }
+
+    /// Puts groups in force.
+    pub(super) fn groups(&mut self, configs: Vec<GroupConfig>) {
+        let names: Vec<_> = configs.iter().map(|config| config.name.clone()).collect();
+        let ids = self.router.set_groups(self.now, configs).unwrap();
+        self.groups = names.into_iter().zip(ids).collect();
+        self.swap_rules();
+        self.settle();
     }
 
     /// A rule that asks for nobody.
@@ -167,14 +222,14 @@ impl World {
     }
 
     fn swap_rules(&mut self) {
-        let names = self.names.clone();
+        let names = Named(self.names.clone(), self.groups.clone());
         let compiled = CompiledRules::compile(
             &RuleSnapshot {
                 rules: self.rules.clone(),
                 inbound: self.inbound.clone(),
                 filters: self.filters.clone(),
             },
-            &|name: &str| names.get(name).copied(),
+            &names,
             Target::Block(DropReason::BlockedByDefault),
         );
         self.cache.swap(compiled.unwrap());
@@ -280,6 +335,8 @@ impl World {
                 Event::ResolveOwner(query) if self.slow_owners => self.asked.push(query),
                 Event::ResolveOwner(query) => self.answer(query),
                 Event::Plan(plan) => self.plans.push(plan),
+                Event::Wake(tunnel) => self.woken.push(tunnel),
+                Event::Rest(tunnel) => self.rested.push(tunnel),
                 Event::Conflicts(..) | Event::Refused(..) => {}
             }
         }
