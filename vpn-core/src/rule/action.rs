@@ -6,7 +6,8 @@ use std::fmt;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Action {
-    /// Through the tunnel of this name, and nowhere else.
+    /// Through the tunnel of this name, and nowhere else. If there is no such tunnel, but a group
+    /// of this name, it is that group: what people write does not tell one from the other.
     Tunnel(String),
     /// Through whichever tunnel of this group is chosen, and nowhere else.
     Group(String),

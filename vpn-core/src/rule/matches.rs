@@ -75,6 +75,55 @@ impl RuleMatch {
     }
 }
 
+/// Why a match matches nothing at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Contradiction {
+    /// It names ports and a protocol without ports. Leave one out.
+    #[error("ICMP has no ports")]
+    PortsOfIcmp,
+    /// Source and destination are of different families. Name two of one family.
+    #[error("source and destination are of different address families")]
+    Prefixes,
+    /// The source is not of the family that is named. Leave one out.
+    #[error("the source is of the other address family")]
+    SourceFamily,
+    /// The destination is not of the family that is named. Leave one out.
+    #[error("the destination is of the other address family")]
+    DestinationFamily,
+}
+
+impl Contradiction {
+    /// The field to change, by its name on the command line and in files.
+    pub const fn field(self) -> &'static str {
+        match self {
+            Self::PortsOfIcmp => "port",
+            Self::SourceFamily => "src",
+            Self::Prefixes | Self::DestinationFamily => "dst",
+        }
+    }
+}
+
+impl RuleMatch {
+    /// Whether two fields exclude each other, so that nothing can match.
+    pub fn contradiction(&self) -> Option<Contradiction> {
+        let family = |net: Option<IpNet>| net.map(|net| Family::of(net.addr()));
+        let (source, destination) = (family(self.source), family(self.destination));
+        let differ = |a: Option<Family>, b: Option<Family>| a.is_some() && b.is_some() && a != b;
+        if self.ports.is_some() && self.protocol == Some(RuleProtocol::Icmp) {
+            Some(Contradiction::PortsOfIcmp)
+        } else if differ(self.family, source) {
+            Some(Contradiction::SourceFamily)
+        } else if differ(self.family, destination) {
+            Some(Contradiction::DestinationFamily)
+        } else if differ(source, destination) {
+            Some(Contradiction::Prefixes)
+        } else {
+            None
+        }
+    }
+}
+
 impl fmt::Display for RuleMatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut parts = Vec::new();

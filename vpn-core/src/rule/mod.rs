@@ -12,6 +12,7 @@ mod inbound;
 mod matches;
 mod ports;
 mod source;
+mod text;
 
 use std::fmt;
 
@@ -20,9 +21,10 @@ use crate::id::RuleId;
 pub use action::{Action, OnChange, OnDown};
 pub use filter::{FilterAction, FilterDirection, FilterRule, IcmpMatch};
 pub use inbound::InboundRule;
-pub use matches::{OwnerMatch, RuleMatch};
+pub use matches::{Contradiction, OwnerMatch, RuleMatch};
 pub use ports::{PortRange, RuleProtocol};
 pub use source::{RuleSnapshot, RuleSource, RuleSourceError};
+pub use text::{RuleTextError, parse_cgroup, parse_prefix};
 
 /// One rule.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -90,6 +90,12 @@ pub trait RuleSource: Debug + Send + Sync {
 
     /// Waits until the rules may have changed.
     async fn changed(&self);
+
+    /// What was wrong with a part of the source, although the last `load` brought rules: those of
+    /// that part are the last good ones. Default: a source has no parts.
+    fn trouble(&self) -> Option<Arc<RuleSourceError>> {
+        None
+    }
 }
 
 macro_rules! forward {
@@ -101,6 +107,9 @@ macro_rules! forward {
             }
             async fn changed(&self) {
                 (**self).changed().await
+            }
+            fn trouble(&self) -> Option<Arc<RuleSourceError>> {
+                (**self).trouble()
             }
         }
     )*};

@@ -317,7 +317,7 @@ fn targets_of(rule: &Rule, names: &dyn Names) -> Result<(Target, Option<Target>)
         Some(_) => return unsupported("its kind of owner"),
     }
     let target = match &rule.action {
-        Action::Tunnel(name) => tunnel(rule, names, name)?,
+        Action::Tunnel(name) => named(rule, names, name)?,
         Action::Group(name) => group(rule, names, name)?,
         Action::Block => Target::Block(DropReason::BlockedByRule),
         Action::Direct => direct(rule, names)?,
@@ -325,18 +325,18 @@ fn targets_of(rule: &Rule, names: &dyn Names) -> Result<(Target, Option<Target>)
     };
     let on_down = match &rule.on_down {
         OnDown::Block => None,
-        OnDown::Fallback(name) => Some(match names.group(name) {
-            Some(group) => Target::Group(group),
-            None => tunnel(rule, names, name)?,
-        }),
+        OnDown::Fallback(name) => Some(named(rule, names, name)?),
         OnDown::Direct => Some(direct(rule, names)?),
         _ => return unsupported("what it does while its tunnel is down"),
     };
     Ok((target, on_down))
 }
 
-fn tunnel(rule: &Rule, names: &dyn Names, name: &str) -> Result<Target, Problem> {
-    names.tunnel(name).map(Target::Tunnel).ok_or_else(|| {
+/// The tunnel of a name, or the group: no group has the name of a tunnel.
+fn named(rule: &Rule, names: &dyn Names, name: &str) -> Result<Target, Problem> {
+    let tunnel = names.tunnel(name).map(Target::Tunnel);
+    let found = tunnel.or_else(|| names.group(name).map(Target::Group));
+    found.ok_or_else(|| {
         let problem = RuleError::NoSuchTunnel {
             rule: rule.id,
             tunnel: name.to_owned(),

@@ -8,8 +8,8 @@ use super::compile::MAX_RULES;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RuleError {
-    /// The rule names a tunnel that does not exist. Correct the name, or add the tunnel.
-    #[error("{rule}: there is no tunnel {tunnel:?}; correct the name or add the tunnel")]
+    /// The rule names a tunnel or group that does not exist. Correct the name, or add it.
+    #[error("{rule}: there is no tunnel or group {tunnel:?}; correct the name or add it")]
     NoSuchTunnel {
         /// The rule.
         rule: RuleId,

@@ -36,7 +36,8 @@ pub type Compile = Arc<dyn Fn(&RuleSnapshot) -> Result<CompiledRules, RuleError>
 pub struct FeedStatus {
     /// The generation of the last rules that were swapped in by this feed.
     pub generation: Generation,
-    /// Why the last load failed, with all causes; `None` if it did not.
+    /// Why the last load failed, with all causes, or what is wrong with a part of the source;
+    /// `None` if all is well.
     pub error: Option<String>,
     /// Rules that cannot be carried out and block what they match.
     pub problems: Vec<RuleError>,
@@ -123,21 +124,25 @@ impl RuleFeed {
         let mut forced = true;
         loop {
             let started = Instant::now();
-            let failed = match self.load(&mut last, forced).await {
-                Ok(()) => false,
+            let (failed, troubled) = match self.load(&mut last, forced).await {
+                Ok(()) => (false, self.source.trouble()),
                 Err(error) => {
                     self.report(&error);
-                    true
+                    (true, None)
                 }
             };
+            // What was asked for and failed is still wanted.
+            forced = forced && failed;
+            if let Some(trouble) = &troubled {
+                self.report(&**trouble);
+            }
+            let failed = failed || troubled.is_some();
             let wait = if failed { Some(retry) } else { self.refresh };
             retry = if failed {
                 (retry * 2).min(REFRESH_EVERY)
             } else {
                 RETRY_AFTER
             };
-            // What was asked for and failed is still wanted.
-            forced = forced && failed;
             tokio::select! {
                 () = self.source.changed() => {}
                 () = self.again.notified() => forced = true,
@@ -151,8 +156,10 @@ impl RuleFeed {
         let snapshot = timeout(LOAD_DEADLINE, self.source.load())
             .await
             .map_err(|_| FeedError::Hung)??;
+        let troubled = self.source.trouble().is_some();
         if !forced && last.as_ref() == Some(&snapshot) {
-            self.status.send_if_modified(|s| s.error.take().is_some());
+            self.status
+                .send_if_modified(|s| !troubled && s.error.take().is_some());
             return Ok(());
         }
         // Many rules take milliseconds to compile: not on a worker that has packets to move.
@@ -174,17 +181,18 @@ impl RuleFeed {
             "rules in force"
         );
         *last = Some(snapshot);
-        self.status.send_replace(FeedStatus {
-            generation,
-            error: None,
-            problems,
+        self.status.send_modify(|status| {
+            status.generation = generation;
+            status.problems = problems;
+            // What is wrong with a part of the source is still wrong.
+            status.error = status.error.take().filter(|_| troubled);
         });
         Ok(())
     }
 
-    fn report(&self, error: &FeedError) {
+    fn report(&self, error: &dyn std::error::Error) {
         let mut text = error.to_string();
-        let mut cause = std::error::Error::source(error);
+        let mut cause = error.source();
         while let Some(inner) = cause {
             text = format!("{text}: {inner}");
             cause = inner.source();

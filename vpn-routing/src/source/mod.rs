@@ -4,17 +4,33 @@
 //! |---|---|---|
 //! | `StaticRules` | `tokio` | by `set`, in this process |
 //! | `SqliteRules` | `sqlite` | by any process that writes the file |
+//! | `TomlRules` | `toml` | by whoever edits the file |
+//! | `Layered` | `tokio` | when one of the sources it is made of changes |
 //!
 //! A source is brought into force by `rules::RuleFeed`.
 
+#[cfg(any(feature = "sqlite", feature = "toml"))]
+mod changes;
 #[cfg(feature = "tokio")]
 mod fixed;
+#[cfg(feature = "tokio")]
+mod layered;
+#[cfg(any(feature = "sqlite", feature = "toml"))]
+mod permission;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+#[cfg(feature = "toml")]
+mod toml;
 
 #[cfg(feature = "tokio")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tokio")))]
 pub use fixed::StaticRules;
+#[cfg(feature = "tokio")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tokio")))]
+pub use layered::{LAYER_DEADLINE, Layered};
 #[cfg(feature = "sqlite")]
 #[cfg_attr(docsrs, doc(cfg(feature = "sqlite")))]
 pub use sqlite::{BUSY_TIMEOUT, POLL_EVERY, SCHEMA_VERSION, SqliteError, SqliteRules};
+#[cfg(feature = "toml")]
+#[cfg_attr(docsrs, doc(cfg(feature = "toml")))]
+pub use toml::{TomlError, TomlRules};

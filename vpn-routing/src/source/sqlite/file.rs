@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::{BUSY_TIMEOUT, SCHEMA_VERSION, SqliteError};
+use crate::source::permission::{self, Refused};
 
 /// `IS` in place of `=` and no NULL in a key: that is why matches are compared in SQL column by
 /// column. `AUTOINCREMENT`: an id is never used again, so a newer rule has a larger one.
@@ -107,20 +108,18 @@ fn id(meta: &Metadata) -> FileId {
 }
 
 fn check(path: &Path) -> Result<FileId, SqliteError> {
-    let failed = |source| SqliteError::Open {
-        path: path.into(),
-        source,
-    };
-    let meta = std::fs::metadata(path).map_err(failed)?;
-    if !meta.is_file() {
-        return Err(SqliteError::NotAFile { path: path.into() });
-    }
-    if meta.mode() & 0o002 != 0 {
-        return Err(SqliteError::WorldWritable {
-            path: path.into(),
-            mode: meta.mode() & 0o7777,
-        });
-    }
+    let path_of = || path.to_owned();
+    let meta = permission::check(path).map_err(|why| match why {
+        Refused::Open(source) => SqliteError::Open {
+            path: path_of(),
+            source,
+        },
+        Refused::NotAFile => SqliteError::NotAFile { path: path_of() },
+        Refused::WorldWritable(mode) => SqliteError::WorldWritable {
+            path: path_of(),
+            mode,
+        },
+    })?;
     Ok(id(&meta))
 }
 

@@ -6,15 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::JoinHandle;
 
 use rusqlite::{Connection, OpenFlags};
-use tokio::sync::watch;
 
 use super::file::{FileId, identify};
 use super::{POLL_EVERY, SqliteError};
+use crate::source::changes::Changes;
 
 /// Counts changes of the file; the thread behind it ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Watch {
-    changes: watch::Sender<u64>,
+    changes: Changes,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -22,7 +22,7 @@ pub(super) struct Watch {
 impl Watch {
     /// Takes the baseline and starts the thread.
     pub(super) fn start(path: &Path) -> Result<Self, SqliteError> {
-        let changes = watch::Sender::new(0);
+        let changes = Changes::new();
         let stop = Arc::new(AtomicBool::new(false));
         let mut poll = Poll {
             path: path.into(),
@@ -30,14 +30,14 @@ impl Watch {
             seen: None,
         };
         poll.changed();
-        let (sender, stopped) = (changes.clone(), Arc::clone(&stop));
+        let (counted, stopped) = (changes.clone(), Arc::clone(&stop));
         let thread = std::thread::Builder::new()
             .name("rules-watch".into())
             .spawn(move || {
                 while !stopped.load(SeqCst) {
                     std::thread::park_timeout(POLL_EVERY);
                     if poll.changed() {
-                        sender.send_modify(|changes| *changes += 1);
+                        counted.count();
                     }
                 }
             })
@@ -54,7 +54,7 @@ impl Watch {
 
     /// How many changes were seen.
     pub(super) fn seen(&self) -> u64 {
-        *self.changes.borrow()
+        self.changes.seen()
     }
 
     #[cfg(test)]
@@ -64,8 +64,7 @@ impl Watch {
 
     /// Waits until more changes were seen. Cancel-safe.
     pub(super) async fn beyond(&self, seen: u64) {
-        // Fails only if the sender is gone, and `self` holds it.
-        let _ = self.changes.subscribe().wait_for(|&n| n != seen).await;
+        self.changes.beyond(seen).await;
     }
 }
 
