@@ -226,3 +226,16 @@ fn n9_a_computed_udp_checksum_of_zero_becomes_ffff() {
     assert_eq!(packet.bytes()[26..28], [0xff, 0xff]);
     assert_eq!(verify_checksums(packet.bytes()), Ok(()));
 }
+
+/// Found by the fuzzer `parse`.
+#[test]
+fn the_checksum_of_an_echo_reply_of_zeros_is_ffff() {
+    let here: IpAddr = "10.5.0.2".parse().unwrap();
+    let there: IpAddr = "203.0.113.10".parse().unwrap();
+    let bytes = build::icmp_echo(there, here, Echo::Reply, 0, 0, &[0; 32]);
+    let mut packet = Packet::from_slice(&bytes);
+    Rewrite::new(Side::Destination, (here, 0), (here, 40_000)).apply(&mut packet);
+    Rewrite::new(Side::Destination, (here, 40_000), (here, 0)).apply(&mut packet);
+    assert_eq!(verify_checksums(packet.bytes()), Ok(()));
+    assert_eq!(packet.bytes(), bytes);
+}

@@ -119,6 +119,9 @@ impl Rewrite {
                     (true, false) => port_delta.apply(self.addr_delta.apply(sum)),
                     (false, _) => port_delta.apply(sum),
                 });
+                if !pseudo_header {
+                    keep_zero_of_nothing(&mut bytes[transport..parsed.total_len as usize]);
+                }
             }
             Message::IcmpError | Message::OtherIcmp => {
                 if parsed.flow.protocol() == Protocol::ICMPV6 {
@@ -156,6 +159,16 @@ fn read16(bytes: &[u8], at: usize) -> u16 {
 #[inline]
 fn write16(bytes: &mut [u8], at: usize, value: u16) {
     bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
+}
+
+/// RFC 1624 §3: by difference, the checksum of nothing but zeros comes out as 0 and should be
+/// 0xFFFF. Only an ICMP echo reply can be all zeros, all others have something in their header or
+/// pseudo-header; the first bytes tell nearly always.
+#[inline]
+fn keep_zero_of_nothing(message: &mut [u8]) {
+    if message.iter().all(|&byte| byte == 0) {
+        write16(message, 2, 0xffff);
+    }
 }
 
 #[inline]
