@@ -37,7 +37,7 @@ pub struct Seen {
     pub outgoing: bool,
     /// IP protocol number; of IPv6 the first next-header.
     pub protocol: u8,
-    /// Source, with port 0 where the protocol has none.
+    /// Source, with port 0 where the protocol has none or the packet is a later fragment.
     pub source: SocketAddr,
     /// Destination, likewise.
     pub destination: SocketAddr,
@@ -73,6 +73,15 @@ pub struct Capture {
 impl Capture {
     /// Starts to listen on `interface` of `namespace`; every packet from now on is seen.
     pub fn start(namespace: &Namespace, interface: &str) -> Result<Self, LabError> {
+        Self::start_for(namespace, interface, |_| true)
+    }
+
+    /// As [`start`](Self::start), for those packets only: a long capture keeps what matters.
+    pub fn start_for(
+        namespace: &Namespace,
+        interface: &str,
+        wanted: impl Fn(&Seen) -> bool + Send + 'static,
+    ) -> Result<Self, LabError> {
         let failed = |errno: Errno| LabError::socket(format!("a capture of {interface}"), errno);
         let (fd, index) = namespace
             .run(|| {
@@ -99,7 +108,8 @@ impl Capture {
                 match recvfrom::<LinkAddr>(fd.as_raw_fd(), &mut buffer) {
                     // The socket hears all interfaces of the namespace.
                     Ok((length, Some(from))) if from.ifindex() == index => {
-                        if let Some(seen) = read(&buffer[..length], from.pkttype() == OUTGOING) {
+                        let seen = read(&buffer[..length], from.pkttype() == OUTGOING);
+                        if let Some(seen) = seen.filter(|seen| wanted(seen)) {
                             let mut log = log_in.lock().unwrap_or_else(PoisonError::into_inner);
                             log.total += 1;
                             if log.kept.len() < KEPT_MAX {
@@ -169,8 +179,10 @@ fn read(packet: &[u8], outgoing: bool) -> Option<Seen> {
             }
             _ => return None,
         };
+    // A later fragment has payload where a port would be.
+    let later = packet[0] >> 4 == 4 && (packet[6] & 0x1f, packet[7]) != (0, 0);
     let port = |at: usize| match (protocol, packet.get(at..at + 2)) {
-        (6 | 17, Some(bytes)) => u16::from_be_bytes([bytes[0], bytes[1]]),
+        (6 | 17, Some(bytes)) if !later => u16::from_be_bytes([bytes[0], bytes[1]]),
         _ => 0,
     };
     Some(Seen {

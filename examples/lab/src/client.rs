@@ -26,7 +26,10 @@ pub fn http_get(site: IpAddr, path: &str) -> io::Result<String> {
 
 /// As [`http_get`], with a time limit for each step (connect, write, read).
 pub fn http_get_within(site: IpAddr, path: &str, limit: Duration) -> io::Result<String> {
-    let address = SocketAddr::new(site, 80);
+    get(SocketAddr::new(site, 80), path, limit)
+}
+
+fn get(address: SocketAddr, path: &str, limit: Duration) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, limit)?;
     stream.set_read_timeout(Some(limit))?;
     stream.set_write_timeout(Some(limit))?;
@@ -47,7 +50,12 @@ pub fn http_get_within(site: IpAddr, path: &str, limit: Duration) -> io::Result<
 
 /// The region a site names in its answer.
 pub fn region_of(site: IpAddr) -> io::Result<String> {
-    let body = http_get(site, "/")?;
+    region_at(site, 80)
+}
+
+/// As [`region_of`], at port 80 or 8080.
+pub fn region_at(site: IpAddr, port: u16) -> io::Result<String> {
+    let body = get(SocketAddr::new(site, port), "/", ANSWER_LIMIT)?;
     body.split("\"region\": \"")
         .nth(1)
         .and_then(|rest| rest.split('"').next())

@@ -19,7 +19,7 @@ use vpn_p2p::{WgQuick, WireGuardOptions, WireGuardTransport};
 
 use crate::error::LabError;
 use crate::namespace::{Namespace, RuntimeHandle};
-use crate::provider::{Keys, RegionPlan, TUNNEL_MTU};
+use crate::provider::{Keys, RegionPlan};
 
 /// Making a TUN and a socket takes milliseconds.
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -28,7 +28,7 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 const BATCH: usize = 64;
 
 /// The server's interface, in every region: the namespace tells them apart.
-const INTERFACE: &str = "wg0";
+pub(crate) const INTERFACE: &str = "wg0";
 
 /// A running server. Dropping it closes its TUN and its socket.
 #[derive(Debug)]
@@ -48,13 +48,14 @@ impl InProcess {
         let counter = Arc::clone(&wrong_source);
         let label = format!("the server of {}", plan.name);
         let (ready, started) = mpsc::channel();
+        let mtu = plan.mtu;
         let runtime = namespace.runtime(move || async move {
-            match open(&settings) {
+            match open(&settings, mtu) {
                 Ok((tunnel, device)) => {
                     let _ = ready.send(Ok(()));
                     tokio::select! {
-                        _ = from_client(&tunnel, &device, &counter) => {}
-                        _ = to_client(&tunnel, &device) => {}
+                        _ = from_client(&tunnel, &device, &counter, mtu) => {}
+                        _ = to_client(&tunnel, &device, mtu) => {}
                     }
                 }
                 Err(cause) => {
@@ -78,10 +79,10 @@ impl InProcess {
     }
 }
 
-fn open(settings: &str) -> io::Result<(WireGuardTransport, AsyncDevice)> {
+fn open(settings: &str, mtu: u16) -> io::Result<(WireGuardTransport, AsyncDevice)> {
     let device = DeviceBuilder::new()
         .name(INTERFACE)
-        .mtu(TUNNEL_MTU)
+        .mtu(mtu)
         .build_async()?;
     let config = WgQuick::parse("server", settings).map_err(io::Error::other)?;
     let tunnel = WireGuardTransport::new(config, Arc::new(Inside), WireGuardOptions::default())
@@ -94,8 +95,9 @@ async fn from_client(
     tunnel: &WireGuardTransport,
     device: &AsyncDevice,
     wrong_source: &AtomicU64,
+    mtu: u16,
 ) -> Result<(), TransportError> {
-    let mut batch = PacketBatch::new(BATCH, usize::from(TUNNEL_MTU));
+    let mut batch = PacketBatch::new(BATCH, usize::from(mtu));
     loop {
         tunnel.readable().await?;
         let mut drops = DropCounters::default();
@@ -114,8 +116,9 @@ async fn from_client(
 async fn to_client(
     tunnel: &WireGuardTransport,
     device: &AsyncDevice,
+    mtu: u16,
 ) -> Result<(), TransportError> {
-    let mut batch = PacketBatch::new(BATCH, usize::from(TUNNEL_MTU));
+    let mut batch = PacketBatch::new(BATCH, usize::from(mtu));
     let mut buffer = vec![0; 65_536];
     let mut drops = DropCounters::default();
     loop {

@@ -72,7 +72,7 @@ impl LabPlan {
 
     /// The programs this plan needs, for [`missing`](crate::missing).
     pub fn programs(&self) -> Vec<&'static str> {
-        let mut programs = vec!["bridge"];
+        let mut programs = vec!["bridge", "nft"];
         for region in &self.regions {
             programs.extend(region.kind.programs());
         }
@@ -180,32 +180,29 @@ impl ProviderLab {
         Capture::start(&self.gateway, "p-client")
     }
 
+    /// Starts to watch the client's cable for packets of apps: those that are no tunnel's and no
+    /// neighbours' business.
+    pub fn capture_direct(&self) -> Result<Capture, LabError> {
+        let endpoints = self.endpoints();
+        let apps = move |seen: &Seen| is_of_app(seen, &endpoints);
+        Capture::start_for(&self.gateway, "p-client", apps)
+    }
+
     /// Of what a capture of the client's cable saw, that which is no tunnel's and no neighbour's
     /// business: packets of apps on the direct path.
     pub fn went_direct(&self, seen: &[Seen]) -> Vec<Seen> {
-        let of_tunnels = |packet: &&Seen| {
-            let server = if packet.outgoing {
-                packet.source
-            } else {
-                packet.destination
-            };
-            packet.protocol == 17
-                && server.port() == PORT
-                && self.regions.iter().any(|region| {
-                    server.ip() == IpAddr::from(region.plan().underlay4())
-                        || server.ip() == IpAddr::from(region.plan().underlay6())
-                })
+        let endpoints = self.endpoints();
+        let apps = seen.iter().filter(|seen| is_of_app(seen, &endpoints));
+        apps.copied().collect()
+    }
+
+    /// Where the regions' servers are.
+    fn endpoints(&self) -> Vec<IpAddr> {
+        let of_region = |region: &Provider| -> [IpAddr; 2] {
+            let plan = region.plan();
+            [plan.underlay4().into(), plan.underlay6().into()]
         };
-        // Neighbour discovery, and group membership (IGMP; MLD behind a hop-by-hop header).
-        let of_neighbours = |packet: &&Seen| {
-            matches!(packet.protocol, 0 | 2 | 58)
-                && (is_group_or_none(packet.destination.ip())
-                    || is_on_link(packet.source.ip()) && is_on_link(packet.destination.ip()))
-        };
-        seen.iter()
-            .filter(|packet| !of_tunnels(packet) && !of_neighbours(packet))
-            .copied()
-            .collect()
+        self.regions.iter().flat_map(of_region).collect()
     }
 
     /// Starts a stock `wireguard-go` client for a region in the client's namespace, with its
@@ -229,6 +226,22 @@ impl ProviderLab {
             .tool("bridge", &format!("link set dev p-{name} state {state}"))
             .map(|_| ())
     }
+}
+
+/// Whether a packet on the client's cable is neither of a tunnel nor of the neighbours' business.
+fn is_of_app(packet: &Seen, endpoints: &[IpAddr]) -> bool {
+    let server = if packet.outgoing {
+        packet.source
+    } else {
+        packet.destination
+    };
+    let of_tunnel =
+        packet.protocol == 17 && server.port() == PORT && endpoints.contains(&server.ip());
+    // Neighbour discovery, and group membership (IGMP; MLD behind a hop-by-hop header).
+    let of_neighbours = matches!(packet.protocol, 0 | 2 | 58)
+        && (is_group_or_none(packet.destination.ip())
+            || is_on_link(packet.source.ip()) && is_on_link(packet.destination.ip()));
+    !of_tunnel && !of_neighbours
 }
 
 fn is_group_or_none(ip: IpAddr) -> bool {

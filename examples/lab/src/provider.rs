@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::capture::Capture;
 use crate::error::LabError;
 use crate::in_process::InProcess;
 use crate::key::{KeyPair, preshared_base64};
@@ -17,7 +18,7 @@ use crate::wireguard_go::WireguardGo;
 /// The UDP port every region's server listens on.
 pub(crate) const PORT: u16 = 51_820;
 
-/// Largest packet inside the tunnels, in bytes.
+/// Largest packet inside the tunnels, in bytes, unless the plan says otherwise.
 pub(crate) const TUNNEL_MTU: u16 = 1420;
 
 /// Which program is the server.
@@ -60,6 +61,12 @@ pub struct RegionPlan {
     pub own_resolver: bool,
     /// The server.
     pub kind: ProviderKind,
+    /// Largest packet inside the tunnel, in bytes, at both ends. Default 1420.
+    pub mtu: u16,
+    /// Whether the client's file names the MTU. Default yes; else the client has to find it.
+    pub mtu_in_profile: bool,
+    /// Further addresses of the site, which other regions may have as well: a branch office, say.
+    pub also_at: Vec<IpAddr>,
 }
 
 impl RegionPlan {
@@ -73,6 +80,9 @@ impl RegionPlan {
             preshared: false,
             own_resolver: false,
             kind: ProviderKind::default(),
+            mtu: TUNNEL_MTU,
+            mtu_in_profile: true,
+            also_at: Vec::new(),
         }
     }
 
@@ -118,7 +128,7 @@ impl RegionPlan {
         if let Some(gateway) = self.gateway6() {
             namespace.add_address(interface, gateway.into(), 64)?;
         }
-        namespace.ip(&format!("link set {interface} up mtu {TUNNEL_MTU}"))
+        namespace.ip(&format!("link set {interface} up mtu {}", self.mtu))
     }
 
     /// The addresses a packet of the client must carry, as AllowedIPs.
@@ -139,6 +149,7 @@ pub(crate) const fn last_group(number: u8) -> u16 {
 pub(crate) fn site_of(region: &str, number: u8, resolvers: Vec<IpAddr>, on_lo: bool) -> Site {
     Site {
         region: region.to_owned(),
+        also_at: Vec::new(),
         own4: Ipv4Addr::new(203, 0, 113, 20 + number),
         own6: Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, last_group(number)),
         resolvers,
@@ -170,6 +181,15 @@ impl fmt::Debug for Preshared {
         f.write_str("Preshared(..)")
     }
 }
+
+/// What leaves a region by its cable has the region's own address.
+const MASQUERADE: &str = "table inet region {
+    chain out {
+        type nat hook postrouting priority srcnat
+        iifname != \"lo\" oifname \"eth0\" masquerade
+    }
+}
+";
 
 #[derive(Debug)]
 enum Server {
@@ -221,7 +241,12 @@ impl Provider {
             &["203.0.113.0/24", "198.18.0.0/15", "2001:db8:113::/64"],
         )?;
         let resolvers = vec![SHARED_DNS.into(), plan.own_dns().into()];
-        let services = site_of(&plan.name, plan.number, resolvers, true).start(&namespace)?;
+        // One provider can be reached through another, as on the internet.
+        namespace.forward()?;
+        namespace.packet_filter(MASQUERADE)?;
+        let mut site = site_of(&plan.name, plan.number, resolvers, true);
+        site.also_at.clone_from(&plan.also_at);
+        let services = site.start(&namespace)?;
         Ok(Self {
             plan,
             profile,
@@ -264,6 +289,15 @@ impl Provider {
         }
     }
 
+    /// Starts to capture what crosses the tunnel, decrypted.
+    pub fn capture(&self) -> Result<Capture, LabError> {
+        let interface = match &self.server {
+            Server::InProcess(_) => crate::in_process::INTERFACE,
+            Server::WireguardGo(server) => server.interface(),
+        };
+        Capture::start(&self.namespace, interface)
+    }
+
     /// How many packets arrived through the tunnel with a source that was not handed out. They
     /// were dropped.
     pub fn drops(&self) -> Result<u64, LabError> {
@@ -275,6 +309,10 @@ impl Provider {
 }
 
 fn client_profile(plan: &RegionPlan, keys: &Keys) -> String {
+    let mtu = match plan.mtu_in_profile {
+        true => format!("MTU = {}\n", plan.mtu),
+        false => String::new(),
+    };
     let dns = if plan.own_resolver {
         plan.own_dns()
     } else {
@@ -285,7 +323,7 @@ fn client_profile(plan: &RegionPlan, keys: &Keys) -> String {
         None => "0.0.0.0/0",
     };
     format!(
-        "# Region {}\n[Interface]\nPrivateKey = {}\nAddress = {}\nDNS = {dns}\nMTU = {TUNNEL_MTU}\n\n\
+        "# Region {}\n[Interface]\nPrivateKey = {}\nAddress = {}\nDNS = {dns}\n{mtu}\n\
          [Peer]\nPublicKey = {}\n{}AllowedIPs = {everything}\nEndpoint = {}:{PORT}\n\
          PersistentKeepalive = 25\n",
         plan.name,

@@ -19,6 +19,9 @@ use crate::namespace::{Namespace, RuntimeHandle};
 /// Connections served at once by one listener; further ones wait in the kernel's backlog.
 const CONNECTIONS: usize = 512;
 
+/// Ports of HTTP: two, so that one client has ports enough for many short connections.
+const HTTP_PORTS: [u16; 2] = [80, 8080];
+
 /// How long a connection may be idle.
 const IDLE: Duration = Duration::from_secs(30);
 
@@ -40,6 +43,8 @@ pub struct Site {
     pub own4: Ipv4Addr,
     /// The same in IPv6.
     pub own6: Ipv6Addr,
+    /// Further addresses.
+    pub also_at: Vec<IpAddr>,
     /// The addresses its resolver listens on, besides nothing else.
     pub resolvers: Vec<IpAddr>,
     /// Which of those have to be put on `lo` first.
@@ -49,14 +54,15 @@ pub struct Site {
 impl Site {
     /// Puts the site's addresses on `lo` and starts its services; they end with the handle.
     pub fn start(self, namespace: &Namespace) -> Result<RuntimeHandle, LabError> {
-        let addresses: [IpAddr; 4] = [
+        let mut addresses: Vec<IpAddr> = vec![
             SITE4.into(),
             SITE6.into(),
             self.own4.into(),
             self.own6.into(),
         ];
-        for address in addresses {
-            add_host_address(namespace, address)?;
+        addresses.extend(&self.also_at);
+        for address in &addresses {
+            add_host_address(namespace, *address)?;
         }
         if self.resolvers_on_lo {
             for address in &self.resolvers {
@@ -90,14 +96,18 @@ impl Sockets {
                 .and_then(|socket| socket.set_nonblocking(true).map(|()| socket))
                 .map_err(|cause| LabError::socket(format!("a UDP service at {at}"), cause))
         };
-        let tcp = |address: &IpAddr| {
-            let at = SocketAddr::new(*address, 80);
+        let tcp = |(address, port): (&IpAddr, u16)| {
+            let at = SocketAddr::new(*address, port);
             TcpListener::bind(at)
                 .and_then(|socket| socket.set_nonblocking(true).map(|()| socket))
                 .map_err(|cause| LabError::socket(format!("an HTTP service at {at}"), cause))
         };
         Ok(Self {
-            http: addresses.iter().map(tcp).collect::<Result<_, _>>()?,
+            http: addresses
+                .iter()
+                .flat_map(|address| HTTP_PORTS.map(|port| (address, port)))
+                .map(tcp)
+                .collect::<Result<_, _>>()?,
             echo: addresses
                 .iter()
                 .map(|address| udp(address, 7))

@@ -46,6 +46,8 @@ pub fn play() {
                     format!("{}*{}", answers.join("+"), held.len())
                 });
             }
+            "stream" => stream(count),
+            "many" => println!("app: many {}", many(count)),
             _ => (0..count).for_each(|_| println!("app: {what} {}", said(once(what)))),
         }
     }
@@ -60,9 +62,116 @@ fn once(what: &str) -> std::io::Result<String> {
         "short6" => client::http_get_within(v6, "/", SHORT),
         "echo4" => client::udp_echo(v4, "x").map(|text| text.replace(" x", "")),
         "echo6" => client::udp_echo(v6, "x").map(|text| text.replace(" x", "")),
+        "large4" => large(v4),
+        "large6" => large(v6),
+        "bulk4" => bulk(v4),
+        "bulk6" => bulk(v6),
+        "closed4" => closed(v4),
+        "closed6" => closed(v6),
+        "refused6" => refused(v6),
         "dns" => client::dns_txt(RESOLVER.into(), "whoami.test"),
-        other => panic!("what is {other}?"),
+        other => match other.strip_prefix("at:").and_then(|site| site.parse().ok()) {
+            Some(site) => client::region_of(site),
+            None => panic!("what is {other}?"),
+        },
     }
+}
+
+/// A datagram of 8,000 bytes there and back.
+fn large(site: IpAddr) -> std::io::Result<String> {
+    let text: String = ('a'..='z').cycle().take(8_000).collect();
+    let answer = client::udp_echo(site, &text)?;
+    match answer.split_once(' ') {
+        Some((region, echoed)) if echoed == text => Ok(region.to_owned()),
+        _ => Err(std::io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// A megabyte over one connection.
+fn bulk(site: IpAddr) -> std::io::Result<String> {
+    let body = client::http_get(site, "/bytes/1000000")?;
+    match body.len() {
+        1_000_000 => client::region_of(site),
+        _ => Err(std::io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+/// A datagram to a port nobody listens on: the network says so.
+fn closed(site: IpAddr) -> std::io::Result<String> {
+    let any: std::net::SocketAddr = match site {
+        IpAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
+        IpAddr::V6(_) => ([0u16; 8], 0).into(),
+    };
+    let socket = std::net::UdpSocket::bind(any)?;
+    socket.connect((site, 9_999))?;
+    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+    socket.send(b"anybody?")?;
+    match socket.recv(&mut [0; 64]) {
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+            Ok("refused".to_owned())
+        }
+        Err(error) => Err(error),
+        Ok(_) => Err(std::io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// A connection that the host itself refuses, at once.
+fn refused(site: IpAddr) -> std::io::Result<String> {
+    let begun = std::time::Instant::now();
+    match TcpStream::connect_timeout(&(site, 80).into(), Duration::from_secs(2)) {
+        Err(error)
+            if error.kind() != std::io::ErrorKind::TimedOut
+                && begun.elapsed() < Duration::from_millis(500) =>
+        {
+            Ok("unreachable".to_owned())
+        }
+        Err(error) => Err(error),
+        Ok(_) => Err(std::io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// So many short connections, spread over four destinations: how many went where.
+fn many(count: usize) -> String {
+    let mut answers = std::collections::BTreeMap::<String, usize>::new();
+    let v4: IpAddr = SITE4.into();
+    let v6: IpAddr = SITE6.into();
+    for turn in 0..count {
+        let (site, port) = [(v4, 80), (v6, 80), (v4, 8080), (v6, 8080)][turn % 4];
+        *answers
+            .entry(said(client::region_at(site, port)))
+            .or_default() += 1;
+    }
+    let told: Vec<String> = answers
+        .iter()
+        .map(|(who, n)| format!("{who}*{n}"))
+        .collect();
+    told.join("+")
+}
+
+/// Connections that carry a few megabytes each, a part of it per line of input.
+fn stream(count: usize) {
+    let mut held: Vec<TcpStream> = (0..count).filter_map(|_| connect().ok()).collect();
+    each_line(|| {
+        let mut regions: Vec<String> = held
+            .iter_mut()
+            .map(|stream| said(body_on(stream, 500_000).and_then(|()| region_on(stream))))
+            .collect();
+        regions.dedup();
+        regions.join("+")
+    });
+}
+
+/// One more body of this length on the same connection.
+fn body_on(stream: &mut TcpStream, length: usize) -> std::io::Result<()> {
+    write!(stream, "GET /bytes/{length} HTTP/1.1\r\nHost: site\r\n\r\n")?;
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body)
 }
 
 fn said(answer: std::io::Result<String>) -> String {

@@ -26,6 +26,16 @@ pub struct Lab {
 impl Lab {
     /// `None` where the machine lacks something for it.
     pub fn start(plan: LabPlan, top: &str, dns: &str) -> Option<Self> {
+        Self::start_with(plan, top, dns, |_| String::new())
+    }
+
+    /// As [`start`](Self::start), with further keys for each tunnel.
+    pub fn start_with(
+        plan: LabPlan,
+        top: &str,
+        dns: &str,
+        of_tunnel: impl Fn(&str) -> String,
+    ) -> Option<Self> {
         let mut programs = plan.programs();
         programs.push("ping");
         if vpn_lab::skip(&programs) {
@@ -33,10 +43,11 @@ impl Lab {
         }
         let lab = ProviderLab::start(plan).expect("a lab");
         let site = Site::new();
-        let mut text = format!("rules = \"rules.db\"\n{top}\n[dns]\n{dns}\n");
+        let mut text = format!("rules = \"rules.db\"\n{top}\n[dns]\n{dns}\n\n");
         for region in lab.regions() {
             let (name, file) = (region.name(), region.profile().display());
             text.push_str(&format!("[tunnel.{name}]\nwireguard = \"{file}\"\n"));
+            text.push_str(&of_tunnel(name));
         }
         site.write("multi-region.toml", &text);
         // Ping sockets for everybody, as distributions have it.

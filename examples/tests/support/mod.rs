@@ -6,6 +6,7 @@
 pub mod app;
 pub mod lab;
 pub mod place;
+pub mod traffic;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
