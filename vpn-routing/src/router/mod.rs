@@ -314,6 +314,7 @@ impl Router {
                 };
                 self.rules = rules;
                 self.end_moved(now);
+                self.update_plan();
                 self.release_redirected(now);
             }
             Update::Tunnel(tunnel, state) => self.tunnel_state(now, tunnel, state),
@@ -563,6 +564,7 @@ impl Router {
             addresses: self.allocator.plan_addresses(),
             dns: self.config.resolvers.iter().copied().collect(),
             mtu: self.tunnels.smallest_mtu().unwrap_or(self.plan.mtu),
+            bypass: self.rules.bypass().to_vec(),
             ..InterfacePlan::default()
         };
         // The resolvers of tunnels are reached through the device like everything else; the

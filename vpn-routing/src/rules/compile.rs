@@ -5,10 +5,11 @@ use std::path::Path;
 use hashbrown::HashMap;
 use ipnet::IpNet;
 use vpn_core::{
-    Action, DropReason, Generation, OnDown, Owner, OwnerDetail, OwnerMatch, Rule, RuleMatch,
-    RuleSnapshot,
+    Action, Bypass, DropReason, Generation, OnDown, Owner, OwnerDetail, OwnerMatch, Rule,
+    RuleMatch, RuleSnapshot,
 };
 
+use super::bypass::bypass;
 use super::decide::Target;
 use super::entry::{Entry, Sources};
 use super::error::RuleError;
@@ -41,6 +42,7 @@ pub struct CompiledRules {
     pub(super) process_flows: Who,
     default: Target,
     wants: Option<OwnerDetail>,
+    bypass: Vec<Bypass>,
     problems: Vec<RuleError>,
 }
 
@@ -92,6 +94,11 @@ impl CompiledRules {
             sources.push(of_rule);
         }
         compiled.index(&sources);
+        if let Some(direct) = names.direct()
+            && snapshot.filters.is_empty()
+        {
+            compiled.bypass = bypass(&compiled.entries, default, direct);
+        }
         Ok(compiled)
     }
 
@@ -112,6 +119,13 @@ impl CompiledRules {
     /// What is wrong with the rules; they block what they match.
     pub fn problems(&self) -> &[RuleError] {
         &self.problems
+    }
+
+    /// What need not enter the device, in order: for
+    /// [`InterfacePlan::bypass`](vpn_core::InterfacePlan::bypass). Empty without a direct tunnel,
+    /// and while a packet filter is in force.
+    pub fn bypass(&self) -> &[Bypass] {
+        &self.bypass
     }
 
     /// What decides flows that no rule matches.
@@ -185,6 +199,7 @@ impl CompiledRules {
             process_flows: Who::default(),
             default,
             wants: None,
+            bypass: Vec::new(),
             problems: Vec::new(),
         }
     }

@@ -65,6 +65,12 @@ impl Entry {
         )
     }
 
+    /// What precedence compares among all rules, an input interface apart.
+    pub(super) fn precedence(&self) -> (bool, u8, Rank) {
+        let source = self.matches.source.map_or(0, |net| net.prefix_len() + 1);
+        (self.matches.owner.is_some(), source, self.rank())
+    }
+
     /// Whether the rule is for this flow, its owner and source apart.
     pub(super) fn matches(&self, question: Question<'_>) -> bool {
         self.matches.matches_flow(question.flow)

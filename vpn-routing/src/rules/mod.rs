@@ -37,6 +37,7 @@
 //! this host, which no socket here owns.
 //! Before the first rules were loaded, everything is blocked.
 
+mod bypass;
 mod cache;
 mod compile;
 mod decide;
@@ -51,6 +52,7 @@ mod table;
 mod tests;
 mod who;
 
+pub use bypass::MAX_BYPASS;
 pub use cache::{RuleCache, RuleReader, RuleStats};
 pub use compile::{CompiledRules, MAX_RULES};
 pub use decide::{Decision, Target};

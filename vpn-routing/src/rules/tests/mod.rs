@@ -1,5 +1,6 @@
 //! Precedence against a naive oracle, failing closed, and explanations.
 
+mod around;
 #[cfg(feature = "tokio")]
 mod feed;
 mod names;

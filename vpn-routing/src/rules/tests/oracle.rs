@@ -72,7 +72,7 @@ fn any_net() -> impl Strategy<Value = ipnet::IpNet> {
 
 const NAMES: [&str; 5] = ["a.b.test", "b.test", "c.b.test", "test", "x.a.b.test"];
 
-fn any_match() -> impl Strategy<Value = RuleMatch> {
+pub(super) fn any_match() -> impl Strategy<Value = RuleMatch> {
     let owner = prop_oneof![
         Just(None),
         (0u32..3).prop_map(|uid| Some(OwnerMatch::Uid(uid))),
@@ -115,7 +115,7 @@ fn any_match() -> impl Strategy<Value = RuleMatch> {
         )
 }
 
-fn any_flow() -> impl Strategy<Value = FlowKey> {
+pub(super) fn any_flow() -> impl Strategy<Value = FlowKey> {
     let protocol = prop_oneof![
         Just(Protocol::TCP),
         Just(Protocol::UDP),
