@@ -5,9 +5,11 @@
 //! | [`own_device`] | packets from somewhere else than a kernel TUN |
 //! | [`own_transport`] | a tunnel protocol of your own |
 //! | [`own_rule_source`] | rules from your own store |
+//! | [`conformance`] | whether your implementation keeps the contract |
 //! | [`tuning`] | batch sizes, buffers, offload |
 //! | [`troubleshooting`] | symptoms, and where to look |
 
+pub mod conformance;
 pub mod own_device;
 pub mod own_rule_source;
 pub mod own_transport;

@@ -4,10 +4,12 @@
 //! |---|---|
 //! | [`memory_device`] | a [`TunDevice`](crate::TunDevice) and the applications behind it |
 //! | [`memory_transport`] | a [`TunnelTransport`](crate::TunnelTransport) and the far end |
+//! | [`MemoryDirectory`] | a [`PeerDirectory`](crate::PeerDirectory) |
 //! | [`Faulty`] | a bad network around either: loss, delay, reordering, by seed |
 //! | [`PcapTap`] | a capture file around either |
 //! | [`VirtualClock`] | time |
 //! | [`build`] | packets with right checksums, fragments, super-packets |
+//! | [`conformance`] | whether an implementation of a trait keeps its contract |
 //! | [`verify_checksums`] | the oracle: every checksum computed anew |
 //!
 //! Nothing here needs a runtime: the synchronous halves work from a plain `#[test]`, and the
@@ -27,7 +29,9 @@
 
 pub mod build;
 mod clock;
+pub mod conformance;
 mod device;
+mod directory;
 mod faulty;
 mod pcap;
 mod queue;
@@ -36,6 +40,7 @@ mod verify;
 
 pub use clock::VirtualClock;
 pub use device::{AppSide, MemoryDevice, memory_device, memory_device_with};
+pub use directory::MemoryDirectory;
 pub use faulty::{Faults, Faulty};
 pub use pcap::PcapTap;
 pub use queue::InjectError;
