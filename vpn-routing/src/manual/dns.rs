@@ -55,6 +55,9 @@
 //!
 //! # What it cannot do
 //!
+//! * Whoever answers for a domain says which addresses it has, those of other sites and of your own
+//!   networks included. A rule that sends a domain into a tunnel sends its apps' flows to any such
+//!   address there. A rule that must hold whatever DNS says names addresses.
 //! * Queries inside TLS, HTTPS or QUIC (ports 853 and 443: DoT, DoH, DoQ) are neither steered nor
 //!   read; they follow the app's rule like other traffic, and rules with domains do not see them.
 //!   Block port 853, and switch DoH off in browsers, where that matters.

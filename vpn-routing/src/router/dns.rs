@@ -194,8 +194,8 @@ impl Router {
         dns && resolves(flow.dst())
     }
 
-    /// A query on a flow in the table that asked for other names before. `None`: it goes where
-    /// they went.
+    /// A query on a DNS flow in the table, which may have asked for other names, under other rules,
+    /// before. `None`: it goes where they went.
     pub(super) fn redirect_query(
         &mut self,
         now: Stamp,
@@ -204,9 +204,6 @@ impl Router {
         owner_asked: Option<OwnerDetail>,
     ) -> Option<Outcome> {
         let conn = self.conns.get(id)?;
-        if conn.dns == DnsFlow::No {
-            return None;
-        }
         let owner = self.owners.get(conn.owner);
         let needs = self.needs_owner(now, &conn.device, asking.name());
         if !knows_enough(needs, owner) && owner_asked < needs {
@@ -223,7 +220,10 @@ impl Router {
                 Some(self.replace_flow(now, id, asking, known))
             }
             Way::Through(_) => {
-                self.conns.get_mut(id)?.rule = decision.rule;
+                let generation = self.generation;
+                let conn = self.conns.get_mut(id)?;
+                conn.generation = generation;
+                conn.rule = decision.rule;
                 None
             }
         }
@@ -255,22 +255,8 @@ impl Router {
         }
     }
 
-    /// The name that an answer on a DNS flow is about.
-    pub(super) fn answered_name(
-        &self,
-        id: ConnId,
-        parsed: &Parsed,
-        packet: &Packet,
-    ) -> Option<DomainName> {
-        let conn = self.conns.get(id)?;
-        match conn.dns {
-            DnsFlow::No => None,
-            _ => Message::read(datagram(parsed, packet))?.question().name(),
-        }
-    }
-
-    /// A packet came back on a flow: if answers count there, it must be one that is waited for.
-    #[inline]
+    /// A packet came back on a DNS flow: if answers count there, it must be one that is waited for;
+    /// and the name it is about must not be blocked by now.
     pub(super) fn take_answer(
         &mut self,
         now: Stamp,
@@ -282,7 +268,11 @@ impl Router {
             Some(conn) if conn.dns != DnsFlow::No && parsed.message == Kind::Udp => {
                 let (device, tunnel) = (conn.device, conn.tunnel);
                 let steered = conn.dns == DnsFlow::Steered;
-                self.take_answers(now, &device, tunnel, steered, parsed, packet)
+                self.take_answers(now, &device, tunnel, steered, parsed, packet)?;
+                let answer = Message::read(datagram(parsed, packet));
+                let name = answer.and_then(|answer| answer.question().name());
+                self.blocked_since(now, id, name.as_ref())
+                    .map_or(Ok(()), Err)
             }
             _ => Ok(()),
         }

@@ -4,7 +4,7 @@ use vpn_core::packet::{Message, Packet};
 use vpn_core::{DropReason, TunnelId};
 
 use super::Router;
-use crate::conn::Stamp;
+use crate::conn::{DnsFlow, Stamp};
 
 impl Router {
     /// Routes one packet. Returns it if its buffer is free again.
@@ -59,17 +59,14 @@ impl Router {
             .conns
             .find_inbound(tunnel, &parsed.flow)
             .ok_or(DropReason::Unsolicited)?;
-        let stale = self
-            .conns
-            .get(id)
-            .is_some_and(|c| c.generation != self.generation);
-        if stale {
-            let asked = self.answered_name(id, &parsed, packet);
-            if let Some(reason) = self.blocked_since(now, id, asked.as_ref()) {
-                return Err(reason);
-            }
+        let conn = self.conns.get(id).ok_or(DropReason::Unsolicited)?;
+        if conn.dns != DnsFlow::No {
+            self.take_answer(now, id, &parsed, packet)?;
+        } else if conn.generation != self.generation
+            && let Some(reason) = self.blocked_since(now, id, None)
+        {
+            return Err(reason);
         }
-        self.take_answer(now, id, &parsed, packet)?;
         let conn = self.conns.get_mut(id).ok_or(DropReason::Unsolicited)?;
         conn.saw_inbound(now, parsed.message);
         if let Some((_, back)) = &conn.translation.source {

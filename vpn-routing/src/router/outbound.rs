@@ -208,12 +208,14 @@ impl Router {
         let Some(conn) = self.conns.get_mut(id) else {
             return Drop(DropReason::FlowTableFull, None);
         };
-        if conn.generation != self.generation
-            && let Some(outcome) = self.revalidate(now, id, parsed, known)
-        {
-            return outcome;
-        }
-        match self.redirect_query(now, id, parsed, owner_asked) {
+        let redirected = if conn.dns != DnsFlow::No {
+            self.redirect_query(now, id, parsed, owner_asked)
+        } else if conn.generation != self.generation {
+            self.revalidate(now, id, parsed, known)
+        } else {
+            None
+        };
+        match redirected {
             Some(outcome) => outcome,
             None => self.pass(now, id, parsed),
         }
@@ -300,7 +302,7 @@ impl Router {
             match known {
                 Known::Answer(asked, owner) if asked >= needs => {
                     // Only a rule that names its source decides what nobody owns.
-                    let nobodys = owner.is_none().then(|| conn.device);
+                    let nobodys = owner.is_none().then_some(conn.device);
                     if let Some(flow) = nobodys
                         && let Target::Block(reason) =
                             self.decision(now, None, &flow, parsed.name()).action
@@ -374,7 +376,10 @@ impl Router {
         let decision = self.decision(now, owner, &conn.device, asked);
         match self.resolve(&decision, &conn.device, owner) {
             Way::Block(reason) => {
-                self.remove_flow(id);
+                // One name is blocked; other queries of the socket still wait for their answers.
+                if conn.dns == DnsFlow::No {
+                    self.remove_flow(id);
+                }
                 return Some(reason);
             }
             Way::Through(tunnel) if tunnel == conn.tunnel => {

@@ -34,6 +34,25 @@ fn each_app_asks_the_resolver_of_its_tunnel() {
     assert_eq!((status.pending, status.names), (0, 2));
 }
 
+/// One socket asks two addresses that are steered to one resolver: each is answered from where it
+/// was asked, though both questions are the same.
+#[test]
+fn two_addresses_that_lead_to_one_resolver_stay_apart() {
+    let mut world = two_regions();
+    let (question, right) = (query(7, "example.com", A), answer(7, "example.com", A, &[]));
+    let asked = [VIRTUAL, FR.1];
+    for to in asked {
+        ask(&mut world, 1001, 1, to, &question);
+    }
+    let sent = world.sent("uk");
+    let ports: Vec<u16> = sent.iter().map(|bytes| flow_of(bytes).src_port()).collect();
+    assert_ne!(ports[0], ports[1]);
+    for (to, port) in asked.into_iter().zip(ports) {
+        reply(&mut world, "uk", port, &right);
+        assert_eq!(world.delivered(), [udp((to, 53), (APP, 1), &right)]);
+    }
+}
+
 #[test]
 fn an_answer_that_was_not_asked_for_is_dropped_and_counted() {
     let right = answer(7, "example.com", A, &[]);

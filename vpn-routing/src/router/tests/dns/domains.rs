@@ -220,6 +220,27 @@ fn an_answer_under_new_rules_is_judged_by_its_name() {
     assert_eq!(world.delivered().len(), 1);
 }
 
+/// A name that is blocked by now: its answer does not pass, and disturbs no other of the socket's.
+#[test]
+fn an_answer_about_a_name_that_is_blocked_since_is_dropped_alone() {
+    let mut world = two_regions();
+    for (id, name) in [(1, "a.example"), (2, "b.example"), (3, "c.example")] {
+        ask(&mut world, 1001, 1, VIRTUAL, &query(id, name, A));
+    }
+    world.rule_for_domain(1001, "b.example", "block");
+    ask(&mut world, 1001, 1, VIRTUAL, &query(4, "b.example", A));
+    assert_eq!(world.sent("uk").len(), 3);
+    for (id, name, passes) in [
+        (1, "a.example", 1),
+        (2, "b.example", 0),
+        (3, "c.example", 1),
+    ] {
+        reply(&mut world, "uk", 1, &answer(id, name, A, &[]));
+        assert_eq!(world.delivered().len(), passes, "{name}");
+    }
+    assert_eq!(world.drops(DropReason::BlockedByRule), 2);
+}
+
 /// Queries wait for a connecting tunnel and are decided again, each by its own name, when rules
 /// change meanwhile.
 #[test]

@@ -3,6 +3,7 @@
 
 mod answers;
 mod domains;
+mod model;
 
 use vpn_core::{DropReason, Protocol};
 
