@@ -93,7 +93,9 @@ reasons! {
     QueueFull => "queue_full",
     /// Larger than the tunnel carries.
     TooBig => "too_big",
-    /// From a tunnel, and not an answer to any flow of that tunnel.
+    /// An inbound rule has admitted as many flows as one may.
+    InboundQuota => "inbound_quota",
+    /// From a tunnel, and neither an answer to a flow of that tunnel nor admitted by a rule.
     Unsolicited => "unsolicited",
     /// From a tunnel, with a source or destination that the tunnel may not use.
     AddressNotAllowed => "address_not_allowed",

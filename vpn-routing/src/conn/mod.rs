@@ -217,6 +217,11 @@ impl ConnTable {
         self.by_device.is_empty()
     }
 
+    /// Whether a new flow needs the place of another.
+    pub fn is_full(&self) -> bool {
+        self.len() >= self.max
+    }
+
     /// The flow with this device key.
     #[inline]
     pub fn find_outbound(&self, device: &FlowKey) -> Option<ConnId> {

@@ -9,12 +9,18 @@ use vpn_core::packet::{Message, tcp_flags};
 pub enum Phase {
     /// UDP.
     Udp,
+    /// UDP from behind a tunnel, before anybody here answered.
+    UdpAsked,
     /// An ICMP echo.
     Icmp,
     /// A protocol the router knows the number of, and nothing else.
     Other,
     /// TCP before an answer came, from its SYN or from the middle.
     TcpOpening,
+    /// TCP from behind a tunnel, before anybody here answered.
+    TcpAsked,
+    /// TCP from behind a tunnel after the answer, which the other side has not confirmed.
+    TcpAnswered,
     /// TCP after an answer came.
     TcpEstablished,
     /// TCP after a FIN of either side.
@@ -41,11 +47,24 @@ impl Phase {
         }
     }
 
-    /// The phase after a message of either direction. Only an inbound one can establish.
+    /// The phase of a flow that somebody behind a tunnel began with this message.
+    pub const fn asked(message: Message) -> Self {
+        match message {
+            Message::Udp => Self::UdpAsked,
+            Message::Tcp(_) => Self::TcpAsked,
+            _ => Self::Icmp,
+        }
+    }
+
+    /// The phase after a message of either direction. Only an inbound one can establish: whoever
+    /// began the connection, the other side has then proven that it takes part.
     #[must_use]
     pub const fn after(self, message: Message, inbound: bool) -> Self {
         let Message::Tcp(flags) = message else {
-            return self;
+            return match self {
+                Self::UdpAsked if !inbound => Self::Udp,
+                _ => self,
+            };
         };
         // The usual way.
         if matches!(self, Self::TcpEstablished) && flags & (tcp_flags::RST | tcp_flags::FIN) == 0 {
@@ -55,10 +74,14 @@ impl Phase {
             Self::TcpReset | Self::TcpDropped => self,
             _ if flags & tcp_flags::RST != 0 => Self::TcpClosed,
             Self::TcpClosed => self,
+            Self::TcpAsked if !inbound && flags & tcp_flags::SYN != 0 => Self::TcpAnswered,
+            Self::TcpAsked => self,
+            // A repeated SYN confirms nothing.
+            Self::TcpAnswered if !inbound || flags & tcp_flags::SYN != 0 => self,
             // Whatever the app sends: nobody has answered.
             Self::TcpOpening if !inbound => self,
             _ if flags & tcp_flags::FIN != 0 => Self::TcpClosing,
-            Self::TcpOpening => Self::TcpEstablished,
+            Self::TcpOpening | Self::TcpAnswered => Self::TcpEstablished,
             other => other,
         }
     }
@@ -73,6 +96,11 @@ impl Phase {
         matches!(self, Self::TcpReset | Self::TcpDropped)
     }
 
+    /// Whether somebody behind a tunnel began the flow, and both sides do not use it yet.
+    pub const fn is_half_open(self) -> bool {
+        matches!(self, Self::UdpAsked | Self::TcpAsked | Self::TcpAnswered)
+    }
+
     /// Whether the flow may go when the table is full. A live TCP connection may not.
     pub const fn may_be_evicted(self) -> bool {
         !matches!(self, Self::TcpEstablished)
@@ -84,6 +112,9 @@ impl Phase {
 pub struct Timeouts {
     /// UDP. RFC 4787 REQ-5: at least 2 minutes, 5 recommended. Default 5 minutes.
     pub udp: Duration,
+    /// A flow from behind a tunnel that nobody here has answered, or whose answer was not
+    /// confirmed. Default 30 seconds: a retried handshake fits.
+    pub asked: Duration,
     /// ICMP echo. RFC 5508 REQ-1: at least 60 seconds. Default 60 seconds.
     pub icmp: Duration,
     /// Protocols without ports, such as GRE and ESP. Default 10 minutes, as Linux has it.
@@ -100,6 +131,7 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             udp: Duration::from_secs(300),
+            asked: Duration::from_secs(30),
             icmp: Duration::from_secs(60),
             other: Duration::from_secs(600),
             tcp_established: Duration::from_secs(7440),
@@ -115,6 +147,7 @@ impl Timeouts {
     pub fn of(&self, phase: Phase) -> u32 {
         let duration = match phase {
             Phase::Udp => self.udp,
+            Phase::UdpAsked | Phase::TcpAsked | Phase::TcpAnswered => self.asked,
             Phase::Icmp => self.icmp,
             Phase::Other => self.other,
             Phase::TcpEstablished => self.tcp_established,

@@ -80,6 +80,10 @@ pub struct RouterConfig {
     pub max_flows: usize,
     /// Flows of one owner at the same time. Default 32,768: half of the table.
     pub max_flows_per_owner: usize,
+    /// Flows at the same time that one inbound rule admits. Default 4,096: outsiders begin them,
+    /// and must not fill the table. At the bound a half-open one goes for a new one, else
+    /// [`InboundQuota`](vpn_core::DropReason::InboundQuota).
+    pub max_flows_per_inbound_rule: usize,
     /// How long silent flows are remembered.
     pub timeouts: Timeouts,
     /// How much is held.
@@ -115,6 +119,7 @@ impl Default for RouterConfig {
         Self {
             max_flows: 65_536,
             max_flows_per_owner: 32_768,
+            max_flows_per_inbound_rule: 4096,
             timeouts: Timeouts::default(),
             hold: HoldLimits::default(),
             queue_packets: 256,

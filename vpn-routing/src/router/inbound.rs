@@ -1,4 +1,4 @@
-//! From a tunnel to the device: only answers to flows of that very tunnel.
+//! From a tunnel to the device: answers to flows of that very tunnel, and what rules admit.
 
 use vpn_core::packet::{Message, Packet};
 use vpn_core::{DropReason, TunnelId};
@@ -48,17 +48,19 @@ impl Router {
         let parsed = packet.parse().map_err(|_| DropReason::Malformed)?;
         match parsed.message {
             _ if parsed.first_fragment => return Err(DropReason::Fragment),
-            Message::Tcp(_) | Message::Udp | Message::EchoReply => {}
+            Message::Tcp(_) | Message::Udp | Message::EchoReply | Message::EchoRequest => {}
             Message::LaterFragment => return Err(DropReason::Fragment),
-            // An echo request is somebody else's first word: not an answer.
-            Message::EchoRequest => return Err(DropReason::Unsolicited),
             Message::Other if !parsed.flow.protocol().is_icmp() => {}
             _ => return Err(DropReason::Unsupported),
         }
-        let id = self
-            .conns
-            .find_inbound(tunnel, &parsed.flow)
-            .ok_or(DropReason::Unsolicited)?;
+        let id = match self.conns.find_inbound(tunnel, &parsed.flow) {
+            // An identifier of 0 is that of either direction.
+            Some(id) if !is_of_origin(parsed.message, self.is_guest(id)) => {
+                return Err(DropReason::Unsolicited);
+            }
+            Some(id) => id,
+            None => self.admit(now, tunnel, &parsed)?,
+        };
         let conn = self.conns.get(id).ok_or(DropReason::Unsolicited)?;
         if conn.dns != DnsFlow::No {
             self.take_answer(now, id, &parsed, packet)?;
@@ -76,5 +78,14 @@ impl Router {
             back.apply_parsed(packet, &parsed);
         }
         Ok(())
+    }
+}
+
+/// Whether a message can belong to a flow that somebody behind the tunnel began, or did not.
+fn is_of_origin(message: Message, guest: bool) -> bool {
+    match message {
+        Message::EchoRequest => guest,
+        Message::EchoReply => !guest,
+        _ => true,
     }
 }

@@ -61,6 +61,7 @@
 //! * Any bytes give a verdict, and one bad packet leaves its batch-mates untouched.
 //! * In steady state nothing is allocated per packet.
 
+mod admit;
 mod change;
 mod config;
 mod demand;
@@ -101,6 +102,7 @@ pub use status::{
     Accounts, DnsStatus, Explanation, FlowStatus, Status, TunnelCounters, TunnelStatus,
 };
 
+use admit::Guests;
 use dns::Dns;
 use groups::Groups;
 use hold::Hold;
@@ -177,6 +179,7 @@ pub struct Router {
     conns: ConnTable,
     owners: Owners,
     nat: Mappings,
+    guests: Guests,
     hold: Hold,
     dns: Dns,
     device: PacketBatch,
@@ -207,6 +210,7 @@ impl Router {
             conns: ConnTable::new(config.max_flows, config.timeouts),
             owners: Owners::default(),
             nat: Mappings::new(config.seed),
+            guests: Guests::default(),
             hold: Hold::new(config.hold),
             dns: Dns::new(config.dns),
             device: PacketBatch::new(config.queue_packets, config.largest_packet),

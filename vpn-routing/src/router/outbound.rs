@@ -11,7 +11,7 @@ use super::dns::Asking;
 use super::hold::{Awaits, Begun};
 use super::resolve::Way;
 use super::{Event, Router};
-use crate::conn::{ConnId, DnsFlow, Phase, Stamp};
+use crate::conn::{ConnId, DnsFlow, Origin, Phase, Stamp};
 use crate::rules::Target;
 
 /// What is known of a packet's owner before it is routed.
@@ -77,6 +77,8 @@ impl Router {
             _ if parsed.first_fragment => true,
             Message::Tcp(_) => may_start_a_flow(parsed.message),
             Message::Udp if conn.dns != DnsFlow::No => true,
+            Message::Udp if conn.origin == Origin::Tunnel => false,
+            Message::EchoRequest if conn.origin == Origin::Tunnel => true,
             Message::Udp | Message::EchoRequest => self.is_stale(now, conn.last_outbound),
             Message::Other => false,
             _ => true,
@@ -172,6 +174,7 @@ impl Router {
             // The rest of it could not follow: half a datagram is of no use to anybody.
             _ if parsed.first_fragment => return Drop(DropReason::Fragment, None),
             Message::Tcp(_) | Message::Udp | Message::EchoRequest => {}
+            Message::EchoReply if self.answers_guest(&parsed.flow) => {}
             Message::LaterFragment => return Drop(DropReason::Fragment, None),
             Message::Other if !parsed.flow.protocol().is_icmp() => {}
             _ if !is_routable(parsed.flow.dst()) => return Drop(DropReason::NotRoutable, None),
@@ -183,6 +186,7 @@ impl Router {
             _ => known,
         };
         let outcome = match self.conns.find_outbound(&parsed.flow) {
+            Some(id) if self.is_guest(id) => self.answer_guest(now, id, parsed, known),
             Some(id) => self.known_flow(now, id, parsed, known),
             None => self.new_flow(now, parsed, known),
         };
@@ -368,6 +372,9 @@ impl Router {
         if conn.phase.is_ended() {
             return Some(DropReason::FlowEnded);
         }
+        if conn.origin == Origin::Tunnel {
+            return self.expelled(id);
+        }
         let needs = self.needs_owner(now, &conn.device, asked);
         let owner = self.owners.get(conn.owner);
         if !knows_enough(needs, owner) {
@@ -401,7 +408,7 @@ impl Router {
         }
     }
 
-    fn remove_flow(&mut self, id: ConnId) {
+    pub(super) fn remove_flow(&mut self, id: ConnId) {
         if let Some(conn) = self.conns.remove(id) {
             self.flow_gone(&conn);
         }

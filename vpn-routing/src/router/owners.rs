@@ -9,6 +9,9 @@ use crate::conn::OwnerSlot;
 /// Flows without an owner: no rule asked for one.
 pub(super) const NOBODY: OwnerSlot = OwnerSlot(u32::MAX);
 
+/// Flows that somebody behind a tunnel began: they count under their inbound rule instead.
+pub(super) const OUTSIDER: OwnerSlot = OwnerSlot(u32::MAX - 1);
+
 /// One entry per distinct application that has flows; gone with its last flow.
 #[derive(Debug, Default)]
 pub(super) struct Owners {

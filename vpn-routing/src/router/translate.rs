@@ -6,7 +6,7 @@ use vpn_core::packet::{Rewrite, Side};
 use vpn_core::{DropReason, FlowKey, Protocol, TunnelId};
 
 use super::Router;
-use crate::conn::{Conn, Translation};
+use crate::conn::{Conn, Origin, Translation};
 use crate::nat::{Endpoint, MappingId};
 
 impl Router {
@@ -24,8 +24,11 @@ impl Router {
             Protocol::UDP | Protocol::ICMP | Protocol::ICMPV6 => {
                 let space = (tunnel, protocol);
                 let app = Endpoint::new(device.src(), device.src_port());
-                let to = Endpoint::new(wanted.src(), wanted.src_port());
-                let allowed = |_: u16| true;
+                let published = self.rules.inbound().published(tunnel, protocol, app.port);
+                let port = published.unwrap_or(wanted.src_port());
+                let to = Endpoint::new(wanted.src(), port);
+                let rules = &self.rules;
+                let allowed = |port| rules.inbound().may_use(tunnel, protocol, port, app.port);
                 let (id, wire) = self.nat.acquire(space, app, to, allowed)?;
                 let key = source(wire);
                 if self.conns.find_wire(tunnel, &key).is_none() {
@@ -37,9 +40,12 @@ impl Router {
                 Ok((source(wire), Some(id)))
             }
             Protocol::TCP => {
-                let conns = &self.conns;
+                let (conns, rules, local) = (&self.conns, &self.rules, device.src_port());
                 let key = |port| source(Endpoint::new(wanted.src(), port));
-                let free = |port| conns.find_wire(tunnel, &key(port)).is_none();
+                let free = |port| {
+                    conns.find_wire(tunnel, &key(port)).is_none()
+                        && rules.inbound().may_use(tunnel, protocol, port, local)
+                };
                 let port = match wanted.src_port() {
                     port if free(port) => port,
                     _ => self.nat.ports().draw(free)?,
@@ -66,6 +72,9 @@ impl Router {
         self.dns.flow_gone(conn);
         self.owners.release(conn.owner);
         self.unmap(conn.mapping);
+        if let (Origin::Tunnel, Some(rule)) = (conn.origin, conn.rule) {
+            self.guests.left(rule);
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use super::bypass::bypass;
 use super::decide::Target;
 use super::entry::{Entry, Sources};
 use super::error::RuleError;
+use super::inbound::{InboundRules, MAX_INBOUND_RULES};
 use super::names::Names;
 use super::who::Who;
 
@@ -40,6 +41,7 @@ pub struct CompiledRules {
     /// the owner matters at all.
     pub(super) uid_flows: Who,
     pub(super) process_flows: Who,
+    inbound: InboundRules,
     default: Target,
     wants: Option<OwnerDetail>,
     bypass: Vec<Bypass>,
@@ -60,7 +62,7 @@ impl CompiledRules {
     ///
     /// # Errors
     ///
-    /// [`RuleError::TooMany`] only.
+    /// [`RuleError::TooMany`] and [`RuleError::TooManyInOrder`] only.
     pub fn compile(
         snapshot: &RuleSnapshot,
         names: &dyn Names,
@@ -69,6 +71,13 @@ impl CompiledRules {
         let count = snapshot.rules.len() + snapshot.inbound.len() + snapshot.filters.len();
         if count > MAX_RULES {
             return Err(RuleError::TooMany { count });
+        }
+        if snapshot.inbound.len() > MAX_INBOUND_RULES {
+            return Err(RuleError::TooManyInOrder {
+                what: "inbound",
+                count: snapshot.inbound.len(),
+                most: MAX_INBOUND_RULES,
+            });
         }
         let mut compiled = Self::empty(default);
         compiled.entries.reserve_exact(snapshot.rules.len());
@@ -99,6 +108,7 @@ impl CompiledRules {
         {
             compiled.bypass = bypass(&compiled.entries, default, direct);
         }
+        compiled.inbound = InboundRules::compile(&snapshot.inbound, names, &mut compiled.problems);
         Ok(compiled)
     }
 
@@ -142,6 +152,11 @@ impl CompiledRules {
     pub fn resets(&self) -> bool {
         let reset = vpn_core::OnChange::Reset;
         self.entries.iter().any(|entry| entry.on_change == reset)
+    }
+
+    /// Which flows that start behind a tunnel are let in.
+    pub fn inbound(&self) -> &InboundRules {
+        &self.inbound
     }
 
     /// How many rules there are.
@@ -197,6 +212,7 @@ impl CompiledRules {
             anybody: Who::default(),
             uid_flows: Who::default(),
             process_flows: Who::default(),
+            inbound: InboundRules::default(),
             default,
             wants: None,
             bypass: Vec::new(),

@@ -42,6 +42,14 @@ pub enum RuleError {
         /// The rule.
         rule: RuleId,
     },
+    /// The ports of an inbound or filter rule make no sense. Correct them.
+    #[error("{rule}: {what}; correct its ports")]
+    BadPorts {
+        /// The rule.
+        rule: RuleId,
+        /// What is wrong with them.
+        what: &'static str,
+    },
     /// The rule asks for something this version does not know. Update, or rewrite the rule.
     #[error("{rule}: {what} is not known to this version; update it or rewrite the rule")]
     Unsupported {
@@ -49,6 +57,17 @@ pub enum RuleError {
         rule: RuleId,
         /// What is not known.
         what: &'static str,
+    },
+    /// More rules of a kind that is looked at in order than there may be. None of the snapshot is
+    /// used.
+    #[error("{count} {what} rules are more than {most}; use prefixes and port ranges")]
+    TooManyInOrder {
+        /// Which kind.
+        what: &'static str,
+        /// How many there are.
+        count: usize,
+        /// How many there may be.
+        most: usize,
     },
     /// More rules than [`MAX_RULES`]. None of the snapshot is used.
     #[error(

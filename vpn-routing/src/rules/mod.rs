@@ -46,6 +46,7 @@ mod error;
 mod explain;
 #[cfg(feature = "tokio")]
 mod feed;
+mod inbound;
 mod names;
 mod table;
 #[cfg(test)]
@@ -60,4 +61,5 @@ pub use error::RuleError;
 pub use explain::{Candidate, Explanation};
 #[cfg(feature = "tokio")]
 pub use feed::{Compile, FeedStatus, LOAD_DEADLINE, REFRESH_EVERY, RuleFeed, run_rule_source};
+pub use inbound::{Admitted, InboundRules, MAX_INBOUND_RULES};
 pub use names::{Asked, Domains, Names, NoDomains};

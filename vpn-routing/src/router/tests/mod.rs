@@ -5,6 +5,7 @@ mod dns;
 mod flows;
 mod groups;
 mod hold;
+mod inbound;
 mod model;
 mod nat;
 mod on_down;

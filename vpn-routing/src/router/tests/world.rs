@@ -221,6 +221,12 @@ impl World {
         self.swap_rules();
     }
 
+    /// What may start behind tunnels, from now on.
+    pub(super) fn inbound(&mut self, rules: Vec<InboundRule>) {
+        self.inbound = rules;
+        self.swap_rules();
+    }
+
     fn swap_rules(&mut self) {
         let names = Named(self.names.clone(), self.groups.clone());
         let compiled = CompiledRules::compile(

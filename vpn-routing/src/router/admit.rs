@@ -1,0 +1,294 @@
+//! Flows that somebody behind a tunnel begins: let in by rule, within a quota, and answered through
+//! the tunnel they came by.
+//!
+//! Such a flow is for the tunnel's own address and reaches the device's address of that subnet. Its
+//! answers are found by the device key and go back through its tunnel: rules about owners are not
+//! asked, for they say where flows go that begin here. When the inbound rules change, it is looked
+//! at again with its next packet of either direction, and ends if it would not be let in any more.
+//!
+//! If two tunnels bring the same remote address and port to one address of the device, or an
+//! application talks to that remote already, the remote's *port* is translated for the later one:
+//! refusing it would let whoever is behind one tunnel shut out somebody behind another.
+//!
+//! Outsiders choose how many flows they begin. Each rule has a quota, and at the quota the oldest
+//! half-open flow of that rule goes. They never push out a flow of another rule or of an
+//! application: when the table is full, only their own rule's half-open flows make room.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+
+use foldhash::quality::RandomState;
+use hashbrown::HashMap;
+use vpn_core::packet::{Message, Parsed, tcp_flags};
+use vpn_core::{DropReason, FlowKey, RuleId, TransportState, TunnelId};
+
+use super::Router;
+use super::dns::Asking;
+use super::outbound::Outcome::{self, Drop, Send};
+use super::outbound::{Known, is_routable, may_start_a_flow};
+use super::owners::OUTSIDER;
+use super::translate::translation;
+use crate::conn::{Conn, ConnId, ConnTable, DnsFlow, Origin, Phase, Stamp};
+use crate::nat::Endpoint;
+use crate::rules::Admitted;
+
+/// The flows that inbound rules admitted, by rule.
+#[derive(Debug, Default)]
+pub(super) struct Guests {
+    by_rule: HashMap<RuleId, OfRule, RandomState>,
+}
+
+#[derive(Debug, Default)]
+struct OfRule {
+    flows: usize,
+    /// Those that were half-open when they were entered, oldest first; they may be gone or open by
+    /// now.
+    half_open: VecDeque<Guest>,
+}
+
+type Guest = (ConnId, TunnelId, FlowKey);
+
+impl Guests {
+    fn flows(&self, rule: RuleId) -> usize {
+        self.by_rule.get(&rule).map_or(0, |of| of.flows)
+    }
+
+    /// How many flows there are.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.by_rule.values().map(|of| of.flows).sum()
+    }
+
+    /// A flow of an inbound rule is gone.
+    pub(super) fn left(&mut self, rule: RuleId) {
+        if let Some(of) = self.by_rule.get_mut(&rule) {
+            of.flows = of.flows.saturating_sub(1);
+            if of.flows == 0 {
+                self.by_rule.remove(&rule);
+            }
+        }
+    }
+
+    /// A flow counts under another rule from now on.
+    fn moved(&mut self, from: RuleId, to: RuleId) {
+        if from != to {
+            self.left(from);
+            self.by_rule.entry(to).or_default().flows += 1;
+        }
+    }
+}
+
+impl Router {
+    /// A packet from a tunnel that is of no flow: enters one, if a rule lets it in.
+    pub(super) fn admit(
+        &mut self,
+        now: Stamp,
+        tunnel: TunnelId,
+        parsed: &Parsed,
+    ) -> Result<ConnId, DropReason> {
+        let received = parsed.flow;
+        if self.rules.inbound().is_empty() || !may_start_a_flow(parsed.message) {
+            return Err(DropReason::Unsolicited);
+        }
+        if let Message::Tcp(flags) = parsed.message
+            && flags & (tcp_flags::RST | tcp_flags::FIN) != 0
+        {
+            return Err(DropReason::Unsolicited);
+        }
+        let local = self
+            .device_address(tunnel, received.dst())
+            .ok_or(DropReason::Unsolicited)?;
+        let admitted = self
+            .rules
+            .inbound()
+            .admit(
+                tunnel,
+                received.protocol(),
+                received.dst_port(),
+                received.src(),
+            )
+            .ok_or(DropReason::Unsolicited)?;
+        let remote = received.src();
+        if !is_routable(remote) || remote == received.dst() || self.allocator.is_on_device(remote) {
+            return Err(DropReason::AddressNotAllowed);
+        }
+        self.make_room(admitted.rule)?;
+        self.enter_guest(now, tunnel, parsed, (local, admitted))
+    }
+
+    /// The address on the device that stands for an address of this tunnel.
+    fn device_address(&self, tunnel: TunnelId, addr: IpAddr) -> Option<IpAddr> {
+        let slot = self.tunnels.get(tunnel)?;
+        if !matches!(slot.state, TransportState::Up(_)) {
+            return None;
+        }
+        let places = self.allocator.roles(tunnel);
+        let place = places.iter().find(|p| p.assigned.addr() == addr)?;
+        Some(match self.config.translate {
+            true => place.on_device.addr(),
+            false => addr,
+        })
+    }
+
+    /// Sees that one more flow of this rule has a place, at the cost of its own half-open ones only.
+    fn make_room(&mut self, rule: RuleId) -> Result<(), DropReason> {
+        let most = self.config.max_flows_per_inbound_rule;
+        let reason = match self.guests.flows(rule) >= most {
+            true => DropReason::InboundQuota,
+            false if self.conns.is_full() => DropReason::FlowTableFull,
+            false => return Ok(()),
+        };
+        loop {
+            let of = self.guests.by_rule.get_mut(&rule).ok_or(reason)?;
+            let guest = of.half_open.pop_front().ok_or(reason)?;
+            if is_half_open(&self.conns, &guest, rule) {
+                self.remove_flow(guest.0);
+                return Ok(());
+            }
+        }
+    }
+
+    fn enter_guest(
+        &mut self,
+        now: Stamp,
+        tunnel: TunnelId,
+        parsed: &Parsed,
+        (local, admitted): (IpAddr, Admitted),
+    ) -> Result<ConnId, DropReason> {
+        let wire = parsed.flow.reversed();
+        let wanted = wire.with_source(local, admitted.port);
+        let device = self.free_device_key(wanted)?;
+        let mapping = match parsed.message {
+            Message::Udp => {
+                let ends = [device, wire].map(|k| Endpoint::new(k.src(), k.src_port()));
+                let space = (tunnel, wire.protocol());
+                let exact = self.nat.acquire_exact(space, ends[0], ends[1]);
+                // Another socket had the port before the rule came, and has it as long as it talks.
+                Some(exact.ok_or(DropReason::PortsExhausted)?)
+            }
+            _ => None,
+        };
+        let conn = Conn {
+            device,
+            wire,
+            tunnel,
+            translation: translation(&device, &wire),
+            generation: self.generation,
+            rule: Some(admitted.rule),
+            owner: OUTSIDER,
+            socket: 0,
+            phase: Phase::asked(parsed.message),
+            dns: DnsFlow::No,
+            last_seen: now,
+            last_outbound: now,
+            origin: Origin::Tunnel,
+            mapping,
+        };
+        let entered = self.conns.insert(conn, now, &mut self.removed);
+        self.release_removed();
+        match entered {
+            Ok(id) => {
+                let of = self.guests.by_rule.entry(admitted.rule).or_default();
+                of.flows += 1;
+                of.half_open.push_back((id, tunnel, wire));
+                if of.half_open.len() > 2 * self.config.max_flows_per_inbound_rule {
+                    let conns = &self.conns;
+                    of.half_open
+                        .retain(|guest| is_half_open(conns, guest, admitted.rule));
+                }
+                Ok(id)
+            }
+            Err(_) => {
+                self.unmap(mapping);
+                Err(DropReason::FlowTableFull)
+            }
+        }
+    }
+
+    /// The wanted device key, or the same with another port of the remote if a flow has it.
+    fn free_device_key(&mut self, wanted: FlowKey) -> Result<FlowKey, DropReason> {
+        let conns = &self.conns;
+        let key = |port| wanted.with_destination(wanted.dst(), port);
+        let free = |port| conns.find_outbound(&key(port)).is_none();
+        Ok(match wanted.dst_port() {
+            port if free(port) => key(port),
+            _ => key(self.nat.ports().draw(free)?),
+        })
+    }
+
+    /// Whether somebody behind a tunnel began this flow.
+    pub(super) fn is_guest(&self, id: ConnId) -> bool {
+        let conn = self.conns.get(id);
+        conn.is_some_and(|conn| conn.origin == Origin::Tunnel)
+    }
+
+    /// Whether a packet from the device answers somebody behind a tunnel.
+    pub(super) fn answers_guest(&self, flow: &FlowKey) -> bool {
+        let found = self.conns.find_outbound(flow);
+        found.is_some_and(|id| self.is_guest(id))
+    }
+
+    /// A packet from the device of a flow that began behind a tunnel.
+    pub(super) fn answer_guest(
+        &mut self,
+        now: Stamp,
+        id: ConnId,
+        parsed: &Asking<'_>,
+        known: Known,
+    ) -> Outcome {
+        // What begins here, on the ports of a flow that began there, is no answer to it. In UDP
+        // that cannot be told.
+        if parsed.message != Message::Udp && may_start_a_flow(parsed.message) {
+            return self.replace_flow(now, id, parsed, known);
+        }
+        if let Some(reason) = self.expelled(id) {
+            return Drop(reason, None);
+        }
+        let Some(conn) = self.conns.get_mut(id) else {
+            return Drop(DropReason::FlowTableFull, None);
+        };
+        conn.saw_outbound(now, parsed.message);
+        let tunnel = conn.tunnel;
+        match self.tunnels.get(tunnel).map(|slot| &slot.state) {
+            Some(TransportState::Up(_)) => Send(id),
+            Some(TransportState::Connecting) => Drop(DropReason::TunnelConnecting, Some(tunnel)),
+            Some(_) => Drop(DropReason::TunnelDown, Some(tunnel)),
+            None => Drop(DropReason::NoSuchTunnel, None),
+        }
+    }
+
+    /// Looks again at a flow from behind a tunnel that other rules admitted; removes it if those in
+    /// force would not let it in, to the same place.
+    pub(super) fn expelled(&mut self, id: ConnId) -> Option<DropReason> {
+        let conn = self.conns.get(id)?;
+        if conn.generation == self.generation {
+            return None;
+        }
+        let (device, wire) = (conn.device, conn.wire);
+        let rules = self.rules.inbound();
+        let (port, remote) = (wire.src_port(), wire.dst());
+        let admitted = rules.admit(conn.tunnel, wire.protocol(), port, remote);
+        match admitted.filter(|now| now.port == device.src_port()) {
+            None => {
+                self.remove_flow(id);
+                Some(DropReason::Unsolicited)
+            }
+            Some(admitted) => {
+                let generation = self.generation;
+                let conn = self.conns.get_mut(id)?;
+                conn.generation = generation;
+                if let Some(before) = conn.rule.replace(admitted.rule) {
+                    self.guests.moved(before, admitted.rule);
+                }
+                None
+            }
+        }
+    }
+}
+
+/// Whether a flow that was entered half-open is so still: its place may be another's by now.
+fn is_half_open(conns: &ConnTable, &(id, tunnel, wire): &Guest, rule: RuleId) -> bool {
+    let same = |c: &&Conn| c.tunnel == tunnel && c.wire == wire && c.rule == Some(rule);
+    let conn = conns.get(id).filter(same);
+    conn.is_some_and(|c| c.origin == Origin::Tunnel && c.phase.is_half_open())
+}
