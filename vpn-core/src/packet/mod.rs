@@ -19,6 +19,7 @@ mod batch;
 pub mod checksum;
 mod offload;
 mod parse;
+mod reset;
 mod rewrite;
 pub mod segment;
 
@@ -29,6 +30,7 @@ use bytes::BytesMut;
 pub use batch::{BufferPool, PacketBatch};
 pub use offload::{Gso, Offload};
 pub use parse::{Message, ParseError, Parsed, tcp_flags};
+pub use reset::{TcpMarks, TcpReset};
 pub use rewrite::{Rewrite, Side};
 
 /// Bytes kept free before a packet: room for a vnet header (12), a WireGuard data header (16) and

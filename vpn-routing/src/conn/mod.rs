@@ -18,7 +18,7 @@ use std::hash::BuildHasher;
 
 use foldhash::quality::RandomState;
 use hashbrown::HashTable;
-use vpn_core::packet::{Message, Rewrite};
+use vpn_core::packet::{Message, Rewrite, TcpMarks};
 use vpn_core::{FlowKey, Generation, RuleId, TunnelId};
 
 use crate::nat::MappingId;
@@ -99,6 +99,8 @@ pub struct Conn {
     pub origin: Origin,
     /// What leads from one key to the other.
     pub translation: Translation,
+    /// Where the sender of outbound segments stands, for a RST that it believes; of TCP only.
+    pub marks: TcpMarks,
     /// As the tunnel carries it, outbound.
     pub wire: FlowKey,
     /// The rule that decided; `None` for the default action.
@@ -364,6 +366,12 @@ impl ConnTable {
                 lives(conn);
             }
         }
+    }
+
+    /// The entry in this slot of [`slots`](Self::slots), if it is taken.
+    pub fn in_slot(&self, slot: usize) -> Option<ConnId> {
+        let index = u32::try_from(slot).ok()?;
+        entry(&self.slab, index).map(|_| ConnId(index))
     }
 
     /// Slots the sweep has to visit for one full round.

@@ -20,6 +20,7 @@ fn conn(tunnel: u16, device: FlowKey, phase: Phase, now: Stamp) -> Conn {
         device,
         wire: device,
         tunnel: TunnelId::new(tunnel),
+        marks: Default::default(),
         translation: Translation::default(),
         generation: Generation(1),
         rule: None,

@@ -19,7 +19,7 @@ use std::net::IpAddr;
 
 use foldhash::quality::RandomState;
 use hashbrown::HashMap;
-use vpn_core::packet::{Message, Parsed, tcp_flags};
+use vpn_core::packet::{Message, Parsed, TcpMarks, tcp_flags};
 use vpn_core::{DropReason, FlowKey, RuleId, TransportState, TunnelId};
 
 use super::Router;
@@ -182,6 +182,7 @@ impl Router {
             last_seen: now,
             last_outbound: now,
             origin: Origin::Tunnel,
+            marks: TcpMarks::default(),
             mapping,
         };
         let entered = self.conns.insert(conn, now, &mut self.removed);

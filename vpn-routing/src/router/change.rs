@@ -5,9 +5,6 @@
 //! packets go nowhere. An entry that was ended stays in the table and answers for the connection,
 //! so that what is left of it on either side cannot be taken for a new flow. A SYN makes a new one.
 
-use std::time::Instant;
-
-use vpn_core::packet::{Packet, Parsed};
 use vpn_core::{DropReason, Generation, OnChange};
 
 use super::Router;
@@ -37,7 +34,7 @@ impl Router {
                 // Nothing else carries it: it waits for the tunnel it is in.
                 (_, true) => Some(Outcome::Drop(DropReason::TunnelDown, Some(tunnel))),
                 (OnChange::Reset, _) => {
-                    self.end(now, id, Phase::TcpReset);
+                    self.end_by_reset(now, id);
                     Some(Outcome::Reset(tunnel))
                 }
                 (OnChange::Drop, _) => {
@@ -74,12 +71,4 @@ impl Router {
         conn.last_seen = now;
         Some(outcome)
     }
-}
-
-impl Router {
-    /// The ways of flows changed: connections whose rule says reset are reset now.
-    pub(super) fn end_moved(&mut self, _now: Instant) {}
-
-    /// Answers a packet of a connection that was ended.
-    pub(super) fn answer_with_reset(&mut self, _parsed: &Parsed, _packet: &Packet) {}
 }

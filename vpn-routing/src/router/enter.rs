@@ -1,6 +1,6 @@
 //! New flows: owner, rule, translation, entry.
 
-use vpn_core::packet::Parsed;
+use vpn_core::packet::{Parsed, TcpMarks};
 use vpn_core::{DropReason, Owner, RuleId, TransportState, TunnelId};
 
 use super::Router;
@@ -96,6 +96,7 @@ impl Router {
             wire,
             tunnel,
             translation: translation(&flow, &wire),
+            marks: TcpMarks::default(),
             generation: self.generation,
             rule,
             owner: owner_slot,

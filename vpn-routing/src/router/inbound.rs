@@ -67,6 +67,7 @@ impl Router {
         } else if conn.generation != self.generation
             && let Some(reason) = self.blocked_since(now, id, None)
         {
+            self.answer_server(id, tunnel, &parsed, packet);
             return Err(reason);
         }
         let conn = self.conns.get_mut(id).ok_or(DropReason::Unsolicited)?;

@@ -57,7 +57,7 @@
 //! # Promises
 //!
 //! * A packet goes to the tunnel its rule names or is dropped for a counted reason.
-//! * `in = out + Σ drops + held + queued`, exactly: see [`Accounts`].
+//! * `in + made = out + Σ drops + held + queued`, exactly: see [`Accounts`].
 //! * Any bytes give a verdict, and one bad packet leaves its batch-mates untouched.
 //! * In steady state nothing is allocated per packet.
 
@@ -74,6 +74,7 @@ mod outbound;
 mod owners;
 mod quota;
 mod release;
+mod reset;
 mod resolve;
 mod status;
 mod translate;
@@ -107,6 +108,7 @@ use dns::Dns;
 use groups::Groups;
 use hold::Hold;
 use owners::Owners;
+use reset::Walk;
 use tunnels::Tunnels;
 
 /// How often the sweep for expired flows runs.
@@ -186,6 +188,8 @@ pub struct Router {
     events: VecDeque<Event>,
     plan: InterfacePlan,
     accounts: Accounts,
+    /// Connections are still looked for that a change resets.
+    walk: Option<Walk>,
     next_sweep: Instant,
     /// Reused lists: nothing is allocated per batch.
     scratch: Vec<Packet>,
@@ -217,6 +221,7 @@ impl Router {
             events: VecDeque::new(),
             plan: InterfacePlan::default(),
             accounts: Accounts::default(),
+            walk: None,
             next_sweep: now + SWEEP_INTERVAL,
             scratch: Vec::new(),
             removed: Vec::new(),
@@ -335,7 +340,8 @@ impl Router {
     /// When [`handle_timeout`](Self::handle_timeout) is next due.
     pub fn next_timeout(&self) -> Instant {
         let held = self.hold.next_deadline().map(|stamp| self.instant(stamp));
-        let others = [held, self.groups.next_timeout()];
+        let walk = self.walk.map(|walk| walk.due);
+        let others = [held, walk, self.groups.next_timeout()];
         others
             .into_iter()
             .flatten()
@@ -352,6 +358,7 @@ impl Router {
             self.drop_held(held, reason);
         }
         self.groups_timeout(now);
+        self.walk_on(now);
         if now >= self.next_sweep {
             self.next_sweep = now + SWEEP_INTERVAL;
             self.look_for_idle(now);

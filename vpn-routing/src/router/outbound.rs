@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use vpn_core::packet::{Message, Packet, Parsed, tcp_flags};
+use vpn_core::packet::{Message, Packet, Parsed, TcpMarks, tcp_flags};
 use vpn_core::{
     DomainName, DropReason, FlowKey, Owner, OwnerDetail, OwnerQuery, TransportState, TunnelId,
 };
@@ -139,13 +139,17 @@ impl Router {
     /// the second half of the usual way, and a call would move the packet once more.
     #[inline(always)]
     fn send(&mut self, id: ConnId, parsed: &Parsed, mut packet: Packet) -> Option<Packet> {
-        let conn = self.conns.get(id);
-        let slot = conn.and_then(|conn| self.tunnels.get_mut(conn.tunnel));
+        let conn = self.conns.get_mut(id);
+        let tunnel = conn.as_ref().map(|conn| conn.tunnel);
+        let slot = tunnel.and_then(|tunnel| self.tunnels.get_mut(tunnel));
         let (Some(conn), Some(slot)) = (conn, slot) else {
             self.count_drop(None, DropReason::NoSuchTunnel, 1);
             return Some(packet);
         };
         let tunnel = conn.tunnel;
+        if let Some(marks) = TcpMarks::read(packet.bytes(), parsed) {
+            conn.marks = marks;
+        }
         if let Some((out, _)) = &conn.translation.source {
             out.apply_parsed(&mut packet, parsed);
         }

@@ -14,7 +14,7 @@ use crate::alloc::Placement;
 use crate::group::{GroupStatus, Reason};
 use crate::rules::RuleStats;
 
-/// Packets in and out of a router. `in = out + Σ drops + held + queued` holds at any time between
+/// Packets in and out of a router. `in + made = out + Σ drops + held + queued` holds at any time between
 /// two calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Accounts {
@@ -22,6 +22,8 @@ pub struct Accounts {
     pub in_device: u64,
     /// Packets from tunnels.
     pub in_tunnels: u64,
+    /// Packets that the router made itself: RSTs.
+    pub made: u64,
     /// Packets the device took.
     pub out_device: u64,
     /// Packets tunnels took.
@@ -37,7 +39,7 @@ pub struct Accounts {
 impl Accounts {
     /// Whether every packet is accounted for.
     pub fn balance(&self) -> bool {
-        self.in_device + self.in_tunnels
+        self.in_device + self.in_tunnels + self.made
             == self.out_device + self.out_tunnels + self.drops.total() + self.held + self.queued
     }
 

@@ -1,5 +1,6 @@
 //! The router on virtual time, with providers that check source addresses.
 
+mod change;
 mod demand;
 mod dns;
 mod flows;
