@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use simple_dns::rdata::RData;
+use simple_dns::rdata::{RData, SVCParam};
 use simple_dns::{CLASS, Packet, RCODE, ResourceRecord};
 use vpn_core::DomainName;
 
@@ -226,26 +226,46 @@ fn addresses(packet: &Packet<'_>) -> Vec<NamedAddress> {
         .iter()
         .filter_map(|name| name.to_string().parse().ok().map(Arc::new))
         .collect();
-    let addressed = |record: &ResourceRecord<'_>| {
-        let addr = match &record.rdata {
-            RData::A(a) => IpAddr::from(Ipv4Addr::from_bits(a.address)),
-            RData::AAAA(a) => IpAddr::from(Ipv6Addr::from_bits(a.address)),
-            _ => return None,
-        };
-        Some(NamedAddress {
-            addr,
-            names: names.clone(),
-            ttl: Duration::from_secs(ttl.min(record.ttl).into()),
-        })
+    let named = |(addr, of_record): (IpAddr, u32)| NamedAddress {
+        addr,
+        names: names.clone(),
+        ttl: Duration::from_secs(ttl.min(of_record).into()),
     };
     packet
         .answers
         .iter()
         .filter(internet)
         .filter(|record| record.name == *last)
-        .filter_map(addressed)
+        .flat_map(|record| addresses_in(&record.rdata).map(|addr| (addr, record.ttl)))
         .take(MAX_ADDRESSES)
+        .map(named)
         .collect()
+}
+
+/// The address of a record, or those that an HTTPS record hints at: clients connect to them before
+/// they are told the address (RFC 9460 §7.3).
+fn addresses_in<'a>(data: &'a RData<'_>) -> impl Iterator<Item = IpAddr> + 'a {
+    let v4 = |bits: u32| IpAddr::from(Ipv4Addr::from_bits(bits));
+    let v6 = |bits: u128| IpAddr::from(Ipv6Addr::from_bits(bits));
+    let one = match data {
+        RData::A(a) => Some(v4(a.address)),
+        RData::AAAA(a) => Some(v6(a.address)),
+        _ => None,
+    };
+    let params = match data {
+        RData::HTTPS(https) => Some(https.0.iter_params()),
+        _ => None,
+    };
+    let hints = params.into_iter().flatten().flat_map(move |param| {
+        let (hints4, hints6): (&[u32], &[u128]) = match param {
+            SVCParam::Ipv4Hint(list) => (list, &[]),
+            SVCParam::Ipv6Hint(list) => (&[], list),
+            _ => (&[], &[]),
+        };
+        let hints4 = hints4.iter().copied().map(v4);
+        hints4.chain(hints6.iter().copied().map(v6))
+    });
+    one.into_iter().chain(hints)
 }
 
 #[cfg(test)]

@@ -30,13 +30,14 @@
 //! 1. to the *query* for such a name in UDP, steered or not: it leaves through the rule's tunnel,
 //!    or nowhere if the rule blocks;
 //! 2. to *flows* to the addresses that the answer gave, from the first one on. Aliases count: an
-//!    address is known under the name that was asked for and under each alias on the way.
+//!    address is known under the name that was asked for and under each alias on the way. Hints in
+//!    HTTPS records (RFC 9460) are addresses too.
 //!
 //! What a tunnel's resolver says counts for rules that lead to that tunnel; rules that block, and
 //! those that lead to a group, take anybody's word. A name is known for as long as its TTL says,
-//! but [a minute at least and a day at most](crate::dns::DnsLimits), and for as long as flows to the
-//! address go on, within that day. While a tunnel is down its
-//! names stay: their flows are blocked, not handed to the next rule. With a removed tunnel they go.
+//! but [a minute at least and a day at most](crate::dns::DnsLimits); within that day, flows to the
+//! address prolong it. While a tunnel is down its names stay: their flows are blocked, not handed
+//! to the next rule. With a removed tunnel they go.
 //!
 //! Leave ports and protocol out of a rule with a domain, or add one without: a rule for port 443
 //! does not take the query, which then goes elsewhere and teaches nothing.
@@ -45,7 +46,8 @@
 //!
 //! To a steered query in UDP: the first with its id and its question, on its flow, within
 //! [10 s](crate::dns::DnsLimits::patience). The source port stays the app's, so a forger has to
-//! guess as much as without us (RFC 5452 §9.2). Everything else is dropped as
+//! guess as much as without us (RFC 5452 §9.2). An answer about a name that a rule blocks by now is
+//! dropped for that rule. Everything else is dropped as
 //! [`DnsUnexpected`](vpn_core::DropReason::DnsUnexpected): late, repeated or forged answers, and
 //! what is no DNS at all. A datagram to a steered address that is no query is dropped as
 //! [`Malformed`](vpn_core::DropReason::Malformed).
@@ -64,7 +66,8 @@
 //! * A query in TCP is steered by its app's rule, without its name, and its answer teaches nothing:
 //!   the name is inside a stream. Clients use TCP after a truncated answer.
 //! * An answer in several fragments passes and teaches nothing.
-//! * Address hints in HTTPS records (RFC 9460) are not read; clients ask for A and AAAA too.
+//! * A name that a client reads in an answer and asks for itself (SRV, MX, the target of an HTTPS
+//!   record) is a name of its own: it needs a rule of its own.
 //! * An app that keeps an address for longer than its TTL, without a flow to it, connects under the
 //!   rule without domain.
 //! * A local cache (systemd-resolved, nscd, dnsmasq) asks in its own name: the router sees the

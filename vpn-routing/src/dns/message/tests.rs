@@ -99,6 +99,28 @@ fn aliases_are_followed_and_the_shortest_ttl_counts() {
     assert_eq!(addresses(&bytes), expected);
 }
 
+/// RFC 9460 §7.3: clients connect to hints before they are told the address.
+#[test]
+fn hints_of_https_records_are_addresses() {
+    use simple_dns::rdata::{HTTPS, SVCB};
+    use simple_dns::{Name, Packet, ResourceRecord};
+    let mut packet = Packet::new_reply(1);
+    let mut service = SVCB::new(1, Name::new_unchecked(""));
+    service.set_alpn(&["h3".try_into().expect("a string")]);
+    service.set_ipv4hint(&[0xc000_0201, 0xc000_0202]);
+    service.set_ipv6hint(&[0x2001_0db8 << 96 | 1]);
+    let data = RData::HTTPS(HTTPS(service));
+    let name = Name::new_unchecked("a.example");
+    let record = ResourceRecord::new(name, CLASS::IN, 70, data);
+    packet.answers.push(record);
+    let records = packet.build_bytes_vec().expect("an answer");
+    let mut bytes = answer(1, "a.example", 65, &[]);
+    bytes[7] = 1;
+    bytes.extend(&records[12..]);
+    let found: Vec<_> = addresses(&bytes).into_iter().map(|a| a.0).collect();
+    assert_eq!(found, ["192.0.2.1", "192.0.2.2", "2001:db8::1"]);
+}
+
 #[test]
 fn circles_and_endless_chains_lead_nowhere() {
     let circle = [
