@@ -199,6 +199,11 @@ impl Allocator {
         self.host = networks.into_iter().collect();
     }
 
+    /// The host's own networks, as they were told.
+    pub fn host_networks(&self) -> &[IpNet] {
+        &self.host
+    }
+
     /// Sets a tunnel's priority for [`Policy::Priority`]; larger is more important, default 0.
     /// Takes effect at the next admission or release in its subnets.
     pub fn set_priority(&mut self, tunnel: TunnelId, priority: u32) {

@@ -10,7 +10,7 @@ use vpn_core::{
 
 use super::EngineError;
 use crate::group::{GroupConfig, GroupError};
-use crate::router::{Explanation, FlowStatus, Status};
+use crate::router::{Explanation, FlowStatus, Status, TunnelOptions};
 
 /// Commands that may wait for the engine; a caller beyond that waits for its turn.
 const COMMANDS: usize = 16;
@@ -24,6 +24,7 @@ pub(super) enum Command {
         Vec<GroupConfig>,
         oneshot::Sender<Result<Vec<GroupId>, GroupError>>,
     ),
+    SetTunnelOptions(TunnelId, TunnelOptions, oneshot::Sender<()>),
     AddTunnel(
         String,
         Arc<dyn TunnelTransport>,
@@ -131,6 +132,20 @@ impl EngineHandle {
         Ok(self
             .ask(|reply| Command::SetGroups(groups, reply))
             .await??)
+    }
+
+    /// Sets a tunnel's options while the engine runs, in place of those it had.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineGone`].
+    pub async fn set_tunnel_options(
+        &self,
+        tunnel: TunnelId,
+        options: TunnelOptions,
+    ) -> Result<(), EngineGone> {
+        self.ask(|reply| Command::SetTunnelOptions(tunnel, options, reply))
+            .await
     }
 
     /// Closes and removes a tunnel while the engine runs; returns when it is closed. Its flows end,

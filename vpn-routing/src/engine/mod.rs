@@ -28,7 +28,7 @@ use vpn_core::{
 };
 
 use crate::group::{GroupConfig, GroupError};
-use crate::router::{Egress, Event, Router, RouterConfig, Status, Update};
+use crate::router::{Egress, Event, Router, RouterConfig, Status, TunnelOptions, Update};
 use crate::rules::RuleCache;
 use handle::Command;
 pub use handle::{EngineGone, EngineHandle};
@@ -175,6 +175,11 @@ impl Engine {
     /// [`GroupError`]; nothing changes then.
     pub fn set_groups(&mut self, groups: Vec<GroupConfig>) -> Result<Vec<GroupId>, GroupError> {
         self.router.set_groups(clock(), groups)
+    }
+
+    /// Sets a tunnel's options, in place of those it had.
+    pub fn set_tunnel_options(&mut self, tunnel: TunnelId, options: TunnelOptions) {
+        self.router.set_tunnel_options(clock(), tunnel, options);
     }
 
     /// Says which networks the host itself is on, so that collisions with them are reported.
@@ -431,6 +436,10 @@ impl Engine {
                 drop(reply.send(self.router.explain(owner.as_ref(), flow)));
             }
             Command::SetGroups(groups, reply) => drop(reply.send(self.set_groups(groups))),
+            Command::SetTunnelOptions(tunnel, options, reply) => {
+                self.set_tunnel_options(tunnel, options);
+                let _ = reply.send(());
+            }
             Command::AddTunnel(name, transport, reply) => {
                 drop(reply.send(self.add_tunnel(&name, transport)));
             }

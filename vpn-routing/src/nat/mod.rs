@@ -14,15 +14,20 @@
 //! (RFC 6056 §3.3.1), so that outsiders cannot guess them: at most [`PORT_TRIES`] draws, then the
 //! flow is refused. Ports that inbound rules publish are never given to anybody else.
 //!
+//! Networks behind tunnels that overlap are told apart by [`PrefixMap`]s: applications reach one of
+//! them under other addresses. [`Overlap`] says which networks share addresses, and who gets them.
+//!
 //! A mapping is counted by its flows and forgotten with the last of them. Looking one up or making
 //! it happens once per new flow, never per packet.
 
 mod mapping;
+mod overlap;
 mod ports;
 mod prefix;
 #[cfg(test)]
 mod tests;
 
 pub use mapping::{Endpoint, MappingId, Mappings, Space};
+pub use overlap::{Claim, Claimant, MAX_OVERLAPS, Overlap, OverlapKind, Why};
 pub use ports::{FIRST_PORT, PORT_TRIES, PortsExhausted, RandomPorts};
 pub use prefix::{MAX_PREFIX_MAPS, PrefixMap, PrefixMapError, PrefixMaps};

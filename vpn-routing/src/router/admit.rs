@@ -30,7 +30,6 @@ use super::owners::OUTSIDER;
 use super::translate::translation;
 use crate::conn::{Conn, ConnId, ConnTable, DnsFlow, Origin, Phase, Stamp};
 use crate::nat::Endpoint;
-use crate::rules::Admitted;
 
 /// The flows that inbound rules admitted, by rule.
 #[derive(Debug, Default)]
@@ -108,12 +107,18 @@ impl Router {
                 received.src(),
             )
             .ok_or(DropReason::Unsolicited)?;
-        let remote = received.src();
-        if !is_routable(remote) || remote == received.dst() || self.allocator.is_on_device(remote) {
+        let remote = self
+            .local_address(tunnel, received.src())
+            .ok_or(DropReason::AddressNotAllowed)?;
+        if !is_routable(remote)
+            || received.src() == received.dst()
+            || self.allocator.is_on_device(remote)
+        {
             return Err(DropReason::AddressNotAllowed);
         }
         self.make_room(admitted.rule)?;
-        self.enter_guest(now, tunnel, parsed, (local, admitted))
+        let device = wanted_key(parsed, (local, admitted.port), remote);
+        self.enter_guest(now, tunnel, parsed, device, admitted.rule)
     }
 
     /// The address on the device that stands for an address of this tunnel.
@@ -153,10 +158,10 @@ impl Router {
         now: Stamp,
         tunnel: TunnelId,
         parsed: &Parsed,
-        (local, admitted): (IpAddr, Admitted),
+        wanted: FlowKey,
+        rule: RuleId,
     ) -> Result<ConnId, DropReason> {
         let wire = parsed.flow.reversed();
-        let wanted = wire.with_source(local, admitted.port);
         let device = self.free_device_key(wanted)?;
         let mapping = match parsed.message {
             Message::Udp => {
@@ -174,7 +179,7 @@ impl Router {
             tunnel,
             translation: translation(&device, &wire),
             generation: self.generation,
-            rule: Some(admitted.rule),
+            rule: Some(rule),
             owner: OUTSIDER,
             socket: 0,
             phase: Phase::asked(parsed.message),
@@ -189,13 +194,13 @@ impl Router {
         self.release_removed();
         match entered {
             Ok(id) => {
-                let of = self.guests.by_rule.entry(admitted.rule).or_default();
+                let of = self.guests.by_rule.entry(rule).or_default();
                 of.flows += 1;
                 of.half_open.push_back((id, tunnel, wire));
                 if of.half_open.len() > 2 * self.config.max_flows_per_inbound_rule {
                     let conns = &self.conns;
                     of.half_open
-                        .retain(|guest| is_half_open(conns, guest, admitted.rule));
+                        .retain(|guest| is_half_open(conns, guest, rule));
                 }
                 Ok(id)
             }
@@ -285,6 +290,14 @@ impl Router {
             }
         }
     }
+}
+
+/// The key of a flow from behind a tunnel as the device has it.
+fn wanted_key(parsed: &Parsed, local: (IpAddr, u16), remote: IpAddr) -> FlowKey {
+    let answer = parsed.flow.reversed();
+    answer
+        .with_source(local.0, local.1)
+        .with_destination(remote, answer.dst_port())
 }
 
 /// Whether a flow that was entered half-open is so still: its place may be another's by now.

@@ -154,7 +154,8 @@ impl Router {
         asked: Option<&DomainName>,
     ) -> Decision {
         let domains = self.dns.domains(now, asked);
-        self.rules.decide_named(owner, flow, &domains)
+        let decision = self.rules.decide_named(owner, flow, &domains);
+        self.routed(decision, flow)
     }
 
     /// How much of its owner that depends on.

@@ -72,16 +72,16 @@ impl Router {
         } else {
             flow.src()
         };
-        let resolver = match self.steers(&flow) {
+        let remote = match self.steers(&flow) {
             true => match slot.resolver(flow.family()) {
                 Some(resolver) => resolver,
                 None => return Drop(DropReason::NoResolver, Some(tunnel)),
             },
-            false => flow.dst(),
+            false => slot.options.prefix_maps.to_remote(flow.dst()),
         };
         let wanted = flow
             .with_source(source, flow.src_port())
-            .with_destination(resolver, flow.dst_port());
+            .with_destination(remote, flow.dst_port());
         let (wire, mapping) = match self.wire_key(tunnel, &flow, wanted) {
             Ok(found) => found,
             Err(reason) => return Drop(reason, Some(tunnel)),

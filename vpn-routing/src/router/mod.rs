@@ -70,6 +70,7 @@ mod enter;
 mod groups;
 mod hold;
 mod inbound;
+mod options;
 mod outbound;
 mod owners;
 mod quota;
@@ -99,6 +100,7 @@ use crate::rules::{CompiledRules, RuleStats};
 
 pub use config::{HoldLimits, HoldQuota, RouterConfig};
 pub use dns::DnsCounters;
+pub use options::TunnelOptions;
 pub use status::{
     Accounts, DnsStatus, Explanation, FlowStatus, Status, TunnelCounters, TunnelStatus,
 };
@@ -497,6 +499,7 @@ impl Router {
             }
         };
         slot.assigned = Some(Arc::clone(&assigned));
+        let maps = slot.options.prefix_maps.clone();
         if !admission.conflicts.is_empty() {
             self.events
                 .push_back(Event::Conflicts(tunnel, admission.conflicts));
@@ -511,7 +514,7 @@ impl Router {
         let has = |addr: IpAddr| assigned.addresses.iter().any(|net| net.addr() == addr);
         let valid = |wire_source| !translate || has(wire_source);
         self.conns.remove_where(&mut self.removed, |c| {
-            let steered = c.wire.dst() != c.device.dst();
+            let steered = maps.to_remote(c.device.dst()) != c.wire.dst();
             c.tunnel == tunnel
                 && (!valid(c.wire.src()) || steered && !assigned.dns.contains(&c.wire.dst()))
         });

@@ -7,6 +7,7 @@ use vpn_core::packet::PacketBatch;
 use vpn_core::{Assigned, Family, TransportState, TunnelId};
 
 use super::demand::Demand;
+use super::options::TunnelOptions;
 use super::status::TunnelCounters;
 
 #[derive(Debug)]
@@ -18,6 +19,7 @@ pub(super) struct Tunnel {
     pub(super) queue: PacketBatch,
     pub(super) counters: TunnelCounters,
     pub(super) demand: Demand,
+    pub(super) options: TunnelOptions,
 }
 
 impl Tunnel {
@@ -67,6 +69,7 @@ impl Tunnels {
             queue,
             counters: TunnelCounters::default(),
             demand: Demand::default(),
+            options: TunnelOptions::default(),
         }));
         Some(id)
     }

@@ -7,6 +7,7 @@ mod flows;
 mod groups;
 mod hold;
 mod inbound;
+mod maps;
 mod model;
 mod nat;
 mod on_down;
