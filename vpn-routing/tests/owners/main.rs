@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
 mod common;
+mod conformance;
 mod echo;
 mod process;
 mod tcp;

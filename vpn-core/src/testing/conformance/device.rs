@@ -23,19 +23,14 @@ pub trait DeviceFixture: FarEnd {
 ///
 /// The first clause that is broken.
 pub async fn tun_device<F: DeviceFixture>(make: impl AsyncFn() -> F) -> Result<(), Violation> {
+    // One at a time: each is gone before the next is made.
     capabilities(make().await.device())?;
-    let fixture = make().await;
-    line(&fixture).receives_in_order().await?;
-    let fixture = make().await;
-    line(&fixture).wakes_who_waits_for_packets().await?;
-    let fixture = make().await;
-    line(&fixture).readable_is_cancel_safe().await?;
-    let fixture = make().await;
-    line(&fixture).sends_and_counts().await?;
-    let fixture = make().await;
-    line(&fixture).leaves_the_rest().await?;
-    let fixture = make().await;
-    line(&fixture).closes().await
+    line(&make().await).receives_in_order().await?;
+    line(&make().await).wakes_who_waits_for_packets().await?;
+    line(&make().await).readable_is_cancel_safe().await?;
+    line(&make().await).sends_and_counts().await?;
+    line(&make().await).leaves_the_rest().await?;
+    line(&make().await).closes().await
 }
 
 fn capabilities(device: &dyn TunDevice) -> Checked {

@@ -260,7 +260,10 @@ impl Line<'_> {
                 format!("after {taken} were taken, {left:?} are left")
             })?;
         let mut waiting = self.pipe.writable();
-        let _ = poll_once(&mut waiting).await;
+        if poll_once(&mut waiting).await.is_some() {
+            // Spuriously; whoever waits again has to be woken all the same.
+            waiting = self.pipe.writable();
+        }
         let all: Vec<u16> = (0..taken).collect();
         self.arrives(Clause::SendInOrder, &all).await?;
         let woken = within(self.far.patience(), waiting).await;

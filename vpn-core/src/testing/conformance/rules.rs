@@ -53,12 +53,8 @@ pub trait RuleFixture: Send + Sync {
 ///
 /// The first clause that is broken.
 pub async fn rule_source<F: RuleFixture>(make: impl AsyncFn() -> F) -> Result<(), Violation> {
-    let fixture = make().await;
-    let first = fixture.some_rules(1);
-    let changes = fixture.set(&first).await;
-    loads(&fixture, &first, Clause::LoadWhole).await?;
-    loads(&fixture, &first, Clause::LoadRepeats).await?;
-    if !changes {
+    // One at a time: each is gone before the next is made.
+    if !loads_again(&make().await).await? {
         return Ok(());
     }
     for clause in [
@@ -66,12 +62,18 @@ pub async fn rule_source<F: RuleFixture>(make: impl AsyncFn() -> F) -> Result<()
         Clause::ChangedNotMissed,
         Clause::ChangedCancelSafe,
     ] {
-        let fixture = make().await;
-        fixture.set(&first).await;
-        loads(&fixture, &first, Clause::LoadWhole).await?;
-        change(&fixture, clause).await?;
+        change(&make().await, clause).await?;
     }
     damaged(&make().await).await
+}
+
+/// Whether the rules can be changed.
+async fn loads_again<F: RuleFixture>(fixture: &F) -> Checked<bool> {
+    let rules = fixture.some_rules(1);
+    let changes = fixture.set(&rules).await;
+    loads(fixture, &rules, Clause::LoadWhole).await?;
+    loads(fixture, &rules, Clause::LoadRepeats).await?;
+    Ok(changes)
 }
 
 /// Compares without regard to order, which says nothing.
@@ -102,6 +104,9 @@ async fn loads<F: RuleFixture>(fixture: &F, wanted: &[Rule], clause: Clause) -> 
 /// The rules change, with somebody waiting in the way that the clause is about.
 async fn change<F: RuleFixture>(fixture: &F, clause: Clause) -> Checked {
     let source = fixture.source();
+    let first = fixture.some_rules(1);
+    fixture.set(&first).await;
+    loads(fixture, &first, Clause::LoadWhole).await?;
     // What the source reports of its beginning is no change.
     let spurious = async {
         for _ in 0..8 {
@@ -116,7 +121,10 @@ async fn change<F: RuleFixture>(fixture: &F, clause: Clause) -> Checked {
     let returned = match clause {
         Clause::ChangedWakes => {
             let mut waiting = source.changed();
-            let _ = poll_once(&mut waiting).await;
+            if poll_once(&mut waiting).await.is_some() {
+                // Spuriously; whoever waits again has to be woken all the same.
+                waiting = source.changed();
+            }
             fixture.set(&second).await;
             within(fixture.patience(), waiting).await
         }

@@ -36,23 +36,26 @@ pub trait TransportFixture: FarEnd {
 pub async fn tunnel_transport<F: TransportFixture>(
     make: impl AsyncFn() -> F,
 ) -> Result<(), Violation> {
-    let fixture = make().await;
-    capabilities(fixture.transport())?;
-    state_first(&fixture).await?;
-    nothing_before_proof(&fixture).await?;
-    let fixture = up(make().await).await?;
-    line(&fixture).receives_in_order().await?;
-    let fixture = up(make().await).await?;
-    line(&fixture).wakes_who_waits_for_packets().await?;
-    let fixture = up(make().await).await?;
-    line(&fixture).readable_is_cancel_safe().await?;
-    let fixture = up(make().await).await?;
-    line(&fixture).sends_and_counts().await?;
-    let fixture = up(make().await).await?;
-    line(&fixture).leaves_the_rest().await?;
+    // One at a time: each is gone before the next is made.
+    before_proof(&make().await).await?;
+    line(&up(make().await).await?).receives_in_order().await?;
+    line(&up(make().await).await?)
+        .wakes_who_waits_for_packets()
+        .await?;
+    line(&up(make().await).await?)
+        .readable_is_cancel_safe()
+        .await?;
+    line(&up(make().await).await?).sends_and_counts().await?;
+    line(&up(make().await).await?).leaves_the_rest().await?;
     let fixture = up(make().await).await?;
     line(&fixture).closes().await?;
     closed_state(&fixture).await
+}
+
+async fn before_proof<F: TransportFixture>(fixture: &F) -> Checked {
+    capabilities(fixture.transport())?;
+    state_first(fixture).await?;
+    nothing_before_proof(fixture).await
 }
 
 fn capabilities(transport: &dyn TunnelTransport) -> Checked {
@@ -107,19 +110,18 @@ async fn up<F: TransportFixture>(fixture: F) -> Checked<F> {
     fixture.answer().await;
     let transport = fixture.transport();
     let drive = async {
-        let mut drops = DropCounters::default();
+        let (mut drops, mut watch) = (DropCounters::default(), transport.state());
         loop {
-            if let TransportState::Up(assigned) = transport.state().get() {
+            if let TransportState::Up(assigned) = watch.get() {
                 return Ok(assigned);
             }
             let mut batch = PacketBatch::new(4, 1500);
             if transport.try_recv(&mut batch, &mut drops).is_err() {
-                return Err(transport.state().get());
+                return Err(watch.get());
             }
-            let mut changed = transport.state();
-            let _ = poll_once(&mut Box::pin(changed.next())).await;
-            // A peer that answers is either read or seen in the state.
-            let _ = within(async { drop(changed.next().await) }, transport.readable()).await;
+            // An answer is something to read, or seen in the state.
+            let changed = async { drop(watch.next().await) };
+            let _ = within(changed, transport.readable()).await;
         }
     };
     let clause = Clause::UpWhenProven;

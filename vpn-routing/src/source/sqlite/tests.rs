@@ -256,3 +256,56 @@ async fn nothing_survives_the_source() {
     // The thread held the other half.
     assert_eq!(Arc::strong_count(&stop), 1);
 }
+
+/// Rules that another program writes into the file.
+struct Edited {
+    rules: SqliteRules,
+    dir: Dir,
+}
+
+#[async_trait::async_trait]
+impl vpn_core::testing::conformance::RuleFixture for Edited {
+    fn source(&self) -> &dyn RuleSource {
+        &self.rules
+    }
+
+    async fn set(&self, rules: &[vpn_core::Rule]) -> bool {
+        let mut connection = Connection::open(self.dir.file()).unwrap();
+        let all = connection.transaction().unwrap();
+        all.execute("DELETE FROM rules", []).unwrap();
+        for rule in rules {
+            let Some(OwnerMatch::Uid(uid)) = rule.matches.owner else {
+                panic!("{rule}");
+            };
+            let insert =
+                "INSERT INTO rules (id, uid, action, tunnel) VALUES (?1, ?2, 'tunnel', ?3)";
+            let tunnel = rule.action.to_string();
+            all.execute(insert, (rule.id.0.cast_signed(), uid, tunnel))
+                .unwrap();
+        }
+        all.commit().unwrap();
+        true
+    }
+
+    async fn damage(&self) -> bool {
+        let connection = Connection::open(self.dir.file()).unwrap();
+        let nonsense = "UPDATE rules SET action = 'allow' WHERE id = 2";
+        assert_eq!(connection.execute(nonsense, []).unwrap(), 1);
+        true
+    }
+
+    async fn patience(&self) {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn rules_in_a_file_conform() {
+    let make = async || {
+        let dir = Dir::new();
+        let rules = SqliteRules::open(dir.file()).unwrap();
+        Edited { rules, dir }
+    };
+    let checked = vpn_core::testing::conformance::rule_source(make).await;
+    checked.unwrap();
+}
