@@ -12,6 +12,7 @@
 //! | [`owner`] | which application a flow belongs to: a table, Linux |
 //! | [`group`] | which member of a group of tunnels a flow uses |
 //! | [`nat`] | which address and port a flow has in its tunnel |
+//! | [`routes`] | behind which tunnel a destination lies, of the routes that policy admits |
 //! | [`conn`] | the connection table: both directions of every flow, bounded |
 //! | [`dns`] | which query an answer belongs to; the names of addresses |
 //! | [`router`] | all of it put together: a pure state machine of six verbs |
@@ -39,6 +40,7 @@ pub mod manual;
 pub mod nat;
 pub mod owner;
 pub mod router;
+pub mod routes;
 pub mod rules;
 pub mod source;
 

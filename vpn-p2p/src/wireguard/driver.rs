@@ -93,7 +93,12 @@ impl Shared {
                 addresses: config.interface.addresses.clone(),
                 dns: config.interface.dns.clone(),
                 mtu: config.mtu(),
-                ..Assigned::default()
+                // What the profile says lies behind the tunnel; the router's policy decides.
+                routes: config
+                    .peers
+                    .iter()
+                    .flat_map(|peer| peer.allowed_ips.clone())
+                    .collect(),
             },
         }
     }

@@ -11,6 +11,7 @@ use vpn_core::{
 use super::EngineError;
 use crate::group::{GroupConfig, GroupError};
 use crate::router::{Explanation, FlowStatus, Status, TunnelOptions};
+use crate::routes::RoutePolicy;
 
 /// Commands that may wait for the engine; a caller beyond that waits for its turn.
 const COMMANDS: usize = 16;
@@ -20,6 +21,7 @@ pub(super) enum Command {
     Status(oneshot::Sender<Status>),
     Flows(usize, oneshot::Sender<Vec<FlowStatus>>),
     Explain(Option<Owner>, FlowKey, oneshot::Sender<Explanation>),
+    SetRoutePolicy(TunnelId, RoutePolicy, oneshot::Sender<()>),
     SetGroups(
         Vec<GroupConfig>,
         oneshot::Sender<Result<Vec<GroupId>, GroupError>>,
@@ -120,6 +122,16 @@ impl EngineHandle {
     ) -> Result<TunnelId, EngineError> {
         self.ask(|reply| Command::AddTunnel(name.to_owned(), transport, reply))
             .await?
+    }
+
+    /// Which of the routes that a tunnel advertises are admitted. Default none.
+    pub async fn set_route_policy(
+        &self,
+        tunnel: TunnelId,
+        policy: RoutePolicy,
+    ) -> Result<(), EngineGone> {
+        self.ask(|reply| Command::SetRoutePolicy(tunnel, policy, reply))
+            .await
     }
 
     /// Puts these groups in force, in place of those that were; returns their ids, in order. A

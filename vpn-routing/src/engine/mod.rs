@@ -29,6 +29,7 @@ use vpn_core::{
 
 use crate::group::{GroupConfig, GroupError};
 use crate::router::{Egress, Event, Router, RouterConfig, Status, TunnelOptions, Update};
+use crate::routes::RoutePolicy;
 use crate::rules::RuleCache;
 use handle::Command;
 pub use handle::{EngineGone, EngineHandle};
@@ -182,6 +183,11 @@ impl Engine {
         self.router.set_tunnel_options(clock(), tunnel, options);
     }
 
+    /// Which of the routes that a tunnel advertises are admitted. Default none.
+    pub fn set_route_policy(&mut self, tunnel: TunnelId, policy: RoutePolicy) {
+        self.router.set_route_policy(clock(), tunnel, policy);
+    }
+
     /// Says which networks the host itself is on, so that collisions with them are reported.
     pub fn set_host_networks(&mut self, networks: impl IntoIterator<Item = ipnet::IpNet>) {
         self.router.set_host_networks(networks);
@@ -314,6 +320,19 @@ impl Engine {
                         tracing::debug!(%tunnel, %address, "this one");
                     }
                 }
+                Event::Routes(tunnel, report) if !report.is_clean() => {
+                    tracing::warn!(
+                        %tunnel,
+                        admitted = report.admitted,
+                        refused = report.refused,
+                        conflicts = report.conflicts.len(),
+                        "advertised routes are not used; debug level names them"
+                    );
+                    for (route, reason) in report.refusals {
+                        tracing::debug!(%tunnel, %route, %reason, "refused route");
+                    }
+                }
+                Event::Routes(..) => {}
                 Event::Wake(tunnel) => {
                     if let Some(link) = self.link(tunnel) {
                         link.transport.wake();
@@ -434,6 +453,11 @@ impl Engine {
             Command::Flows(limit, reply) => drop(reply.send(self.router.flows(limit))),
             Command::Explain(owner, flow, reply) => {
                 drop(reply.send(self.router.explain(owner.as_ref(), flow)));
+            }
+            Command::SetRoutePolicy(tunnel, policy, reply) => {
+                self.set_route_policy(tunnel, policy);
+                // The caller may have gone away.
+                let _ = reply.send(());
             }
             Command::SetGroups(groups, reply) => drop(reply.send(self.set_groups(groups))),
             Command::SetTunnelOptions(tunnel, options, reply) => {

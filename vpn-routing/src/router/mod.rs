@@ -62,6 +62,7 @@
 //! * In steady state nothing is allocated per packet.
 
 mod admit;
+mod advertised;
 mod change;
 mod config;
 mod demand;
@@ -96,6 +97,7 @@ use crate::alloc::{Allocator, Conflict, Refusal};
 use crate::conn::{Conn, ConnTable, Stamp};
 use crate::group::Standing;
 use crate::nat::Mappings;
+use crate::routes::{RouteReport, RouteTable};
 use crate::rules::{CompiledRules, RuleStats};
 
 pub use config::{HoldLimits, HoldQuota, RouterConfig};
@@ -160,6 +162,8 @@ pub enum Event {
     Conflicts(TunnelId, Vec<Conflict>),
     /// Addresses that a tunnel was assigned and cannot have; the others are in use.
     Refused(TunnelId, Vec<(ipnet::IpNet, Refusal)>),
+    /// A tunnel advertises other routes, or its policy changed: what became of them.
+    Routes(TunnelId, RouteReport),
     /// A packet waits for this dormant tunnel: let it connect.
     Wake(TunnelId),
     /// This tunnel had no packet for its idle limit: let it rest.
@@ -178,6 +182,7 @@ pub struct Router {
     /// that are down.
     generation: Generation,
     groups: Groups,
+    routes: RouteTable,
     tunnels: Tunnels,
     allocator: Allocator,
     conns: ConnTable,
@@ -211,6 +216,7 @@ impl Router {
             rule_stats: RuleStats::default(),
             generation: Generation::COLD,
             groups: Groups::default(),
+            routes: RouteTable::new(),
             tunnels: Tunnels::new(),
             allocator: Allocator::new(config.address_policy),
             conns: ConnTable::new(config.max_flows, config.timeouts),
@@ -243,7 +249,8 @@ impl Router {
         if let Some(slot) = self.tunnels.get_mut(tunnel) {
             slot.state = TransportState::Closed;
         }
-        if self.stands(now, tunnel, Standing::Down) {
+        let routed = self.routes.withdraw(tunnel);
+        if self.stands(now, tunnel, Standing::Down) || routed {
             self.ways_changed(now);
         }
         self.tunnel_gone(tunnel, DropReason::NoSuchTunnel);
@@ -464,9 +471,12 @@ impl Router {
         let (before, after) = (Standing::of(&slot.state), Standing::of(&state));
         slot.state = state.clone();
         slot.demand.changed(now);
-        let moved = before != after && self.stands(now, tunnel, after);
+        let mut moved = before != after && self.stands(now, tunnel, after);
         match &state {
-            TransportState::Up(assigned) => self.tunnel_up(now, tunnel, Arc::clone(assigned)),
+            TransportState::Up(assigned) => {
+                self.tunnel_up(now, tunnel, Arc::clone(assigned));
+                moved |= self.advertised(tunnel, &assigned.routes);
+            }
             TransportState::Down(_) => {
                 self.drop_queue(tunnel, DropReason::TunnelDown, |_| true);
             }

@@ -98,7 +98,8 @@ impl Router {
         }
         match best {
             Some((_, tunnel)) => Decision::default_of(Target::Tunnel(tunnel)),
-            None => decision,
+            // What is configured here comes before what the other end claims.
+            None => self.routed_as_advertised(decision, flow),
         }
     }
 

@@ -148,6 +148,8 @@ pub struct Explanation {
     pub evidence: Option<Evidence>,
     /// The rule that decides; `None` for the default action.
     pub rule: Option<RuleId>,
+    /// The admitted route that decides, where no rule does.
+    pub route: Option<ipnet::IpNet>,
     /// The group it would go by, and why its member was chosen; `None` for the reason if every
     /// member is down.
     pub group: Option<(String, Option<Reason>)>,
@@ -254,6 +256,7 @@ impl Router {
             needs: self.needs_owner(now, &flow, None),
             evidence: None,
             rule: None,
+            route: None,
             group: None,
             fell_back: false,
             verdict: Verdict::Drop(DropReason::RulesCold),
@@ -271,6 +274,7 @@ impl Router {
         told.names = names.map(|(tunnel, name)| (tunnel, name.clone())).collect();
         let decision = self.decision(now, owner, &flow, None);
         told.rule = decision.rule;
+        told.route = self.route_of(&decision, &flow);
         let (way, found) = self.resolve_with(&decision, &flow, owner);
         told.fell_back = found.fell_back;
         told.group = found.group.and_then(|(id, reason)| {

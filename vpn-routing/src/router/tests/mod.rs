@@ -13,5 +13,6 @@ mod nat;
 mod on_down;
 mod policy;
 mod races;
+mod routes;
 mod steps;
 mod world;

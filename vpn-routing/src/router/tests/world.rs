@@ -16,6 +16,7 @@ use vpn_core::{
 
 use crate::group::GroupConfig;
 use crate::router::{Egress, Event, Router, RouterConfig, Update};
+use crate::routes::RouteReport;
 use crate::rules::{CompiledRules, Names, RuleCache, Target};
 
 pub(super) const SITE: &str = "203.0.113.10";
@@ -38,6 +39,7 @@ pub(super) struct World {
     /// Tunnels that were to wake, and to rest.
     pub(super) woken: Vec<TunnelId>,
     pub(super) rested: Vec<TunnelId>,
+    pub(super) reports: Vec<RouteReport>,
     groups: HashMap<String, GroupId>,
     next_rule: u64,
 }
@@ -85,6 +87,7 @@ impl World {
             plans: Vec::new(),
             woken: Vec::new(),
             rested: Vec::new(),
+            reports: Vec::new(),
             groups: HashMap::new(),
             next_rule: 0,
         };
@@ -343,6 +346,7 @@ impl World {
                 Event::Plan(plan) => self.plans.push(plan),
                 Event::Wake(tunnel) => self.woken.push(tunnel),
                 Event::Rest(tunnel) => self.rested.push(tunnel),
+                Event::Routes(_, report) => self.reports.push(report),
                 Event::Conflicts(..) | Event::Refused(..) => {}
             }
         }
