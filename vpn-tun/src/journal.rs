@@ -83,6 +83,15 @@ impl Journal {
         self.lock().entries.get(key).cloned()
     }
 
+    /// The entries whose keys begin so, without what they begin with.
+    pub(crate) fn with_prefix(&self, prefix: &str) -> BTreeMap<String, String> {
+        let inner = self.lock();
+        let entries = inner.entries.iter();
+        entries
+            .filter_map(|(k, v)| Some((k.strip_prefix(prefix)?.to_owned(), v.clone())))
+            .collect()
+    }
+
     pub(crate) fn set(&self, key: &str, value: impl Into<String>) -> Result<(), JournalError> {
         let mut inner = self.lock();
         inner.entries.insert(key.to_owned(), value.into());

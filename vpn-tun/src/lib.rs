@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`name`] | nothing: what an interface may be called |
 //! | [`device`] | the virtual interface: packets in, packets out |
-//! | [`apply`] | addresses, routes, policy rules and MTU, by netlink; the capture that fails closed |
+//! | [`apply`] | addresses, routes, policy rules and MTU, by netlink; the capture that fails closed; the packet filter beside it |
+//! | [`direct`] | the way to the uplink as a tunnel: a second interface, whose packets the kernel forwards |
 //! | [`dns`] | `resolv.conf` |
 //! | [`journal`] | a small file that says what to undo after a crash |
 //! | [`underlay`] | sockets below the tunnels: marked, bound, protected |
@@ -19,11 +20,17 @@ pub mod apply;
 #[cfg(target_os = "linux")]
 pub mod device;
 #[cfg(target_os = "linux")]
+pub mod direct;
+#[cfg(target_os = "linux")]
 pub mod dns;
 #[cfg(target_os = "linux")]
 pub mod journal;
 pub mod manual;
 pub mod name;
+#[cfg(target_os = "linux")]
+mod nft;
+#[cfg(target_os = "linux")]
+mod sysctl;
 #[cfg(target_os = "linux")]
 pub mod underlay;
 
@@ -32,10 +39,16 @@ pub use apply::{Applier, ApplyError, CaptureConfig, OnExit};
 #[cfg(target_os = "linux")]
 pub use device::{LinuxTun, TunConfig, TunError};
 #[cfg(target_os = "linux")]
+pub use direct::{DirectConfig, DirectError, DirectTransport};
+#[cfg(target_os = "linux")]
 pub use dns::{DnsApply, DnsError, SystemDns};
 #[cfg(target_os = "linux")]
 pub use journal::Journal;
 pub use name::{InterfaceName, NameError};
+#[cfg(target_os = "linux")]
+pub use nft::NftError;
+#[cfg(target_os = "linux")]
+pub use sysctl::SysctlError;
 #[cfg(target_os = "linux")]
 pub use underlay::MarkedUnderlay;
 

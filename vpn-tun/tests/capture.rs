@@ -39,6 +39,7 @@ fn plan() -> InterfacePlan {
             .into(),
         dns: BTreeSet::from(["10.99.0.53".parse().unwrap()]),
         mtu: 1380,
+        ..InterfacePlan::default()
     }
 }
 

@@ -2,11 +2,18 @@
 
 use super::config::{ApplyError, CaptureConfig, Step};
 use super::families;
-use super::netlink::{self, Netlink, Role, Target, default_of};
-use vpn_core::Family;
+use super::netlink::{self, Netlink, Target, default_of};
+use super::policy::{self, Device, Part, Role, message};
+use crate::name::InterfaceName;
+use rtnetlink::packet_route::rule::RuleMessage;
+use vpn_core::{Bypass, Family};
 
-/// Blackhole of every family, then the rule of every family.
-pub(super) async fn install(netlink: &Netlink, capture: &CaptureConfig) -> Result<(), ApplyError> {
+/// Blackhole of every family, then the rules of every family.
+pub(super) async fn install(
+    netlink: &Netlink,
+    capture: &CaptureConfig,
+    device: &InterfaceName,
+) -> Result<(), ApplyError> {
     let mut present = Vec::new();
     for &family in families(capture) {
         for route in netlink.routes(family, capture.table).await? {
@@ -30,13 +37,80 @@ pub(super) async fn install(netlink: &Netlink, capture: &CaptureConfig) -> Resul
     }
     for family in present {
         // The guard first: the capture never stands without it.
-        netlink.add_rule(family, capture, Role::Guard).await?;
-        netlink.add_rule(family, capture, Role::Capture).await?;
+        for role in [Role::Guard, Role::Capture] {
+            netlink.add_rule(message(family, capture, &role)).await?;
+        }
+        let former = netlink.rules(family, capture).await?;
+        // What a former run let around is captured now.
+        remove_bypass(netlink, capture, &former).await?;
         // A former run's rule with another mark would capture our own sockets. It goes after the
         // new one is there.
-        for rule in netlink.rules(family, capture).await? {
-            if !netlink::is_wanted(&rule, capture) {
+        for (part, rule) in former {
+            let unwanted = part == Part::Capture && !policy::is_wanted(&rule, capture);
+            // Another device's.
+            if unwanted || part == Part::Device {
                 netlink.remove_rule(rule).await?;
+            }
+        }
+        for role in [
+            Role::Around,
+            Role::FromOnly(Device::Captured, device.clone()),
+            Role::From(Device::Captured, device.clone()),
+        ] {
+            netlink.add_rule(message(family, capture, &role)).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a bypass list: first what leads around, then the rest.
+async fn remove_bypass(
+    netlink: &Netlink,
+    capture: &CaptureConfig,
+    rules: &[(Part, RuleMessage)],
+) -> Result<(), ApplyError> {
+    for around in [true, false] {
+        for (part, rule) in rules {
+            if *part == Part::Bypass && policy::leads_around(rule, capture) == around {
+                netlink.remove_rule(rule.clone()).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Captures everything again.
+pub(super) async fn close_bypass(
+    netlink: &Netlink,
+    capture: &CaptureConfig,
+) -> Result<(), ApplyError> {
+    for &family in families(capture) {
+        let rules = netlink.rules(family, capture).await?;
+        remove_bypass(netlink, capture, &rules).await?;
+    }
+    Ok(())
+}
+
+/// Makes one bypass list of another.
+pub(super) async fn change_bypass(
+    netlink: &Netlink,
+    capture: &CaptureConfig,
+    old: &[Bypass],
+    new: &[Bypass],
+) -> Result<(), ApplyError> {
+    for &family in families(capture) {
+        let old = policy::entries(old, family);
+        let new = policy::entries(new, family);
+        for step in policy::steps(&old, &new) {
+            match step {
+                policy::Step::Add(at, entry) => {
+                    let rule = message(family, capture, &Role::Bypass(at, entry));
+                    netlink.add_rule(rule).await?;
+                }
+                policy::Step::Remove(at, entry) => {
+                    let rule = message(family, capture, &Role::Bypass(at, entry));
+                    netlink.remove_rule(rule).await?;
+                }
             }
         }
     }
@@ -83,11 +157,14 @@ pub(super) async fn lead_nowhere(
     Ok(())
 }
 
-/// Removes everything: the rules first, so that no packet meets half a table.
+/// Removes everything but what belongs to `direct`: the rules first, so that no packet meets half a
+/// table.
 pub(super) async fn remove(netlink: &Netlink, capture: &CaptureConfig) -> Result<(), ApplyError> {
     for &family in families(capture) {
-        for rule in netlink.rules(family, capture).await? {
-            netlink.remove_rule(rule).await?;
+        for (part, rule) in netlink.rules(family, capture).await? {
+            if part != Part::Direct {
+                netlink.remove_rule(rule).await?;
+            }
         }
     }
     for &family in families(capture) {

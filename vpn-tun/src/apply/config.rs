@@ -4,7 +4,10 @@ use std::io;
 
 use ipnet::IpNet;
 
+pub use super::policy::MAX_BYPASS;
+use super::policy::RESERVED;
 use crate::journal::JournalError;
+use crate::nft::NftError;
 
 /// Firewall mark of sockets that are exempt from the capture, by default (`"vpn1"`).
 pub const DEFAULT_MARK: u32 = 0x7670_6e31;
@@ -30,11 +33,16 @@ pub struct CaptureConfig {
     pub mark: u32,
     /// Routing table that captures. Default [`DEFAULT_TABLE`]. Not 0 and not 253–255.
     pub table: u32,
-    /// Priority of the rule. Default [`DEFAULT_PRIORITY`]. Between 1 and 32764; the next one is used too.
+    /// Priority of the rule. Default [`DEFAULT_PRIORITY`]. The two behind it are used too, and
+    /// the [`MAX_BYPASS`] and eight before it; all of them lie between 1 and 32765.
     pub priority: u32,
     /// Whether IPv6 is captured. Default `true`; a kernel without IPv6 needs none. `false` lets
     /// IPv6 go direct.
     pub ipv6: bool,
+    /// Whether the packet filter drops what routes cannot stop: apps that bind to the uplink or its
+    /// address, and what a more specific route of the main table leads around. Needs the program
+    /// `nft`. Default `false`. Like the blackhole it stays when the process is killed.
+    pub lockdown: bool,
 }
 
 impl Default for CaptureConfig {
@@ -44,6 +52,7 @@ impl Default for CaptureConfig {
             table: DEFAULT_TABLE,
             priority: DEFAULT_PRIORITY,
             ipv6: true,
+            lockdown: false,
         }
     }
 }
@@ -70,13 +79,20 @@ impl CaptureConfig {
         self
     }
 
+    /// Whether the packet filter drops what routes cannot stop.
+    #[must_use]
+    pub const fn lockdown(mut self, lockdown: bool) -> Self {
+        self.lockdown = lockdown;
+        self
+    }
+
     pub(crate) fn check(&self) -> Result<(), ApplyError> {
         let problem = if self.mark == 0 {
             "the mark is 0, as that of every socket"
         } else if matches!(self.table, 0 | 253..=255) {
             "the table is one of the kernel's own (0, 253, 254, 255)"
-        } else if self.priority == 0 || self.priority >= 32_765 {
-            "the priority is not between local (0) and main (32766)"
+        } else if self.priority <= RESERVED || self.priority >= 32_764 {
+            "the priority leaves no room between local (0) and main (32766)"
         } else {
             return Ok(());
         };
@@ -138,6 +154,13 @@ pub enum ApplyError {
         #[source]
         cause: io::Error,
     },
+    /// The packet filter that `lockdown` asks for, or a former run's, could not be changed. What it
+    /// dropped before it drops still.
+    #[error("cannot change the packet filter")]
+    Guard(#[source] NftError),
+    /// A setting under `/proc/sys` could not be brought back. The journal keeps it.
+    #[error("a former setting could not be restored")]
+    Setting(#[from] crate::sysctl::SysctlError),
     /// The journal could not be written; nothing was changed.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -198,7 +221,8 @@ mod tests {
             CaptureConfig::default().table(254),
             CaptureConfig::default().table(0),
             CaptureConfig::default().priority(0),
-            CaptureConfig::default().priority(32_765),
+            CaptureConfig::default().priority(RESERVED),
+            CaptureConfig::default().priority(32_764),
         ] {
             assert!(matches!(bad.check(), Err(ApplyError::Config(_))), "{bad:?}");
         }

@@ -13,24 +13,38 @@
 //! A second rule behind the first blocks what the table left undecided (a socket bound to the uplink).
 //!
 //! Marked sockets don't match the rules and are routed as the host always did.
+//!
+//! Before the capture stand the rules of the plan's bypass list ([`InterfacePlan::bypass`]), and one
+//! that routes what comes out of the device by the main table: answers to forwarded traffic. Both
+//! go when the applier is released, whatever stays.
+//!
+//! # The guard
+//!
+//! Where the program `nft` is there, a packet filter keeps the device's addresses from answering on
+//! other interfaces, and with [`CaptureConfig::lockdown`] drops what the capture cannot stop.
 
 mod capture;
-mod config;
-mod netlink;
+pub(crate) mod config;
+mod guard;
+pub(crate) mod netlink;
+pub(crate) mod policy;
 mod rp_filter;
 
 use std::path::Path;
 
 use ipnet::IpNet;
-use vpn_core::{Family, InterfacePlan, PlanChange};
+use vpn_core::{Bypass, Family, InterfacePlan, PlanChange};
 
 pub use config::{
-    ApplyError, CaptureConfig, DEFAULT_MARK, DEFAULT_PRIORITY, DEFAULT_TABLE, OnExit, Step,
+    ApplyError, CaptureConfig, DEFAULT_MARK, DEFAULT_PRIORITY, DEFAULT_TABLE, MAX_BYPASS, OnExit,
+    Step,
 };
 
 use crate::device::sys::index_of;
 use crate::journal::Journal;
 use crate::name::InterfaceName;
+use crate::nft::NftError;
+use guard::Guarded;
 use netlink::{Netlink, Target};
 
 /// The kernel's main routing table.
@@ -60,8 +74,12 @@ pub struct Applier {
     /// What the kernel has, or may have if `dirty`. Resolvers are among its routes.
     applied: InterfacePlan,
     dirty: bool,
+    /// A change of the bypass list was not seen through.
+    unsure_of_bypass: bool,
     /// The former value of `rp_filter`, if it was raised.
     rp_filter: Option<u8>,
+    /// What the packet filter guards, once it does.
+    guarded: Option<Guarded>,
 }
 
 impl Applier {
@@ -88,7 +106,9 @@ impl Applier {
             journal: None,
             applied: InterfacePlan::default(),
             dirty: false,
+            unsure_of_bypass: false,
             rp_filter: None,
+            guarded: None,
         })
     }
 
@@ -117,7 +137,11 @@ impl Applier {
             return self.netlink.link_up(self.index).await;
         };
         self.loosen_reverse_path()?;
-        capture::install(&self.netlink, &capture).await?;
+        capture::install(&self.netlink, &capture, &self.name).await?;
+        self.applied.bypass.clear();
+        let plan = self.applied.clone();
+        self.guarded = None;
+        self.guard(&plan).await?;
         self.netlink.link_up(self.index).await?;
         capture::lead_to(&self.netlink, &capture, self.index).await
     }
@@ -148,7 +172,8 @@ impl Applier {
 
     /// Undoes what this applier did. Idempotent, and fine when the device is gone already.
     ///
-    /// With [`OnExit::Block`] rule and blackhole stay; with [`OnExit::Open`] nothing does.
+    /// With [`OnExit::Block`] rule and blackhole stay, and lockdown without what it lets around;
+    /// with [`OnExit::Open`] nothing does.
     ///
     /// # Errors
     ///
@@ -156,18 +181,28 @@ impl Applier {
     pub async fn disengage(&mut self, on_exit: OnExit) -> Result<(), ApplyError> {
         if let Some(capture) = &self.capture {
             match on_exit {
-                OnExit::Open => capture::remove(&self.netlink, capture).await?,
+                OnExit::Open => {
+                    capture::remove(&self.netlink, capture).await?;
+                    self.applied.bypass.clear();
+                }
                 OnExit::Block => {
                     capture::lead_nowhere(&self.netlink, capture, self.index).await?;
+                    capture::close_bypass(&self.netlink, capture).await?;
+                    self.applied.bypass.clear();
                 }
             }
         }
         self.go_to(&InterfacePlan::default()).await?;
+        if let (Some(capture), OnExit::Open) = (&self.capture, on_exit) {
+            remove_guard(capture).await?;
+            self.guarded = None;
+        }
         self.restore_reverse_path()
     }
 
-    /// Undoes what a former run left, also one that was killed: rules, routes and reverse-path
-    /// filtering. Its device and addresses went with it. For resolv.conf see
+    /// Undoes what a former run left, also one that was killed: rules, routes, packet filter,
+    /// reverse-path filtering, and what [`crate::DirectTransport`] set up. Its devices and addresses
+    /// went with it. For resolv.conf see
     /// [`crate::SystemDns::recover`].
     ///
     /// # Errors
@@ -179,6 +214,8 @@ impl Applier {
     ) -> Result<(), ApplyError> {
         capture.check()?;
         capture::remove(&Netlink::open()?, capture).await?;
+        remove_guard(capture).await?;
+        crate::direct::remove_leftovers(capture, journal).await?;
         if let Some(journal) = journal
             && let Some(entry) = journal.get(RP_FILTER)
         {
@@ -196,6 +233,7 @@ impl Applier {
         let mut next = plan.clone();
         next.routes
             .extend(next.dns.iter().map(|address| IpNet::from(*address)));
+        next.bypass = policy::resolvers_first(&next.dns, &next.bypass);
         next.dns.clear();
         next.routes = next.routes.iter().map(IpNet::trunc).collect();
         if self.capture.is_some() {
@@ -236,15 +274,64 @@ impl Applier {
             };
             let mut all = InterfacePlan::default().changes_to(next);
             all.extend(gone.into_iter().filter(removals));
+            all.retain(|change| !matches!(change, PlanChange::SetBypass(_)));
+            all.push(PlanChange::SetBypass(next.bypass.clone()));
             all
         } else {
             self.applied.changes_to(next)
         };
         self.dirty = true;
+        // An address is guarded before it is there and after it is gone, and what may go around is
+        // let through by filter and rules or not at all.
+        let mut both = next.clone();
+        both.addresses.extend(&self.applied.addresses);
+        self.guard(&both).await?;
         for change in changes {
             self.step(change).await?;
         }
+        self.guard(next).await?;
         self.dirty = false;
+        Ok(())
+    }
+
+    /// Lets the packet filter guard what this plan has. Without lockdown it is a second line, and
+    /// nothing fails without it.
+    async fn guard(&mut self, plan: &InterfacePlan) -> Result<(), ApplyError> {
+        let Some(capture) = &self.capture else {
+            return Ok(());
+        };
+        let wanted = Guarded::new(plan, capture.lockdown);
+        if self.guarded.as_ref() == Some(&wanted) {
+            return Ok(());
+        }
+        match guard::install(capture, &self.name, &wanted).await {
+            Err(error) if capture.lockdown => return Err(ApplyError::Guard(error)),
+            Err(error) => {
+                // Once: what does not work now does not work with the next plan.
+                if self.guarded.is_none() {
+                    tracing::warn!(%error, "the device's addresses may answer on other interfaces");
+                }
+            }
+            Ok(()) => {}
+        }
+        self.guarded = Some(wanted);
+        Ok(())
+    }
+
+    async fn set_bypass(&mut self, list: Vec<Bypass>) -> Result<(), ApplyError> {
+        let Some(capture) = &self.capture else {
+            self.applied.bypass = list;
+            return Ok(());
+        };
+        if self.unsure_of_bypass {
+            // Some of its rules may be there: all of them go, and everything is captured meanwhile.
+            capture::close_bypass(&self.netlink, capture).await?;
+            self.applied.bypass.clear();
+        }
+        self.unsure_of_bypass = true;
+        capture::change_bypass(&self.netlink, capture, &self.applied.bypass, &list).await?;
+        self.unsure_of_bypass = false;
+        self.applied.bypass = list;
         Ok(())
     }
 
@@ -283,8 +370,7 @@ impl Applier {
                 Ok(())
             }
             PlanChange::SetDns(_) => Ok(()),
-            // To capture more than the plan says is always right.
-            PlanChange::SetBypass(_) => Ok(()),
+            PlanChange::SetBypass(list) => self.set_bypass(list).await,
         }
     }
 
@@ -325,9 +411,27 @@ impl Applier {
     }
 }
 
+/// Without the program there is nothing of ours to remove: nobody but it could have made it.
+async fn remove_guard(capture: &CaptureConfig) -> Result<(), ApplyError> {
+    match guard::remove(capture).await {
+        Err(NftError::Missing) => Ok(()),
+        // A kernel without the packet filter refuses also what isn't there.
+        Err(error) if !capture.lockdown => {
+            tracing::warn!(%error, "the packet filter was not asked for and does not work here");
+            Ok(())
+        }
+        result => result.map_err(ApplyError::Guard),
+    }
+}
+
 /// The families a capture is about.
 fn families(capture: &CaptureConfig) -> &'static [Family] {
-    if capture.ipv6 && Path::new(IF_INET6).exists() {
+    families_of(capture.ipv6)
+}
+
+/// IPv4, and IPv6 if it is wanted and there.
+pub(crate) fn families_of(ipv6: bool) -> &'static [Family] {
+    if ipv6 && Path::new(IF_INET6).exists() {
         &[Family::V4, Family::V6]
     } else {
         &[Family::V4]

@@ -9,18 +9,20 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
 };
+use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::{
     RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
-use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
+use rtnetlink::packet_route::rule::RuleMessage;
 use rtnetlink::{Handle, IpVersion, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 use vpn_core::Family;
 
 use super::config::{ApplyError, BLACKHOLE_METRIC, CaptureConfig, DEVICE_METRIC, PROTOCOL, Step};
+use super::policy::{self, Part};
 
 /// A netlink socket in the network namespace of the thread that opened it.
 #[derive(Debug)]
-pub(super) struct Netlink {
+pub(crate) struct Netlink {
     handle: Handle,
     driver: tokio::task::JoinHandle<()>,
 }
@@ -33,7 +35,7 @@ impl Drop for Netlink {
 
 /// Where a route leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Target {
+pub(crate) enum Target {
     /// Nowhere, and nothing further is asked.
     Blackhole,
     /// The device with this index.
@@ -41,7 +43,7 @@ pub(super) enum Target {
 }
 
 impl Netlink {
-    pub(super) fn open() -> Result<Self, ApplyError> {
+    pub(crate) fn open() -> Result<Self, ApplyError> {
         let (connection, handle, _) =
             rtnetlink::new_connection().map_err(|cause| failed(Step::Connect, cause))?;
         Ok(Self {
@@ -50,7 +52,7 @@ impl Netlink {
         })
     }
 
-    pub(super) async fn add_route(
+    pub(crate) async fn add_route(
         &self,
         step: Step,
         net: IpNet,
@@ -62,7 +64,7 @@ impl Netlink {
         done(step, request.execute().await)
     }
 
-    pub(super) async fn remove_route(
+    pub(crate) async fn remove_route(
         &self,
         net: IpNet,
         table: u32,
@@ -73,7 +75,7 @@ impl Netlink {
     }
 
     /// All routes of a table.
-    pub(super) async fn routes(
+    pub(crate) async fn routes(
         &self,
         family: Family,
         table: u32,
@@ -91,7 +93,7 @@ impl Netlink {
         Ok(all.into_iter().filter(|r| table_of(r) == table).collect())
     }
 
-    pub(super) async fn remove_message(&self, route: RouteMessage) -> Result<(), ApplyError> {
+    pub(crate) async fn remove_message(&self, route: RouteMessage) -> Result<(), ApplyError> {
         let net = match family_of(route.header.address_family) {
             Some(Family::V6) => default_of(Family::V6),
             _ => default_of(Family::V4),
@@ -100,14 +102,9 @@ impl Netlink {
         gone(Step::RemoveRoute(net), result)
     }
 
-    pub(super) async fn add_rule(
-        &self,
-        family: Family,
-        capture: &CaptureConfig,
-        role: Role,
-    ) -> Result<(), ApplyError> {
+    pub(crate) async fn add_rule(&self, rule: RuleMessage) -> Result<(), ApplyError> {
         let mut request = self.handle.rule().add();
-        *request.message_mut() = rule(family, capture, role);
+        *request.message_mut() = rule;
         match request.execute().await.map_err(cause_of) {
             Err(cause) if cause.raw_os_error() == Some(libc::EEXIST) => Ok(()),
             Err(cause) => Err(failed(Step::Rule, cause)),
@@ -115,13 +112,13 @@ impl Netlink {
         }
     }
 
-    /// The rules of this capture, also of a former run: they carry our protocol number, and lead
-    /// to its table or block at its priority.
-    pub(super) async fn rules(
+    /// The rules of this capture, also of a former run: they carry our protocol number, and stand
+    /// at its priorities or lead to its table.
+    pub(crate) async fn rules(
         &self,
         family: Family,
         capture: &CaptureConfig,
-    ) -> Result<Vec<RuleMessage>, ApplyError> {
+    ) -> Result<Vec<(Part, RuleMessage)>, ApplyError> {
         let version = match family {
             Family::V4 => IpVersion::V4,
             Family::V6 => IpVersion::V6,
@@ -134,23 +131,18 @@ impl Netlink {
             .try_collect()
             .await
             .map_err(|e| failed(Step::Dump("policy rules"), cause_of(e)))?;
-        let ours = RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL));
         Ok(all
             .into_iter()
-            .filter(|r| r.attributes.contains(&ours))
-            .filter(|r| match r.header.action {
-                RuleAction::Blackhole => priority_of(r) == Some(capture.priority + 1),
-                _ => rule_table(r) == capture.table,
-            })
+            .filter_map(|rule| Some((policy::part_of(&rule, capture)?, rule)))
             .collect())
     }
 
-    pub(super) async fn remove_rule(&self, rule: RuleMessage) -> Result<(), ApplyError> {
+    pub(crate) async fn remove_rule(&self, rule: RuleMessage) -> Result<(), ApplyError> {
         gone(Step::Rule, self.handle.rule().del(rule).execute().await)
     }
 
     /// `prefix_route`: whether the kernel adds the subnet's route to the main table.
-    pub(super) async fn add_address(
+    pub(crate) async fn add_address(
         &self,
         index: u32,
         net: IpNet,
@@ -176,7 +168,7 @@ impl Netlink {
         done(Step::AddAddress(net), request.replace().execute().await)
     }
 
-    pub(super) async fn remove_address(&self, index: u32, net: IpNet) -> Result<(), ApplyError> {
+    pub(crate) async fn remove_address(&self, index: u32, net: IpNet) -> Result<(), ApplyError> {
         let mut message = AddressMessage::default();
         message.header.index = index;
         message.header.prefix_len = net.prefix_len();
@@ -189,7 +181,20 @@ impl Netlink {
         gone(Step::RemoveAddress(net), result)
     }
 
-    pub(super) async fn link_up(&self, index: u32) -> Result<(), ApplyError> {
+    /// Index, name and MTU of every interface.
+    pub(crate) async fn links(&self) -> Result<Vec<(u32, String, u32)>, ApplyError> {
+        let all: Vec<LinkMessage> = self
+            .handle
+            .link()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|e| failed(Step::Dump("interfaces"), cause_of(e)))?;
+        Ok(all.into_iter().map(|link| described(&link)).collect())
+    }
+
+    pub(crate) async fn link_up(&self, index: u32) -> Result<(), ApplyError> {
         let link = LinkMessageBuilder::<LinkUnspec>::new()
             .index(index)
             .up()
@@ -200,7 +205,7 @@ impl Netlink {
         )
     }
 
-    pub(super) async fn set_mtu(&self, index: u32, mtu: u16) -> Result<(), ApplyError> {
+    pub(crate) async fn set_mtu(&self, index: u32, mtu: u16) -> Result<(), ApplyError> {
         let link = LinkMessageBuilder::<LinkUnspec>::new()
             .index(index)
             .mtu(mtu.into())
@@ -276,51 +281,16 @@ fn route(net: IpNet, table: u32, target: Target) -> RouteMessage {
     route
 }
 
-/// What a rule is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
-    /// Lets the capture's table decide.
-    Capture,
-    /// Ends the lookup when that table did not: IPv6 passes over the blackhole *route* for a
-    /// socket that is bound to another interface.
-    Guard,
-}
-
-/// `not fwmark MARK lookup TABLE`, or `… blackhole`: marked sockets fall through to whatever rules
-/// the host has.
-fn rule(family: Family, capture: &CaptureConfig, role: Role) -> RuleMessage {
-    let mut rule = RuleMessage::default();
-    rule.header.family = address_family(family);
-    rule.header.flags = RuleFlags::Invert;
-    let priority = match role {
-        Role::Capture => {
-            rule.header.action = RuleAction::ToTable;
-            match u8::try_from(capture.table) {
-                Ok(small) => rule.header.table = small,
-                Err(_) => rule.attributes.push(RuleAttribute::Table(capture.table)),
-            }
-            capture.priority
+fn described(link: &LinkMessage) -> (u32, String, u32) {
+    let (mut name, mut mtu) = (String::new(), 0);
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::IfName(its) => name.clone_from(its),
+            LinkAttribute::Mtu(its) => mtu = *its,
+            _ => {}
         }
-        Role::Guard => {
-            rule.header.action = RuleAction::Blackhole;
-            capture.priority + 1
-        }
-    };
-    rule.attributes.extend([
-        RuleAttribute::Priority(priority),
-        RuleAttribute::FwMark(capture.mark),
-        RuleAttribute::FwMask(u32::MAX),
-        RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL)),
-    ]);
-    rule
-}
-
-/// Whether a rule that was read back is the one this capture wants.
-pub(super) fn is_wanted(rule: &RuleMessage, capture: &CaptureConfig) -> bool {
-    rule.attributes
-        .contains(&RuleAttribute::FwMark(capture.mark))
-        && matches!(priority_of(rule), Some(p) if p == capture.priority || p == capture.priority + 1)
-        && rule.header.flags.contains(RuleFlags::Invert)
+    }
+    (link.header.index, name, mtu)
 }
 
 fn table_of(route: &RouteMessage) -> u32 {
@@ -334,24 +304,7 @@ fn table_of(route: &RouteMessage) -> u32 {
         .unwrap_or(route.header.table.into())
 }
 
-fn rule_table(rule: &RuleMessage) -> u32 {
-    rule.attributes
-        .iter()
-        .find_map(|a| match a {
-            RuleAttribute::Table(table) => Some(*table),
-            _ => None,
-        })
-        .unwrap_or(rule.header.table.into())
-}
-
-fn priority_of(rule: &RuleMessage) -> Option<u32> {
-    rule.attributes.iter().find_map(|a| match a {
-        RuleAttribute::Priority(priority) => Some(*priority),
-        _ => None,
-    })
-}
-
-fn address_family(family: Family) -> AddressFamily {
+pub(super) fn address_family(family: Family) -> AddressFamily {
     match family {
         Family::V4 => AddressFamily::Inet,
         Family::V6 => AddressFamily::Inet6,

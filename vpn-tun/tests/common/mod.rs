@@ -1,6 +1,8 @@
 //! A network namespace of its own for each test.
 #![allow(dead_code)]
 
+pub(crate) mod site;
+
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 

@@ -1,0 +1,98 @@
+//! Touches forwarding: of the interfaces that need it, where the kernel can tell them apart.
+
+use std::path::Path;
+
+use super::config::DirectError;
+use super::table::Opened;
+use super::uplink::Uplink;
+use crate::journal::Journal;
+use crate::name::InterfaceName;
+use crate::sysctl::{self, Changed};
+
+/// Where the settings are, for the network namespace of the calling thread.
+pub(super) const FOLDER: &str = "/proc/sys/net/";
+
+const V4: &str = "/proc/sys/net/ipv4/conf";
+const V6: &str = "/proc/sys/net/ipv6/conf";
+
+/// Per-interface forwarding of IPv6 (Linux 6.17).
+const FORCE: &str = "force_forwarding";
+
+/// Forwarding that is ours, and what it was before.
+#[derive(Debug)]
+pub(super) struct Forwarding {
+    changed: Changed,
+    /// Whether this kernel can forward IPv6 on some interfaces only.
+    narrow: bool,
+}
+
+impl Forwarding {
+    pub(super) fn new(journal: Option<Journal>) -> Self {
+        Self {
+            changed: Changed::new(journal, FOLDER),
+            narrow: Path::new(&format!("{V6}/lo/{FORCE}")).exists(),
+        }
+    }
+
+    /// The interfaces that would be opened: those that don't forward by themselves.
+    pub(super) fn needed(&self, uplink: &Uplink) -> Opened {
+        let off = |path: &str| {
+            self.changed.contains(path) || sysctl::read(path).is_some_and(|v| v == "0")
+        };
+        let everywhere = format!("{V6}/all/forwarding");
+        let mut opened = Opened::default();
+        for name in &uplink.interfaces {
+            if off(&format!("{V4}/{name}/forwarding")) {
+                opened.v4.insert(name.clone());
+            }
+            if self.narrow && off(&everywhere) && off(&format!("{V6}/{name}/{FORCE}")) {
+                opened.v6.insert(name.clone());
+            }
+        }
+        opened.v6_everywhere = !self.narrow && off(&everywhere);
+        opened
+    }
+
+    /// Lets these interfaces and our own forward. The packet filter must have been told.
+    pub(super) fn open(
+        &mut self,
+        ours: &InterfaceName,
+        opened: &Opened,
+    ) -> Result<(), DirectError> {
+        let own = std::iter::once(ours.as_str());
+        for name in own.clone().chain(opened.v4.iter().map(String::as_str)) {
+            self.set(&format!("{V4}/{name}/forwarding"), "1")?;
+        }
+        if opened.v6_everywhere {
+            // First: an interface that begins to forward forgets its routers otherwise.
+            for name in interfaces() {
+                let path = format!("{V6}/{name}/accept_ra");
+                if sysctl::read(&path).is_some_and(|value| value == "1") {
+                    self.set(&path, "2")?;
+                }
+            }
+            self.set(&format!("{V6}/all/forwarding"), "1")?;
+        } else if self.narrow {
+            for name in own.chain(opened.v6.iter().map(String::as_str)) {
+                self.set(&format!("{V6}/{name}/{FORCE}"), "1")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings the former settings back.
+    pub(super) fn close(&mut self) -> Result<(), DirectError> {
+        self.changed.restore()
+    }
+
+    fn set(&mut self, path: &str, value: &str) -> Result<(), DirectError> {
+        self.changed.set(path, value)
+    }
+}
+
+fn interfaces() -> impl Iterator<Item = String> {
+    std::fs::read_dir(V6)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+}

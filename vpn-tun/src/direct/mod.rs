@@ -1,0 +1,64 @@
+//! The way to the uplink, as a tunnel like the others.
+//!
+//! What a rule sends `direct` was captured first, and has the address of our device as its source.
+//! [`DirectTransport`] hands it to the kernel again, through a second interface: the kernel forwards
+//! it by its main table and gives it the uplink's address (masquerading), and brings the answers
+//! back. So to the router `direct` is a tunnel with an address: translated, checked and counted as
+//! every other.
+//!
+//! # No loop
+//!
+//! Packets from this interface are looked up in the main table and nowhere else, so they do not
+//! meet the capture; answers are for an address of the transport, which a rule of its own leads to
+//! the interface. What the main table leads to one of our devices is dropped.
+//!
+//! # What it changes
+//!
+//! * A table of the packet filter: masquerading of what has the transport's addresses, and a forward
+//!   chain that lets only its packets out and their answers in.
+//! * Forwarding, as narrow as the kernel has it: of the interface and of those that the main table
+//!   leads to, for both families (`force_forwarding` of Linux 6.17 and later). An older kernel
+//!   forwards IPv6 on all interfaces or on none: there `all.forwarding` is set, and `accept_ra` of an
+//!   interface that listened to routers becomes 2, so that it goes on. The forward chain drops
+//!   whatever this would forward for others.
+//! * Three policy rules per family, and a route to each address in the main table.
+//!
+//! All of it goes with [`close`](vpn_core::TunnelTransport::close), or later with
+//! [`remove_leftovers`]; settings under `/proc/sys` come back from the journal. A firewall of the
+//! host that drops forwarded packets has the last word: let it accept what comes from the interface.
+
+mod config;
+mod forwarding;
+mod table;
+mod transport;
+mod uplink;
+
+pub use config::{DEFAULT_ADDRESSES, DirectConfig, DirectError, device_beside};
+pub use transport::DirectTransport;
+pub use uplink::LOOK_EVERY;
+
+use crate::apply::CaptureConfig;
+use crate::apply::netlink::Netlink;
+use crate::journal::Journal;
+use crate::nft::{self, NftError};
+use crate::sysctl::Changed;
+
+/// Undoes what a transport left that was killed. Part of
+/// [`Applier::remove_leftovers`](crate::Applier::remove_leftovers).
+///
+/// # Errors
+///
+/// [`ApplyError`](crate::ApplyError).
+pub async fn remove_leftovers(
+    capture: &CaptureConfig,
+    journal: Option<&Journal>,
+) -> Result<(), crate::ApplyError> {
+    let mut changed = Changed::new(journal.cloned(), forwarding::FOLDER);
+    changed.restore::<crate::ApplyError>()?;
+    transport::remove_rules(&Netlink::open()?, capture).await?;
+    match nft::run(table::table(capture).gone().into()).await {
+        // Nobody but that program could have made it, and a kernel without the filter has none.
+        Err(NftError::Missing | NftError::Refused(_)) | Ok(()) => Ok(()),
+        Err(error) => Err(crate::ApplyError::Guard(error)),
+    }
+}
