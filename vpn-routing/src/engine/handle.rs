@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use vpn_core::{
-    Evidence, FlowKey, GroupId, InterfacePlan, Owner, OwnerQuery, OwnerResolver, TunnelId,
-    TunnelTransport,
+    DomainName, Evidence, FlowKey, GroupId, InterfacePlan, Owner, OwnerQuery, OwnerResolver,
+    TunnelId, TunnelTransport,
 };
 
 use super::EngineError;
@@ -20,7 +20,12 @@ const COMMANDS: usize = 16;
 pub(super) enum Command {
     Status(oneshot::Sender<Status>),
     Flows(usize, oneshot::Sender<Vec<FlowStatus>>),
-    Explain(Option<Owner>, FlowKey, oneshot::Sender<Explanation>),
+    Explain(
+        Option<Owner>,
+        FlowKey,
+        Option<DomainName>,
+        oneshot::Sender<Explanation>,
+    ),
     SetRoutePolicy(TunnelId, RoutePolicy, oneshot::Sender<()>),
     SetGroups(
         Vec<GroupConfig>,
@@ -88,7 +93,19 @@ impl EngineHandle {
         owner: Option<Owner>,
         flow: FlowKey,
     ) -> Result<Explanation, EngineGone> {
-        self.ask(|reply| Command::Explain(owner, flow, reply)).await
+        self.ask(|reply| Command::Explain(owner, flow, None, reply))
+            .await
+    }
+
+    /// Why a DNS query of this owner for `name` would go where it goes.
+    pub async fn explain_query(
+        &self,
+        owner: Option<Owner>,
+        flow: FlowKey,
+        name: DomainName,
+    ) -> Result<Explanation, EngineGone> {
+        self.ask(|reply| Command::Explain(owner, flow, Some(name), reply))
+            .await
     }
 
     /// Why a flow of a socket that exists now goes where it goes: its owner is looked up first, on

@@ -451,8 +451,12 @@ impl Engine {
             // A caller that has gone away does not want the answer any more.
             Command::Status(reply) => drop(reply.send(self.router.status())),
             Command::Flows(limit, reply) => drop(reply.send(self.router.flows(limit))),
-            Command::Explain(owner, flow, reply) => {
-                drop(reply.send(self.router.explain(owner.as_ref(), flow)));
+            Command::Explain(owner, flow, name, reply) => {
+                let told = match name {
+                    Some(name) => self.router.explain_query(owner.as_ref(), flow, &name),
+                    None => self.router.explain(owner.as_ref(), flow),
+                };
+                drop(reply.send(told));
             }
             Command::SetRoutePolicy(tunnel, policy, reply) => {
                 self.set_route_policy(tunnel, policy);

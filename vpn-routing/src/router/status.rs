@@ -248,12 +248,31 @@ impl Router {
 
     /// Why a new flow of this owner would go where it goes. Changes nothing.
     pub fn explain(&self, owner: Option<&Owner>, flow: FlowKey) -> Explanation {
+        self.explain_asking(owner, flow, None)
+    }
+
+    /// As [`explain`](Self::explain), for a DNS query in UDP that asks for `name`.
+    pub fn explain_query(
+        &self,
+        owner: Option<&Owner>,
+        flow: FlowKey,
+        name: &DomainName,
+    ) -> Explanation {
+        self.explain_asking(owner, flow, Some(name))
+    }
+
+    fn explain_asking(
+        &self,
+        owner: Option<&Owner>,
+        flow: FlowKey,
+        asked: Option<&DomainName>,
+    ) -> Explanation {
         // Nobody says what time it is: the last sweep's will do.
         let now = self.stamp(self.next_sweep - SWEEP_INTERVAL);
         let mut told = Explanation {
             flow,
             owner: owner.cloned(),
-            needs: self.needs_owner(now, &flow, None),
+            needs: self.needs_owner(now, &flow, asked),
             evidence: None,
             rule: None,
             route: None,
@@ -272,7 +291,7 @@ impl Router {
         }
         let names = self.dns.book.names(now, flow.dst());
         told.names = names.map(|(tunnel, name)| (tunnel, name.clone())).collect();
-        let decision = self.decision(now, owner, &flow, None);
+        let decision = self.decision(now, owner, &flow, asked);
         told.rule = decision.rule;
         told.route = self.route_of(&decision, &flow);
         let (way, found) = self.resolve_with(&decision, &flow, owner);

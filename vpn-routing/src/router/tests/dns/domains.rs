@@ -283,6 +283,11 @@ fn a_flow_is_explained_with_the_names_of_its_destination() {
     assert_eq!(names.collect::<Vec<_>>(), [(world.id("fr"), "example.com")]);
     let told = world.router.explain(Some(&owner), flow(VIRTUAL, 53));
     assert_eq!(told.resolver, Some(addr(UK.1)));
+    let name = "example.com".parse().unwrap();
+    let told = world
+        .router
+        .explain_query(Some(&owner), flow(VIRTUAL, 53), &name);
+    assert_eq!(told.resolver, Some(addr(FR.1)));
 }
 
 /// The rules ask for nobody, until a name comes along that one user has a rule for.
