@@ -50,7 +50,7 @@ mod inbound;
 mod names;
 mod table;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod who;
 
 pub use bypass::MAX_BYPASS;

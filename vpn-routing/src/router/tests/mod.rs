@@ -13,6 +13,3 @@ mod nat;
 mod on_down;
 mod policy;
 mod races;
-mod routes;
-mod steps;
-mod world;

@@ -4,7 +4,7 @@ mod around;
 #[cfg(feature = "tokio")]
 mod feed;
 mod names;
-mod oracle;
+pub(crate) mod oracle;
 mod swap;
 
 use std::path::Path;

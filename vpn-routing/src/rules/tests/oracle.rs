@@ -13,7 +13,7 @@ use super::names::Seen;
 use super::*;
 
 /// How the essay ranks a rule.
-fn rank(rule: &Rule) -> impl Ord + use<> {
+pub(crate) fn rank(rule: &Rule) -> impl Ord + use<> {
     let m = &rule.matches;
     let length = |net: Option<ipnet::IpNet>| net.map_or(-1, |n| i32::from(n.prefix_len()));
     let labels = |p: &DomainPattern| p.domain().as_str().split('.').count();

@@ -1,0 +1,368 @@
+//! What the real router did, compared with what the naive one says.
+
+use std::collections::HashMap;
+
+use vpn_core::packet::{Message, Packet, Parsed};
+use vpn_core::testing::verify_checksums;
+use vpn_core::{DropCounters, DropReason, FlowKey, Protocol};
+
+use super::super::world::{SITE, addr};
+use super::oracle::{Oracle, RESOLVER, Way};
+use super::real::{Came, DEVICE, Delivered, Last, MAX_FLOWS, Real};
+use super::transition::{Change, NAMES, TUNNELS};
+use crate::dns::DnsLimits;
+use crate::router::{Egress, RouterConfig};
+
+/// What a packet that an application sent ends with.
+pub(super) fn number(bytes: &[u8]) -> u32 {
+    let mut last = [0; 4];
+    last.copy_from_slice(&bytes[bytes.len() - 4..]);
+    u32::from_be_bytes(last)
+}
+
+/// Where in its datagram a packet's payload begins, in bytes; 0 for a whole one.
+fn offset(bytes: &[u8]) -> u16 {
+    let field = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+    match bytes[0] >> 4 {
+        4 => (field(6) & 0x1fff) * 8,
+        _ if bytes[6] == 44 => field(42) & 0xfff8,
+        _ => 0,
+    }
+}
+
+fn parsed(bytes: &[u8]) -> Parsed {
+    Parsed::from_bytes(bytes).unwrap()
+}
+
+impl Real {
+    /// After every step.
+    pub(super) fn check(&mut self, oracle: &Oracle) {
+        let accounts = self.router.accounts();
+        assert!(accounts.balance(), "{accounts:?}");
+        let limits = RouterConfig::default().hold;
+        assert!(accounts.held <= (limits.flows * limits.flow_packets) as u64);
+        self.check_flows();
+        // What the router says to applications by itself.
+        for bytes in self.take_device() {
+            verify_checksums(&bytes).unwrap();
+            let parsed = parsed(&bytes);
+            let own = matches!(parsed.message, Message::IcmpError | Message::Tcp(_));
+            assert!(own, "nobody sent {:?}", parsed.flow);
+            let here = DEVICE.map(addr);
+            assert!(here.contains(&parsed.flow.dst()), "for {:?}", parsed.flow);
+        }
+        let ready: Vec<Egress> = self.router.ready().collect();
+        for tunnel in 0..TUNNELS {
+            let at = usize::from(tunnel);
+            let (target, stalled) = (Egress::Tunnel(self.ids[at]), oracle.stalled[at]);
+            let mut queued: Vec<Vec<u8>> = Vec::new();
+            let _ = self.router.transmit::<()>(target, |queue, _| {
+                queued.extend(queue.packets().iter().map(|p| p.bytes().to_vec()));
+                if stalled {
+                    return Ok(0);
+                }
+                queue.clear();
+                Ok(queued.len())
+            });
+            assert_eq!(ready.contains(&target), !queued.is_empty());
+            let seen = std::mem::take(&mut self.seen[at]);
+            for bytes in &queued {
+                let parsed = parsed(bytes);
+                verify_checksums(bytes).unwrap();
+                self.check_source(oracle, tunnel, &parsed);
+                let known = seen.contains(&number(bytes));
+                match parsed.message {
+                    Message::IcmpError => self.check_error_routed(tunnel, bytes, &parsed),
+                    _ if known && offset(bytes) == 0 => {}
+                    _ => self.check_routed(oracle, tunnel, bytes, &parsed),
+                }
+            }
+            if stalled {
+                self.seen[at] = queued.iter().map(|b| number(b)).collect();
+            }
+        }
+    }
+
+    /// Every two flows of the table: no two look the same in one tunnel.
+    fn check_flows(&self) {
+        let flows = self.router.flows(usize::MAX);
+        assert!(flows.len() <= MAX_FLOWS);
+        for (at, one) in flows.iter().enumerate() {
+            for other in &flows[at + 1..] {
+                assert_ne!(one.device, other.device);
+                assert_ne!((one.tunnel, one.wire), (other.tunnel, other.wire));
+                let udp = |f: &FlowKey| f.protocol() == Protocol::UDP;
+                let shared = one.tunnel == other.tunnel && udp(&one.device) && udp(&other.device);
+                let ends = |f: &FlowKey| (f.src(), f.src_port());
+                if shared && ends(&one.wire) == ends(&other.wire) {
+                    // RFC 4787 REQ-3.
+                    assert_eq!(ends(&one.device), ends(&other.device), "{one:?} {other:?}");
+                }
+            }
+        }
+    }
+
+    fn check_source(&self, oracle: &Oracle, tunnel: u8, parsed: &Parsed) {
+        let source = parsed.flow.src();
+        let assigned = oracle.assigned(tunnel);
+        let has = assigned
+            .iter()
+            .flat_map(|assigned| &assigned.addresses)
+            .any(|net| net.addr() == source);
+        assert!(has, "{source} in tunnel {tunnel} with {assigned:?}");
+    }
+
+    /// A packet is in a tunnel's queue for the first time.
+    fn check_routed(&mut self, oracle: &Oracle, tunnel: u8, bytes: &[u8], wire: &Parsed) {
+        assert!(oracle.is_up(tunnel), "sent into a tunnel that is not up");
+        let id = self.ids[usize::from(tunnel)];
+        let (number, offset) = (number(bytes), offset(bytes));
+        let again = self.routed.insert((number, offset), (id, oracle.step));
+        if let Some((before, _)) = again {
+            assert!(wire.first_fragment || offset > 0, "{number} twice");
+            assert_eq!(before, id, "a fragment twice");
+        }
+        let sent = self.sent[number as usize].clone();
+        let flow = sent.flow;
+        let whole = offset == 0 && !wire.first_fragment;
+        if whole {
+            assert_eq!(bytes.len(), sent.bytes.len());
+        }
+        let steered = flow.dst() == addr(RESOLVER) && !flow.protocol().is_icmp();
+        let resolver = oracle.assigned(tunnel).map(|a| a.dns[0]);
+        let expected = if steered { resolver } else { Some(flow.dst()) };
+        assert_eq!(Some(wire.flow.dst()), expected);
+        if offset > 0 {
+            // It follows the first one, wherever that went.
+            let (first, _) = self.routed[&(number, 0)];
+            assert_eq!(first, id, "a fragment follows another flow");
+            return;
+        }
+        assert_eq!(wire.flow.dst_port(), flow.dst_port());
+        let answered = self.check_tunnel(oracle, tunnel, &sent, number);
+        let socket = oracle.holder(Self::port_of(&flow)).socket;
+        let last = Last {
+            id,
+            answered: answered && !sent.new_connection,
+            number,
+            generation: self.router.generation(),
+            socket,
+        };
+        self.last.insert(flow, last);
+        if whole {
+            self.remember(tunnel, bytes, wire.flow, oracle.now);
+        }
+    }
+
+    /// Who may have sent it, and what the rules say to each. Returns whether its connection was
+    /// answered in this tunnel.
+    fn check_tunnel(
+        &self,
+        oracle: &Oracle,
+        tunnel: u8,
+        sent: &super::real::Sent,
+        number: u32,
+    ) -> bool {
+        let (flow, id) = (sent.flow, self.ids[usize::from(tunnel)]);
+        let port = Self::port_of(&flow);
+        let holders = oracle.holders_since(port, sent.step);
+        let ways: Vec<_> = holders
+            .iter()
+            .flat_map(|held| self.ways(oracle, held.user, &flow, sent.asks))
+            .collect();
+        let by_rule = ways
+            .iter()
+            .any(|(_, way, _)| matches!(way, Way::Through(all) if all.contains(&tunnel)));
+        let last = self.last.get(&flow).copied();
+        let same_tunnel = last.is_some_and(|last| last.id == id);
+        let answered = same_tunnel && last.is_some_and(|last| last.answered);
+        // A live connection cannot move; its rule may let it stay.
+        let kept = ways
+            .iter()
+            .any(|(_, way, change)| *way != Way::Blocked && *change == Change::Keep);
+        let stays = flow.protocol() == Protocol::TCP && !sent.new_connection && answered && kept;
+        // An answer that was seen since does not move a flow.
+        let named = self.book.iter().any(|((_, at, _), _)| *at == flow.dst());
+        let undisturbed = named
+            && same_tunnel
+            && last.is_some_and(|last| {
+                last.generation == self.router.generation()
+                    && last.socket == oracle.holder(port).socket
+            });
+        assert!(
+            by_rule || stays || undisturbed,
+            "{flow} (packet {number}) in tunnel {tunnel}; the rules say {ways:?}"
+        );
+        if let Some(last) = last
+            && last.number >= number
+        {
+            // Of two tunnels it cannot be told which got its packet first in one step.
+            let (_, routed) = self.routed[&(last.number, 0)];
+            assert!(
+                last.id != id && routed == oracle.step,
+                "{flow}: {number} after {}",
+                last.number
+            );
+        }
+        answered
+    }
+
+    /// Liveness: nothing to wait for, and nothing dropped that need not be.
+    pub(super) fn check_nothing_lost(
+        &self,
+        oracle: &Oracle,
+        port: u8,
+        flow: &FlowKey,
+        asks: Option<u8>,
+        before: &DropCounters,
+    ) {
+        let ways = self.ways(oracle, oracle.holder(port).user, flow, asks);
+        let [(_, Way::Through(tunnels), _)] = ways.as_slice() else {
+            return;
+        };
+        let carried = tunnels.iter().all(|&tunnel| {
+            let mut addresses = oracle
+                .assigned(tunnel)
+                .into_iter()
+                .flat_map(|a| a.addresses);
+            let carried = addresses.any(|net| net.addr().is_ipv6() == flow.src().is_ipv6());
+            carried && !oracle.stalled[usize::from(tunnel)]
+        });
+        if oracle.slow || !carried {
+            return;
+        }
+        let permitted = [
+            DropReason::FlowTableFull,
+            DropReason::OwnerQuota,
+            // A live connection waits for its tunnel, or was ended.
+            DropReason::TunnelDown,
+            DropReason::FlowEnded,
+            DropReason::QueueFull,
+            DropReason::DnsPendingFull,
+        ];
+        for (reason, count) in self.router.accounts().drops.iter() {
+            let lost = count - before.get(reason);
+            assert!(
+                lost == 0 || permitted.contains(&reason),
+                "{flow}: dropped without need: {reason:?}; the rules say {ways:?}"
+            );
+        }
+    }
+
+    /// What came out at the device for an answer to `came` through tunnel `via`.
+    pub(super) fn check_delivered(
+        &mut self,
+        oracle: &Oracle,
+        came: &Came,
+        via: u8,
+        kind: u8,
+        wire: &[u8],
+        out: Vec<Vec<u8>>,
+    ) {
+        let through = self.ids[usize::from(via)];
+        assert!(out.len() <= 1, "one packet in, {} out", out.len());
+        let Some(bytes) = out.into_iter().next() else {
+            return;
+        };
+        verify_checksums(&bytes).unwrap();
+        let got = parsed(&bytes).flow.reversed();
+        // Whose wire key that is now: the last that used it in that tunnel.
+        let mut latest = self.came.iter().rev();
+        let asker = latest
+            .find(|c| c.id == through && c.wire == came.wire)
+            .expect("an answer to nothing that went through this tunnel");
+        let asked = &self.sent[asker.sent as usize];
+        assert_eq!(got, asked.flow, "the answer to another flow");
+        if let Some(name) = self.sent[came.sent as usize].asks {
+            let first = self.answered.insert(came.sent);
+            assert!(first, "a query is answered twice");
+            let waited = oracle.now - came.at;
+            assert!(waited <= DnsLimits::default().patience, "answered late");
+            assert_eq!((came.id, came.tunnel), (through, via), "answered elsewhere");
+            let address = addr([SITE, "203.0.113.99"][usize::from(kind % 2)]);
+            let name = NAMES[usize::from(name)].parse().unwrap();
+            let until = oracle.now + DnsLimits::default().shortest;
+            let known = (Some(via), address, name);
+            self.book.push((known, until));
+        }
+        if let Some(last) = self.last.get_mut(&got) {
+            last.answered |= last.id == through;
+        }
+        self.delivered.push(Delivered {
+            id: through,
+            wire: wire.to_vec(),
+            bytes,
+        });
+    }
+
+    /// An ICMP error about `came` through tunnel `via`: what it quotes is what was sent.
+    pub(super) fn check_error_delivered(&self, came: &Came, via: u8, out: Vec<Vec<u8>>) {
+        let through = self.ids[usize::from(via)];
+        let Some(bytes) = out.into_iter().next() else {
+            return;
+        };
+        verify_checksums(&bytes).unwrap();
+        let outer = parsed(&bytes);
+        let quoted = &bytes[usize::from(outer.transport) + 8..];
+        let mut latest = self.came.iter().rev();
+        let asker = latest
+            .find(|c| c.id == through && c.wire == came.wire)
+            .expect("an error about nothing that went through this tunnel");
+        let asked = &self.sent[asker.sent as usize];
+        let inner = parsed(quoted);
+        assert_eq!(inner.flow, asked.flow, "the error of another flow");
+        assert_eq!(outer.flow.dst(), asked.flow.src());
+        let original = &self.sent[came.sent as usize];
+        if original.flow == asked.flow {
+            assert_eq!(quoted, original.bytes, "quoted as it was sent");
+        }
+    }
+
+    /// This host's ICMP error about an answer went out.
+    fn check_error_routed(&self, tunnel: u8, bytes: &[u8], outer: &Parsed) {
+        let id = self.ids[usize::from(tunnel)];
+        let quoted = &bytes[usize::from(outer.transport) + 8..];
+        let mut answers = self.delivered.iter();
+        assert!(
+            answers.any(|d| d.id == id && d.wire == quoted),
+            "an error in tunnel {tunnel} about what did not come through it"
+        );
+        let inner = parsed(quoted);
+        assert_eq!(outer.flow.dst(), inner.flow.src());
+        assert_eq!(outer.flow.src(), inner.flow.dst());
+    }
+
+    /// At the end nothing is held for ever.
+    pub(super) fn check_end(&self) {
+        assert_eq!(self.router.accounts().held, 0);
+    }
+}
+
+/// How many transitions of each kind were run.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Count(HashMap<&'static str, u64>);
+
+impl Count {
+    pub(super) fn add(&mut self, name: &'static str) {
+        *self.0.entry(name).or_default() += 1;
+    }
+
+    pub(super) fn total(&self) -> u64 {
+        self.0.values().sum()
+    }
+
+    pub(super) fn text(&self) -> String {
+        let mut kinds: Vec<_> = self.0.iter().collect();
+        kinds.sort();
+        let kinds = kinds
+            .into_iter()
+            .map(|(name, count)| format!("{name} {count}"));
+        kinds.collect::<Vec<_>>().join(", ")
+    }
+}
+
+#[test]
+fn a_packet_is_known_by_its_last_bytes() {
+    let packet = Packet::from_slice(&[0, 0, 0, 0, 7]);
+    assert_eq!(number(packet.bytes()), 7);
+}
