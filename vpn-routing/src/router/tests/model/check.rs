@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use vpn_core::packet::{Message, Packet, Parsed};
+use vpn_core::packet::{Message, Packet, Parsed, tcp_flags};
 use vpn_core::testing::verify_checksums;
 use vpn_core::{DropCounters, DropReason, FlowKey, Protocol};
 
@@ -70,8 +70,11 @@ impl Real {
                 let parsed = parsed(bytes);
                 verify_checksums(bytes).unwrap();
                 self.check_source(oracle, tunnel, &parsed);
+                let own = matches!(parsed.message, Message::Tcp(flags) if flags & tcp_flags::RST != 0)
+                    && usize::from(parsed.payload) == bytes.len();
                 let known = seen.contains(&number(bytes));
                 match parsed.message {
+                    _ if own => self.check_reset(tunnel, &parsed),
                     Message::IcmpError => self.check_error_routed(tunnel, bytes, &parsed),
                     _ if known && offset(bytes) == 0 => {}
                     _ => self.check_routed(oracle, tunnel, bytes, &parsed),
@@ -316,6 +319,17 @@ impl Real {
         if original.flow == asked.flow {
             assert_eq!(quoted, original.bytes, "quoted as it was sent");
         }
+    }
+
+    /// The router ends a connection at its far end.
+    fn check_reset(&self, tunnel: u8, reset: &Parsed) {
+        let id = self.ids[usize::from(tunnel)];
+        let mut came = self.came.iter();
+        assert!(
+            came.any(|came| came.id == id && came.wire == reset.flow),
+            "{} is reset, and nothing of it came through tunnel {tunnel}",
+            reset.flow
+        );
     }
 
     /// This host's ICMP error about an answer went out.

@@ -59,6 +59,8 @@ pub(super) struct Oracle {
     pub(super) holders: Vec<Holder>,
     pub(super) slow: bool,
     pub(super) stalled: [bool; TUNNELS as usize],
+    /// Removed in this step: for a moment it is a tunnel that is down.
+    pub(super) removed: Option<u8>,
 }
 
 /// A name that is known for an address, and the tunnel whose resolver said so; `None` stands for
@@ -98,6 +100,7 @@ impl Oracle {
             holders: Vec::new(),
             slow: false,
             stalled: [false; TUNNELS as usize],
+            removed: None,
         };
         for user in 0..USERS {
             let lead = Lead::Tunnel(user % TUNNELS);
@@ -111,6 +114,7 @@ impl Oracle {
 
     pub(super) fn happened(&mut self, transition: &Transition) {
         self.step += 1;
+        self.removed = None;
         match transition {
             Transition::Rule { place, rule } => self.rules[usize::from(*place)] = *rule,
             Transition::Take { port, user } => {
@@ -131,6 +135,7 @@ impl Oracle {
             Transition::Replace { tunnel } => {
                 let facts = &mut self.tunnels[usize::from(*tunnel)];
                 (facts.state, facts.set) = (State::Connecting, None);
+                self.removed = Some(*tunnel);
             }
             Transition::Advance { ms } => self.now += Duration::from_millis((*ms).into()),
             Transition::SlowOwners(slow) => self.slow = *slow,
@@ -206,6 +211,14 @@ impl Oracle {
             (None, OnDown::Fallback(name)) => self.through(name).unwrap_or(Way::Nowhere),
             (first, _) => first.unwrap_or(Way::Nowhere),
         }
+    }
+
+    /// As it is while a tunnel is being removed.
+    pub(super) fn during_removal(&self) -> Option<Self> {
+        let removed = self.removed?;
+        let mut then = self.clone();
+        then.tunnels[usize::from(removed)].state = State::Down;
+        Some(then)
     }
 
     /// `None`: down.

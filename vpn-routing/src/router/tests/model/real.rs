@@ -532,8 +532,9 @@ impl Real {
         perhaps.retain(|known| !sure.contains(known));
         assert!(perhaps.len() < 12, "few names, few tunnels");
         let subsets = 0..1u32 << perhaps.len();
+        let then = oracle.during_removal();
         let mut ways: Vec<_> = subsets
-            .map(|subset| {
+            .flat_map(|subset| {
                 let chosen = perhaps.iter().enumerate();
                 let chosen = chosen.filter(|(bit, _)| subset & 1 << bit != 0);
                 let chosen = chosen.map(|(_, known)| known.clone());
@@ -544,8 +545,12 @@ impl Real {
                     Some(vpn_core::OnChange::Drop) => Change::Drop,
                     _ => Change::Keep,
                 };
-                let way = oracle.way(rule.as_ref());
-                (rule.map(|rule| rule.action), way, change)
+                let times = [Some(oracle), then.as_ref()].into_iter().flatten();
+                let ways = times.map(|oracle| {
+                    let action = rule.as_ref().map(|rule| rule.action.clone());
+                    (action, oracle.way(rule.as_ref()), change)
+                });
+                ways.collect::<Vec<_>>()
             })
             .collect();
         ways.dedup();
