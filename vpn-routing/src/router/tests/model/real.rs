@@ -276,7 +276,7 @@ impl Real {
         };
         let flow = self.enter(oracle, bytes.clone(), kind == Kind::Syn, asks);
         let before = self.router.accounts();
-        self.from_device(oracle, &[bytes]);
+        self.at_device(oracle, &[bytes]);
         self.settle(oracle);
         if before.held == 0 {
             self.check_nothing_lost(oracle, port, &flow, asks, &before.drops);
@@ -295,7 +295,7 @@ impl Real {
         flow
     }
 
-    fn from_device(&mut self, oracle: &Oracle, packets: &[Vec<u8>]) {
+    fn at_device(&mut self, oracle: &Oracle, packets: &[Vec<u8>]) {
         let mut batch = PacketBatch::new(packets.len().max(1), 1600);
         for bytes in packets {
             batch.push(Packet::from_slice(bytes)).unwrap();
@@ -306,7 +306,7 @@ impl Real {
     }
 
     /// What comes out at the device for one packet from a tunnel.
-    fn from_tunnel(&mut self, oracle: &Oracle, tunnel: u8, bytes: &[u8]) -> Vec<Vec<u8>> {
+    fn at_tunnel(&mut self, oracle: &Oracle, tunnel: u8, bytes: &[u8]) -> Vec<Vec<u8>> {
         let mut batch = PacketBatch::new(1, 1600);
         batch.push(Packet::from_slice(bytes)).unwrap();
         let (now, id) = (self.now(oracle), self.ids[usize::from(tunnel)]);
@@ -340,7 +340,7 @@ impl Real {
             pieces.reverse();
         }
         for piece in pieces {
-            self.from_device(oracle, &[piece]);
+            self.at_device(oracle, &[piece]);
             self.settle(oracle);
         }
     }
@@ -358,9 +358,9 @@ impl Real {
             return;
         }
         match tunnel {
-            None => self.from_device(oracle, &[bytes]),
+            None => self.at_device(oracle, &[bytes]),
             Some(tunnel) => {
-                let out = self.from_tunnel(oracle, tunnel, &bytes);
+                let out = self.at_tunnel(oracle, tunnel, &bytes);
                 assert!(out.is_empty(), "noise was delivered: {out:?}");
             }
         }
@@ -397,7 +397,7 @@ impl Real {
             (Protocol::TCP, _) => build::tcp(src, dst, flags[usize::from(kind)], 1, &payload),
             _ => build::icmp_echo(src.0, dst.0, build::Echo::Reply, dst.1, 1, &payload),
         };
-        let out = self.from_tunnel(oracle, via, &bytes);
+        let out = self.at_tunnel(oracle, via, &bytes);
         self.check_delivered(oracle, &came, via, kind, &bytes, out);
     }
 
@@ -419,7 +419,7 @@ impl Real {
             0,
             &came.bytes,
         );
-        let out = self.from_tunnel(oracle, via, &bytes);
+        let out = self.at_tunnel(oracle, via, &bytes);
         self.check_error_delivered(&came, via, out);
     }
 
@@ -432,7 +432,7 @@ impl Real {
         let flow = Packet::from_slice(&quoted).parse().unwrap().flow;
         let (kind, code) = if flow.src().is_ipv6() { (1, 4) } else { (3, 3) };
         let bytes = build::icmp(flow.dst(), flow.src(), kind, code, 0, &quoted);
-        self.from_device(oracle, &[bytes]);
+        self.at_device(oracle, &[bytes]);
     }
 
     fn pick(&self, which: u16) -> Option<Came> {
