@@ -13,3 +13,5 @@ mod nat;
 mod on_down;
 mod policy;
 mod races;
+mod routes;
+mod world;
