@@ -60,6 +60,10 @@ pub trait Session: Debug + Send {
     /// is not set.
     fn initiate(&mut self, again: bool) -> Option<BytesMut>;
 
+    /// Forgets sessions and handshakes: from now on it is silent, until [`initiate`](Self::initiate)
+    /// or a message from the peer.
+    fn forget(&mut self);
+
     /// Lets timers fire. Called every [`TICK`].
     fn tick(&mut self) -> Ticked;
 

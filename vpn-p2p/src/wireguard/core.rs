@@ -3,13 +3,14 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use vpn_core::DropReason;
 
 use super::health::Health;
-use super::noise::{Admission, Gate, sender_index};
+use super::noise::{Admission, Gate, is_response, sender_index};
+use super::round_trip::RoundTrip;
 use super::routes::{Inner, Routes};
 use super::socket::{Received, Run};
 use super::{WireGuardOptions, WireGuardStats};
@@ -64,9 +65,18 @@ pub(super) struct PeerState {
     path: Option<(SocketAddr, u16)>,
     pub(super) health: Health,
     indices: VecDeque<u32>,
+    round_trip: RoundTrip,
     /// The one the peer last used: many handshakes that come to nothing must not make us forget
     /// the session that still works when the path heals.
     in_use: Option<u32>,
+}
+
+impl PeerState {
+    fn note_asked(&mut self, message: &[u8], now: Instant) {
+        if let Some(name) = sender_index(message) {
+            self.round_trip.asked(name, now);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -115,6 +125,7 @@ impl Core {
                 path: None,
                 health: Health::new(options.no_answer_after, options.seed ^ index as u64),
                 indices: VecDeque::with_capacity(INDICES_PER_PEER),
+                round_trip: RoundTrip::default(),
                 in_use: None,
             });
         }
@@ -157,6 +168,7 @@ impl Core {
             return Arrival::Dropped(DropReason::NoSession);
         };
         let bytes = datagram.len() as u64;
+        let response = is_response(&datagram);
         let peer = &mut self.peers[index];
         let was_ready = peer.session.is_ready();
         let opened = peer.session.open(datagram);
@@ -169,6 +181,9 @@ impl Core {
         peer.health.heard(now);
         peer.endpoint = Some(from);
         peer.in_use = name.or(peer.in_use);
+        if let Some(name) = name.filter(|_| response) {
+            peer.round_trip.answered(name, now);
+        }
         let ready = peer.session.is_ready();
         self.opened |= !was_ready && ready;
         self.alive |= ready;
@@ -265,6 +280,7 @@ impl Core {
         let Some(to) = peer.endpoint else { return };
         if let Some(message) = peer.session.initiate(again) {
             peer.health.asked(now);
+            peer.note_asked(&message, now);
             self.register(index, &message);
             out.push((to, message));
         }
@@ -314,6 +330,7 @@ impl Core {
                     if let Some(to) = peer.endpoint {
                         if handshake {
                             peer.health.asked(now);
+                            peer.note_asked(&message, now);
                         }
                         out.push((to, message.clone()));
                     }
@@ -348,6 +365,21 @@ impl Core {
             }
         }
         standing
+    }
+
+    /// Forgets every session, and that anything was asked.
+    pub(super) fn forget_sessions(&mut self, now: Instant) {
+        for peer in &mut self.peers {
+            peer.session.forget();
+            peer.health.heard(now);
+        }
+        self.alive = false;
+    }
+
+    /// The shortest smoothed round trip of any peer.
+    pub(super) fn round_trip(&self) -> Option<Duration> {
+        let peers = self.peers.iter();
+        peers.filter_map(|peer| peer.round_trip.smoothed()).min()
     }
 
     /// Whether `outlet` would be worth asking although no packet was refused lately.

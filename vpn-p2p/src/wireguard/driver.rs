@@ -68,6 +68,10 @@ pub(super) struct Shared {
     pub(super) listen_port: Option<u16>,
     pub(super) config_mtu: u16,
     pub(super) assigned: Assigned,
+    /// A peer has no endpoint, so it is waited for.
+    pub(super) waits_for_peers: bool,
+    /// It was woken: the task looks at once.
+    pub(super) woken: Notify,
 }
 
 impl Shared {
@@ -76,10 +80,17 @@ impl Shared {
         underlay: Arc<dyn Underlay>,
         options: WireGuardOptions,
     ) -> Self {
+        let waits_for_peers = config.peers.iter().any(|peer| peer.endpoint.is_none());
+        let state = StateSender::new();
+        if options.on_demand.is_some() && !waits_for_peers {
+            state.set(TransportState::Dormant);
+        }
         Self {
+            waits_for_peers,
+            woken: Notify::new(),
             core: Mutex::new(Core::new(config, &options)),
             sockets: Mutex::default(),
-            state: StateSender::new(),
+            state,
             mtu: AtomicU16::new(config.mtu()),
             obstacle: Mutex::default(),
             changed: Notify::new(),
@@ -168,7 +179,8 @@ impl Shared {
     }
 
     pub(super) fn set_state(&self, state: TransportState) {
-        if self.state.get() != state {
+        // What is left of a time before must not wake it.
+        if self.state.get() != state && !self.is_dormant() {
             self.state.set(state);
             self.changed.notify_waiters();
         }
@@ -273,20 +285,18 @@ pub(super) async fn drive(shared: Arc<Shared>) {
     let mut attempt: Option<Pin<Box<dyn Future<Output = ()> + Send + '_>>> = None;
     let unblocking = shared.unblock();
     tokio::pin!(unblocking);
-    {
-        let now = Instant::now();
-        let mut core = shared.core();
-        let mut index = 0;
-        while let Some(peer) = core.peer_mut(index) {
-            peer.health.demand(now);
-            index += 1;
-        }
+    if !shared.is_dormant() {
+        shared.demand_all();
     }
     loop {
         tokio::select! {
             () = shared.closing.cancelled() => break,
             () = &mut unblocking => {}
+            () = shared.woken.notified() => interval.reset_immediately(),
             _ = interval.tick() => {
+                if shared.is_dormant() {
+                    continue;
+                }
                 let now = Instant::now();
                 shared.core().tick(now, &mut messages, &mut due);
                 // What cannot be sent now shows as silence, and then as a failed attempt.

@@ -21,12 +21,14 @@
 
 mod approach;
 mod core;
+mod demand;
 mod driver;
 mod health;
 mod inbound;
 mod noise;
 mod options;
 mod outbound;
+mod round_trip;
 mod routes;
 mod socket;
 mod transport;

@@ -116,6 +116,11 @@ pub(super) fn sender_index(datagram: &[u8]) -> Option<u32> {
     }
 }
 
+/// Whether a datagram is the second message of a handshake (whitepaper §5.4.3).
+pub(super) fn is_response(datagram: &[u8]) -> bool {
+    matches!(datagram, [2, 0, 0, 0, ..])
+}
+
 /// One peer's `Tunn`.
 pub(super) struct NoiseSession {
     tunn: Tunn,
@@ -175,6 +180,11 @@ impl Session for NoiseSession {
     fn initiate(&mut self, again: bool) -> Option<BytesMut> {
         let init = self.tunn.format_handshake_initiation(again)?;
         Some(into_bytes(init.into()))
+    }
+
+    fn forget(&mut self) {
+        self.tunn.reset();
+        self.proven = false;
     }
 
     fn tick(&mut self) -> Ticked {

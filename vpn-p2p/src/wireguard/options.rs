@@ -14,6 +14,7 @@ pub struct WireGuardOptions {
     pub(super) local_v4: Ipv4Addr,
     pub(super) local_v6: Ipv6Addr,
     pub(super) seed: u64,
+    pub(super) on_demand: Option<Duration>,
 }
 
 impl Default for WireGuardOptions {
@@ -23,6 +24,7 @@ impl Default for WireGuardOptions {
             local_v4: Ipv4Addr::UNSPECIFIED,
             local_v6: Ipv6Addr::UNSPECIFIED,
             seed: 0,
+            on_demand: None,
         }
     }
 }
@@ -44,6 +46,16 @@ impl WireGuardOptions {
             IpAddr::V4(address) => self.local_v4 = address,
             IpAddr::V6(address) => self.local_v6 = address,
         }
+        self
+    }
+
+    /// Connects on demand: the tunnel starts [`Dormant`](vpn_core::TransportState::Dormant), the
+    /// first packet wakes it, and after `idle` without packets it rests. While dormant it has no
+    /// socket and sends nothing, keepalives included. Default: connects at once and stays. Without
+    /// effect on a tunnel with a peer that has no `Endpoint`, since that one is waited for.
+    #[must_use]
+    pub const fn on_demand(mut self, idle: Duration) -> Self {
+        self.on_demand = Some(idle);
         self
     }
 

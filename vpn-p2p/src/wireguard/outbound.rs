@@ -56,6 +56,10 @@ struct Outbound<'a> {
 impl Shared {
     /// Sends from the front of the batch; returns how many of its packets went.
     pub(super) fn send_batch(&self, batch: &mut PacketBatch, drops: &mut DropCounters) -> usize {
+        if self.is_dormant() {
+            self.wake();
+            return 0;
+        }
         SCRATCH.with_borrow_mut(|(run, plain)| {
             run.clear();
             let sockets = self.sockets().clone();

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::task::JoinHandle;
@@ -198,6 +199,22 @@ impl TunnelTransport for WireGuardTransport {
                 () = changed => {}
             }
         }
+    }
+
+    fn wake(&self) {
+        self.shared.wake();
+    }
+
+    fn rest(&self) {
+        self.shared.rest();
+    }
+
+    fn idle_limit(&self) -> Option<Duration> {
+        self.shared.idle_limit()
+    }
+
+    fn round_trip(&self) -> Option<Duration> {
+        self.shared.core().round_trip()
     }
 
     async fn close(&self) {

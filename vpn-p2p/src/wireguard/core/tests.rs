@@ -48,6 +48,10 @@ impl Session for FakeSession {
         }
     }
 
+    fn forget(&mut self) {
+        self.script.lock().unwrap().ready = false;
+    }
+
     fn initiate(&mut self, _: bool) -> Option<BytesMut> {
         let index = self.next_index.fetch_add(1, Ordering::Relaxed);
         let mut message = BytesMut::from(&[1, 0, 0, 0][..]);
