@@ -23,8 +23,28 @@ const SCHEMA: &str = "
         port_last INTEGER,
         proto TEXT,
         action TEXT NOT NULL,
-        tunnel TEXT
+        tunnel TEXT,
+        cgroup TEXT,
+        package TEXT,
+        src TEXT,
+        iif TEXT,
+        domain TEXT,
+        family TEXT,
+        on_change TEXT,
+        on_down TEXT
     );";
+
+/// From version 1 to version 2.
+const ADD_COLUMNS: &str = "
+    ALTER TABLE rules ADD COLUMN cgroup TEXT;
+    ALTER TABLE rules ADD COLUMN package TEXT;
+    ALTER TABLE rules ADD COLUMN src TEXT;
+    ALTER TABLE rules ADD COLUMN iif TEXT;
+    ALTER TABLE rules ADD COLUMN domain TEXT;
+    ALTER TABLE rules ADD COLUMN family TEXT;
+    ALTER TABLE rules ADD COLUMN on_change TEXT;
+    ALTER TABLE rules ADD COLUMN on_down TEXT;
+    PRAGMA user_version = 2;";
 
 /// Held while a file is made. Closing *any* descriptor of a file drops every POSIX lock that the
 /// process holds on it, those of SQLite included: so the file is opened by nobody but SQLite, and
@@ -123,10 +143,34 @@ fn check(path: &Path) -> Result<FileId, SqliteError> {
     Ok(id(&meta))
 }
 
+/// Version of the tables.
+pub(super) fn version(connection: &Connection) -> rusqlite::Result<i32> {
+    connection.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+/// Brings tables of an older version to this one, within the caller's transaction.
+pub(super) fn upgrade(connection: &Connection) -> rusqlite::Result<()> {
+    if version(connection)? == 1 {
+        connection.execute_batch(ADD_COLUMNS)?;
+    }
+    Ok(())
+}
+
+/// Refuses tables of a newer version.
+pub(super) fn check_version(path: &Path, found: i32) -> Result<(), SqliteError> {
+    if (1..=SCHEMA_VERSION).contains(&found) {
+        return Ok(());
+    }
+    Err(SqliteError::Newer {
+        path: path.into(),
+        found,
+        known: SCHEMA_VERSION,
+    })
+}
+
 /// Makes the tables in a new file, or checks those that are there.
 fn prepare(path: &Path, connection: &mut Connection) -> Result<(), SqliteError> {
     let at = SqliteError::at(path);
-    let version = |c: &Connection| c.pragma_query_value(None, "user_version", |row| row.get(0));
     let tables = |c: &Connection, name: &str| {
         let sql = "SELECT count(*) FROM sqlite_master WHERE name LIKE ?1";
         c.query_row(sql, [name], |row| row.get::<_, i64>(0))
@@ -146,16 +190,9 @@ fn prepare(path: &Path, connection: &mut Connection) -> Result<(), SqliteError> 
             transaction.commit().map_err(&at)?;
         }
     }
-    let found: i32 = version(connection).map_err(&at)?;
+    let found = version(connection).map_err(&at)?;
     if tables(connection, "rules").map_err(&at)? == 0 {
         return Err(SqliteError::NotRules { path: path.into() });
     }
-    if found != SCHEMA_VERSION {
-        return Err(SqliteError::Newer {
-            path: path.into(),
-            found,
-            known: SCHEMA_VERSION,
-        });
-    }
-    Ok(())
+    check_version(path, found)
 }

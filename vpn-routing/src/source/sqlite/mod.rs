@@ -14,6 +14,15 @@
 //! path still names the same file (an editor or a restore may have replaced it). The thread ends
 //! when the source is dropped.
 //!
+//! # Versions
+//!
+//! Tables of version 1 know users, executables, destinations, ports and protocols. They are read
+//! as they are, so a file that must not be written keeps working, and get the columns of version
+//! 2 with the first change. A version 1 program refuses the file from then on.
+//!
+//! What may start behind tunnels and the packet filter are kept in files of the source
+//! `TomlRules` only.
+//!
 //! # Who may write
 //!
 //! Rules decide what leaves by which tunnel, so a file that everybody may write is refused. A new
@@ -44,7 +53,7 @@ use file::OpenFile;
 use watch::Watch;
 
 /// Version of the tables, in the file's `user_version`.
-pub const SCHEMA_VERSION: i32 = 1;
+pub const SCHEMA_VERSION: i32 = 2;
 
 /// How often the file is asked whether it changed. A fifth of the 50 ms within which a change
 /// must count.

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU32;
 use super::*;
 use rusqlite::Connection;
 use vpn_core::rule::RuleProtocol;
-use vpn_core::{Action, OwnerMatch, PortRange, RuleMatch};
+use vpn_core::{Action, Family, OnChange, OnDown, OwnerMatch, PortRange, RuleMatch};
 
 /// A directory that is removed with the test.
 struct Dir(PathBuf);
@@ -62,22 +62,51 @@ fn every_rule_comes_back_as_it_was_added() {
     let rules = SqliteRules::open(dir.file()).unwrap();
     let full = RuleMatch {
         owner: Some(OwnerMatch::Executable("/usr/bin/curl".into())),
+        source: Some("2001:db8:1::/48".parse().unwrap()),
+        interface: Some("br0".into()),
         destination: Some("2001:db8::/32".parse().unwrap()),
+        domain: Some("*.example.com".parse().unwrap()),
+        family: Some(Family::V6),
         ports: PortRange::new(80, 443),
         protocol: Some(RuleProtocol::Udp),
+    };
+    let of = |owner| RuleMatch {
+        owner: Some(owner),
         ..RuleMatch::default()
     };
+    let fallback = OnDown::Fallback("fr".into());
+    let (keep, block) = (OnChange::Keep, OnDown::Block);
     let wanted = [
-        (RuleMatch::default(), Action::Block),
-        (uid(u32::MAX), Action::Direct),
-        (full, to("uk")),
+        (RuleMatch::default(), Action::Block, keep, block.clone()),
+        (uid(u32::MAX), Action::Direct, keep, block.clone()),
+        (
+            of(OwnerMatch::Cgroup("/a".into())),
+            to("uk"),
+            OnChange::Reset,
+            OnDown::Direct,
+        ),
+        (
+            of(OwnerMatch::Package("org.a".into())),
+            Action::Group("eu".into()),
+            keep,
+            block,
+        ),
+        (full, to("uk"), OnChange::Drop, fallback),
     ];
-    for (matches, action) in &wanted {
-        rules.add(matches, action).unwrap();
+    for (matches, action, on_change, on_down) in &wanted {
+        rules
+            .add_rule(matches, action, *on_change, on_down)
+            .unwrap();
     }
     let listed = rules.list().unwrap().into_iter();
-    let listed: Vec<_> = listed.map(|r| (r.matches, r.action)).collect();
+    let listed: Vec<_> = listed
+        .map(|r| (r.matches, r.action, r.on_change, r.on_down))
+        .collect();
     assert_eq!(listed, wanted);
+    // Each is found by its match again.
+    for (matches, ..) in &wanted {
+        assert_eq!(rules.remove(matches).unwrap(), 1, "{matches}");
+    }
 }
 
 #[test]
@@ -177,6 +206,58 @@ fn files_that_must_not_be_used_are_refused_by_name() {
     );
 }
 
+/// A file as version 1 of the tables made it.
+fn of_version_1(path: &Path) {
+    let connection = Connection::open(path).unwrap();
+    let sql = "CREATE TABLE rules (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, uid INTEGER, exe, dst TEXT, port_first INTEGER,
+            port_last INTEGER, proto TEXT, action TEXT NOT NULL, tunnel TEXT);
+        INSERT INTO rules (uid, action, tunnel) VALUES (7, 'tunnel', 'uk');
+        PRAGMA user_version = 1;";
+    connection.execute_batch(sql).unwrap();
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).unwrap();
+}
+
+#[test]
+fn tables_of_version_1_are_read_as_they_are_and_converted_by_the_first_change() {
+    let dir = Dir::new();
+    of_version_1(&dir.file());
+    let (reader, writer) = (
+        SqliteRules::open(dir.file()).unwrap(),
+        SqliteRules::open(dir.file()).unwrap(),
+    );
+    let version = || {
+        let connection = Connection::open(dir.file()).unwrap();
+        file::version(&connection).unwrap()
+    };
+    assert_eq!(reader.list().unwrap()[0].matches, uid(7));
+    assert_eq!(version(), 1, "reading changes nothing");
+    let named = RuleMatch {
+        domain: Some("example.com".parse().unwrap()),
+        ..uid(8)
+    };
+    writer.add(&named, &to("fr")).unwrap();
+    assert_eq!(version(), SCHEMA_VERSION);
+    // Also by one that opened it before.
+    let listed = reader.list().unwrap();
+    assert_eq!(listed.len(), 2);
+    assert_eq!((&listed[0].matches, &listed[1].matches), (&uid(7), &named));
+    assert_eq!(reader.remove(&uid(7)).unwrap(), 1);
+}
+
+#[test]
+fn tables_that_a_newer_program_converted_meanwhile_are_refused() {
+    let dir = Dir::new();
+    let rules = SqliteRules::open(dir.file()).unwrap();
+    let connection = Connection::open(dir.file()).unwrap();
+    connection.pragma_update(None, "user_version", 9).unwrap();
+    let error = rules.list().unwrap_err();
+    assert!(
+        matches!(error, SqliteError::Newer { found: 9, .. }),
+        "{error}"
+    );
+}
+
 #[tokio::test]
 async fn a_row_that_makes_no_sense_is_named_with_its_column() {
     let dir = Dir::new();
@@ -243,6 +324,23 @@ async fn a_row_that_makes_no_sense_is_named_with_its_column() {
         connection
             .execute("DELETE FROM rules WHERE id = ?1", [row])
             .unwrap();
+    }
+    for (column, value) in [
+        ("cgroup", "a.slice"),
+        ("src", "here"),
+        ("domain", "a..b"),
+        ("family", "ipv5"),
+        ("on_change", "move"),
+        ("on_down", ""),
+    ] {
+        let sql = format!("INSERT INTO rules (action, {column}) VALUES ('block', ?1)");
+        connection.execute(&sql, [value]).unwrap();
+        let row = connection.last_insert_rowid();
+        let error = rules.list().unwrap_err();
+        let named = matches!(&error, SqliteError::BadRow { column: c, .. } if *c == column);
+        assert!(named, "{error}");
+        let sql = "DELETE FROM rules WHERE id = ?1";
+        connection.execute(sql, [row]).unwrap();
     }
     assert_eq!(rules.load().await.unwrap().rules.len(), 1);
 }
