@@ -3,17 +3,15 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use vpn_core::{Action, TunnelId};
+use vpn_core::{RuleSnapshot, TunnelId};
 use vpn_routing::alloc::{Allocator, Policy};
+use vpn_tun::dns::Lookup;
 
 use crate::config::ApplyDns;
 use crate::control::{self, State};
 use crate::error::Error;
 use crate::plan::Loaded;
-use crate::{report, view};
-
-/// The local stub of systemd-resolved.
-const RESOLVED_STUB: &str = "127.0.0.53";
+use crate::{host, report, view};
 
 pub(crate) async fn check(path: &Path) -> Result<(), Error> {
     let loaded = Loaded::read(path)?;
@@ -35,31 +33,38 @@ pub(crate) async fn check(path: &Path) -> Result<(), Error> {
     let mut out = String::new();
     let _ = writeln!(out, "interface {name}");
     write_tunnels(&mut out, &loaded);
-    let _ = writeln!(out, "rules ({}):", config.rules.display());
-    for rule in &rules {
-        let _ = writeln!(out, "  {rule}");
+    for (name, group) in &config.group {
+        let _ = writeln!(out, "group {name}: {}", list(&group.members));
     }
-    let default = match &config.default {
-        block if block == "block" => Action::Block,
-        tunnel => Action::Tunnel(tunnel.clone()),
-    };
+    for (path, rules) in &rules {
+        write_rules(&mut out, path, rules);
+    }
+    for problem in rules
+        .iter()
+        .flat_map(|(_, rules)| loaded.known().problems(rules))
+    {
+        let _ = writeln!(out, "  note: {problem}");
+    }
     let dns = &config.dns;
-    let _ = writeln!(out, "default: {default}");
+    let _ = writeln!(out, "default: {}", config.default);
     let _ = writeln!(
         out,
         "dns: apply {:?}, virtual resolver {}",
         dns.apply, dns.resolver
     );
-    let system = std::fs::read_to_string(&dns.path).unwrap_or_default();
-    if dns.apply != ApplyDns::ResolvConf && system.contains(RESOLVED_STUB) {
-        let _ = writeln!(
-            out,
-            "  note: {} names systemd-resolved, which asks on behalf of every app: no DNS per app \
-             through it",
-            dns.path.display()
-        );
+    let own: Vec<_> = host::interfaces().into_values().flatten().collect();
+    let own: Vec<_> = own.iter().map(ipnet::IpNet::addr).collect();
+    for asker in Lookup::of_system(&dns.path).hidden_askers(&own) {
+        // What writing resolv.conf mends is no finding where it is written.
+        if dns.apply != ApplyDns::ResolvConf || asker.survives_resolv_conf() {
+            let _ = writeln!(out, "  note: no DNS per app: {asker}");
+        }
     }
     let _ = writeln!(out, "on exit: {:?}", config.on_exit);
+    let _ = writeln!(out, "settings:");
+    for (key, value) in config.keys() {
+        let _ = writeln!(out, "  {key} = {value}");
+    }
     if running == State::Alive {
         let _ = writeln!(
             out,
@@ -71,7 +76,21 @@ pub(crate) async fn check(path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+fn write_rules(out: &mut String, path: &Path, rules: &RuleSnapshot) {
+    let _ = writeln!(out, "rules ({}):", path.display());
+    for rule in &rules.rules {
+        let _ = writeln!(out, "  {rule}");
+    }
+    for rule in &rules.inbound {
+        let _ = writeln!(out, "  inbound {rule}");
+    }
+    for rule in &rules.filters {
+        let _ = writeln!(out, "  filter {rule}");
+    }
+}
+
 fn write_tunnels(out: &mut String, loaded: &Loaded) {
+    let known = loaded.known();
     let mut allocator = Allocator::new(Policy::default());
     let name_of = |id: TunnelId| {
         loaded
@@ -82,7 +101,7 @@ fn write_tunnels(out: &mut String, loaded: &Loaded) {
             .unwrap_or_else(|| id.to_string())
     };
     for (name, file) in &loaded.tunnels {
-        let Some(id) = loaded.id_of(name) else {
+        let Some(&id) = known.tunnels.get(name) else {
             continue;
         };
         allocator.admit(id, &file.interface.addresses);

@@ -1,7 +1,6 @@
 //! The control socket: one JSON request a connection, one JSON answer.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,8 +14,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
+use crate::explain::Question;
 use crate::report::Reporter;
-use crate::rule::Proto;
 
 /// Longest request line: a path of 4 KiB and some JSON around it.
 const MAX_REQUEST: u64 = 8 * 1024;
@@ -37,12 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum Request {
     Status,
-    Explain {
-        uid: u32,
-        exe: Option<PathBuf>,
-        dst: SocketAddr,
-        proto: Proto,
-    },
+    Explain(Question),
+    Reload,
 }
 
 /// The listening end; the file is removed when it is dropped.

@@ -5,26 +5,28 @@
 //! which drops everything until rules and tunnels are there. On the way out it is undone in the
 //! reverse order.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::sync::{Notify, watch};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
-use vpn_core::{InterfacePlan, RuleSource, StateWatch, TransportState, TunnelId, TunnelTransport};
+use vpn_core::{InterfacePlan, RuleSource, StateWatch, TransportState, TunnelTransport};
 use vpn_p2p::wireguard::{WireGuardOptions, WireGuardTransport};
 use vpn_routing::RouterConfig;
 use vpn_routing::engine::{Engine, EngineHandle};
 use vpn_routing::owner::LinuxOwners;
-use vpn_routing::rules::{CompiledRules, FeedStatus, RuleCache, RuleFeed, Target};
+use vpn_routing::rules::{FeedStatus, RuleCache, RuleFeed};
 
 use crate::config::OnExit;
 use crate::control::Listener;
 use crate::error::{Error, system};
+use crate::host;
 use crate::plan::Loaded;
+use crate::policy::Policy;
+use crate::reload::Reload;
 use crate::report::Reporter;
 use crate::system::SystemState;
 use crate::view;
@@ -35,13 +37,16 @@ const FIRST_TRY: Duration = Duration::from_secs(6);
 /// How long a stopping engine may take before it is left behind.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// How often the addresses of interfaces are looked at.
+const INTERFACES_EVERY: Duration = Duration::from_secs(2);
+
 /// Between two looks whether the engine has heard of what its tunnels said.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// Runs until SIGINT or SIGTERM.
 pub(crate) async fn run(path: &Path) -> Result<(), Error> {
     // From here on a signal waits until there is something to undo, and is then obeyed.
-    let mut stop = StopSignals::new()?;
+    let mut stop = Signals::new()?;
     let loaded = Loaded::read(path)?;
     let source = loaded.open_rules().await?;
     for (name, file) in &loaded.tunnels {
@@ -53,27 +58,35 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
     let control = Listener::bind(&loaded.config.control.socket).await?;
     let mut system_state = SystemState::new(&loaded.config)?;
     let prepared = prepare(&loaded, &system_state)?;
-    let configured = loaded.config.on_exit;
     if let Err(error) = system_state.engage().await {
-        if let Err(undo) = system_state.undo(configured).await {
+        if let Err(undo) = system_state.undo(loaded.config.on_exit).await {
             tracing::error!("{}", crate::error::chain(&undo));
         }
         return Err(error);
     }
-    let served = serve(
+    let (shutdown, recompile, rules) = start_rules(source, &prepared);
+    let reload = Reload::new(
+        path.to_owned(),
         &loaded,
+        prepared.engine.handle(),
+        system_state.underlay().clone(),
+        prepared.policy.clone(),
+        recompile,
+    );
+    let served = serve(
         prepared,
-        source,
+        rules,
+        &reload,
+        &shutdown,
         &mut system_state,
         control,
         &mut stop,
     )
     .await;
     // `open` is for those who stop the daemon. Where it fails, apps stay blocked.
-    let on_exit = if served.is_ok() {
-        configured
-    } else {
-        OnExit::Block
+    let on_exit = match &served {
+        Ok(()) => reload.on_exit().await,
+        Err(_) => OnExit::Block,
     };
     let undone = system_state.undo(on_exit).await;
     served.and(undone)
@@ -84,6 +97,7 @@ struct Prepared {
     engine: Engine,
     tunnels: Vec<StateWatch>,
     rules: RuleCache,
+    policy: Policy,
 }
 
 /// The engine with its tunnels, which begin to connect once this task waits for something.
@@ -92,12 +106,14 @@ fn prepare(loaded: &Loaded, system_state: &SystemState) -> Result<Prepared, Erro
     let owners =
         LinuxOwners::new(device.index()).map_err(system("cannot ask the kernel for owners"))?;
     let config = RouterConfig {
-        resolvers: vec![loaded.config.dns.resolver],
         steered: underlay.servers().to_vec(),
-        ..RouterConfig::default()
+        ..loaded.config.router()
     };
     let rules = RuleCache::new();
     let mut engine = Engine::new(device.clone(), Arc::new(owners), rules.clone(), config);
+    let mut known = loaded.known();
+    engine.set_host_networks(host::networks(&known.interfaces, device.name().as_str()));
+    known.tunnels.clear();
     let mut tunnels = Vec::new();
     for (name, file) in &loaded.tunnels {
         let options = WireGuardOptions::default();
@@ -109,46 +125,67 @@ fn prepare(loaded: &Loaded, system_state: &SystemState) -> Result<Prepared, Erro
                 }
             })?;
         tunnels.push(transport.state());
-        engine.add_tunnel(name, Arc::new(transport))?;
+        let id = engine.add_tunnel(name, Arc::new(transport))?;
+        known.tunnels.insert(name.clone(), id);
     }
+    let ids = engine.set_groups(loaded.groups(&known.tunnels));
+    let ids = ids.map_err(system("cannot make the groups"))?;
+    known.groups = loaded.config.group.keys().cloned().zip(ids).collect();
     Ok(Prepared {
         engine,
         tunnels,
         rules,
+        policy: Policy::new(known),
     })
+}
+
+/// The rules' feed, which runs.
+struct Rules {
+    status: watch::Receiver<FeedStatus>,
+    task: JoinHandle<()>,
 }
 
 /// From the capture to the signal.
 async fn serve(
-    loaded: &Loaded,
     prepared: Prepared,
-    source: Arc<dyn RuleSource>,
+    feed: Rules,
+    reload: &Reload,
+    shutdown: &CancellationToken,
     system_state: &mut SystemState,
     control: Listener,
-    stop: &mut StopSignals,
+    stop: &mut Signals,
 ) -> Result<(), Error> {
     let Prepared {
         engine,
         tunnels,
         rules,
+        policy: _,
     } = prepared;
-    let shutdown = CancellationToken::new();
-    let (feed_status, feed) = start_rules(loaded, source, rules, &shutdown);
     let handle = engine.handle();
     let mut plan = handle.plan();
     let mut task = tokio::spawn(engine.run());
     let reporter = Reporter {
         engine: handle.clone(),
         interface: system_state.device().name().to_string(),
-        rules: feed_status.clone(),
+        feed: feed.status.clone(),
+        rules,
+        reload: reload.clone(),
     };
     let control = tokio::spawn(control.serve(reporter, shutdown.clone()));
-    let first_try = tokio::time::timeout(FIRST_TRY, all_tried(tunnels, feed_status, &handle));
+    let first_try = tokio::time::timeout(FIRST_TRY, all_tried(tunnels, feed.status, &handle));
     tokio::pin!(first_try);
     let mut ready = false;
+    let mut reloading = JoinSet::new();
     let ended = loop {
         tokio::select! {
-            () = stop.received() => break None,
+            told = stop.received() => match told {
+                Told::Stop => break None,
+                Told::Reload => {
+                    let reload = reload.clone();
+                    reloading.spawn(async move { reload.by_signal().await });
+                }
+            },
+            Some(_) = reloading.join_next() => {}
             ended = &mut task => break Some(ended),
             Ok(()) = plan.changed() => {
                 let wanted = plan.borrow_and_update().clone();
@@ -185,7 +222,7 @@ async fn serve(
     };
     shutdown.cancel();
     // Both end by the token; a panic in one ended it as well.
-    let _ = feed.await;
+    let _ = feed.task.await;
     let _ = control.await;
     result
 }
@@ -221,44 +258,63 @@ async fn all_tried(
     }
 }
 
-/// Feeds the cache from the rules file.
+/// Feeds the cache from where the rules are written, and has rules compiled anew when interfaces
+/// changed. Answers the token that ends it, and what asks for a compilation.
 fn start_rules(
-    loaded: &Loaded,
     source: Arc<dyn RuleSource>,
-    cache: RuleCache,
-    shutdown: &CancellationToken,
-) -> (watch::Receiver<FeedStatus>, JoinHandle<()>) {
-    let ids: BTreeMap<String, TunnelId> = loaded
-        .tunnels
-        .keys()
-        .filter_map(|n| Some((n.clone(), loaded.id_of(n)?)))
-        .collect();
-    let default: Target = loaded.default_target();
-    let compile = Arc::new(move |snapshot: &_| {
-        CompiledRules::compile(snapshot, &|name: &str| ids.get(name).copied(), default)
+    prepared: &Prepared,
+) -> (CancellationToken, Arc<Notify>, Rules) {
+    let shutdown = CancellationToken::new();
+    let (cache, policy) = (prepared.rules.clone(), prepared.policy.clone());
+    let feed = RuleFeed::new(source, cache, policy.compile());
+    let (status, recompile) = (feed.status(), feed.recompile());
+    let (token, again) = (shutdown.clone(), Arc::clone(&recompile));
+    let task = tokio::spawn(async move {
+        tokio::select! {
+            () = feed.run(token) => {}
+            () = follow_interfaces(policy, again) => {}
+        }
     });
-    let feed = RuleFeed::new(source, cache, compile);
-    let status = feed.status();
-    (status, tokio::spawn(feed.run(shutdown.clone())))
+    (shutdown, recompile, Rules { status, task })
 }
 
-struct StopSignals {
+/// Rules that name an interface mean the prefixes it has now.
+async fn follow_interfaces(policy: Policy, recompile: Arc<Notify>) {
+    loop {
+        tokio::time::sleep(INTERFACES_EVERY).await;
+        if policy.look_at_interfaces() {
+            recompile.notify_one();
+        }
+    }
+}
+
+/// What a signal asks for.
+enum Told {
+    Stop,
+    Reload,
+}
+
+struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    /// SIGHUP: read the configuration again.
+    reload: Signal,
 }
 
-impl StopSignals {
+impl Signals {
     fn new() -> Result<Self, Error> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt()).map_err(Error::Runtime)?,
             terminate: signal(SignalKind::terminate()).map_err(Error::Runtime)?,
+            reload: signal(SignalKind::hangup()).map_err(Error::Runtime)?,
         })
     }
 
-    async fn received(&mut self) {
+    async fn received(&mut self) -> Told {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => Told::Stop,
+            _ = self.terminate.recv() => Told::Stop,
+            _ = self.reload.recv() => Told::Reload,
         }
     }
 }

@@ -48,6 +48,9 @@ pub(crate) enum Error {
     /// The rules file cannot be used.
     #[error(transparent)]
     RulesFile(#[from] vpn_routing::source::SqliteError),
+    /// The rules of the configuration cannot be used.
+    #[error(transparent)]
+    RulesTables(#[from] vpn_routing::source::TomlError),
     /// A rule cannot be put in force.
     #[error("{}: {problem}", path.display())]
     Rule { path: PathBuf, problem: String },
@@ -102,6 +105,7 @@ impl Error {
             | Self::WireGuard { .. }
             | Self::Rules(_)
             | Self::RulesFile(_)
+            | Self::RulesTables(_)
             | Self::Rule { .. }
             | Self::InUse { .. }
             | Self::Control { .. }

@@ -15,14 +15,17 @@ mod config;
 mod control;
 mod daemon;
 mod error;
+mod explain;
+mod host;
 mod plan;
+mod policy;
+mod reload;
 mod report;
 mod rule;
 mod system;
 mod view;
 
 use std::io::IsTerminal as _;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -64,26 +67,22 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Which tunnel a flow would take, and why.
+    /// Which way a flow takes, and why.
     Explain {
         /// Control socket.
         #[arg(long)]
         control: PathBuf,
-        /// User whose flow it is.
-        #[arg(long)]
-        uid: u32,
-        /// Executable whose flow it is.
-        #[arg(long)]
-        exe: Option<PathBuf>,
-        /// Destination, ADDRESS:PORT.
-        #[arg(long)]
-        dst: SocketAddr,
-        /// Protocol.
-        #[arg(long, default_value = "tcp")]
-        proto: rule::Proto,
+        #[command(flatten)]
+        question: explain::Question,
         /// As JSON.
         #[arg(long)]
         json: bool,
+    },
+    /// Have a running daemon read its configuration again, as by SIGHUP.
+    Reload {
+        /// Control socket.
+        #[arg(long)]
+        control: PathBuf,
     },
 }
 
@@ -122,19 +121,16 @@ async fn dispatch(command: Command) -> Result<(), Error> {
         }
         Command::Explain {
             control,
-            uid,
-            exe,
-            dst,
-            proto,
+            question,
             json,
         } => {
-            let request = control::Request::Explain {
-                uid,
-                exe,
-                dst,
-                proto,
-            };
+            let request = control::Request::Explain(question);
             view::explanation(&control::ask(&control, &request).await?, json);
+            Ok(())
+        }
+        Command::Reload { control } => {
+            let done = control::ask(&control, &control::Request::Reload).await?;
+            view::reloaded(&done);
             Ok(())
         }
     }

@@ -1,99 +1,142 @@
 //! Everything a configuration names, loaded and checked before anything is touched.
 
 use std::collections::BTreeMap;
+use std::hash::{Hash as _, Hasher as _};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use vpn_core::{Action, DropReason, Rule, RuleSource, TunnelId};
+use vpn_core::{GroupId, RuleSnapshot, RuleSource, TunnelId};
 use vpn_p2p::wg_quick::WgQuick;
-use vpn_routing::rules::Target;
-use vpn_routing::source::SqliteRules;
+use vpn_routing::group::GroupConfig;
+use vpn_routing::rules::RuleError;
+use vpn_routing::source::{Layered, SqliteRules, TomlRules};
 
 use crate::config::Config;
 use crate::error::Error;
+use crate::host;
+use crate::policy::Known;
 
 /// A configuration with the files of its providers.
 #[derive(Debug)]
 pub(crate) struct Loaded {
     path: PathBuf,
     pub(crate) config: Config,
-    /// The providers' files, by tunnel.
+    /// The providers' files, by tunnel, with what the configuration says instead.
     pub(crate) tunnels: BTreeMap<String, WgQuick>,
+    /// Hashes of their texts, to tell whether they change.
+    pub(crate) prints: BTreeMap<String, u64>,
 }
 
 impl Loaded {
     /// Reads all but the rules.
     pub(crate) fn read(path: &Path) -> Result<Self, Error> {
         let config = Config::read(path)?;
-        let mut tunnels = BTreeMap::new();
+        let (mut tunnels, mut prints) = (BTreeMap::new(), BTreeMap::new());
         for (name, tunnel) in &config.tunnel {
-            let file = WgQuick::read(&tunnel.wireguard).map_err(|cause| Error::WireGuard {
+            let mut file = WgQuick::read(&tunnel.wireguard).map_err(|cause| Error::WireGuard {
                 tunnel: name.clone(),
                 cause,
             })?;
+            if let Some(dns) = &tunnel.dns {
+                file.interface.dns.clone_from(dns);
+            }
+            if let Some(mtu) = tunnel.mtu {
+                // Within its bounds, which are those of the type.
+                file.interface.mtu = u16::try_from(mtu.0).ok();
+            }
             tunnels.insert(name.clone(), file);
+            prints.insert(name.clone(), print_of(&tunnel.wireguard));
         }
         Ok(Self {
             path: path.to_owned(),
             config,
             tunnels,
+            prints,
         })
     }
 
-    /// Opens the rules, or makes their file. A rule that cannot be put in force is an error here;
-    /// later, at run time, it blocks its app and is reported.
-    pub(crate) async fn open_rules(&self) -> Result<Arc<SqliteRules>, Error> {
-        let rules = Arc::new(SqliteRules::open(&self.config.rules)?);
-        self.accept(&rules.load().await?.rules)?;
-        Ok(rules)
-    }
-
-    /// The rules as they are now; none if there is no file yet.
-    pub(crate) fn current_rules(&self) -> Result<Vec<Rule>, Error> {
-        let path = &self.config.rules;
-        if std::fs::symlink_metadata(path).is_err_and(|e| e.kind() == ErrorKind::NotFound) {
-            return Ok(Vec::new());
+    /// Opens the rules: those of the configuration, and below them a database, which is made if it
+    /// is missing. A rule that cannot be put in force is an error here; later, at run time, it
+    /// blocks its app and is reported.
+    pub(crate) async fn open_rules(&self) -> Result<Arc<dyn RuleSource>, Error> {
+        let file = TomlRules::open_within(&self.path)?;
+        self.accept(&self.path, &file.load().await?)?;
+        let mut layers: Vec<Arc<dyn RuleSource>> = vec![Arc::new(file)];
+        if let Some(path) = &self.config.rules {
+            let database = SqliteRules::open(path)?;
+            self.accept(path, &database.load().await?)?;
+            layers.push(Arc::new(database));
         }
-        let rules = SqliteRules::open(path)?.list()?;
-        self.accept(&rules)?;
-        Ok(rules)
+        Ok(Arc::new(Layered::new(layers)))
     }
 
-    fn accept(&self, rules: &[Rule]) -> Result<(), Error> {
-        for rule in rules {
-            let problem = match &rule.action {
-                Action::Tunnel(name) if !self.tunnels.contains_key(name) => {
-                    format!(
-                        "{rule}: there is no tunnel \"{name}\" in {}",
-                        self.path.display()
-                    )
-                }
-                Action::Direct => {
-                    format!("{rule}: \"direct\" is not available yet; use a tunnel or \"block\"")
-                }
-                _ => continue,
+    /// The rules as they are now, by where they are written; a database that is not there yet has
+    /// none.
+    pub(crate) fn current_rules(&self) -> Result<Vec<(PathBuf, RuleSnapshot)>, Error> {
+        let mut rules = vec![(
+            self.path.clone(),
+            TomlRules::open_within(&self.path)?.list()?,
+        )];
+        if let Some(path) = &self.config.rules {
+            let missing = std::fs::symlink_metadata(path)
+                .is_err_and(|error| error.kind() == ErrorKind::NotFound);
+            let there = match missing {
+                true => Vec::new(),
+                false => SqliteRules::open(path)?.list()?,
             };
-            return Err(Error::Rule {
-                path: self.config.rules.clone(),
-                problem,
-            });
+            rules.push((path.clone(), there.into()));
         }
-        Ok(())
+        for (path, rules) in &rules {
+            self.accept(path, rules)?;
+        }
+        Ok(rules)
     }
 
-    /// Tunnels get their ids in the order of their names.
-    pub(crate) fn id_of(&self, name: &str) -> Option<TunnelId> {
-        self.tunnels
-            .keys()
-            .position(|n| n == name)
-            .map(|i| TunnelId::new(i as u16))
+    fn accept(&self, path: &Path, rules: &RuleSnapshot) -> Result<(), Error> {
+        // An interface may come later, with its first container, say.
+        let wait = |problem: &RuleError| matches!(problem, RuleError::NoSuchInterface { .. });
+        let problems = self.known().problems(rules);
+        let Some(problem) = problems.into_iter().find(|problem| !wait(problem)) else {
+            return Ok(());
+        };
+        let rule = rules
+            .rules
+            .iter()
+            .find(|rule| problem.rule() == Some(rule.id));
+        Err(Error::Rule {
+            path: path.to_owned(),
+            problem: match rule {
+                Some(rule) => format!("{rule}: {problem}"),
+                None => problem.to_string(),
+            },
+        })
     }
 
-    /// What decides flows that no rule matches.
-    pub(crate) fn default_target(&self) -> Target {
-        let block = Target::Block(DropReason::BlockedByDefault);
-        self.id_of(&self.config.default)
-            .map_or(block, Target::Tunnel)
+    /// What names stand for: tunnels and groups get their ids in the order of their names.
+    pub(crate) fn known(&self) -> Known {
+        let tunnels = self.tunnels.keys().cloned();
+        let groups = self.config.group.keys().cloned();
+        Known {
+            tunnels: tunnels.zip((0..).map(TunnelId::new)).collect(),
+            groups: groups.zip((0..).map(GroupId::new)).collect(),
+            default: self.config.default.clone(),
+            interfaces: host::interfaces(),
+        }
     }
+
+    /// The groups for the router, in the order of their names.
+    pub(crate) fn groups(&self, tunnels: &BTreeMap<String, TunnelId>) -> Vec<GroupConfig> {
+        let groups = self.config.group.iter();
+        groups
+            .map(|(name, group)| group.for_router(name, |member| tunnels.get(member).copied()))
+            .collect()
+    }
+}
+
+fn print_of(path: &Path) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    // It was read a moment ago; one that is gone since then differs.
+    std::fs::read(path).unwrap_or_default().hash(&mut hasher);
+    hasher.finish()
 }

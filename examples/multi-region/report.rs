@@ -1,19 +1,17 @@
 //! What the daemon tells over its control socket, as JSON.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::sync::Arc;
-
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
-use vpn_core::{DropCounters, FlowKey, Owner, TransportState, TunnelId, Verdict};
+use vpn_core::{DropCounters, Owner, TransportState, TunnelId};
 use vpn_routing::alloc::Role;
 use vpn_routing::engine::{EngineGone, EngineHandle};
+use vpn_routing::group::GroupStatus;
 use vpn_routing::router::{FlowStatus, Status, TunnelStatus};
-use vpn_routing::rules::FeedStatus;
+use vpn_routing::rules::{FeedStatus, RuleCache};
 
 use crate::control::Request;
-use crate::rule::Proto;
+use crate::explain::explain;
+use crate::reload::Reload;
 
 fn drops(counters: &DropCounters) -> Value {
     counters
@@ -31,19 +29,17 @@ const LISTED_FLOWS: usize = 100;
 pub(crate) struct Reporter {
     pub(crate) engine: EngineHandle,
     pub(crate) interface: String,
-    pub(crate) rules: watch::Receiver<FeedStatus>,
+    pub(crate) feed: watch::Receiver<FeedStatus>,
+    pub(crate) rules: RuleCache,
+    pub(crate) reload: Reload,
 }
 
 impl Reporter {
     pub(crate) async fn answer(&self, request: &Request) -> Value {
         let answer = match request {
             Request::Status => self.status().await,
-            Request::Explain {
-                uid,
-                exe,
-                dst,
-                proto,
-            } => explain(&self.engine, *uid, exe.clone(), *dst, *proto).await,
+            Request::Explain(question) => explain(&self.engine, &self.rules, question).await,
+            Request::Reload => return self.reload.answer().await,
         };
         answer.unwrap_or_else(|gone| json!({ "error": gone.to_string() }))
     }
@@ -51,7 +47,7 @@ impl Reporter {
     async fn status(&self) -> Result<Value, EngineGone> {
         let flows = self.engine.flows(LISTED_FLOWS).await?;
         let report = self.engine.status().await?;
-        let rules = self.rules.borrow().clone();
+        let rules = self.feed.borrow().clone();
         let mut value = status(&report, &self.interface, &rules);
         value["flow_list"] = flows.iter().map(|f| flow(f, &report)).collect();
         Ok(value)
@@ -70,14 +66,14 @@ fn flow(flow: &FlowStatus, status: &Status) -> Value {
 }
 
 /// As text: JSON has no other paths.
-fn executable_of(owner: &Owner) -> Option<String> {
+pub(crate) fn executable_of(owner: &Owner) -> Option<String> {
     owner
         .executable
         .as_ref()
         .map(|path| path.to_string_lossy().into_owned())
 }
 
-fn name_of(status: &Status, id: TunnelId) -> &str {
+pub(crate) fn name_of(status: &Status, id: TunnelId) -> &str {
     status
         .tunnels
         .iter()
@@ -102,6 +98,11 @@ fn status(status: &Status, interface: &str, rules: &FeedStatus) -> Value {
         .iter()
         .map(|t| (t.name.clone(), tunnel(t, status)))
         .collect();
+    let groups: Map<String, Value> = status
+        .groups
+        .iter()
+        .map(|g| (g.name.clone(), group(g, status)))
+        .collect();
     let accounts = &status.accounts;
     json!({
         "interface": {
@@ -118,6 +119,7 @@ fn status(status: &Status, interface: &str, rules: &FeedStatus) -> Value {
             "problems": rules.problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
         },
         "tunnels": tunnels,
+        "groups": groups,
         "flows": status.flows,
         "drops": drops(&accounts.drops),
         "packets": {
@@ -128,6 +130,23 @@ fn status(status: &Status, interface: &str, rules: &FeedStatus) -> Value {
             "held": accounts.held,
             "queued": accounts.queued,
         },
+    })
+}
+
+fn group(group: &GroupStatus, status: &Status) -> Value {
+    let members = group.members.iter().map(|member| {
+        json!({
+            "tunnel": name_of(status, member.tunnel),
+            "standing": format!("{:?}", member.standing).to_lowercase(),
+            "in_use": member.in_use,
+            "round_trip_ms": member.round_trip.map(|time| time.as_secs_f64() * 1e3),
+            "weight": member.weight,
+        })
+    });
+    json!({
+        "policy": group.policy,
+        "chosen": group.chosen.map(|id| name_of(status, id)),
+        "members": members.collect::<Vec<_>>(),
     })
 }
 
@@ -164,57 +183,4 @@ fn tunnel(tunnel: &TunnelStatus, status: &Status) -> Value {
         "bytes": { "tx": counters.tx_bytes, "rx": counters.rx_bytes },
         "drops": drops(&counters.drops),
     })
-}
-
-/// `explain --json`
-async fn explain(
-    engine: &EngineHandle,
-    uid: u32,
-    executable: Option<PathBuf>,
-    dst: SocketAddr,
-    proto: Proto,
-) -> Result<Value, EngineGone> {
-    let status = engine.status().await?;
-    // The source the kernel would choose; rules do not look at it.
-    let on_device = status.plan.addresses.iter().map(|net| net.addr());
-    let unspecified = SocketAddr::from(match dst {
-        SocketAddr::V4(_) => (std::net::IpAddr::from([0u8; 4]), 0),
-        SocketAddr::V6(_) => (std::net::IpAddr::from([0u8; 16]), 0),
-    });
-    let source = on_device
-        .into_iter()
-        .find(|a| a.is_ipv4() == dst.is_ipv4())
-        .unwrap_or_else(|| unspecified.ip());
-    let flow = FlowKey::new(
-        proto.number(dst.is_ipv6()),
-        (source, 0),
-        (dst.ip(), dst.port()),
-    );
-    let owner = Owner {
-        executable: executable.map(|p| Arc::from(p.as_path())),
-        ..Owner::user(uid)
-    };
-    let told = engine.explain(Some(owner), flow).await?;
-    let verdict = match told.verdict {
-        Verdict::Tunnel(_) => "tunnel".to_owned(),
-        Verdict::Device => "device".to_owned(),
-        Verdict::Held => "held until the tunnel is up".to_owned(),
-        Verdict::Drop(reason) => format!("drop: {reason}"),
-        other => format!("{other:?}"),
-    };
-    Ok(json!({
-        "flow": told.flow.to_string(),
-        "owner": {
-            "uid": uid,
-            "executable": told.owner.as_ref().and_then(executable_of),
-        },
-        "rule": told.rule.map_or_else(|| "default".to_owned(), |id| id.to_string()),
-        "verdict": verdict,
-        "tunnel": told.tunnel,
-        "state": told.state.map(|s| s.to_string()),
-        "source": told.source,
-        "translated": told.source.is_some_and(|s| s != source),
-        "resolver": told.resolver,
-        "mtu": told.mtu,
-    }))
 }

@@ -5,8 +5,12 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use vpn_core::rule::RuleProtocol;
-use vpn_core::{Action, OwnerMatch, PortRange, Protocol, RuleMatch};
+use serde_json::{Value, json};
+use vpn_core::rule::{RuleProtocol, parse_cgroup, parse_prefix};
+use vpn_core::{
+    Action, DomainPattern, Family, OnChange, OnDown, OwnerMatch, PortRange, Protocol, Rule,
+    RuleMatch,
+};
 use vpn_routing::source::SqliteRules;
 
 use crate::error::Error;
@@ -19,6 +23,9 @@ pub(crate) enum RuleCommand {
         /// Rules file.
         #[arg(long)]
         rules: PathBuf,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Add a rule, or replace the one with the same match.
     Add {
@@ -27,9 +34,15 @@ pub(crate) enum RuleCommand {
         rules: PathBuf,
         #[command(flatten)]
         matches: Match,
-        /// A tunnel, `direct` or `block`.
-        #[arg(long)]
-        to: String,
+        /// A tunnel, a group, `direct` or `block`.
+        #[arg(long, value_parser = str::parse::<Action>)]
+        to: Action,
+        /// What live TCP connections do when their decision changes: keep, reset or drop.
+        #[arg(long, value_parser = str::parse::<OnChange>, default_value = "keep")]
+        on_change: OnChange,
+        /// While the tunnel is down: block, direct, or another tunnel or group.
+        #[arg(long, value_parser = str::parse::<OnDown>, default_value = "block")]
+        on_down: OnDown,
     },
     /// Remove the rule with exactly this match.
     Remove {
@@ -39,8 +52,8 @@ pub(crate) enum RuleCommand {
         #[command(flatten)]
         matches: Match,
         /// Only if it leads there.
-        #[arg(long)]
-        to: Option<String>,
+        #[arg(long, value_parser = str::parse::<Action>)]
+        to: Option<Action>,
     },
 }
 
@@ -55,15 +68,33 @@ pub(crate) struct Match {
     /// Executable.
     #[arg(long, group = "owner")]
     exe: Option<PathBuf>,
-    /// Destination prefix or address.
-    #[arg(long, value_parser = prefix)]
-    dst: Option<IpNet>,
-    /// Destination port, or first-last.
-    #[arg(long, value_parser = ports)]
-    port: Option<PortRange>,
-    /// Protocol.
+    /// Control group, and those below it: /system.slice/nginx.service
+    #[arg(long, group = "owner", value_parser = parse_cgroup)]
+    cgroup: Option<PathBuf>,
+    /// Package (Android).
+    #[arg(long, group = "owner")]
+    package: Option<String>,
+    /// Source prefix or address.
+    #[arg(long, value_parser = parse_prefix)]
+    src: Option<IpNet>,
+    /// Interface that forwarded traffic comes in by.
     #[arg(long)]
-    proto: Option<Proto>,
+    iif: Option<String>,
+    /// Destination prefix or address.
+    #[arg(long, value_parser = parse_prefix)]
+    dst: Option<IpNet>,
+    /// Name of the destination: example.com, .example.com with all below, *.example.com below it.
+    #[arg(long, value_parser = str::parse::<DomainPattern>)]
+    domain: Option<DomainPattern>,
+    /// Destination port, or first-last.
+    #[arg(long, value_parser = str::parse::<PortRange>)]
+    port: Option<PortRange>,
+    /// Protocol: tcp, udp or icmp.
+    #[arg(long, value_parser = str::parse::<RuleProtocol>)]
+    proto: Option<RuleProtocol>,
+    /// Address family: ipv4 or ipv6.
+    #[arg(long, value_parser = str::parse::<Family>)]
+    family: Option<Family>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum, Serialize, Deserialize)]
@@ -85,41 +116,30 @@ impl Proto {
     }
 }
 
-fn prefix(text: &str) -> Result<IpNet, String> {
-    text.parse::<IpNet>()
-        .or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from))
-        .map(|net| net.trunc())
-        .map_err(|_| format!("\"{text}\" is no address and no prefix such as 192.0.2.0/24"))
-}
-
-fn ports(text: &str) -> Result<PortRange, String> {
-    let number = |t: &str| t.parse::<u16>().map_err(|_| format!("\"{t}\" is no port"));
-    let (first, last) = match text.split_once('-') {
-        Some((a, b)) => (number(a)?, number(b)?),
-        None => (number(text)?, number(text)?),
-    };
-    PortRange::new(first, last).ok_or_else(|| format!("{first} is larger than {last}"))
-}
-
 impl Match {
     fn into_rule_match(self) -> Result<RuleMatch, Error> {
-        let owner = match (self.uid, self.user, self.exe) {
-            (Some(uid), _, _) => Some(OwnerMatch::Uid(uid)),
-            (_, Some(name), _) => Some(OwnerMatch::Uid(uid_of(&name)?)),
-            (_, _, Some(path)) => Some(OwnerMatch::Executable(executable(&path)?)),
+        let owner = match (self.uid, self.user, self.exe, self.cgroup, self.package) {
+            (Some(uid), ..) => Some(OwnerMatch::Uid(uid)),
+            (_, Some(name), ..) => Some(OwnerMatch::Uid(uid_of(&name)?)),
+            (_, _, Some(path), ..) => Some(OwnerMatch::Executable(executable(&path)?)),
+            (_, _, _, Some(path), _) => Some(OwnerMatch::Cgroup(path)),
+            (.., Some(name)) => Some(OwnerMatch::Package(name)),
             _ => None,
         };
-        Ok(RuleMatch {
+        let matches = RuleMatch {
             owner,
+            source: self.src,
+            interface: self.iif,
             destination: self.dst,
+            domain: self.domain,
+            family: self.family,
             ports: self.port,
-            protocol: self.proto.map(|p| match p {
-                Proto::Tcp => RuleProtocol::Tcp,
-                Proto::Udp => RuleProtocol::Udp,
-                Proto::Icmp => RuleProtocol::Icmp,
-            }),
-            ..RuleMatch::default()
-        })
+            protocol: self.proto,
+        };
+        match matches.contradiction() {
+            None => Ok(matches),
+            Some(wrong) => Err(Error::Argument(format!("--{}: {wrong}", wrong.field()))),
+        }
     }
 }
 
@@ -139,40 +159,72 @@ fn executable(path: &Path) -> Result<PathBuf, Error> {
         .map_err(|error| Error::Argument(format!("--exe {}: {error}", path.display())))
 }
 
-fn action(to: &str) -> Action {
-    match to {
-        "direct" => Action::Direct,
-        "block" => Action::Block,
-        tunnel => Action::Tunnel(tunnel.to_owned()),
+/// `rule list --json`: the same names as in files and on the command line.
+fn as_json(rule: &Rule) -> Value {
+    let matches = &rule.matches;
+    let owner = |kind: &str| match &matches.owner {
+        Some(OwnerMatch::Uid(uid)) if kind == "uid" => json!(uid),
+        Some(OwnerMatch::Executable(path)) if kind == "exe" => json!(path.to_string_lossy()),
+        Some(OwnerMatch::Cgroup(path)) if kind == "cgroup" => json!(path.to_string_lossy()),
+        Some(OwnerMatch::Package(name)) if kind == "package" => json!(name),
+        _ => Value::Null,
+    };
+    let mut value = json!({
+        "id": rule.id.0,
+        "uid": owner("uid"),
+        "exe": owner("exe"),
+        "cgroup": owner("cgroup"),
+        "package": owner("package"),
+        "src": matches.source,
+        "iif": matches.interface,
+        "dst": matches.destination,
+        "domain": matches.domain.as_ref().map(ToString::to_string),
+        "family": matches.family.map(|family| family.to_string()),
+        "port": matches.ports.map(|ports| ports.to_string()),
+        "proto": matches.protocol.map(|protocol| protocol.to_string()),
+        "to": rule.action.to_string(),
+        "on_change": rule.on_change.to_string(),
+        "on_down": match &rule.on_down {
+            OnDown::Fallback(name) => name.clone(),
+            other => other.to_string(),
+        },
+    });
+    if let Some(fields) = value.as_object_mut() {
+        fields.retain(|_, field| !field.is_null());
     }
+    value
 }
 
 pub(crate) fn run(command: RuleCommand) -> Result<(), Error> {
     match command {
-        RuleCommand::List { rules } => {
+        RuleCommand::List { rules, json } => {
             must_exist(&rules)?;
-            let lines = SqliteRules::open(&rules)?.list()?;
-            print(
-                &lines
-                    .iter()
-                    .map(|rule| format!("{rule}\n"))
-                    .collect::<String>(),
-            );
+            let list = SqliteRules::open(&rules)?.list()?;
+            print(&match json {
+                true => format!("{:#}\n", list.iter().map(as_json).collect::<Value>()),
+                false => list.iter().map(|rule| format!("{rule}\n")).collect(),
+            });
         }
-        RuleCommand::Add { rules, matches, to } => {
-            if to.is_empty() {
-                return Err(Error::Argument(
-                    "--to: a tunnel, \"direct\" or \"block\"".to_owned(),
-                ));
-            }
+        RuleCommand::Add {
+            rules,
+            matches,
+            to,
+            on_change,
+            on_down,
+        } => {
             let matches = matches.into_rule_match()?;
-            let id = SqliteRules::open(&rules)?.add(&matches, &action(&to))?;
+            if to == Action::Block && on_down != OnDown::Block {
+                let problem = "--on-down: a rule that blocks has no tunnel to be down";
+                return Err(Error::Argument(problem.to_owned()));
+            }
+            let source = SqliteRules::open(&rules)?;
+            let id = source.add_rule(&matches, &to, on_change, &on_down)?;
             print(&format!("{id}\n"));
         }
         RuleCommand::Remove { rules, matches, to } => {
             must_exist(&rules)?;
             let (matches, source) = (matches.into_rule_match()?, SqliteRules::open(&rules)?);
-            if let Some(to) = to.map(|to| action(&to)) {
+            if let Some(to) = to {
                 let there = source.list()?;
                 if !there
                     .iter()

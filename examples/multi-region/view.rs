@@ -66,6 +66,19 @@ pub(crate) fn status(value: &Value, json: bool) {
             drops(&tunnel["drops"]),
         );
     }
+    for (name, group) in value["groups"].as_object().into_iter().flatten() {
+        let members = group["members"].as_array().into_iter().flatten();
+        let members: Vec<String> = members
+            .map(|member| format!("{} {}", text(&member["tunnel"]), text(&member["standing"])))
+            .collect();
+        let _ = writeln!(
+            out,
+            "\ngroup {name}: {}, now {}   members: {}",
+            text(&group["policy"]),
+            text(&group["chosen"]),
+            members.join(", "),
+        );
+    }
     let _ = writeln!(out, "\nall drops: {}", drops(&value["drops"]));
     for problem in value["rules"]["problems"].as_array().into_iter().flatten() {
         let _ = writeln!(out, "rule problem: {}", text(problem));
@@ -83,9 +96,42 @@ pub(crate) fn explanation(value: &Value, json: bool) {
     }
     let mut out = String::new();
     for key in [
-        "flow", "owner", "rule", "verdict", "tunnel", "state", "source", "resolver", "mtu",
+        "flow",
+        "owner",
+        "rule",
+        "rule_says",
+        "verdict",
+        "group",
+        "group_reason",
+        "tunnel",
+        "state",
+        "source",
+        "translated",
+        "names",
+        "resolver",
+        "mtu",
     ] {
-        let _ = writeln!(out, "{key:9} {}", text(&value[key]));
+        let _ = writeln!(out, "{key:12} {}", text(&value[key]));
+    }
+    for rule in value["beaten"].as_array().into_iter().flatten() {
+        let _ = writeln!(out, "{:12} {}", "beaten", text(rule));
+    }
+    if let Value::String(evidence) = &value["evidence"] {
+        let _ = writeln!(out, "evidence\n{evidence}");
+    }
+    print(&out);
+}
+
+/// `multi-region reload`
+pub(crate) fn reloaded(value: &Value) {
+    let mut out = String::new();
+    for (what, key) in [("in force", "applied"), ("after a restart", "restart")] {
+        for name in value[key].as_array().into_iter().flatten() {
+            let _ = writeln!(out, "{what}: {}", text(name));
+        }
+    }
+    if out.is_empty() {
+        out.push_str("nothing changed\n");
     }
     print(&out);
 }

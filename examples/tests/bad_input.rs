@@ -94,6 +94,192 @@ fn configurations() {
     }
 }
 
+/// What is wrong with one key, in a configuration that is good without it.
+#[test]
+fn keys() {
+    let place = Place::new();
+    let cases = [
+        ("[timeouts]\nudp = 5", "toml:2:", "udp"),
+        ("[timeouts]\nudp = \"5 parsecs\"", "toml:2:", "udp"),
+        ("[timeouts]\nicmp = \"1ms\"", "toml:2:", "icmp"),
+        ("[timeouts]\nother = \"90d\"", "toml:2:", "other"),
+        (
+            "[timeouts]\ntcp_established = \"0s\"",
+            "toml:2:",
+            "tcp_established",
+        ),
+        (
+            "[timeouts]\ntcp_transitory = -1",
+            "toml:2:",
+            "tcp_transitory",
+        ),
+        ("[timeouts]\ntcp_closed = \"\"", "toml:2:", "tcp_closed"),
+        (
+            "[timeouts]\nrecheck_owner = \"1h\"",
+            "toml:2:",
+            "recheck_owner",
+        ),
+        ("[timeouts]\nsctp = \"1h\"", "toml:2:", "sctp"),
+        ("[hold]\nowner = \"1h\"", "toml:2:", "owner"),
+        ("[hold]\nconnecting = 5", "toml:2:", "connecting"),
+        ("[hold]\nflow_packets = 0", "toml:2:", "flow_packets"),
+        ("[hold]\nflows = \"many\"", "toml:2:", "flows"),
+        ("[hold]\nbytes = -1", "toml:2:", "bytes"),
+        (
+            "[hold]\ntunnel_flows = 5000",
+            "hold.tunnel_flows",
+            "hold.flows",
+        ),
+        (
+            "[hold]\ntunnel_bytes = 2000000",
+            "hold.tunnel_bytes",
+            "hold.bytes",
+        ),
+        (
+            "[hold]\nowner_flows = 5000",
+            "hold.owner_flows",
+            "hold.flows",
+        ),
+        (
+            "[hold]\nowner_bytes = 2000000",
+            "hold.owner_bytes",
+            "hold.bytes",
+        ),
+        (
+            "[hold]\nunknown_flows = 5000",
+            "hold.unknown_flows",
+            "hold.flows",
+        ),
+        (
+            "[hold]\nunknown_bytes = 2000000",
+            "hold.unknown_bytes",
+            "hold.bytes",
+        ),
+        ("[limits]\nflows = 0", "toml:2:", "flows"),
+        (
+            "[limits]\nflows_per_owner = 100000",
+            "limits.flows_per_owner",
+            "limits.flows",
+        ),
+        ("[limits]\nqueue_packets = 1.5", "toml:2:", "queue_packets"),
+        (
+            "[limits]\nlargest_packet = 100",
+            "toml:2:",
+            "largest_packet",
+        ),
+        ("[dns]\npatience = \"1us\"", "toml:2:", "patience"),
+        ("[dns]\nflow_queries = 0", "toml:2:", "flow_queries"),
+        ("[dns]\nowner_queries = 0", "toml:2:", "owner_queries"),
+        ("[dns]\nqueries = 0", "toml:2:", "queries"),
+        ("[dns]\naddress_names = 0", "toml:2:", "address_names"),
+        ("[dns]\ntunnel_names = 0", "toml:2:", "tunnel_names"),
+        ("[dns]\nshortest = \"2days\"", "dns.shortest", "dns.longest"),
+        ("[dns]\nlongest = \"1y\"", "toml:2:", "longest"),
+        (
+            "[dns]\nresolver = \"127.0.0.1\"",
+            "dns.resolver",
+            "never reaches",
+        ),
+        (
+            "[tunnel.fr]\nwireguard = \"uk.conf\"\ndns = [\"one\"]",
+            "toml:3:",
+            "dns",
+        ),
+        (
+            "[tunnel.fr]\nwireguard = \"uk.conf\"\nmtu = 100",
+            "toml:3:",
+            "mtu",
+        ),
+        ("[group.eu]\nmembers = []", "group.eu.members", "1 to"),
+        (
+            "[group.eu]\nmembers = [\"mars\"]",
+            "group.eu.members",
+            "mars",
+        ),
+        (
+            "[group.eu]\nmembers = [\"uk\", \"uk\"]",
+            "group.eu.members",
+            "twice",
+        ),
+        ("[group.uk]\nmembers = [\"uk\"]", "group.uk", "another"),
+        (
+            "[group.block]\nmembers = [\"uk\"]",
+            "group.block",
+            "another",
+        ),
+        (
+            "[group.eu]\nmembers = [\"uk\"]\npolicy = \"dice\"",
+            "toml:3:",
+            "policy",
+        ),
+        (
+            "[group.eu]\nmembers = [\"uk\"]\nfail_back = 1",
+            "toml:3:",
+            "fail_back",
+        ),
+        (
+            "[group.eu]\nmembers = [\"uk\"]\npolicy = \"weighted\"",
+            "group.eu.weights",
+            "missing",
+        ),
+        (
+            "[group.eu]\nmembers = [\"uk\"]\npolicy = \"weighted\"\nweights = [1, 2]",
+            "group.eu.weights",
+            "each member",
+        ),
+        (
+            "[group.eu]\nmembers = [\"uk\"]\nweights = [1]",
+            "group.eu.weights",
+            "weighted",
+        ),
+        (
+            "[group.eu]\nmembers = [\"uk\"]\ntolerance = \"1s\"",
+            "group.eu.tolerance",
+            "latency",
+        ),
+        (
+            "[group.eu]\nmembers = [\"uk\"]\nhash_by = \"owner\"",
+            "group.eu.hash_by",
+            "hash",
+        ),
+        (
+            "[[rule]]\nto = \"uk\"\nport = \"9-1\"",
+            "toml:3: [[rule]] number 1: port",
+            "larger",
+        ),
+        ("[[rule]]\nto = \"mars\"", "file-rule#1", "mars"),
+        (
+            "[[rule]]\nto = \"uk\"\non_down = \"mars\"",
+            "file-rule#1",
+            "mars",
+        ),
+        ("[[rule]]\nto = \"direct\"", "file-rule#1", "not available"),
+        ("rule = 1", "toml:1:", "[[rule]]"),
+        (
+            "[[inbound]]\ntunnel = \"uk\"",
+            "[[inbound]] number 1: proto",
+            "missing",
+        ),
+        (
+            "[[filter]]\naction = \"maybe\"",
+            "[[filter]] number 1: action",
+            "maybe",
+        ),
+    ];
+    for (text, where_, what) in cases {
+        let site = site();
+        let rest = "[tunnel.uk]\nwireguard = \"uk.conf\"\n";
+        // A database would need to stand before the first table.
+        let rule = if text.contains("rule") {
+            ""
+        } else {
+            "[[rule]]\nto = \"uk\"\n"
+        };
+        site.write("multi-region.toml", &format!("{text}\n{rest}{rule}"));
+        place.check_fails(&site, &["multi-region.toml", where_, what]);
+    }
+}
+
 #[test]
 fn providers_files() {
     let (place, site) = (Place::new(), site());
@@ -111,7 +297,10 @@ fn providers_files() {
 #[test]
 fn rules() {
     let place = Place::new();
-    for (to, part) in [("mars", "no tunnel \"mars\""), ("direct", "not available")] {
+    for (to, part) in [
+        ("mars", "no tunnel or group \"mars\""),
+        ("direct", "not available"),
+    ] {
         let site = site();
         let mut add = site.command(&["rule", "add", "--rules", "rules.db", "--uid", "1001"]);
         add.args(["--to", to]);
@@ -250,6 +439,15 @@ fn nonsense_in_rule_add() {
         ("--exe /no/such/program --to uk", "/no/such/program"),
         ("--uid 1", "--to"),
         ("--uid 1 --to=", "--to"),
+        ("--cgroup a.slice --to uk", "a.slice"),
+        ("--cgroup /a --package b --to uk", "--package"),
+        ("--src here --to uk", "here"),
+        ("--domain a..b --to uk", "a..b"),
+        ("--family ipv5 --to uk", "ipv5"),
+        ("--port 1 --proto icmp --to uk", "--port"),
+        ("--src ::1 --dst 10.0.0.1 --to uk", "--dst"),
+        ("--on-change move --to uk", "move"),
+        ("--on-down fr --to block", "--on-down"),
     ] {
         let mut command = site.command(&["rule", "add", "--rules", "rules.db"]);
         command.args(arguments.split(' '));

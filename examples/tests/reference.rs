@@ -46,6 +46,7 @@ fn the_smallest_configuration_has_the_documented_defaults() {
     assert!(output.status.success(), "{}", output.stderr);
     for line in [
         "interface vpn0",
+        "rules (multi-region.toml):",
         "rules (r.db):",
         "default: block",
         "dns: apply Auto, virtual resolver 100.127.255.53",
@@ -76,18 +77,33 @@ fn keys_of(place: &Place, section: &str) -> Vec<String> {
         .collect()
 }
 
+/// The rows of the reference: key and default.
+fn documented() -> Vec<(String, String)> {
+    let (_, reference) = include_str!("../README.md")
+        .split_once("### Configuration")
+        .expect("it");
+    let (reference, _) = reference.split_once("### `status").expect("its end");
+    let rows = reference.lines().filter_map(|line| {
+        let (key, rest) = line.strip_prefix("| `")?.split_once("` | ")?;
+        let (default, _) = rest.split_once(" |")?;
+        Some((key.to_owned(), default.trim_matches('`').to_owned()))
+    });
+    rows.collect()
+}
+
 #[test]
 fn the_reference_documents_exactly_the_keys_there_are() {
     let place = Place::new();
     let mut keys = Vec::new();
     for key in keys_of(&place, "") {
         let (head, name) = match key.as_str() {
-            "interface" | "dns" | "control" => (format!("[{key}]"), key),
-            "tunnel" => ("[tunnel.x]".to_owned(), "tunnel.NAME".to_owned()),
-            _ => {
+            "default" | "on_exit" | "rules" | "journal" => {
                 keys.push(key);
                 continue;
             }
+            "tunnel" | "group" => (format!("[{key}.x]"), format!("{key}.NAME")),
+            "rule" | "inbound" | "filter" => (format!("[[{key}]]"), key),
+            _ => (format!("[{key}]"), key),
         };
         keys.extend(
             keys_of(&place, &head)
@@ -95,20 +111,64 @@ fn the_reference_documents_exactly_the_keys_there_are() {
                 .map(|inner| format!("{name}.{inner}")),
         );
     }
-    let (_, reference) = include_str!("../README.md")
-        .split_once("### Configuration")
-        .expect("it");
-    let (reference, _) = reference.split_once("### Rules").expect("its end");
-    let mut documented: Vec<String> = reference
-        .lines()
-        .filter_map(|line| {
-            line.strip_prefix("| `")?
-                .split('`')
-                .next()
-                .map(str::to_owned)
-        })
-        .collect();
+    let mut documented: Vec<String> = documented().into_iter().map(|(key, _)| key).collect();
     keys.sort();
     documented.sort();
     assert_eq!(documented, keys);
+}
+
+#[test]
+fn the_documented_defaults_are_those_in_force() {
+    let (place, site) = (Place::new(), site());
+    site.write("multi-region.toml", "[[rule]]\nto = \"block\"\n");
+    let output = place.output(site.command(&["check", "--config", "multi-region.toml"]));
+    assert!(output.status.success(), "{}", output.stderr);
+    let (_, settings) = output.stdout.split_once("settings:\n").expect("settings");
+    let documented = documented();
+    let in_force: Vec<(&str, &str)> = settings
+        .lines()
+        .filter_map(|line| line.trim().split_once(" = "))
+        .collect();
+    assert!(in_force.len() > 30, "{settings}");
+    for (key, value) in in_force {
+        let row = documented.iter().find(|(documented, _)| documented == key);
+        let (_, default) = row.unwrap_or_else(|| panic!("{key} is not documented"));
+        assert_eq!(default, value, "{key}");
+    }
+}
+
+#[test]
+fn rules_of_the_configuration_and_of_the_database_are_in_the_plan() {
+    let (place, site) = (Place::new(), site());
+    let text = format!(
+        "{CONFIG}[group.eu]\nmembers = [\"uk\"]\n\
+         [[rule]]\nuid = 7\ndomain = \".example.com\"\nto = \"eu\"\non_down = \"uk\"\n"
+    );
+    site.write("multi-region.toml", &text);
+    let add =
+        "rule add --rules rules.db --cgroup /a.slice --src 10.0.0.0/8 --to eu --on-change reset";
+    let words: Vec<&str> = add.split(' ').collect();
+    let output = place.output(site.command(&words));
+    assert!(output.status.success(), "{}", output.stderr);
+    let output = place.output(site.command(&["check", "--config", "multi-region.toml"]));
+    for line in [
+        "  file-rule#1: uid 7 domain .example.com -> eu, while down fall back to uk",
+        "  rule#1: cgroup /a.slice src 10.0.0.0/8 -> eu, on change reset",
+        "group eu: uk",
+    ] {
+        assert!(
+            output.stdout.lines().any(|l| l == line),
+            "{line}: {} {}",
+            output.stdout,
+            output.stderr
+        );
+    }
+    let list = ["rule", "list", "--rules", "rules.db", "--json"];
+    let output = place.output(site.command(&list));
+    let list: serde_json::Value = serde_json::from_str(&output.stdout).expect("JSON");
+    assert_eq!(list[0]["cgroup"], "/a.slice");
+    assert_eq!(list[0]["to"], "eu");
+    let remove = "rule remove --rules rules.db --cgroup /a.slice --src 10.0.0.0/8 --to eu";
+    let words: Vec<&str> = remove.split(' ').collect();
+    assert!(place.output(site.command(&words)).status.success());
 }

@@ -78,3 +78,17 @@ pub enum RuleError {
         count: usize,
     },
 }
+
+impl RuleError {
+    /// The rule of a snapshot's `rules` that is wrong; `None` if it is not one of them.
+    pub const fn rule(&self) -> Option<RuleId> {
+        match self {
+            Self::NoSuchTunnel { rule, .. }
+            | Self::NoSuchGroup { rule, .. }
+            | Self::NoSuchInterface { rule, .. }
+            | Self::DirectUnavailable { rule }
+            | Self::Unsupported { rule, .. } => Some(*rule),
+            _ => None,
+        }
+    }
+}

@@ -1,12 +1,24 @@
 //! The configuration file: read, checked, with every default written here.
 
+mod bounds;
+mod dns;
+mod group;
+mod value;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+use vpn_routing::RouterConfig;
+use vpn_routing::group::MAX_GROUPS;
 
 use crate::error::Error;
+use bounds::{Hold, Limits, Timeouts};
+pub(crate) use dns::{ApplyDns, Dns};
+pub(crate) use group::Group;
+use value::Count;
 
 /// Names a rule or `default` uses for something that is not a tunnel.
 const RESERVED: [&str; 2] = ["direct", "block"];
@@ -17,22 +29,20 @@ const MAX_NAME: usize = 32;
 /// Most tunnels of one daemon: each has a task, a socket and a queue.
 const MAX_TUNNELS: usize = 1024;
 
-/// The virtual resolver: an address of the shared space (RFC 6598), which no host has.
-const DEFAULT_RESOLVER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(100, 127, 255, 53));
-
 /// `multi-region.toml`. Unknown keys are errors.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Config {
-    /// What happens to traffic no rule matches: `block` (default) or the name of a tunnel.
+    /// What happens to traffic no rule matches: `block` (default), the name of a tunnel or group.
     #[serde(default = "block")]
     pub(crate) default: String,
     /// `block` (default): after the daemon ends, captured traffic keeps failing closed.
     /// `open`: SIGINT and SIGTERM undo everything.
     #[serde(default)]
     pub(crate) on_exit: OnExit,
-    /// SQLite file of the rules; made by `run` if it is missing, 0600.
-    pub(crate) rules: PathBuf,
+    /// SQLite file of further rules; made by `run` if it is missing, 0600.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) rules: Option<PathBuf>,
     /// Where is written what to undo after a crash, 0600. Default `multi-region.journal`.
     #[serde(default = "journal")]
     pub(crate) journal: PathBuf,
@@ -42,9 +52,25 @@ pub(crate) struct Config {
     pub(crate) dns: Dns,
     #[serde(default)]
     pub(crate) control: Control,
+    #[serde(default)]
+    timeouts: Timeouts,
+    #[serde(default)]
+    hold: Hold,
+    #[serde(default)]
+    limits: Limits,
     /// The tunnels by name.
     #[serde(default)]
     pub(crate) tunnel: BTreeMap<String, Tunnel>,
+    /// The groups by name.
+    #[serde(default)]
+    pub(crate) group: BTreeMap<String, Group>,
+    /// Whether there are rules here: `TomlRules` reads them.
+    #[serde(default, skip_serializing)]
+    rule: Option<IgnoredAny>,
+    #[serde(default, skip_serializing)]
+    inbound: Option<IgnoredAny>,
+    #[serde(default, skip_serializing)]
+    filter: Option<IgnoredAny>,
 }
 
 fn block() -> String {
@@ -55,7 +81,7 @@ fn journal() -> PathBuf {
     PathBuf::from("multi-region.journal")
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum OnExit {
     #[default]
@@ -64,7 +90,7 @@ pub(crate) enum OnExit {
 }
 
 /// `[interface]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Interface {
     /// Name of the interface. Default `vpn0`.
@@ -79,42 +105,8 @@ impl Default for Interface {
     }
 }
 
-/// `[dns]`
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct Dns {
-    /// How applications are told the virtual resolver. Default `auto`.
-    pub(crate) apply: ApplyDns,
-    /// The file that names the system's resolvers. Default `/etc/resolv.conf`.
-    pub(crate) path: PathBuf,
-    /// The virtual resolver. Default 100.127.255.53.
-    pub(crate) resolver: IpAddr,
-}
-
-impl Default for Dns {
-    fn default() -> Self {
-        Self {
-            apply: ApplyDns::Auto,
-            path: PathBuf::from("/etc/resolv.conf"),
-            resolver: DEFAULT_RESOLVER,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-pub(crate) enum ApplyDns {
-    #[serde(rename = "auto")]
-    Auto,
-    #[serde(rename = "resolved")]
-    Resolved,
-    #[serde(rename = "resolv.conf")]
-    ResolvConf,
-    #[serde(rename = "none")]
-    None,
-}
-
 /// `[control]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Control {
     /// Path of the control socket, 0600. Default `multi-region.sock`.
@@ -130,11 +122,17 @@ impl Default for Control {
 }
 
 /// `[tunnel.NAME]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Tunnel {
     /// The provider's wg-quick file.
     pub(crate) wireguard: PathBuf,
+    /// Resolvers in place of those of the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) dns: Option<Vec<IpAddr>>,
+    /// Largest IP packet inside the tunnel, in place of the file's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) mtu: Option<Count<576, 65_535>>,
 }
 
 fn is_folder(path: &Path) -> bool {
@@ -152,13 +150,13 @@ impl Config {
         let mut config = Self::parse(path, &text)?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let own = [
-            &mut config.rules,
             &mut config.journal,
             &mut config.control.socket,
             &mut config.dns.path,
         ];
         for file in own
             .into_iter()
+            .chain(&mut config.rules)
             .chain(config.tunnel.values_mut().map(|t| &mut t.wireguard))
         {
             *file = folder.join(&file);
@@ -180,12 +178,9 @@ impl Config {
             let before = text.as_bytes().get(..span.start).unwrap_or_default();
             let line = before.iter().filter(|&&b| b == b'\n').count() + 1;
             let mut message = error.message().replace('\n', " ");
-            // "duplicate key" alone does not say which.
-            let at = text
-                .get(span)
-                .and_then(|at| at.lines().next())
-                .unwrap_or_default();
-            if !at.is_empty() && !message.contains(at) {
+            // What is wrong with a value does not say of which key.
+            let at = text.lines().nth(line - 1).unwrap_or_default().trim();
+            if !at.is_empty() {
                 message = format!("{message}: {at}");
             }
             Error::Syntax {
@@ -212,8 +207,9 @@ impl Config {
                 format!("more than {MAX_TUNNELS} tunnels"),
             );
         }
-        for name in self.tunnel.keys() {
-            let key = format!("tunnel.{name}");
+        let tunnels = self.tunnel.keys().map(|name| ("tunnel", name));
+        for (kind, name) in tunnels.chain(self.group.keys().map(|name| ("group", name))) {
+            let key = format!("{kind}.{name}");
             if RESERVED.contains(&name.as_str()) {
                 return wrong(
                     key,
@@ -228,37 +224,80 @@ impl Config {
                 );
             }
         }
+        if self.group.len() > MAX_GROUPS {
+            return wrong("group".to_owned(), format!("more than {MAX_GROUPS} groups"));
+        }
+        for (name, group) in &self.group {
+            if self.tunnel.contains_key(name) {
+                let problem = "a tunnel has this name; choose another".to_owned();
+                return wrong(format!("group.{name}"), problem);
+            }
+            if let Some((key, problem)) = group.problem(|name| self.tunnel.contains_key(name)) {
+                return wrong(format!("group.{name}.{key}"), problem);
+            }
+        }
+        if let Some((key, problem)) = bounds::contradiction(&self.hold, &self.limits) {
+            return wrong(key.to_owned(), problem);
+        }
+        let tables = [&self.rule, &self.inbound, &self.filter];
+        if self.rules.is_none() && tables.iter().all(|table| table.is_none()) {
+            let problem = "missing; name a database, or write [[rule]] tables here";
+            return wrong("rules".to_owned(), problem.to_owned());
+        }
         match self.default.as_str() {
             "block" => {}
             "direct" => {
                 return wrong(
                     "default".to_owned(),
-                    "\"direct\" is not available yet; use \"block\" or a tunnel".to_owned(),
+                    "\"direct\" is not available yet; use \"block\", a tunnel or a group"
+                        .to_owned(),
                 );
             }
-            name if self.tunnel.contains_key(name) => {}
+            name if self.tunnel.contains_key(name) || self.group.contains_key(name) => {}
             name => {
                 return wrong(
                     "default".to_owned(),
-                    format!("\"{name}\" is neither \"block\" nor a tunnel of this file"),
+                    format!("\"{name}\" is neither \"block\" nor a tunnel or group of this file"),
                 );
             }
         }
         if let Err(error) = vpn_tun::InterfaceName::new(self.interface.name.as_str()) {
             return wrong("interface.name".to_owned(), error.to_string());
         }
-        if self.dns.apply == ApplyDns::Resolved {
-            return wrong(
-                "dns.apply".to_owned(),
-                vpn_tun::DnsError::ResolvedNotAvailable.to_string(),
-            );
+        match self.dns.problem() {
+            Some((key, problem)) => wrong(format!("dns.{key}"), problem),
+            None => Ok(()),
         }
-        if self.dns.resolver.is_loopback() || self.dns.resolver.is_unspecified() {
-            return wrong(
-                "dns.resolver".to_owned(),
-                "a query to this address never reaches the interface".to_owned(),
-            );
+    }
+
+    /// The settings of the router.
+    pub(crate) fn router(&self) -> RouterConfig {
+        let mut router = RouterConfig {
+            resolvers: vec![self.dns.resolver],
+            dns: self.dns.limits(),
+            ..RouterConfig::default()
+        };
+        bounds::apply(&self.timeouts, &self.hold, &self.limits, &mut router);
+        router
+    }
+
+    /// Every key with its value as it is in force, defaults included: `dns.apply` = `"auto"`.
+    pub(crate) fn keys(&self) -> BTreeMap<String, String> {
+        let mut keys = BTreeMap::new();
+        // Fails for a path that is not UTF-8 only; TOML has none.
+        if let Ok(toml::Value::Table(table)) = toml::Value::try_from(self) {
+            flatten("", &table, &mut keys);
         }
-        Ok(())
+        keys
+    }
+}
+
+fn flatten(prefix: &str, table: &toml::Table, keys: &mut BTreeMap<String, String>) {
+    for (name, value) in table {
+        let key = format!("{prefix}{name}");
+        match value {
+            toml::Value::Table(inner) => flatten(&format!("{key}."), inner, keys),
+            other => drop(keys.insert(key, other.to_string())),
+        }
     }
 }

@@ -1,0 +1,92 @@
+//! What the names in rules stand for, and what decides where no rule does: shared between the
+//! feed that compiles rules and whoever changes the configuration.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use ipnet::IpNet;
+use vpn_core::{DropReason, GroupId, RuleSnapshot, TunnelId};
+use vpn_routing::rules::{Compile, CompiledRules, Names, RuleError, Target};
+
+use crate::host::{self, Interfaces};
+
+/// Tunnels and groups by name, the default, and the interfaces of the host.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Known {
+    pub(crate) tunnels: BTreeMap<String, TunnelId>,
+    pub(crate) groups: BTreeMap<String, GroupId>,
+    /// `block`, or the name of a tunnel or group.
+    pub(crate) default: String,
+    pub(crate) interfaces: Interfaces,
+}
+
+impl Known {
+    /// What decides flows that no rule matches.
+    fn default_target(&self) -> Target {
+        let tunnel = || Some(Target::Tunnel(self.tunnel(&self.default)?));
+        let group = || Some(Target::Group(self.group(&self.default)?));
+        let found = tunnel().or_else(group);
+        found.unwrap_or(Target::Block(DropReason::BlockedByDefault))
+    }
+
+    /// What is wrong with these rules.
+    pub(crate) fn problems(&self, rules: &RuleSnapshot) -> Vec<RuleError> {
+        CompiledRules::check(rules, self)
+    }
+}
+
+impl Names for Known {
+    fn tunnel(&self, name: &str) -> Option<TunnelId> {
+        self.tunnels.get(name).copied()
+    }
+
+    fn group(&self, name: &str) -> Option<GroupId> {
+        self.groups.get(name).copied()
+    }
+
+    fn interface(&self, name: &str) -> Option<Vec<IpNet>> {
+        let nets = self.interfaces.get(name)?;
+        Some(nets.iter().map(IpNet::trunc).collect())
+    }
+}
+
+/// What is known now. Clones share.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Policy(Arc<RwLock<Known>>);
+
+impl Policy {
+    pub(crate) fn new(known: Known) -> Self {
+        Self(Arc::new(RwLock::new(known)))
+    }
+
+    pub(crate) fn get(&self) -> Known {
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Changes what is known. Rules have to be compiled anew to follow.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Known)) {
+        change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Looks at the interfaces again: whether they changed.
+    pub(crate) fn look_at_interfaces(&self) -> bool {
+        let now = host::interfaces();
+        if self.get().interfaces == now {
+            return false;
+        }
+        self.change(|known| known.interfaces = now);
+        true
+    }
+
+    /// Compiles rules by what is known at that time.
+    pub(crate) fn compile(&self) -> Compile {
+        let policy = self.clone();
+        Arc::new(move |rules: &RuleSnapshot| {
+            let known = policy.get();
+            CompiledRules::compile(rules, &known, known.default_target())
+        })
+    }
+}

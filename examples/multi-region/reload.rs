@@ -1,0 +1,197 @@
+//! `multi-region reload` and SIGHUP: the configuration is read and checked again, and what can
+//! change at run time is put in force.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tokio::sync::{Mutex, Notify};
+use vpn_core::TunnelId;
+use vpn_p2p::WgQuick;
+use vpn_p2p::wireguard::{WireGuardOptions, WireGuardTransport};
+use vpn_routing::engine::EngineHandle;
+use vpn_tun::MarkedUnderlay;
+
+use crate::config::OnExit;
+use crate::error::{Error, chain};
+use crate::plan::Loaded;
+use crate::policy::Policy;
+
+/// Where a key begins that can change at run time. Rules are watched and need no reload.
+const LIVE: [&str; 4] = ["default", "on_exit", "tunnel.", "group."];
+
+/// Puts a changed configuration in force. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Reload {
+    path: PathBuf,
+    engine: EngineHandle,
+    underlay: Arc<MarkedUnderlay>,
+    policy: Policy,
+    recompile: Arc<Notify>,
+    /// What is in force; held while it changes.
+    current: Arc<Mutex<Current>>,
+}
+
+#[derive(Debug)]
+struct Current {
+    keys: BTreeMap<String, String>,
+    prints: BTreeMap<String, u64>,
+    on_exit: OnExit,
+}
+
+impl Reload {
+    pub(crate) fn new(
+        path: PathBuf,
+        loaded: &Loaded,
+        engine: EngineHandle,
+        underlay: Arc<MarkedUnderlay>,
+        policy: Policy,
+        recompile: Arc<Notify>,
+    ) -> Self {
+        let current = Current {
+            keys: loaded.config.keys(),
+            prints: loaded.prints.clone(),
+            on_exit: loaded.config.on_exit,
+        };
+        Self {
+            path,
+            engine,
+            underlay,
+            policy,
+            recompile,
+            current: Arc::new(Mutex::new(current)),
+        }
+    }
+
+    /// What becomes of the system when the daemon ends.
+    pub(crate) async fn on_exit(&self) -> OnExit {
+        self.current.lock().await.on_exit
+    }
+
+    /// For a signal: what happened is logged.
+    pub(crate) async fn by_signal(&self) {
+        match self.reload().await {
+            Ok(done) => tracing::info!(%done, "configuration read again"),
+            Err(error) => {
+                let error = chain(&error);
+                tracing::error!(error, "the configuration stays as it was");
+            }
+        }
+    }
+
+    /// For the control socket.
+    pub(crate) async fn answer(&self) -> Value {
+        match self.reload().await {
+            Ok(done) => done,
+            Err(error) => json!({ "error": chain(&error) }),
+        }
+    }
+
+    /// Reads and checks everything before anything changes. Answers which keys are in force now,
+    /// and which need a restart.
+    async fn reload(&self) -> Result<Value, Error> {
+        let mut current = self.current.lock().await;
+        let path = self.path.clone();
+        let loaded = tokio::task::spawn_blocking(move || {
+            let loaded = Loaded::read(&path)?;
+            // Judged by the names of the new configuration.
+            loaded.current_rules()?;
+            Ok::<_, Error>(loaded)
+        });
+        let loaded = loaded
+            .await
+            .map_err(crate::error::system("reading the configuration"))??;
+        let keys = loaded.config.keys();
+        let mut changed = differing(&current.keys, &keys);
+        // A provider's file may have changed under the same name.
+        for (name, print) in &loaded.prints {
+            if current.prints.get(name).is_some_and(|old| old != print) {
+                changed.insert(format!("tunnel.{name}.wireguard"));
+            }
+        }
+        let live = |key: &String| LIVE.iter().any(|start| key.starts_with(start));
+        let (applied, restart): (BTreeSet<_>, BTreeSet<_>) = changed.into_iter().partition(live);
+        self.apply(&loaded, &applied).await?;
+        current.on_exit = loaded.config.on_exit;
+        // What needs a restart is still as it was, and is told again next time.
+        current.keys.retain(|key, _| !live(key));
+        current
+            .keys
+            .extend(keys.into_iter().filter(|(key, _)| live(key)));
+        current.prints = loaded.prints;
+        Ok(json!({ "applied": applied, "restart": restart }))
+    }
+
+    async fn apply(&self, loaded: &Loaded, changed: &BTreeSet<String>) -> Result<(), Error> {
+        let touched = |name: &String| {
+            let start = format!("tunnel.{name}.");
+            changed.iter().any(|key| key.starts_with(&start))
+        };
+        let mut tunnels = self.policy.get().tunnels;
+        // Made before anything is taken away: one that cannot be made changes nothing.
+        let mut made = Vec::new();
+        for (name, file) in &loaded.tunnels {
+            let there = tunnels.contains_key(name);
+            if !there || (touched(name) && file.interface.listen_port.is_none()) {
+                made.push((name, self.transport(name, file)?));
+            }
+        }
+        let gone = |name: &String| !loaded.tunnels.contains_key(name) || touched(name);
+        let gone: Vec<String> = tunnels.keys().filter(|name| gone(name)).cloned().collect();
+        if !gone.is_empty() {
+            // No group may name a tunnel that goes; rules that name a group block meanwhile.
+            let rest = |name: &String| !gone.contains(name);
+            let rest: BTreeMap<String, TunnelId> = tunnels
+                .iter()
+                .filter(|(name, _)| rest(name))
+                .map(|(name, id)| (name.clone(), *id))
+                .collect();
+            self.engine.set_groups(Vec::new()).await?;
+            for name in &gone {
+                if let Some(id) = tunnels.get(name) {
+                    self.engine.remove_tunnel(*id).await?;
+                }
+            }
+            tunnels = rest;
+        }
+        for (name, file) in &loaded.tunnels {
+            // Its port is free only now.
+            if touched(name) && file.interface.listen_port.is_some() && !tunnels.contains_key(name)
+            {
+                made.push((name, self.transport(name, file)?));
+            }
+        }
+        for (name, transport) in made {
+            let id = self.engine.add_tunnel(name, transport).await?;
+            tunnels.insert(name.clone(), id);
+        }
+        let ids = self.engine.set_groups(loaded.groups(&tunnels)).await?;
+        let groups = loaded.config.group.keys().cloned().zip(ids).collect();
+        self.policy.change(|known| {
+            known.tunnels = tunnels;
+            known.groups = groups;
+            known.default.clone_from(&loaded.config.default);
+        });
+        self.recompile.notify_one();
+        Ok(())
+    }
+
+    fn transport(&self, name: &str, file: &WgQuick) -> Result<Arc<WireGuardTransport>, Error> {
+        let underlay = Arc::clone(&self.underlay);
+        WireGuardTransport::new(file.clone(), underlay, WireGuardOptions::default())
+            .map(Arc::new)
+            .map_err(|cause| Error::Tunnel {
+                tunnel: name.to_owned(),
+                cause,
+            })
+    }
+}
+
+/// Keys whose values differ, or that only one has.
+fn differing(old: &BTreeMap<String, String>, new: &BTreeMap<String, String>) -> BTreeSet<String> {
+    let keys = old.keys().chain(new.keys());
+    keys.filter(|key| old.get(*key) != new.get(*key))
+        .cloned()
+        .collect()
+}
