@@ -161,6 +161,12 @@ fn keys() {
             "limits.flows_per_owner",
             "limits.flows",
         ),
+        (
+            "[limits]\nflows_per_inbound_rule = 100000",
+            "limits.flows_per_inbound_rule",
+            "limits.flows",
+        ),
+        ("[timeouts]\nasked = \"1d 1h\"", "toml:2:", "asked"),
         ("[limits]\nqueue_packets = 1.5", "toml:2:", "queue_packets"),
         (
             "[limits]\nlargest_packet = 100",

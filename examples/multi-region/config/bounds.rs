@@ -26,6 +26,7 @@ pub(crate) struct Timeouts {
     udp: Silence,
     icmp: Silence,
     other: Silence,
+    asked: Silence,
     tcp_established: Span<1_000, 2_592_000_000>,
     tcp_transitory: Silence,
     tcp_closed: Silence,
@@ -40,6 +41,7 @@ impl Default for Timeouts {
             udp: Span(flows.udp),
             icmp: Span(flows.icmp),
             other: Span(flows.other),
+            asked: Span(flows.asked),
             tcp_established: Span(flows.tcp_established),
             tcp_transitory: Span(flows.tcp_transitory),
             tcp_closed: Span(flows.tcp_closed),
@@ -90,6 +92,7 @@ impl Default for Hold {
 pub(crate) struct Limits {
     flows: Flows,
     flows_per_owner: Flows,
+    flows_per_inbound_rule: Flows,
     queue_packets: Count<1, 65_536>,
     largest_packet: Count<1280, 65_535>,
 }
@@ -100,6 +103,7 @@ impl Default for Limits {
         Self {
             flows: Count(router.max_flows),
             flows_per_owner: Count(router.max_flows_per_owner),
+            flows_per_inbound_rule: Count(router.max_flows_per_inbound_rule),
             queue_packets: Count(router.queue_packets),
             largest_packet: Count(router.largest_packet),
         }
@@ -112,6 +116,7 @@ pub(super) fn apply(timeouts: &Timeouts, hold: &Hold, limits: &Limits, router: &
         udp: timeouts.udp.0,
         icmp: timeouts.icmp.0,
         other: timeouts.other.0,
+        asked: timeouts.asked.0,
         tcp_established: timeouts.tcp_established.0,
         tcp_transitory: timeouts.tcp_transitory.0,
         tcp_closed: timeouts.tcp_closed.0,
@@ -133,6 +138,7 @@ pub(super) fn apply(timeouts: &Timeouts, hold: &Hold, limits: &Limits, router: &
     };
     router.max_flows = limits.flows.0;
     router.max_flows_per_owner = limits.flows_per_owner.0;
+    router.max_flows_per_inbound_rule = limits.flows_per_inbound_rule.0;
     router.queue_packets = limits.queue_packets.0;
     router.largest_packet = limits.largest_packet.0;
 }
@@ -157,6 +163,12 @@ pub(super) fn contradiction(hold: &Hold, limits: &Limits) -> Option<(&'static st
             hold.unknown_flows,
             hold.flows,
             "hold.flows",
+        ),
+        (
+            "limits.flows_per_inbound_rule",
+            limits.flows_per_inbound_rule,
+            limits.flows,
+            "limits.flows",
         ),
         (
             "limits.flows_per_owner",
