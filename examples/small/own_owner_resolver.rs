@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::sync::{Mutex, mpsc};
+use vpn_core::testing::conformance::{OwnerFixture, owner_resolver};
 use vpn_core::testing::{build, memory_device, memory_transport};
 use vpn_core::{
-    Action, Assigned, DropReason, Owner, OwnerAnswer, OwnerMatch, OwnerQuery, OwnerResolver, Rule,
-    RuleId, RuleMatch, RuleSnapshot, TunnelId,
+    Action, Assigned, DropReason, FlowKey, Owner, OwnerAnswer, OwnerDetail, OwnerMatch, OwnerQuery,
+    OwnerResolver, Protocol, Rule, RuleId, RuleMatch, RuleSnapshot, TunnelId,
 };
 use vpn_routing::RouterConfig;
 use vpn_routing::engine::Engine;
@@ -60,6 +61,40 @@ async fn host(
     }
 }
 
+/// For the conformance kit: whose flows are whose.
+struct Fixture(Arc<AskHost>);
+
+impl OwnerFixture for Fixture {
+    fn resolver(&self) -> &dyn OwnerResolver {
+        &self.0
+    }
+    fn known(&self) -> Vec<(OwnerQuery, Owner)> {
+        vec![(query(4000), Owner::user(1001))]
+    }
+    fn unknown(&self) -> Vec<OwnerQuery> {
+        vec![query(9999)]
+    }
+}
+
+fn query(port: u16) -> OwnerQuery {
+    let (app, site) = ([10, 5, 0, 2].into(), [203, 0, 113, 10].into());
+    OwnerQuery {
+        flow: FlowKey::new(Protocol::UDP, (app, port), (site, 7)),
+        detail: OwnerDetail::Uid,
+    }
+}
+
+/// Starts a host, and the resolver that asks it.
+fn ask_host() -> Arc<AskHost> {
+    let (questions, asked) = mpsc::channel(MAX_QUESTIONS);
+    let (answer, answers) = mpsc::channel(MAX_QUESTIONS);
+    tokio::spawn(host(asked, answer));
+    Arc::new(AskHost {
+        questions,
+        answers: Mutex::new(answers),
+    })
+}
+
 fn only_user(uid: u32) -> Result<CompiledRules, Box<dyn Error>> {
     let rule = Rule::new(
         RuleId(1),
@@ -78,15 +113,9 @@ fn only_user(uid: u32) -> Result<CompiledRules, Box<dyn Error>> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let (questions, asked) = mpsc::channel(MAX_QUESTIONS);
-    let (answer, answers) = mpsc::channel(MAX_QUESTIONS);
-    tokio::spawn(host(asked, answer));
-    let owners = Arc::new(AskHost {
-        questions,
-        answers: Mutex::new(answers),
-    });
+    owner_resolver(async || Fixture(ask_host())).await?;
 
-    let rules = RuleCache::new();
+    let (owners, rules) = (ask_host(), RuleCache::new());
     rules.swap(only_user(1001)?);
     let (device, apps) = memory_device(64, 1500);
     let mut engine = Engine::new(Arc::new(device), owners, rules, RouterConfig::default());

@@ -175,6 +175,18 @@ impl<T: TunnelTransport, W: Write + Send> TunnelTransport for PcapTap<T, W> {
     async fn close(&self) {
         self.inner.close().await;
     }
+    fn wake(&self) {
+        self.inner.wake();
+    }
+    fn rest(&self) {
+        self.inner.rest();
+    }
+    fn idle_limit(&self) -> Option<Duration> {
+        self.inner.idle_limit()
+    }
+    fn round_trip(&self) -> Option<Duration> {
+        self.inner.round_trip()
+    }
 }
 
 #[cfg(test)]

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use vpn_core::testing::conformance::*;
+use vpn_core::testing::{Faults, Faulty, PcapTap, VirtualClock};
 use vpn_core::{
     Assigned, DeviceCapabilities, DeviceError, DropCounters, Packet, PacketBatch, StateSender,
     StateWatch, TransportCapabilities, TransportError, TransportState, TunDevice, TunnelTransport,
@@ -15,6 +17,7 @@ use crate::memory::{Device, Tunnel};
 /// What is wrong with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wrong {
+    Nothing,
     NoMtu,
     ClearsBatch,
     Miscounts,
@@ -41,6 +44,8 @@ struct Broken<T> {
     wrong: Wrong,
     closed: AtomicBool,
     state: StateSender,
+    woken: AtomicBool,
+    rested: AtomicBool,
 }
 
 impl<T> Broken<T> {
@@ -54,6 +59,8 @@ impl<T> Broken<T> {
             wrong,
             closed: AtomicBool::new(false),
             state,
+            woken: AtomicBool::new(false),
+            rested: AtomicBool::new(false),
         }
     }
 
@@ -228,6 +235,18 @@ impl TunnelTransport for Broken<Tunnel> {
         self.closed.store(true, Relaxed);
         self.inner.transport().close().await;
     }
+    fn wake(&self) {
+        self.woken.store(true, Relaxed);
+    }
+    fn rest(&self) {
+        self.rested.store(true, Relaxed);
+    }
+    fn idle_limit(&self) -> Option<Duration> {
+        Some(Duration::from_secs(60))
+    }
+    fn round_trip(&self) -> Option<Duration> {
+        Some(Duration::from_millis(20))
+    }
 }
 
 #[async_trait]
@@ -328,5 +347,23 @@ async fn a_broken_transport_is_told_its_clause() {
         assert_eq!(violation.clause, clause, "{wrong:?}: {violation}");
         let text = violation.to_string();
         assert!(text.contains(seen), "{wrong:?}: {text}");
+    }
+}
+
+/// What wraps a transport answered for it: it never woke, and nobody knew how far it was.
+#[test]
+fn what_wraps_a_transport_passes_every_call_on() {
+    let inner = Arc::new(Broken::new(Tunnel::new(), Nothing));
+    let clock = VirtualClock::new;
+    let wrapped: [&dyn TunnelTransport; 2] = [
+        &Faulty::new(inner.clone(), clock(), 1, Faults::default()),
+        &PcapTap::new(inner.clone(), clock(), Vec::new()),
+    ];
+    for outer in wrapped {
+        assert_eq!(outer.idle_limit(), inner.idle_limit());
+        assert_eq!(outer.round_trip(), inner.round_trip());
+        outer.wake();
+        outer.rest();
+        assert!(inner.woken.swap(false, Relaxed) && inner.rested.swap(false, Relaxed));
     }
 }

@@ -6,8 +6,8 @@ use vpn_core::owner::NoOwners;
 use vpn_core::rule::{RuleSnapshot, RuleSourceError};
 use vpn_core::testing::conformance::*;
 use vpn_core::testing::{
-    AppSide, FarSide, MemoryDevice, MemoryDirectory, MemoryTransport, memory_device,
-    memory_transport,
+    AppSide, FarSide, MemoryDevice, MemoryDirectory, MemoryTransport, PcapTap, VirtualClock,
+    memory_device, memory_transport,
 };
 use vpn_core::{
     Assigned, FlowKey, Owner, OwnerDetail, OwnerQuery, OwnerResolver, PeerDirectory, Protocol,
@@ -190,4 +190,37 @@ async fn a_directory_in_memory_conforms() {
 #[tokio::test]
 async fn a_resolver_that_knows_nobody_conforms() {
     owner_resolver(async || Nobody(NoOwners)).await.unwrap();
+}
+
+/// What wraps a device or a transport is one.
+struct Wrapped<T, F> {
+    outer: T,
+    far: F,
+}
+
+#[async_trait]
+impl<T: Send + Sync> FarEnd for Wrapped<T, AppSide> {
+    async fn send(&self, number: u16) {
+        self.far.inject(&numbered(number)).unwrap();
+    }
+    async fn receive(&self) -> u16 {
+        let packet = self.far.take_wait().await.unwrap();
+        self.number(packet.bytes()).unwrap()
+    }
+}
+
+impl<T: TunDevice> DeviceFixture for Wrapped<T, AppSide> {
+    fn device(&self) -> &dyn TunDevice {
+        &self.outer
+    }
+}
+
+#[tokio::test]
+async fn a_capture_around_a_device_conforms() {
+    let make = async || {
+        let (device, far) = memory_device(CAPACITY, 1500);
+        let outer = PcapTap::new(device, VirtualClock::new(), Vec::new());
+        Wrapped { outer, far }
+    };
+    tun_device(make).await.unwrap();
 }

@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 
@@ -243,12 +243,22 @@ impl<T: TunnelTransport> TunnelTransport for Faulty<T> {
     async fn close(&self) {
         self.inner.close().await;
     }
+    fn wake(&self) {
+        self.inner.wake();
+    }
+    fn rest(&self) {
+        self.inner.rest();
+    }
+    fn idle_limit(&self) -> Option<Duration> {
+        self.inner.idle_limit()
+    }
+    fn round_trip(&self) -> Option<Duration> {
+        self.inner.round_trip()
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::packet::Packet;
     use crate::testing::{AppSide, MemoryDevice, build, memory_device};
