@@ -56,6 +56,8 @@ reasons! {
     RulesCold => "rules_cold",
     /// A rule says block.
     BlockedByRule => "blocked_by_rule",
+    /// The packet filter says drop or reject.
+    BlockedByFilter => "blocked_by_filter",
     /// No rule matched and the default is block.
     BlockedByDefault => "blocked_by_default",
     /// The rule names a tunnel that does not exist.

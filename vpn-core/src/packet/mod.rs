@@ -19,6 +19,7 @@ mod batch;
 pub mod checksum;
 mod offload;
 mod parse;
+mod prohibited;
 mod reset;
 mod rewrite;
 pub mod segment;
@@ -30,6 +31,7 @@ use bytes::BytesMut;
 pub use batch::{BufferPool, PacketBatch};
 pub use offload::{Gso, Offload};
 pub use parse::{Message, ParseError, Parsed, tcp_flags};
+pub use prohibited::Prohibited;
 pub use reset::{TcpMarks, TcpReset};
 pub use rewrite::{Rewrite, Side};
 

@@ -19,7 +19,8 @@ use std::net::IpAddr;
 
 use foldhash::quality::RandomState;
 use hashbrown::HashMap;
-use vpn_core::packet::{Message, Parsed, TcpMarks, tcp_flags};
+use vpn_core::packet::{Message, Packet, Parsed, TcpMarks, tcp_flags};
+use vpn_core::rule::FilterAction;
 use vpn_core::{DropReason, FlowKey, RuleId, TransportState, TunnelId};
 
 use super::Router;
@@ -84,6 +85,7 @@ impl Router {
         now: Stamp,
         tunnel: TunnelId,
         parsed: &Parsed,
+        packet: &Packet,
     ) -> Result<ConnId, DropReason> {
         let received = parsed.flow;
         if self.rules.inbound().is_empty() || !may_start_a_flow(parsed.message) {
@@ -116,8 +118,16 @@ impl Router {
         {
             return Err(DropReason::AddressNotAllowed);
         }
-        self.make_room(admitted.rule)?;
         let device = wanted_key(parsed, (local, admitted.port), remote);
+        match self.screened_guest(tunnel, &device, received.dst_port()) {
+            FilterAction::Accept => {}
+            FilterAction::Drop => return Err(DropReason::BlockedByFilter),
+            FilterAction::Reject => {
+                self.reject_to_tunnel(now, tunnel, parsed, packet);
+                return Err(DropReason::BlockedByFilter);
+            }
+        }
+        self.make_room(admitted.rule)?;
         self.enter_guest(now, tunnel, parsed, device, admitted.rule)
     }
 
@@ -247,6 +257,12 @@ impl Router {
         if parsed.message != Message::Udp && may_start_a_flow(parsed.message) {
             return self.replace_flow(now, id, parsed, known);
         }
+        let stale = |c: &Conn| c.generation != self.generation;
+        if self.conns.get(id).is_some_and(stale)
+            && let Some(outcome) = self.filtered_since(id)
+        {
+            return outcome;
+        }
         if let Some(reason) = self.expelled(id) {
             return Drop(reason, None);
         }
@@ -270,10 +286,13 @@ impl Router {
         if conn.generation == self.generation {
             return None;
         }
-        let (device, wire) = (conn.device, conn.wire);
+        let (tunnel, device, wire) = (conn.tunnel, conn.device, conn.wire);
+        if self.filtered_since(id).is_some() {
+            return Some(DropReason::BlockedByFilter);
+        }
         let rules = self.rules.inbound();
         let (port, remote) = (wire.src_port(), wire.dst());
-        let admitted = rules.admit(conn.tunnel, wire.protocol(), port, remote);
+        let admitted = rules.admit(tunnel, wire.protocol(), port, remote);
         match admitted.filter(|now| now.port == device.src_port()) {
             None => {
                 self.remove_flow(id);

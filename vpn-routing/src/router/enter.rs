@@ -9,6 +9,7 @@ use super::hold::Awaits;
 use super::outbound::Outcome::{self, Drop, Send, Wait};
 use super::outbound::{Known, is_routable, knows_enough};
 use super::resolve::Way;
+use super::screen::filter_outcome;
 use super::translate::translation;
 use crate::conn::{Conn, InsertError, Origin, Phase, Stamp};
 
@@ -59,6 +60,9 @@ impl Router {
         let Some(slot) = self.tunnels.get(tunnel) else {
             return Drop(DropReason::NoSuchTunnel, None);
         };
+        if let Some(outcome) = filter_outcome(self.screened(tunnel, &flow), tunnel) {
+            return outcome;
+        }
         match slot.state {
             TransportState::Up(_) => {}
             _ if Self::is_awaited(&slot.state) => return Wait(Awaits::Tunnel(tunnel, owner)),

@@ -59,7 +59,7 @@ impl Router {
                 return Err(DropReason::Unsolicited);
             }
             Some(id) => id,
-            None => self.admit(now, tunnel, &parsed)?,
+            None => self.admit(now, tunnel, &parsed, packet)?,
         };
         let conn = self.conns.get(id).ok_or(DropReason::Unsolicited)?;
         if conn.dns != DnsFlow::No {

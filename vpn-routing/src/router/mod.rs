@@ -78,6 +78,7 @@ mod quota;
 mod release;
 mod reset;
 mod resolve;
+mod screen;
 mod status;
 mod translate;
 mod tunnels;
@@ -113,6 +114,7 @@ use groups::Groups;
 use hold::Hold;
 use owners::Owners;
 use reset::Walk;
+use screen::Tells;
 use tunnels::Tunnels;
 
 /// How often the sweep for expired flows runs.
@@ -189,6 +191,7 @@ pub struct Router {
     owners: Owners,
     nat: Mappings,
     guests: Guests,
+    tells: Tells,
     hold: Hold,
     dns: Dns,
     device: PacketBatch,
@@ -223,6 +226,7 @@ impl Router {
             owners: Owners::default(),
             nat: Mappings::new(config.seed),
             guests: Guests::default(),
+            tells: Tells::default(),
             hold: Hold::new(config.hold),
             dns: Dns::new(config.dns),
             device: PacketBatch::new(config.queue_packets, config.largest_packet),

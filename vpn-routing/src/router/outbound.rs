@@ -39,6 +39,8 @@ pub(super) enum Outcome {
     Drop(DropReason, Option<TunnelId>),
     /// Dropped, and answered with a RST on behalf of a connection of this tunnel that was ended.
     Reset(TunnelId),
+    /// Nowhere, since the filter rejects it: its sender is told.
+    Reject(TunnelId),
 }
 
 use Outcome::{Drop, Send, Wait};
@@ -127,6 +129,10 @@ impl Router {
                 }
             }
             Drop(reason, tunnel) => self.count_drop(tunnel, reason, 1),
+            Outcome::Reject(tunnel) => {
+                self.reject_to_app(now, parsed, &packet);
+                self.count_drop(Some(tunnel), DropReason::BlockedByFilter, 1);
+            }
             Outcome::Reset(tunnel) => {
                 self.answer_with_reset(parsed, &packet);
                 self.count_drop(Some(tunnel), DropReason::FlowEnded, 1);
@@ -342,6 +348,9 @@ impl Router {
                 }
             }
         }
+        if let Some(outcome) = self.filtered_since(id) {
+            return Some(outcome);
+        }
         let generation = self.generation;
         let conn = self.conns.get_mut(id)?;
         conn.generation = generation;
@@ -385,7 +394,12 @@ impl Router {
             return None;
         }
         let decision = self.decision(now, owner, &conn.device, asked);
-        match self.resolve(&decision, &conn.device, owner) {
+        let way = self.resolve(&decision, &conn.device, owner);
+        if self.filtered_since(id).is_some() {
+            return Some(DropReason::BlockedByFilter);
+        }
+        let conn = self.conns.get(id)?;
+        match way {
             Way::Block(reason) => {
                 // One name is blocked; other queries of the socket still wait for their answers.
                 if conn.dns == DnsFlow::No {

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use vpn_core::rule::FilterAction;
 use vpn_core::{
     DomainName, DropCounters, DropReason, Evidence, FlowKey, Generation, InterfacePlan, Owner,
     OwnerDetail, RuleId, TransportState, TunnelId, Verdict,
@@ -326,6 +327,9 @@ impl Router {
             None
         };
         told.verdict = match slot.state {
+            _ if self.screened(tunnel, &flow) != FilterAction::Accept => {
+                Verdict::Drop(DropReason::BlockedByFilter)
+            }
             _ if Self::is_awaited(&slot.state) => Verdict::Held,
             TransportState::Up(_) if told.source.is_none() => {
                 Verdict::Drop(DropReason::FamilyNotCarried)

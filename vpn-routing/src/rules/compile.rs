@@ -16,6 +16,7 @@ use super::error::RuleError;
 use super::inbound::{InboundRules, MAX_INBOUND_RULES};
 use super::names::Names;
 use super::who::Who;
+use crate::filter::Filters;
 
 /// How many rules one snapshot may have: a hundred times what people write, a few milliseconds to
 /// compile.
@@ -42,6 +43,7 @@ pub struct CompiledRules {
     pub(super) uid_flows: Who,
     pub(super) process_flows: Who,
     inbound: InboundRules,
+    filters: Filters,
     default: Target,
     wants: Option<OwnerDetail>,
     bypass: Vec<Bypass>,
@@ -108,6 +110,7 @@ impl CompiledRules {
         {
             compiled.bypass = bypass(&compiled.entries, default, direct);
         }
+        compiled.filters = Filters::compile(&snapshot.filters, names, &mut compiled.problems)?;
         compiled.inbound = InboundRules::compile(&snapshot.inbound, names, &mut compiled.problems);
         Ok(compiled)
     }
@@ -152,6 +155,11 @@ impl CompiledRules {
     pub fn resets(&self) -> bool {
         let reset = vpn_core::OnChange::Reset;
         self.entries.iter().any(|entry| entry.on_change == reset)
+    }
+
+    /// What may not pass all the same.
+    pub fn filters(&self) -> &Filters {
+        &self.filters
     }
 
     /// Which flows that start behind a tunnel are let in.
@@ -213,6 +221,7 @@ impl CompiledRules {
             uid_flows: Who::default(),
             process_flows: Who::default(),
             inbound: InboundRules::default(),
+            filters: Filters::default(),
             default,
             wants: None,
             bypass: Vec::new(),

@@ -3,6 +3,7 @@
 mod change;
 mod demand;
 mod dns;
+mod filter;
 mod flows;
 mod groups;
 mod hold;

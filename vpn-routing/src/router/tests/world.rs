@@ -230,6 +230,12 @@ impl World {
         self.swap_rules();
     }
 
+    /// The packet filter, from now on.
+    pub(super) fn filters(&mut self, rules: Vec<FilterRule>) {
+        self.filters = rules;
+        self.swap_rules();
+    }
+
     fn swap_rules(&mut self) {
         let names = Named(self.names.clone(), self.groups.clone());
         let compiled = CompiledRules::compile(

@@ -1,0 +1,97 @@
+//! ICMP messages that tell a sender its packet may not pass.
+
+use std::net::IpAddr;
+
+use bytes::BytesMut;
+
+use super::checksum::{fold, pseudo_header, sum};
+use super::parse::{Message, Parsed};
+use crate::flow::Protocol;
+
+/// Hop limit of a packet that is made here (RFC 1700).
+const HOPS: u8 = 64;
+
+/// "Destination unreachable, communication administratively prohibited" about one packet, from
+/// that packet's destination to its source: type 3 code 13 (RFC 1812 §5.2.7.1), or type 1 code 1
+/// of ICMPv6 (RFC 4443 §3.1).
+#[derive(Clone, Copy, Debug)]
+pub struct Prohibited<'a> {
+    about: &'a [u8],
+    parsed: &'a Parsed,
+}
+
+impl<'a> Prohibited<'a> {
+    /// The longest message in IPv4, header included (RFC 1812 §4.3.2.3).
+    pub const LONGEST_V4: usize = 576;
+
+    /// The longest message in IPv6: the minimum MTU (RFC 4443 §2.4 c).
+    pub const LONGEST_V6: usize = 1280;
+
+    /// The message about `about`. `None` if none may be sent: about an ICMP error or a message of
+    /// unknown kind, about a fragment but the first, or to an address that is not one host
+    /// (RFC 1122 §3.2.2, RFC 4443 §2.4 e).
+    pub fn new(about: &'a [u8], parsed: &'a Parsed) -> Option<Self> {
+        let silent = matches!(
+            parsed.message,
+            Message::IcmpError | Message::OtherIcmp | Message::LaterFragment
+        );
+        let one_host = |addr: IpAddr| {
+            let broadcast = matches!(addr, IpAddr::V4(a) if a.is_broadcast());
+            !(addr.is_multicast() || addr.is_unspecified() || addr.is_loopback() || broadcast)
+        };
+        let fits = !silent && one_host(parsed.flow.src()) && one_host(parsed.flow.dst());
+        fits.then_some(Self { about, parsed })
+    }
+
+    /// Appends the IP packet, its checksums complete.
+    pub fn write(&self, out: &mut BytesMut) {
+        let (from, to) = (self.parsed.flow.dst(), self.parsed.flow.src());
+        let whole = self.about.len().min(self.parsed.total_len as usize);
+        let quoted = |longest: usize, headers: usize| {
+            let length = whole.min(longest - headers);
+            self.about.get(..length).unwrap_or_default()
+        };
+        match (from, to) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                let quote = quoted(Self::LONGEST_V4, 28);
+                let mut ip = [0; 20];
+                ip[0] = 0x45;
+                // Precedence of "internetwork control" (RFC 1812 §4.3.2.5).
+                ip[1] = 0xc0;
+                ip[2..4].copy_from_slice(&(28 + quote.len() as u16).to_be_bytes());
+                ip[8] = HOPS;
+                ip[9] = Protocol::ICMP.0;
+                ip[12..16].copy_from_slice(&from.octets());
+                ip[16..20].copy_from_slice(&to.octets());
+                let checksum = !fold(sum(&ip, 0));
+                ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+                out.extend_from_slice(&ip);
+                let mut icmp = [3, 13, 0, 0, 0, 0, 0, 0];
+                let checksum = !fold(sum(quote, sum(&icmp, 0)));
+                icmp[2..4].copy_from_slice(&checksum.to_be_bytes());
+                out.extend_from_slice(&icmp);
+                out.extend_from_slice(quote);
+            }
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                let quote = quoted(Self::LONGEST_V6, 48);
+                let length = 8 + quote.len();
+                let mut ip = [0; 40];
+                ip[0] = 0x60;
+                ip[4..6].copy_from_slice(&(length as u16).to_be_bytes());
+                ip[6] = Protocol::ICMPV6.0;
+                ip[7] = HOPS;
+                ip[8..24].copy_from_slice(&src.octets());
+                ip[24..40].copy_from_slice(&dst.octets());
+                out.extend_from_slice(&ip);
+                let mut icmp = [1, 1, 0, 0, 0, 0, 0, 0];
+                let pseudo = pseudo_header(from, to, Protocol::ICMPV6.0, length);
+                let checksum = !fold(sum(quote, sum(&icmp, pseudo)));
+                icmp[2..4].copy_from_slice(&checksum.to_be_bytes());
+                out.extend_from_slice(&icmp);
+                out.extend_from_slice(quote);
+            }
+            // A key is of one family.
+            _ => {}
+        }
+    }
+}

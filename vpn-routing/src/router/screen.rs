@@ -1,0 +1,174 @@
+//! The packet filter in the router: who is judged when, and how a sender is told.
+
+use std::time::Duration;
+
+use vpn_core::packet::{Message, Offload, Packet, Parsed, Prohibited, TcpReset};
+use vpn_core::rule::{FilterAction, FilterDirection};
+use vpn_core::{DropReason, FlowKey, TransportState, TunnelId};
+
+use super::Router;
+use super::outbound::Outcome;
+use crate::conn::{Conn, ConnId, Origin, Stamp};
+use crate::filter::Subject;
+
+/// How many senders are told per second, in both directions together: who sends a flood must not
+/// get one back (RFC 1812 §4.3.2.8, RFC 4443 §2.4 f).
+const TOLD_PER_SECOND: u32 = 100;
+
+/// How many are told at once after a silence.
+const TOLD_AT_ONCE: u32 = 50;
+
+/// What is left to tell: a token bucket, in milliseconds of refill.
+#[derive(Debug)]
+pub(super) struct Tells {
+    credit: u32,
+    at: Stamp,
+}
+
+impl Default for Tells {
+    fn default() -> Self {
+        Self {
+            credit: TOLD_AT_ONCE * Self::COST,
+            at: 0,
+        }
+    }
+}
+
+impl Tells {
+    const COST: u32 = Duration::from_secs(1).as_millis() as u32 / TOLD_PER_SECOND;
+
+    fn take(&mut self, now: Stamp) -> bool {
+        let refill = now.wrapping_sub(self.at);
+        self.at = now;
+        self.credit = self
+            .credit
+            .saturating_add(refill)
+            .min(TOLD_AT_ONCE * Self::COST);
+        match self.credit.checked_sub(Self::COST) {
+            Some(left) => {
+                self.credit = left;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+impl Router {
+    /// What the filter says to a flow that starts here.
+    pub(super) fn screened(&self, tunnel: TunnelId, flow: &FlowKey) -> FilterAction {
+        self.judge(FilterDirection::Outbound, tunnel, *flow)
+    }
+
+    /// What the filter says to a flow that starts behind a tunnel. `port` is the one it was sent to.
+    pub(super) fn screened_guest(
+        &self,
+        tunnel: TunnelId,
+        device: &FlowKey,
+        port: u16,
+    ) -> FilterAction {
+        let first = device.reversed().with_destination(device.src(), port);
+        self.judge(FilterDirection::Inbound, tunnel, first)
+    }
+
+    fn judge(&self, direction: FilterDirection, tunnel: TunnelId, flow: FlowKey) -> FilterAction {
+        let filters = self.rules.filters();
+        if filters.is_empty() {
+            return FilterAction::Accept;
+        }
+        let is_member = |group| {
+            let group = self.groups.get(group);
+            group.is_some_and(|group| group.config().members.contains(&tunnel))
+        };
+        let subject = Subject::flow(direction, tunnel, flow);
+        filters.judge(&subject, is_member).action
+    }
+
+    fn screened_conn(&self, conn: &Conn) -> FilterAction {
+        match conn.origin {
+            Origin::Device => self.screened(conn.tunnel, &conn.device),
+            Origin::Tunnel => self.screened_guest(conn.tunnel, &conn.device, conn.wire.src_port()),
+        }
+    }
+
+    /// Judges a flow in the table again, under other rules than before; removes it if it may not
+    /// pass any more.
+    pub(super) fn filtered_since(&mut self, id: ConnId) -> Option<Outcome> {
+        let conn = self.conns.get(id)?;
+        let tunnel = conn.tunnel;
+        let action = self.screened_conn(conn);
+        let outcome = filter_outcome(action, tunnel)?;
+        self.remove_flow(id);
+        Some(outcome)
+    }
+
+    /// Tells an application that its packet may not pass.
+    pub(super) fn reject_to_app(&mut self, now: Stamp, parsed: &Parsed, packet: &Packet) {
+        let Some(refusal) = Refusal::of(parsed, packet).filter(|_| self.tells.take(now)) else {
+            return;
+        };
+        let made = self.device.push_with(|buffer| {
+            refusal.write(buffer);
+            Some(Offload::NONE)
+        });
+        self.accounts.made += u64::from(made);
+    }
+
+    /// Tells somebody behind a tunnel that their packet may not pass.
+    pub(super) fn reject_to_tunnel(
+        &mut self,
+        now: Stamp,
+        tunnel: TunnelId,
+        parsed: &Parsed,
+        packet: &Packet,
+    ) {
+        let Some(refusal) = Refusal::of(parsed, packet).filter(|_| self.tells.take(now)) else {
+            return;
+        };
+        let Some(slot) = self.tunnels.get_mut(tunnel) else {
+            return;
+        };
+        if !matches!(slot.state, TransportState::Up(_)) {
+            return;
+        }
+        let made = slot.queue.push_with(|buffer| {
+            refusal.write(buffer);
+            Some(Offload::NONE)
+        });
+        if made && slot.queue.len() == 1 {
+            self.tunnels.list(tunnel);
+        }
+        self.accounts.made += u64::from(made);
+    }
+}
+
+/// What becomes of an outbound packet that the filter stops; `None` if it passes.
+pub(super) fn filter_outcome(action: FilterAction, tunnel: TunnelId) -> Option<Outcome> {
+    match action {
+        FilterAction::Accept => None,
+        FilterAction::Drop => Some(Outcome::Drop(DropReason::BlockedByFilter, Some(tunnel))),
+        FilterAction::Reject => Some(Outcome::Reject(tunnel)),
+    }
+}
+
+/// How a sender is told.
+enum Refusal<'a> {
+    Reset(TcpReset),
+    Prohibited(Prohibited<'a>),
+}
+
+impl<'a> Refusal<'a> {
+    fn of(parsed: &'a Parsed, packet: &'a Packet) -> Option<Self> {
+        match parsed.message {
+            Message::Tcp(_) => TcpReset::answering(packet.bytes(), parsed).map(Self::Reset),
+            _ => Prohibited::new(packet.bytes(), parsed).map(Self::Prohibited),
+        }
+    }
+
+    fn write(&self, out: &mut bytes::BytesMut) {
+        match self {
+            Self::Reset(reset) => reset.write(out),
+            Self::Prohibited(message) => message.write(out),
+        }
+    }
+}
