@@ -1,9 +1,10 @@
 //! Routes that tunnels advertise, between the rules and the default.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
 use ipnet::IpNet;
-use vpn_core::{FlowKey, TunnelId};
+use vpn_core::{Family, FlowKey, TunnelId};
 
 use super::{Event, Router};
 use crate::routes::{RoutePolicy, RouteReport};
@@ -35,9 +36,24 @@ impl Router {
         true
     }
 
+    /// The tunnel behind which a flow's destination lies. An address that stands for a resolver lies
+    /// nowhere: a tunnel that advertises it must not get the queries of others. Only a route to
+    /// everywhere takes them, with everything else.
+    fn lies_behind(&self, flow: &FlowKey) -> Option<(IpNet, TunnelId)> {
+        if !self.steers(flow) {
+            return self.routes.lookup(flow.dst());
+        }
+        let nowhere = match flow.family() {
+            Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+            Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let found = self.routes.lookup(nowhere);
+        found.filter(|(route, _)| route.prefix_len() == 0)
+    }
+
     /// What was decided, or, where that is the default, what advertised routes say.
     pub(super) fn routed_as_advertised(&self, decision: Decision, flow: &FlowKey) -> Decision {
-        match self.routes.lookup(flow.dst()) {
+        match self.lies_behind(flow) {
             Some((_, tunnel)) => Decision::default_of(Target::Tunnel(tunnel)),
             None => decision,
         }
@@ -45,7 +61,7 @@ impl Router {
 
     /// The advertised route that made a decision, if one did.
     pub(super) fn route_of(&self, decision: &Decision, flow: &FlowKey) -> Option<IpNet> {
-        let (route, tunnel) = self.routes.lookup(flow.dst())?;
+        let (route, tunnel) = self.lies_behind(flow)?;
         let made = decision.rule.is_none() && decision.action == Target::Tunnel(tunnel);
         made.then_some(route)
     }

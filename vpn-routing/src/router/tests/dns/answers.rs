@@ -5,6 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::routes::RoutePolicy;
 
 /// R10, N-22: two apps, two tunnels, one resolver address: each gets its region's answer.
 #[test]
@@ -190,6 +191,39 @@ fn a_tunnel_that_is_down_or_has_no_resolver_fails_closed() {
     ask(&mut world, 1001, 4, VIRTUAL, &query(7, "example.com", A));
     assert_eq!(world.drops(DropReason::NoResolver), 1);
     assert!(world.sent("uk").is_empty() && world.sent("fr").is_empty());
+}
+
+/// A tunnel must not get the queries of others by advertising a resolver's address.
+#[test]
+fn an_advertised_route_to_a_resolver_takes_no_queries_but_one_to_everywhere_does() {
+    use std::sync::Arc;
+    use vpn_core::{Assigned, TransportState};
+    let config = RouterConfig {
+        resolvers: vec![addr(VIRTUAL)],
+        ..RouterConfig::default()
+    };
+    let mut world = World::with_config(config, &[("uk", &[]), ("fr", &[])]);
+    world.up("uk", &["10.5.0.2/32"], &[UK.1]);
+    // Some rule, so that there are rules at all; user 1002 is decided by routes or the default.
+    world.rule(1001, "uk");
+    let fr = world.id("fr");
+    let now = world.now;
+    world.router.set_route_policy(now, fr, RoutePolicy::All);
+    for (port, (route, through)) in (1..).zip([("100.64.0.0/10", 0), ("0.0.0.0/0", 1)]) {
+        let assigned = Assigned {
+            addresses: vec!["10.5.0.2/32".parse().unwrap()],
+            dns: vec![addr(FR.1)],
+            mtu: 1420,
+            routes: vec![route.parse().unwrap(), "100.127.0.0/16".parse().unwrap()],
+            ..Assigned::default()
+        };
+        world.state("fr", TransportState::Up(Arc::new(assigned)));
+        for to in [VIRTUAL, UK.1] {
+            ask(&mut world, 1002, port, to, &query(port, "example.com", A));
+            assert_eq!(world.sent("fr").len(), through, "{route} {to}");
+        }
+    }
+    assert_eq!(world.drops(DropReason::BlockedByDefault), 2);
 }
 
 #[test]
