@@ -83,9 +83,11 @@ fn serve(underlay: Arc<dyn Underlay>) -> Result<(), Box<dyn std::error::Error>> 
 //!
 //! # Tuning
 //!
-//! * The inner MTU is the smaller of the file's (1420 if it has none) and what the underlay knows
-//!   of the path, minus 60 bytes over IPv4 or 80 over IPv6; of several peers' paths the narrowest
-//!   counts. A peer that moves is measured again.
+//! * The inner MTU is what the underlay knows of the path, minus 60 bytes over IPv4 or 80 over
+//!   IPv6, and never more than the file's. Without one in the file, a path counts as 1500 bytes at
+//!   most, and 1420 is taken where nothing is known. Of several peers' paths the narrowest counts.
+//!   It is measured again when a peer moves, when the system refuses a datagram as too big, and
+//!   every five seconds; a new value is a new state `Up`.
 //! * Datagrams of equal length leave in one system call where the kernel segments (GSO), and arrive
 //!   in few where it coalesces (GRO). A device with offload gives long runs of equal packets.
 //! * Sealing costs one allocation per packet, and three copies of it: the library wants to own both

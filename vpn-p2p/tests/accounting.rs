@@ -22,7 +22,7 @@ const ALL: &str = "0.0.0.0/0, ::/0";
 #[derive(Debug, Default)]
 struct Spoiled {
     sockets: Mutex<Vec<UdpSocket>>,
-    path_v4: Option<u16>,
+    path_v4: Mutex<Option<u16>>,
 }
 
 impl Spoiled {
@@ -50,7 +50,7 @@ impl Underlay for Spoiled {
     }
 
     fn mtu_to(&self, remote: SocketAddr) -> Option<u16> {
-        self.path_v4.filter(|_| remote.is_ipv4())
+        self.path_v4.lock().unwrap().filter(|_| remote.is_ipv4())
     }
 }
 
@@ -147,12 +147,12 @@ async fn the_mtu_is_the_smaller_of_file_and_path_and_follows_the_family() {
     let server = End::new(server);
     for (path, expected) in [
         (None, 1420),
-        (Some(1500), 1420),
+        (Some(1500), 1440),
         (Some(1400), 1340),
         (Some(100), 576),
     ] {
         let underlay = Arc::new(Spoiled {
-            path_v4: path,
+            path_v4: Mutex::new(path),
             ..Spoiled::default()
         });
         let client = End::new(client(&keys, &endpoint, &underlay));
@@ -179,5 +179,26 @@ async fn the_mtu_is_the_smaller_of_file_and_path_and_follows_the_family() {
         assert_eq!((drops.total(), drops.get(DropReason::TooBig)), (1, 1));
         client.close().await;
     }
+    server.close().await;
+}
+
+/// N-24: the path narrows under a tunnel that is up, and widens again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_mtu_follows_the_path_while_the_tunnel_is_up() {
+    let keys = Keys::new();
+    let server = transport(&keys.server_file(0, ALL), local());
+    let endpoint = format!("127.0.0.1:{}", port(&server));
+    let server = End::new(server);
+    let underlay = Arc::new(Spoiled::default());
+    let client = End::new(client(&keys, &endpoint, &underlay));
+    client.up().await;
+    for (path, expected) in [(1300, 1240), (1500, 1440)] {
+        *underlay.path_v4.lock().unwrap() = Some(path);
+        client
+            .state(|state| matches!(state, TransportState::Up(a) if a.mtu == expected))
+            .await;
+        assert_eq!(client.transport.capabilities().mtu, expected);
+    }
+    client.close().await;
     server.close().await;
 }

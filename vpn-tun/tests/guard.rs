@@ -101,7 +101,7 @@ fn lockdown_stops_what_routes_cannot() {
         tun.shutdown();
         drop((tun, applier));
 
-        let (tun, mut applier) = captured(true).await?;
+        let (tun, applier) = captured(true).await?;
         for _ in 0..20 {
             go_around("with lockdown");
         }

@@ -88,6 +88,54 @@ fn endpoint_names_are_asked_over_marked_sockets() {
     });
 }
 
+/// N-24: what the kernel knows of the way, also while it changes and while unmarked packets go
+/// elsewhere.
+#[test]
+fn the_mtu_to_an_endpoint_is_that_of_the_marked_route() {
+    in_namespace(|| async {
+        let netlink = common::netlink();
+        let up = common::uplink(&netlink).await?;
+        let tun = LinuxTun::create(TunConfig::default())?;
+        let mut applier = Applier::new(tun.name(), Some(CaptureConfig::default()))?;
+        applier.engage().await?;
+        let plan = InterfacePlan {
+            addresses: ["10.5.0.2/16".parse()?, "fd00:5::2/64".parse()?].into(),
+            mtu: 1290,
+            ..InterfacePlan::default()
+        };
+        applier.apply(&plan).await?;
+        let underlay = MarkedUnderlay::new(DEFAULT_MARK);
+        let ends = ["203.0.113.10:9", "[2001:db8:ffff::10]:9"];
+        for mtu in [1500u32, 1380, 1420] {
+            let link = LinkMessageBuilder::<LinkUnspec>::new()
+                .index(up)
+                .mtu(mtu)
+                .build();
+            netlink.link().change(link).execute().await?;
+            for end in ends {
+                assert_eq!(underlay.mtu_to(end.parse()?), Some(mtu as u16), "{end}");
+            }
+        }
+        // Without the mark, it is the device's.
+        assert_eq!(MarkedUnderlay::new(0).mtu_to(ends[0].parse()?), Some(1290));
+        // A route of its own, narrower than the link.
+        let status = std::process::Command::new("ip")
+            .args([
+                "route",
+                "add",
+                "203.0.113.10/32",
+                "dev",
+                "up0",
+                "mtu",
+                "1300",
+            ])
+            .status()?;
+        assert!(status.success());
+        assert_eq!(underlay.mtu_to(ends[0].parse()?), Some(1300));
+        Ok(())
+    });
+}
+
 #[test]
 fn a_refusing_protect_hook_means_no_socket() {
     let hook = std::sync::Arc::new(|_: std::os::fd::BorrowedFd<'_>| {

@@ -20,6 +20,11 @@ use crate::wg_quick::{Endpoint, Peer, PublicKey, WgQuick};
 /// Session names kept per peer: gotatun keeps eight sessions and two handshakes.
 const INDICES_PER_PEER: usize = 16;
 
+/// How often the path to a peer is measured: the uplink may change its MTU, or the system learn
+/// from a router that the path is narrower (RFC 1191). Long beside what asking costs, a socket and
+/// a look-up of a route; short beside the patience of who waits for a stalled transfer.
+pub const MEASURE_EVERY: Duration = Duration::from_secs(5);
+
 /// A protocol message and where to.
 pub(super) type Outgoing = (SocketAddr, BytesMut);
 
@@ -56,13 +61,23 @@ pub(super) enum Standing {
     Silent,
 }
 
+/// What the underlay knew about the way to a peer.
+#[derive(Debug)]
+struct MeasuredPath {
+    to: SocketAddr,
+    /// Largest inner packet, in bytes.
+    mtu: u16,
+    /// When to ask again; `None`: now.
+    again: Option<Instant>,
+}
+
 #[derive(Debug)]
 pub(super) struct PeerState {
     session: Box<dyn Session>,
     pub(super) configured: Option<Endpoint>,
     endpoint: Option<SocketAddr>,
-    /// Inner MTU of the path, and to where.
-    path: Option<(SocketAddr, u16)>,
+    /// The path as it was measured last.
+    path: Option<MeasuredPath>,
     pub(super) health: Health,
     indices: VecDeque<u32>,
     round_trip: RoundTrip,
@@ -300,24 +315,42 @@ impl Core {
         }
     }
 
-    /// The peers with a configured endpoint whose path was not measured since they moved. A
-    /// server's clients are not among them: one on a narrow path would narrow all.
-    pub(super) fn moved(&self) -> Vec<(usize, SocketAddr)> {
+    /// The peers with a configured endpoint whose path is to be measured: they moved, a datagram
+    /// was too big for it, or it was measured [`MEASURE_EVERY`] ago. A server's clients are not among
+    /// them: one on a narrow path would narrow all.
+    pub(super) fn unmeasured(&self, now: Instant) -> Vec<(usize, SocketAddr)> {
+        let current =
+            |path: &MeasuredPath, at| path.to == at && path.again.is_some_and(|again| now < again);
         let peers = self.peers.iter().enumerate();
         peers
             .filter(|(_, peer)| peer.configured.is_some())
             .filter_map(|(index, peer)| Some((index, peer.endpoint?)))
-            .filter(|(index, at)| self.peers[*index].path.is_none_or(|path| path.0 != *at))
+            .filter(|(index, at)| {
+                let path = self.peers[*index].path.as_ref();
+                path.is_none_or(|path| !current(path, *at))
+            })
             .collect()
     }
 
     /// Notes a path's inner MTU; returns the narrowest of all.
-    pub(super) fn measured(&mut self, index: usize, at: SocketAddr, mtu: u16) -> u16 {
+    pub(super) fn measured(&mut self, index: usize, to: SocketAddr, mtu: u16, now: Instant) -> u16 {
         if let Some(peer) = self.peers.get_mut(index) {
-            peer.path = Some((at, mtu));
+            peer.path = Some(MeasuredPath {
+                to,
+                mtu,
+                again: now.checked_add(MEASURE_EVERY),
+            });
         }
-        let paths = self.peers.iter().filter_map(|peer| peer.path);
-        paths.map(|path| path.1).min().unwrap_or(mtu)
+        let paths = self.peers.iter().filter_map(|peer| peer.path.as_ref());
+        paths.map(|path| path.mtu).min().unwrap_or(mtu)
+    }
+
+    /// The system refused a datagram to there as too big: the path is narrower than it was.
+    pub(super) fn too_big(&mut self, to: SocketAddr) {
+        let paths = self.peers.iter_mut().filter_map(|peer| peer.path.as_mut());
+        for path in paths.filter(|path| path.to == to) {
+            path.again = None;
+        }
     }
 
     /// Lets timers fire; what they want sent goes to `out`, peers to be approached to `due`.

@@ -27,6 +27,22 @@ const OVERHEAD_V6: u16 = 80;
 /// Smallest inner MTU, whatever the path: IPv4 hosts must take 576 (RFC 1122 §3.3.3).
 const MIN_MTU: u16 = 576;
 
+/// Widest path that is believed without the file's word, in bytes: that of Ethernet. A link with
+/// jumbo frames says nothing about what lies behind it.
+const USUAL_PATH: u16 = 1500;
+
+/// Largest inner packet, in bytes: what the path leaves, and not more than the file says.
+fn inner_mtu(file: Option<u16>, path: Option<u16>, ipv4: bool) -> u16 {
+    let overhead = if ipv4 { OVERHEAD_V4 } else { OVERHEAD_V6 };
+    let left = |path: u16| path.saturating_sub(overhead).max(MIN_MTU);
+    match (file, path) {
+        (None, None) => WgQuick::DEFAULT_MTU,
+        (None, Some(path)) => left(path.min(USUAL_PATH)),
+        (Some(file), None) => file,
+        (Some(file), Some(path)) => file.min(left(path)),
+    }
+}
+
 /// The sockets in use: one per family that is needed.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sockets {
@@ -66,7 +82,7 @@ pub(super) struct Shared {
     pub(super) underlay: Arc<dyn Underlay>,
     pub(super) options: WireGuardOptions,
     pub(super) listen_port: Option<u16>,
-    pub(super) config_mtu: u16,
+    file_mtu: Option<u16>,
     pub(super) assigned: Assigned,
     /// A peer has no endpoint, so it is waited for.
     pub(super) waits_for_peers: bool,
@@ -99,7 +115,7 @@ impl Shared {
             underlay,
             options,
             listen_port: config.interface.listen_port,
-            config_mtu: config.mtu(),
+            file_mtu: config.interface.mtu,
             assigned: Assigned {
                 addresses: config.interface.addresses.clone(),
                 dns: config.interface.dns.clone(),
@@ -187,19 +203,17 @@ impl Shared {
     }
 
     /// Looks at the paths to where peers are now: another address, or another family, may carry
-    /// less. The narrowest decides, for the tunnel has one MTU.
+    /// less, and the same one more or less than a while ago. The narrowest decides, for the tunnel
+    /// has one MTU.
     pub(super) fn measure(&self) {
-        let moved = self.core().moved();
-        for (peer, at) in moved {
-            let overhead = if at.is_ipv4() {
-                OVERHEAD_V4
-            } else {
-                OVERHEAD_V6
-            };
-            let path = self.underlay.mtu_to(at).unwrap_or(u16::MAX);
-            let inner = path.saturating_sub(overhead).max(MIN_MTU);
-            let mtu = self.core().measured(peer, at, inner);
-            self.mtu.store(mtu.min(self.config_mtu), Ordering::Relaxed);
+        let now = Instant::now();
+        let due = self.core().unmeasured(now);
+        for (peer, at) in due {
+            let inner = inner_mtu(self.file_mtu, self.underlay.mtu_to(at), at.is_ipv4());
+            let mtu = self.core().measured(peer, at, inner, now);
+            if mtu != self.mtu.swap(mtu, Ordering::Relaxed) {
+                tracing::debug!(mtu, "the tunnel's MTU is that of its path");
+            }
         }
     }
 
@@ -343,6 +357,20 @@ mod tests {
         async fn resolve(&self, _: &str, _: u16) -> Result<Vec<SocketAddr>, UnderlayError> {
             Ok(Vec::new())
         }
+    }
+
+    #[test]
+    fn the_mtu_is_the_files_or_what_the_path_leaves() {
+        assert_eq!(inner_mtu(None, None, true), 1420);
+        assert_eq!(inner_mtu(None, Some(1500), true), 1440);
+        assert_eq!(inner_mtu(None, Some(1500), false), 1420);
+        assert_eq!(inner_mtu(None, Some(1400), false), 1320);
+        assert_eq!(inner_mtu(None, Some(9000), true), 1440);
+        assert_eq!(inner_mtu(None, Some(100), true), 576);
+        assert_eq!(inner_mtu(Some(8900), Some(9000), true), 8900);
+        assert_eq!(inner_mtu(Some(1420), Some(1400), true), 1340);
+        assert_eq!(inner_mtu(Some(1280), Some(1500), true), 1280);
+        assert_eq!(inner_mtu(Some(1380), None, false), 1380);
     }
 
     /// The end of a burst met a full socket, and no packet follows that would push it.

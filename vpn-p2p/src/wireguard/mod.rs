@@ -33,5 +33,6 @@ mod routes;
 mod socket;
 mod transport;
 
+pub use core::MEASURE_EVERY;
 pub use options::{NO_ANSWER_AFTER, WireGuardOptions, WireGuardStats};
 pub use transport::{WireGuardError, WireGuardTransport};

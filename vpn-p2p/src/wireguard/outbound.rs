@@ -233,6 +233,9 @@ impl Outbound<'_> {
             Flushed::Sent => self.core.stats.tx_bytes += run.bytes.len() as u64,
             Flushed::Refused(which, error) => {
                 let reason = if quinn_udp::is_msg_size_err(&error) {
+                    if let Some(to) = run.to() {
+                        self.core.too_big(to);
+                    }
                     DropReason::TooBig
                 } else {
                     DropReason::Refused

@@ -260,20 +260,39 @@ fn vain_handshakes_do_not_push_out_the_session_in_use() {
 #[test]
 fn the_narrowest_path_decides_and_moved_peers_are_measured_again() {
     let mut bench = bench(&["0.0.0.0/0", "10.9.0.0/16"]);
-    assert!(bench.core.moved().is_empty());
+    let now = bench.now;
+    assert!(bench.core.unmeasured(now).is_empty());
     bench.approach(0);
     bench.approach(1);
-    assert_eq!(bench.core.moved(), [(0, AT), (1, AT)]);
-    assert_eq!(bench.core.measured(0, AT, 1400), 1400);
-    assert_eq!(bench.core.measured(1, AT, 1420), 1400);
-    assert!(bench.core.moved().is_empty());
+    assert_eq!(bench.core.unmeasured(now), [(0, AT), (1, AT)]);
+    assert_eq!(bench.core.measured(0, AT, 1400, now), 1400);
+    assert_eq!(bench.core.measured(1, AT, 1420, now), 1400);
+    assert!(bench.core.unmeasured(now).is_empty());
     let elsewhere: SocketAddr = "[2001:db8::1]:9".parse().unwrap();
     let mut datagram = BytesMut::from(&[4, 0, 0, 0, 1, 0, 0, 0][..]);
     datagram.resize(DATA_HEADER + 16, 0);
     let arrival = bench.core.arrive(elsewhere, datagram, bench.now);
     assert!(matches!(arrival, Arrival::Handled));
-    assert_eq!(bench.core.moved(), [(0, elsewhere)]);
-    assert_eq!(bench.core.measured(0, elsewhere, 1380), 1380);
+    assert_eq!(bench.core.unmeasured(now), [(0, elsewhere)]);
+    assert_eq!(bench.core.measured(0, elsewhere, 1380, now), 1380);
+}
+
+/// N-24: a path that narrows later, or a datagram that turns out too big for it.
+#[test]
+fn a_path_is_measured_again_after_a_while_and_when_something_was_too_big() {
+    let mut bench = bench(&["0.0.0.0/0"]);
+    let now = bench.now;
+    bench.approach(0);
+    bench.core.measured(0, AT, 1400, now);
+    assert!(bench.core.unmeasured(now + MEASURE_EVERY / 2).is_empty());
+    assert_eq!(bench.core.unmeasured(now + MEASURE_EVERY), [(0, AT)]);
+    assert_eq!(bench.core.measured(0, AT, 1300, now), 1300);
+    bench.core.too_big("192.0.2.77:1".parse().unwrap());
+    assert!(bench.core.unmeasured(now).is_empty());
+    bench.core.too_big(AT);
+    assert_eq!(bench.core.unmeasured(now), [(0, AT)]);
+    // Wider again, too.
+    assert_eq!(bench.core.measured(0, AT, 1400, now), 1400);
 }
 
 #[test]
