@@ -1,6 +1,6 @@
 //! The messages that tell a sender its packet may not pass, read by another parser.
 #![cfg(feature = "testing")]
-#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use bytes::BytesMut;
 use etherparse::{Icmpv4Type, Icmpv6Type, SlicedPacket, TransportSlice};

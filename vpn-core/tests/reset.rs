@@ -1,4 +1,5 @@
 //! RST segments as a foreign parser reads them.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use bytes::BytesMut;
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};

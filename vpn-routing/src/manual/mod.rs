@@ -5,9 +5,11 @@
 //! | `daemon` (feature `tokio`) | putting device, transports, owners and rules together |
 //! | [`writing_rules`] | which rule decides; what happens to live flows when rules change |
 //! | [`dns`] | how a query reaches the resolver of its app's tunnel; rules with domains |
+//! | [`behind_tunnels`] | servers behind a tunnel, the packet filter, networks that overlap |
 //! | [`tuning`] | every setting, what it buys and what it costs |
 //! | [`troubleshooting`] | a drop reason went up: what it means and what to do |
 
+pub mod behind_tunnels;
 #[cfg(feature = "tokio")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tokio")))]
 pub mod daemon;

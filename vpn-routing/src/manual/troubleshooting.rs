@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | `malformed` | not an IP packet, or its lengths contradict each other | a few are noise; many: look at who writes to the device |
 //! | `fragment` | a fragment, the first included: none is translated | have the sender send less at once: the plan's MTU, or smaller datagrams |
-//! | `unsupported` | a protocol or ICMP message that is not translated | use TCP, UDP or ping |
+//! | `unsupported` | an ICMP message that is not translated | nothing, mostly |
 //! | `not_routable` | multicast, broadcast, loopback, link-local | nothing: it is no traffic for a tunnel |
 //! | `rules_cold` | no rules were loaded yet | see the feed's status; the source may be failing |
 //! | `blocked_by_rule` | a rule says block, or cannot be carried out | `explain` names the rule; see its problems |
@@ -26,9 +26,12 @@
 //! | `flow_table_full` | no entry could be evicted | raise `max_flows`; look for a scan |
 //! | `owner_quota` | one app has too many flows | raise `max_flows_per_owner`, or look at the app |
 //! | `ports_exhausted` | no free port towards this remote | thousands of flows to one socket; a second tunnel helps |
+//! | `mapping_taken` | GRE, ESP or the like from a second local address to one remote | use one local address, or another tunnel |
+//! | `blocked_by_filter` | the packet filter says drop or reject | the filter rules, in order |
+//! | `inbound_quota` | an inbound rule has as many flows as it may | raise `max_flows_per_inbound_rule`, or name who may |
 //! | `queue_full` | the tunnel or the device takes less than comes | a full link; transports and apps slow down by it |
 //! | `too_big` | larger than the tunnel carries | set the device's MTU as the plan says |
-//! | `unsolicited` | from a tunnel, answers no flow of that tunnel | noise of the network, or a flow that expired: see `timeouts` |
+//! | `unsolicited` | from a tunnel, answers no flow of that tunnel, and no inbound rule lets it in | noise of the network, or a flow that expired: see `timeouts`; a server needs an [inbound rule](super::behind_tunnels) |
 //! | `address_not_allowed` | from a tunnel, with an address it may not use | the provider's configuration (AllowedIPs) |
 //! | `no_session` | the transport has no session with its peer | the tunnel's state |
 //! | `not_authentic` | could not be authenticated or decrypted | forged, damaged, or the wrong key |

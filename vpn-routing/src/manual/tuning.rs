@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | `max_flows` | 65,536 | more flows at once, a few hundred bytes each as they come; the sweep takes longer | new flows push out the stalest that may go, else [`FlowTableFull`] |
 //! | `max_flows_per_owner` | 32,768 | one app may fill more of the table | busy apps meet [`OwnerQuota`] sooner; others keep room |
+//! | `max_flows_per_inbound_rule` | 4,096 | busier servers behind a tunnel | a flood of outsiders takes less memory; half-open flows go first |
 //! | `timeouts` | RFC 4787, 5382, 5508 | idle flows are found again | memory is free sooner; idle sessions break |
 //! | `hold.flow_packets` | 16 | more survives a slow lookup or connect | later packets of a flow are dropped: [`HoldFull`] |
 //! | `hold.flows` | 4,096 | more new flows wait at once | as above |
@@ -16,6 +17,7 @@
 //! | `resolvers`, `steered` | none | see [`dns`](super::dns) | |
 //! | `dns` | 4,096 queries that wait, 16,384 names a tunnel | more apps and sites are remembered | queries are dropped, rules with domains miss old addresses |
 //! | `address_policy` | sticky | see [`alloc::Policy`](crate::alloc::Policy) | |
+//! | `seed` | none | | a seed makes the ports of colliding flows the same again and again: for tests |
 //! | `translate` | yes | | off only in a test that wants to see providers refuse |
 //!
 //! Buffers: a queue of `queue_packets` keeps at most twice as many free buffers, one queue per

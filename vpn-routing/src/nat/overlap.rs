@@ -8,7 +8,7 @@ use vpn_core::TunnelId;
 /// How many overlaps one report has at most: more say nothing new.
 pub const MAX_OVERLAPS: usize = 256;
 
-/// Who says that a network is there. The order is that of precedence between equal prefixes.
+/// Who says that a network is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Claimant {
@@ -37,6 +37,10 @@ impl Claim {
     const fn leads(&self) -> bool {
         matches!(self.by, Claimant::Map(_) | Claimant::Route(_))
     }
+
+    const fn is_map(&self) -> bool {
+        matches!(self.by, Claimant::Map(_))
+    }
 }
 
 /// How two prefixes share addresses. There is no other way: they are equal, or one is within the
@@ -57,9 +61,10 @@ pub enum OverlapKind {
 pub enum Why {
     /// Only maps and routes lead anywhere by destination.
     LeadsSomewhere,
-    /// Its prefix is longer, so it means these addresses more exactly.
+    /// Of two maps, or two routes, its prefix is longer, so it means these addresses more exactly.
     LongerPrefix,
-    /// Somebody wrote the map down; a route is what a tunnel says of itself.
+    /// Somebody wrote the map down; a route is what a tunnel says of itself. Whatever their
+    /// lengths.
     MapBeforeRoute,
     /// Its tunnel was added earlier.
     EarlierTunnel,
@@ -91,15 +96,12 @@ impl Overlap {
             (a.leads(), Why::LeadsSomewhere)
         } else if !a.leads() {
             (a.by <= b.by, Why::Undecided)
+        } else if a.is_map() != b.is_map() {
+            (a.is_map(), Why::MapBeforeRoute)
         } else if a.net != b.net {
             (length(&a) > length(&b), Why::LongerPrefix)
         } else {
-            match (a.by, b.by) {
-                (Claimant::Map(_), Claimant::Route(_)) | (Claimant::Route(_), Claimant::Map(_)) => {
-                    (a.by < b.by, Why::MapBeforeRoute)
-                }
-                _ => (a.by <= b.by, Why::EarlierTunnel),
-            }
+            (a.by <= b.by, Why::EarlierTunnel)
         };
         let (winner, loser) = if a_wins { (a, b) } else { (b, a) };
         let kind = match () {
@@ -198,6 +200,15 @@ mod tests {
                 "10.71.1.0/24",
                 1,
                 OverlapKind::Equal,
+                Why::MapBeforeRoute,
+            ),
+            (
+                Route(a),
+                "10.71.1.0/24",
+                Map(b),
+                "10.71.0.0/16",
+                1,
+                OverlapKind::Contains,
                 Why::MapBeforeRoute,
             ),
             (

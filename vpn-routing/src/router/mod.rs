@@ -49,6 +49,12 @@
 //! What is no DNS pays one compare of a flag per packet; each bound is in
 //! [`DnsLimits`](crate::dns::DnsLimits).
 //!
+//! # From behind a tunnel
+//!
+//! A packet from a tunnel is the answer to a flow of that very tunnel, or the first of a flow that
+//! an [inbound rule](vpn_core::InboundRule) lets in, or it is dropped. What was let in is answered
+//! through the tunnel it came by, whoever answers.
+//!
 //! # Fragments
 //!
 //! Fragments are dropped, the first included: the others have no ports, and half a datagram is of

@@ -59,6 +59,11 @@ impl Router {
                 by: Claimant::Map(id),
                 net,
             }));
+            let routes = self.routes.admitted(id).iter().map(|net| Claim {
+                by: Claimant::Route(id),
+                net: net.trunc(),
+            });
+            claims.extend(routes);
             let assigned = slot.assigned.iter().flat_map(|a| &a.addresses);
             // A single address is no network: several tunnels may have the same.
             let subnets = assigned.filter(|net| net.prefix_len() < net.max_prefix_len());
@@ -76,7 +81,8 @@ impl Router {
     }
 
     /// After rules, and before the default: a destination that a tunnel maps is behind it. The
-    /// longest prefix wins, among equal ones the tunnel that was added first.
+    /// longest prefix wins, among equal ones the tunnel that was added first; what no map covers
+    /// goes where a route leads.
     pub(super) fn routed(&self, decision: Decision, flow: &FlowKey) -> Decision {
         let undecided = matches!(
             decision.action,
