@@ -44,5 +44,7 @@ pub use directory::MemoryDirectory;
 pub use faulty::{Faults, Faulty};
 pub use pcap::PcapTap;
 pub use queue::InjectError;
-pub use transport::{FarSide, MemoryTransport, memory_transport, memory_transport_with};
+pub use transport::{
+    FarSide, MemoryTransport, memory_transport, memory_transport_on_demand, memory_transport_with,
+};
 pub use verify::{ChecksumError, verify_checksums};

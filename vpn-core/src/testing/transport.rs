@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -26,6 +27,10 @@ struct Shared {
     strict_source: AtomicBool,
     rejected: AtomicU64,
     overflowed: AtomicU64,
+    /// What the transport's user finds it asks for: rest after a while, in milliseconds.
+    idle_limit: Option<Duration>,
+    round_trip: AtomicU64,
+    woken: AtomicU64,
 }
 
 /// A tunnel in memory: made by [`memory_transport`].
@@ -49,6 +54,27 @@ pub fn memory_transport_with(
     capacity: usize,
     capabilities: TransportCapabilities,
 ) -> (MemoryTransport, FarSide) {
+    memory(capacity, capabilities, None)
+}
+
+/// A tunnel that connects on demand: it starts [`Dormant`](TransportState::Dormant), is
+/// [`Connecting`](TransportState::Connecting) once it is woken, until [`FarSide::up`], and rests
+/// when told to after `idle`.
+pub fn memory_transport_on_demand(
+    capacity: usize,
+    mtu: u16,
+    idle: Duration,
+) -> (MemoryTransport, FarSide) {
+    let (transport, far) = memory(capacity, TransportCapabilities::plain(mtu), Some(idle));
+    far.set_state(TransportState::Dormant);
+    (transport, far)
+}
+
+fn memory(
+    capacity: usize,
+    capabilities: TransportCapabilities,
+    idle_limit: Option<Duration>,
+) -> (MemoryTransport, FarSide) {
     let shared = Arc::new(Shared {
         outbound: Queue::new(capacity),
         inbound: Queue::new(capacity),
@@ -57,6 +83,9 @@ pub fn memory_transport_with(
         strict_source: AtomicBool::new(false),
         rejected: AtomicU64::new(0),
         overflowed: AtomicU64::new(0),
+        idle_limit,
+        round_trip: AtomicU64::new(0),
+        woken: AtomicU64::new(0),
     });
     (MemoryTransport(shared.clone()), FarSide(shared))
 }
@@ -85,6 +114,17 @@ impl FarSide {
     /// counts them.
     pub fn strict_source(&self, strict: bool) {
         self.0.strict_source.store(strict, Ordering::Relaxed);
+    }
+
+    /// What the tunnel says its round trip is, in whole microseconds; zero: not measured.
+    pub fn round_trip(&self, measured: Duration) {
+        let micros = measured.as_micros().try_into().unwrap_or(u64::MAX);
+        self.0.round_trip.store(micros, Ordering::Relaxed);
+    }
+
+    /// How often the tunnel was woken while it was dormant.
+    pub fn woken(&self) -> u64 {
+        self.0.woken.load(Ordering::Relaxed)
     }
 
     /// How many packets the strict source check took.
@@ -240,7 +280,12 @@ impl TunnelTransport for MemoryTransport {
         drops: &mut DropCounters,
     ) -> Result<usize, TransportError> {
         self.check()?;
+        self.wake();
         let state = self.0.state.get();
+        if self.0.idle_limit.is_some() && state == TransportState::Connecting {
+            // What woke it is not lost.
+            return Ok(0);
+        }
         let (mut gone, mut sent) = (0, 0);
         for packet in batch.packets_mut() {
             match self.send_one(packet, &state) {
@@ -262,12 +307,39 @@ impl TunnelTransport for MemoryTransport {
 
     async fn writable(&self) -> Result<(), TransportError> {
         self.check()?;
+        if self.0.idle_limit.is_some() {
+            let mut state = self.0.state.watch();
+            while state.next().await == TransportState::Connecting {}
+        }
         self.0.outbound.writable().await;
         self.check()
     }
 
     async fn close(&self) {
         self.0.close();
+    }
+
+    fn wake(&self) {
+        if self.0.state.get() == TransportState::Dormant {
+            self.0.state.set(TransportState::Connecting);
+            self.0.woken.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn rest(&self) {
+        let up = matches!(self.0.state.get(), TransportState::Up(_));
+        if up && self.0.idle_limit.is_some() {
+            self.0.state.set(TransportState::Dormant);
+        }
+    }
+
+    fn idle_limit(&self) -> Option<Duration> {
+        self.0.idle_limit
+    }
+
+    fn round_trip(&self) -> Option<Duration> {
+        let micros = self.0.round_trip.load(Ordering::Relaxed);
+        (micros > 0).then(|| Duration::from_micros(micros))
     }
 }
 
