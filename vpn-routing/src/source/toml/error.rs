@@ -34,7 +34,7 @@ pub enum TomlError {
         /// Its permission bits.
         mode: u32,
     },
-    /// The file is larger than [`MAX_BYTES`]. Use prefixes and port ranges to say it in fewer
+    /// The file is larger than 16 MiB. Use prefixes and port ranges to say it in fewer
     /// rules, or a database.
     #[error("{path}: larger than {MAX_BYTES} bytes; say it in fewer rules", path = path.display())]
     TooLarge {

@@ -215,7 +215,6 @@ fn an_advertised_route_to_a_resolver_takes_no_queries_but_one_to_everywhere_does
             dns: vec![addr(FR.1)],
             mtu: 1420,
             routes: vec![route.parse().unwrap(), "100.127.0.0/16".parse().unwrap()],
-            ..Assigned::default()
         };
         world.state("fr", TransportState::Up(Arc::new(assigned)));
         for to in [VIRTUAL, UK.1] {
