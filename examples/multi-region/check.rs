@@ -45,6 +45,12 @@ pub(crate) async fn check(path: &Path) -> Result<(), Error> {
     {
         let _ = writeln!(out, "  note: {problem}");
     }
+    if let Some(who) = loaded.direct_asked_by(rules.iter().map(|(_, rules)| rules)) {
+        let _ = writeln!(out, "direct: asked for by {who}");
+    }
+    if config.lockdown {
+        let _ = writeln!(out, "lockdown: what the capture cannot stop is dropped");
+    }
     let dns = &config.dns;
     let _ = writeln!(out, "default: {}", config.default);
     let _ = writeln!(

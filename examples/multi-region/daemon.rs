@@ -19,9 +19,11 @@ use vpn_routing::RouterConfig;
 use vpn_routing::engine::{Engine, EngineHandle};
 use vpn_routing::owner::LinuxOwners;
 use vpn_routing::rules::{FeedStatus, RuleCache, RuleFeed};
+use vpn_tun::DirectConfig;
 
 use crate::config::OnExit;
 use crate::control::Listener;
+use crate::direct;
 use crate::error::{Error, system};
 use crate::host;
 use crate::plan::Loaded;
@@ -48,7 +50,7 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
     // From here on a signal waits until there is something to undo, and is then obeyed.
     let mut stop = Signals::new()?;
     let loaded = Loaded::read(path)?;
-    let source = loaded.open_rules().await?;
+    let (source, direct_asked_by) = loaded.open_rules().await?;
     for (name, file) in &loaded.tunnels {
         for warning in &file.warnings {
             let file = loaded.config.tunnel[name].wireguard.display();
@@ -57,8 +59,14 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
     }
     let control = Listener::bind(&loaded.config.control.socket).await?;
     let mut system_state = SystemState::new(&loaded.config)?;
-    let prepared = prepare(&loaded, &system_state)?;
-    if let Err(error) = system_state.engage().await {
+    let mut prepared = prepare(&loaded, &system_state)?;
+    let mut engaged = system_state.engage().await;
+    if let (Ok(()), Some(asked_by)) = (&engaged, direct_asked_by) {
+        engaged = open_direct(&mut prepared, system_state.direct(), &asked_by).await;
+    }
+    if let Err(error) = engaged {
+        // What was opened goes first: it closes when the engine is dropped.
+        drop(prepared);
         if let Err(undo) = system_state.undo(loaded.config.on_exit).await {
             tracing::error!("{}", crate::error::chain(&undo));
         }
@@ -70,6 +78,7 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
         &loaded,
         prepared.engine.handle(),
         system_state.underlay().clone(),
+        system_state.direct(),
         prepared.policy.clone(),
         recompile,
     );
@@ -114,6 +123,7 @@ fn prepare(loaded: &Loaded, system_state: &SystemState) -> Result<Prepared, Erro
     let mut known = loaded.known();
     engine.set_host_networks(host::networks(&known.interfaces, device.name().as_str()));
     known.tunnels.clear();
+    known.direct = None;
     let mut tunnels = Vec::new();
     for (name, file) in &loaded.tunnels {
         let options = WireGuardOptions::default();
@@ -127,6 +137,9 @@ fn prepare(loaded: &Loaded, system_state: &SystemState) -> Result<Prepared, Erro
         tunnels.push(transport.state());
         let id = engine.add_tunnel(name, Arc::new(transport))?;
         known.tunnels.insert(name.clone(), id);
+        let said = &loaded.config.tunnel[name];
+        engine.set_tunnel_options(id, said.options());
+        engine.set_route_policy(id, said.route_policy());
     }
     let ids = engine.set_groups(loaded.groups(&known.tunnels));
     let ids = ids.map_err(system("cannot make the groups"))?;
@@ -137,6 +150,18 @@ fn prepare(loaded: &Loaded, system_state: &SystemState) -> Result<Prepared, Erro
         rules,
         policy: Policy::new(known),
     })
+}
+
+/// Opens the way past the tunnels, before the engine runs.
+async fn open_direct(
+    prepared: &mut Prepared,
+    config: DirectConfig,
+    asked_by: &str,
+) -> Result<(), Error> {
+    let transport = direct::open(config, asked_by).await?;
+    let id = prepared.engine.add_tunnel(direct::NAME, transport)?;
+    prepared.policy.change(|known| known.direct = Some(id));
+    Ok(())
 }
 
 /// The rules' feed, which runs.

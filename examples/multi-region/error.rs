@@ -57,6 +57,13 @@ pub(crate) enum Error {
     /// An argument makes no sense.
     #[error("{0}")]
     Argument(String),
+    /// There is no way past the tunnels here.
+    #[error("direct is not available here, and is asked for by {asked_by}")]
+    Direct {
+        asked_by: String,
+        #[source]
+        cause: vpn_tun::DirectError,
+    },
     /// The interface cannot be made.
     #[error("[interface] name = \"{name}\"")]
     Device {
@@ -107,6 +114,7 @@ impl Error {
             | Self::RulesFile(_)
             | Self::RulesTables(_)
             | Self::Rule { .. }
+            | Self::Direct { .. }
             | Self::InUse { .. }
             | Self::Control { .. }
             | Self::Argument(_) => 2,

@@ -14,6 +14,7 @@ mod check;
 mod config;
 mod control;
 mod daemon;
+mod direct;
 mod error;
 mod explain;
 mod host;

@@ -12,7 +12,8 @@ use vpn_routing::group::GroupConfig;
 use vpn_routing::rules::RuleError;
 use vpn_routing::source::{Layered, SqliteRules, TomlRules};
 
-use crate::config::Config;
+use crate::config::{Config, Direct};
+use crate::direct;
 use crate::error::Error;
 use crate::host;
 use crate::policy::Known;
@@ -56,19 +57,37 @@ impl Loaded {
         })
     }
 
+    /// Who asks for a way past the tunnels, if anybody: the default, a rule, or the configuration.
+    pub(crate) fn direct_asked_by<'a>(
+        &self,
+        rules: impl IntoIterator<Item = &'a RuleSnapshot>,
+    ) -> Option<String> {
+        match self.config.direct {
+            Direct::Never => None,
+            _ if self.config.default == direct::NAME => Some("the default".to_owned()),
+            Direct::Always => Some("the key direct".to_owned()),
+            Direct::Auto => rules.into_iter().find_map(direct::asked_by),
+        }
+    }
+
     /// Opens the rules: those of the configuration, and below them a database, which is made if it
     /// is missing. A rule that cannot be put in force is an error here; later, at run time, it
     /// blocks its app and is reported.
-    pub(crate) async fn open_rules(&self) -> Result<Arc<dyn RuleSource>, Error> {
+    /// With them comes who asks for a way past the tunnels.
+    pub(crate) async fn open_rules(&self) -> Result<(Arc<dyn RuleSource>, Option<String>), Error> {
         let file = TomlRules::open_within(&self.path)?;
-        self.accept(&self.path, &file.load().await?)?;
+        let mut rules = vec![file.load().await?];
+        self.accept(&self.path, &rules[0])?;
         let mut layers: Vec<Arc<dyn RuleSource>> = vec![Arc::new(file)];
         if let Some(path) = &self.config.rules {
             let database = SqliteRules::open(path)?;
-            self.accept(path, &database.load().await?)?;
+            let added = database.load().await?;
+            self.accept(path, &added)?;
+            rules.push(added);
             layers.push(Arc::new(database));
         }
-        Ok(Arc::new(Layered::new(layers)))
+        let direct = self.direct_asked_by(&rules);
+        Ok((Arc::new(Layered::new(layers)), direct))
     }
 
     /// The rules as they are now, by where they are written; a database that is not there yet has
@@ -120,6 +139,8 @@ impl Loaded {
         Known {
             tunnels: tunnels.zip((0..).map(TunnelId::new)).collect(),
             groups: groups.zip((0..).map(GroupId::new)).collect(),
+            // As if there were: whether there is shows when it is opened.
+            direct: (self.config.direct != Direct::Never).then_some(TunnelId::new(u16::MAX)),
             default: self.config.default.clone(),
             interfaces: host::interfaces(),
         }

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use vpn_core::{DropReason, GroupId, RuleSnapshot, TunnelId};
 use vpn_routing::rules::{Compile, CompiledRules, Names, RuleError, Target};
 
+use crate::direct;
 use crate::host::{self, Interfaces};
 
 /// Tunnels and groups by name, the default, and the interfaces of the host.
@@ -15,7 +16,9 @@ use crate::host::{self, Interfaces};
 pub(crate) struct Known {
     pub(crate) tunnels: BTreeMap<String, TunnelId>,
     pub(crate) groups: BTreeMap<String, GroupId>,
-    /// `block`, or the name of a tunnel or group.
+    /// The tunnel past all others, if there is one.
+    pub(crate) direct: Option<TunnelId>,
+    /// `block`, `direct`, or the name of a tunnel or group.
     pub(crate) default: String,
     pub(crate) interfaces: Interfaces,
 }
@@ -25,7 +28,11 @@ impl Known {
     fn default_target(&self) -> Target {
         let tunnel = || Some(Target::Tunnel(self.tunnel(&self.default)?));
         let group = || Some(Target::Group(self.group(&self.default)?));
-        let found = tunnel().or_else(group);
+        let direct = || Some(Target::Tunnel(self.direct?));
+        let found = match self.default.as_str() {
+            direct::NAME => direct(),
+            _ => tunnel().or_else(group),
+        };
         found.unwrap_or(Target::Block(DropReason::BlockedByDefault))
     }
 
@@ -42,6 +49,10 @@ impl Names for Known {
 
     fn group(&self, name: &str) -> Option<GroupId> {
         self.groups.get(name).copied()
+    }
+
+    fn direct(&self) -> Option<TunnelId> {
+        self.direct
     }
 
     fn interface(&self, name: &str) -> Option<Vec<IpNet>> {

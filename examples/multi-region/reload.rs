@@ -11,15 +11,19 @@ use vpn_core::TunnelId;
 use vpn_p2p::WgQuick;
 use vpn_p2p::wireguard::{WireGuardOptions, WireGuardTransport};
 use vpn_routing::engine::EngineHandle;
-use vpn_tun::MarkedUnderlay;
+use vpn_tun::{DirectConfig, MarkedUnderlay};
 
 use crate::config::OnExit;
+use crate::direct;
 use crate::error::{Error, chain};
 use crate::plan::Loaded;
 use crate::policy::Policy;
 
 /// Where a key begins that can change at run time. Rules are watched and need no reload.
-const LIVE: [&str; 4] = ["default", "on_exit", "tunnel.", "group."];
+const LIVE: [&str; 5] = ["default", "direct", "on_exit", "tunnel.", "group."];
+
+/// Keys of a tunnel that are put in force without connecting anew.
+const SOFT: [&str; 2] = ["map", "routes"];
 
 /// Puts a changed configuration in force. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -27,6 +31,7 @@ pub(crate) struct Reload {
     path: PathBuf,
     engine: EngineHandle,
     underlay: Arc<MarkedUnderlay>,
+    direct: DirectConfig,
     policy: Policy,
     recompile: Arc<Notify>,
     /// What is in force; held while it changes.
@@ -46,6 +51,7 @@ impl Reload {
         loaded: &Loaded,
         engine: EngineHandle,
         underlay: Arc<MarkedUnderlay>,
+        direct: DirectConfig,
         policy: Policy,
         recompile: Arc<Notify>,
     ) -> Self {
@@ -58,6 +64,7 @@ impl Reload {
             path,
             engine,
             underlay,
+            direct,
             policy,
             recompile,
             current: Arc::new(Mutex::new(current)),
@@ -96,10 +103,11 @@ impl Reload {
         let loaded = tokio::task::spawn_blocking(move || {
             let loaded = Loaded::read(&path)?;
             // Judged by the names of the new configuration.
-            loaded.current_rules()?;
-            Ok::<_, Error>(loaded)
+            let rules = loaded.current_rules()?;
+            let direct = loaded.direct_asked_by(rules.iter().map(|(_, rules)| rules));
+            Ok::<_, Error>((loaded, direct))
         });
-        let loaded = loaded
+        let (loaded, direct) = loaded
             .await
             .map_err(crate::error::system("reading the configuration"))??;
         let keys = loaded.config.keys();
@@ -112,6 +120,13 @@ impl Reload {
         }
         let live = |key: &String| LIVE.iter().any(|start| key.starts_with(start));
         let (applied, restart): (BTreeSet<_>, BTreeSet<_>) = changed.into_iter().partition(live);
+        if let Some(asked_by) = direct
+            && self.policy.get().direct.is_none()
+        {
+            let transport = direct::open(self.direct.clone(), &asked_by).await?;
+            let id = self.engine.add_tunnel(direct::NAME, transport).await?;
+            self.policy.change(|known| known.direct = Some(id));
+        }
         self.apply(&loaded, &applied).await?;
         current.on_exit = loaded.config.on_exit;
         // What needs a restart is still as it was, and is told again next time.
@@ -126,7 +141,8 @@ impl Reload {
     async fn apply(&self, loaded: &Loaded, changed: &BTreeSet<String>) -> Result<(), Error> {
         let touched = |name: &String| {
             let start = format!("tunnel.{name}.");
-            changed.iter().any(|key| key.starts_with(&start))
+            let own = changed.iter().filter_map(|key| key.strip_prefix(&start));
+            own.into_iter().any(|key| !SOFT.contains(&key))
         };
         let mut tunnels = self.policy.get().tunnels;
         // Made before anything is taken away: one that cannot be made changes nothing.
@@ -165,6 +181,14 @@ impl Reload {
         for (name, transport) in made {
             let id = self.engine.add_tunnel(name, transport).await?;
             tunnels.insert(name.clone(), id);
+        }
+        for (name, said) in &loaded.config.tunnel {
+            if let Some(&id) = tunnels.get(name) {
+                self.engine.set_tunnel_options(id, said.options()).await?;
+                self.engine
+                    .set_route_policy(id, said.route_policy())
+                    .await?;
+            }
         }
         let ids = self.engine.set_groups(loaded.groups(&tunnels)).await?;
         let groups = loaded.config.group.keys().cloned().zip(ids).collect();

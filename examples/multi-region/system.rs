@@ -7,8 +7,8 @@ use std::time::Duration;
 use vpn_core::{InterfacePlan, TunDevice};
 use vpn_tun::dns::RESOLV_CONF;
 use vpn_tun::{
-    Applier, CaptureConfig, DnsApply, InterfaceName, Journal, LinuxTun, MarkedUnderlay, OnExit,
-    SystemDns, TunConfig,
+    Applier, CaptureConfig, DirectConfig, DnsApply, InterfaceName, Journal, LinuxTun,
+    MarkedUnderlay, OnExit, SystemDns, TunConfig,
 };
 
 use crate::config::{self, ApplyDns, Config};
@@ -24,6 +24,8 @@ pub(crate) struct SystemState {
     applier: Applier,
     dns: SystemDns,
     underlay: Arc<MarkedUnderlay>,
+    capture: CaptureConfig,
+    journal: Journal,
 }
 
 impl SystemState {
@@ -41,22 +43,24 @@ impl SystemState {
         // Before the file is read: these are the resolvers of the uplink.
         SystemDns::recover(&journal)
             .map_err(system("cannot restore resolv.conf of a former run"))?;
-        let capture = CaptureConfig::default();
+        let capture = CaptureConfig::default().lockdown(config.lockdown);
         let mut underlay = MarkedUnderlay::new(capture.mark);
         // For the system's own file it knows better: behind a local stub are other resolvers.
         if config.dns.path != Path::new(RESOLV_CONF) {
             underlay = underlay.resolv_conf(&config.dns.path);
         }
-        let applier = Applier::new(device.name(), Some(capture))
+        let applier = Applier::new(device.name(), Some(capture.clone()))
             .map_err(system("cannot prepare the capture"))?
             .with_journal(journal.clone());
-        let dns =
-            SystemDns::new(dns_apply(config.dns.apply), &config.dns.path).with_journal(journal);
+        let dns = SystemDns::new(dns_apply(config.dns.apply), &config.dns.path)
+            .with_journal(journal.clone());
         Ok(Self {
             device: Arc::new(device),
             applier,
             dns,
             underlay: Arc::new(underlay),
+            capture,
+            journal,
         })
     }
 
@@ -67,6 +71,13 @@ impl SystemState {
     /// The sockets below the tunnels.
     pub(crate) const fn underlay(&self) -> &Arc<MarkedUnderlay> {
         &self.underlay
+    }
+
+    /// What a way past the tunnels is made of: the system's own resolvers are asked through it.
+    pub(crate) fn direct(&self) -> DirectConfig {
+        DirectConfig::beside(self.device.name(), self.capture.clone())
+            .dns(self.underlay.servers().to_vec())
+            .journal(self.journal.clone())
     }
 
     /// Engages the capture: from here on nothing goes direct.

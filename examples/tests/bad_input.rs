@@ -64,7 +64,7 @@ fn configurations() {
         &["default", "mars"],
     );
     bad(
-        &format!("rules = \"r.db\"\ndefault = \"direct\"\n{rest}"),
+        &format!("rules = \"r.db\"\ndirect = \"never\"\ndefault = \"direct\"\n{rest}"),
         &["default", "direct"],
     );
     bad(
@@ -259,7 +259,33 @@ fn keys() {
             "file-rule#1",
             "mars",
         ),
-        ("[[rule]]\nto = \"direct\"", "file-rule#1", "not available"),
+        (
+            "direct = \"never\"\n[[rule]]\nto = \"direct\"",
+            "file-rule#1",
+            "not available",
+        ),
+        (
+            "direct = \"maybe\"\n[[rule]]\nto = \"uk\"",
+            "toml:1:",
+            "maybe",
+        ),
+        ("lockdown = 1\n[[rule]]\nto = \"uk\"", "toml:1:", "lockdown"),
+        (
+            "[tunnel.fr]\nwireguard = \"uk.conf\"\nroutes = \"some\"",
+            "toml:3:",
+            "no-default",
+        ),
+        (
+            "[tunnel.fr]\nwireguard = \"uk.conf\"\nmap = [{ local = \"10.0.0.0/8\" }]",
+            "toml:3:",
+            "remote",
+        ),
+        (
+            "[tunnel.fr]\nwireguard = \"uk.conf\"\n\
+             map = [{ local = \"10.0.0.0/8\", remote = \"192.168.0.0/16\" }]",
+            "tunnel.fr.map",
+            "length",
+        ),
         ("rule = 1", "toml:1:", "[[rule]]"),
         (
             "[[inbound]]\ntunnel = \"uk\"",
@@ -303,10 +329,7 @@ fn providers_files() {
 #[test]
 fn rules() {
     let place = Place::new();
-    for (to, part) in [
-        ("mars", "no tunnel or group \"mars\""),
-        ("direct", "not available"),
-    ] {
+    for (to, part) in [("mars", "no tunnel or group \"mars\"")] {
         let site = site();
         let mut add = site.command(&["rule", "add", "--rules", "rules.db", "--uid", "1001"]);
         add.args(["--to", to]);

@@ -193,3 +193,120 @@ fn ready_although_a_tunnel_is_dead_and_a_caller_silent() {
     assert!(daemon.terminate(), "{}", daemon.log());
     drop(silent);
 }
+
+/// Rules in the configuration are watched; the rest of it is read again when that is asked for.
+#[test]
+fn a_changed_configuration_is_put_in_force_while_apps_go_on() {
+    let plan = LabPlan {
+        regions: vec![RegionPlan::new("uk", 1), RegionPlan::new("fr", 2)],
+        client_rp_filter: 1,
+    };
+    let rule = |region: &str| format!("[[rule]]\nuid = 1001\nto = \"{region}\"\n");
+    let Some(lab) = Lab::start(plan, &rule("uk"), "apply = \"none\"") else {
+        return;
+    };
+    lab.rule("--uid 1002 --to fr");
+    let client = lab.lab.client();
+    let _daemon = lab.daemon();
+    let good = fs::read_to_string(lab.site.path("multi-region.toml")).expect("it");
+    let write = |text: &str| lab.site.write("multi-region.toml", text);
+    let until = |what: &str, test: &dyn Fn() -> bool| {
+        let end = Instant::now() + Duration::from_secs(10);
+        while !test() {
+            assert!(Instant::now() < end, "{what}: {}", lab.site.status(client));
+            thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let reload = || {
+        let command = lab
+            .site
+            .command(&["reload", "--control", "multi-region.sock"]);
+        client
+            .output(command, Duration::from_secs(10))
+            .expect("the program")
+    };
+    nothing_direct(&lab, || {
+        lab.only(1001, "uk", "http4");
+        let mut kept = lab.asking(1002);
+        assert_eq!(kept.ask(), "fr");
+
+        let mut fresh = lab.asking(1001);
+        write(&good.replace(&rule("uk"), &rule("fr")));
+        let end = Instant::now() + Duration::from_secs(10);
+        while fresh.ask() != "fr" {
+            assert!(Instant::now() < end, "the rule does not count");
+        }
+        // What makes no sense changes nothing and is told.
+        write(&good.replace(&rule("uk"), "[[rule]]\nto = 3\n"));
+        until("the error", &|| {
+            let error = lab.site.status(client)["rules"]["error"].clone();
+            error
+                .as_str()
+                .is_some_and(|e| e.contains("[[rule]] number 1"))
+        });
+        assert_eq!(fresh.ask(), "fr");
+        let refused = reload();
+        assert_eq!(refused.status.code(), Some(2), "{}", refused.stderr);
+        assert!(
+            refused.stderr.contains("[[rule]] number 1"),
+            "{}",
+            refused.stderr
+        );
+
+        // A group, a default and a time: the last one needs a restart.
+        let group = "[group.eu]\nmembers = [\"fr\", \"uk\"]\n[timeouts]\nudp = \"4m\"\n";
+        let changed = good.replace(&rule("uk"), &rule("eu"));
+        write(&format!("default = \"uk\"\n{changed}{group}"));
+        let done = reload();
+        assert!(done.status.success(), "{}", done.stderr);
+        for line in [
+            "in force: default",
+            "in force: group.eu.members",
+            "after a restart: timeouts.udp",
+        ] {
+            assert!(done.stdout.contains(line), "{line}: {}", done.stdout);
+        }
+        until("the default", &|| lab.run(NO_RULE, "http4") == ["http4 uk"]);
+        let told = lab
+            .site
+            .ask(client, "explain --uid 1001 --dst 203.0.113.10:80");
+        assert_eq!(
+            (&told["group"], &told["tunnel"]),
+            (&"eu".into(), &"fr".into())
+        );
+        assert_eq!(told["rule"], "file-rule#1", "{told}");
+        lab.only(1001, "fr", "http4");
+
+        // A tunnel that rules name cannot go, and nothing goes half way.
+        let (before, after) = changed.split_once("[tunnel.fr]").expect("it");
+        let rest = after.split_once("\n[").map_or("", |(_, rest)| rest);
+        let rest = match rest {
+            "" => String::new(),
+            rest => format!("[{rest}"),
+        };
+        write(&format!("{before}{rest}").replace(&rule("eu"), &rule("uk")));
+        let refused = reload();
+        assert_eq!(refused.status.code(), Some(2), "{}", refused.stdout);
+        assert!(refused.stderr.contains("fr"), "{}", refused.stderr);
+        lab.only(1002, "fr", "http4");
+        let remove = ["rule", "remove", "--rules", "rules.db", "--uid", "1002"];
+        let removed = client.output(lab.site.command(&remove), Duration::from_secs(10));
+        assert!(removed.expect("the program").status.success());
+        let done = reload();
+        assert!(
+            done.stdout.contains("in force: tunnel.fr.wireguard"),
+            "{}",
+            done.stdout
+        );
+        let status = lab.site.status(client);
+        assert!(status["tunnels"]["fr"].is_null(), "{status}");
+        assert!(status["groups"]["eu"].is_null(), "{status}");
+        lab.only(1001, "uk", "http4");
+        lab.gets_nothing(NO_RULE);
+
+        // And comes back.
+        write(&good.replace(&rule("uk"), &rule("fr")));
+        assert!(reload().status.success());
+        until("the tunnel", &|| lab.run(1001, "http4") == ["http4 fr"]);
+    });
+}

@@ -3,10 +3,10 @@
 mod bounds;
 mod dns;
 mod group;
+mod tunnel;
 mod value;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::de::IgnoredAny;
@@ -18,7 +18,7 @@ use crate::error::Error;
 use bounds::{Hold, Limits, Timeouts};
 pub(crate) use dns::{ApplyDns, Dns};
 pub(crate) use group::Group;
-use value::Count;
+pub(crate) use tunnel::Tunnel;
 
 /// Names a rule or `default` uses for something that is not a tunnel.
 const RESERVED: [&str; 2] = ["direct", "block"];
@@ -36,6 +36,13 @@ pub(crate) struct Config {
     /// What happens to traffic no rule matches: `block` (default), the name of a tunnel or group.
     #[serde(default = "block")]
     pub(crate) default: String,
+    /// Whether there is a way past the tunnels: `auto` (default) if a rule or the default of the
+    /// start asks for it, `always`, or `never`.
+    #[serde(default)]
+    pub(crate) direct: Direct,
+    /// Whether the packet filter drops what the capture cannot stop. Default no.
+    #[serde(default)]
+    pub(crate) lockdown: bool,
     /// `block` (default): after the daemon ends, captured traffic keeps failing closed.
     /// `open`: SIGINT and SIGTERM undo everything.
     #[serde(default)]
@@ -89,6 +96,15 @@ pub(crate) enum OnExit {
     Open,
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Direct {
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
 /// `[interface]`
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -119,20 +135,6 @@ impl Default for Control {
             socket: PathBuf::from("multi-region.sock"),
         }
     }
-}
-
-/// `[tunnel.NAME]`
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Tunnel {
-    /// The provider's wg-quick file.
-    pub(crate) wireguard: PathBuf,
-    /// Resolvers in place of those of the file.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) dns: Option<Vec<IpAddr>>,
-    /// Largest IP packet inside the tunnel, in place of the file's.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) mtu: Option<Count<576, 65_535>>,
 }
 
 fn is_folder(path: &Path) -> bool {
@@ -227,6 +229,11 @@ impl Config {
         if self.group.len() > MAX_GROUPS {
             return wrong("group".to_owned(), format!("more than {MAX_GROUPS} groups"));
         }
+        for (name, tunnel) in &self.tunnel {
+            if let Some((key, problem)) = tunnel.problem() {
+                return wrong(format!("tunnel.{name}.{key}"), problem);
+            }
+        }
         for (name, group) in &self.group {
             if self.tunnel.contains_key(name) {
                 let problem = "a tunnel has this name; choose another".to_owned();
@@ -246,18 +253,20 @@ impl Config {
         }
         match self.default.as_str() {
             "block" => {}
-            "direct" => {
+            "direct" if self.direct == Direct::Never => {
                 return wrong(
                     "default".to_owned(),
-                    "\"direct\" is not available yet; use \"block\", a tunnel or a group"
-                        .to_owned(),
+                    "\"direct\" is not available: the key direct says never".to_owned(),
                 );
             }
+            "direct" => {}
             name if self.tunnel.contains_key(name) || self.group.contains_key(name) => {}
             name => {
                 return wrong(
                     "default".to_owned(),
-                    format!("\"{name}\" is neither \"block\" nor a tunnel or group of this file"),
+                    format!(
+                        "\"{name}\" is not \"block\", not \"direct\" and no tunnel or group of this file"
+                    ),
                 );
             }
         }
