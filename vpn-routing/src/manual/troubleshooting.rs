@@ -14,9 +14,9 @@
 //! | `blocked_by_rule` | a rule says block, or cannot be carried out | `explain` names the rule; see its problems |
 //! | `blocked_by_default` | no rule matched | add a rule, or another default |
 //! | `no_such_tunnel` | the rule names a tunnel that is not there | add the tunnel, or correct the rule |
-//! | `owner_unknown` | nobody has this socket, or several users do | a program that ended; a shared or raw socket; rules that name no owner do not ask |
+//! | `owner_unknown` | nobody has this socket, or several users do | a program that ended; a shared or raw socket; `EngineHandle::explain_flow` shows which sockets; rules that name no owner do not ask |
 //! | `owner_timeout` | the owner was not found in time | a slow resolver: see `hold.owner` |
-//! | `hold_full` | more waits than may | slow owners or a tunnel that connects: see `hold` |
+//! | `hold_full` | more waits than may | counted beside the tunnel it was to wait for, if that was known; slow owners, or an app that floods a tunnel that connects: see the shares in `hold` |
 //! | `tunnel_connecting` | the tunnel did not come up in time | the tunnel's state; `hold.connecting` |
 //! | `tunnel_down` | the tunnel is down; nothing goes elsewhere | the cause is in the tunnel's state |
 //! | `family_not_carried` | the tunnel has no address of this family | a provider without IPv6: apps fall back to IPv4 |

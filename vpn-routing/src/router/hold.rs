@@ -100,6 +100,14 @@ impl Hold {
         self.flows.contains_key(flow)
     }
 
+    /// The tunnel that a flow waits for, if it is one.
+    pub(super) fn tunnel_of(&self, flow: &FlowKey) -> Option<TunnelId> {
+        match self.flows.get(flow)?.awaits {
+            Awaits::Tunnel(tunnel, _) => Some(tunnel),
+            Awaits::Owner(_) => None,
+        }
+    }
+
     /// Appends a packet to a flow that waits already. `false` if a bound is reached.
     pub(super) fn append(&mut self, came: Stamp, flow: &FlowKey, packet: &Packet) -> bool {
         let Some(held) = self.flows.get_mut(flow) else {

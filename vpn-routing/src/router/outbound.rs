@@ -57,7 +57,8 @@ impl Router {
         if !self.hold.is_empty() && self.hold.contains(&parsed.flow) {
             // Behind its predecessors, whatever this packet alone would get.
             if !self.hold.append(now, &parsed.flow, &packet) {
-                self.count_drop(None, DropReason::HoldFull, 1);
+                let tunnel = self.hold.tunnel_of(&parsed.flow);
+                self.count_drop(tunnel, DropReason::HoldFull, 1);
             }
             return Some(packet);
         }
@@ -124,7 +125,9 @@ impl Router {
                         if question.is_some() {
                             self.forget_doubtful(&flow);
                         }
-                        self.count_drop(None, DropReason::HoldFull, 1);
+                        // What others let wait must not keep it asleep.
+                        self.wake(tunnel);
+                        self.count_drop(tunnel, DropReason::HoldFull, 1);
                     }
                 }
             }

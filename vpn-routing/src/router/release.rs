@@ -85,7 +85,8 @@ impl Router {
             // The first of them may have to wait for something else: the rest follows it.
             if self.hold.contains(&parsed.flow) {
                 if !self.hold.append(came, &parsed.flow, &packet) {
-                    self.count_drop(None, DropReason::HoldFull, 1);
+                    let tunnel = self.hold.tunnel_of(&parsed.flow);
+                    self.count_drop(tunnel, DropReason::HoldFull, 1);
                 }
                 continue;
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use vpn_core::{DropReason, Protocol, TransportState};
 
 use super::world::{SITE, World, udp};
-use crate::router::{HoldLimits, RouterConfig};
+use crate::router::{HoldLimits, HoldQuota, RouterConfig};
 
 const THREE: &[(&str, &[&str])] = &[
     ("uk", &["10.5.0.2/32"]),
@@ -68,6 +68,12 @@ fn a_connecting_tunnel_that_is_flooded_takes_nothing_from_the_others() {
             }
         }
         let full = world.drops(DropReason::HoldFull);
+        // Each is told beside the tunnel that it waited for.
+        let tunnels = world.router.status().tunnels;
+        let told = tunnels
+            .iter()
+            .map(|t| t.counters.drops.get(DropReason::HoldFull));
+        assert_eq!(told.collect::<Vec<_>>(), [full, 0, 0]);
         world.up("uk", &["10.5.0.2/32"], &[]);
         let waited = world.sent("uk");
         // Who waits for the same tunnel and does not flood it waits no longer for that.
@@ -146,4 +152,32 @@ fn nothing_is_held_where_nothing_may_be() {
     world.send([one]);
     assert_eq!(world.drops(DropReason::HoldFull), 1);
     assert!(world.asked.is_empty());
+}
+
+/// Its packet found no room, and it slept on, until there was some.
+#[test]
+fn a_sleeping_tunnel_is_woken_though_others_let_too_much_wait() {
+    let one = HoldQuota {
+        flows: 1,
+        bytes: 100,
+    };
+    let config = RouterConfig {
+        hold: HoldLimits {
+            flows: 2,
+            unknown_owner: one,
+            ..HoldLimits::default()
+        },
+        ..RouterConfig::default()
+    };
+    let mut world = World::with_config(config, THREE);
+    world.rule(1, "uk");
+    world.rule(3, "us");
+    world.state("uk", TransportState::Connecting);
+    world.state("us", TransportState::Dormant);
+    let first = packet(&mut world, 1, 1000, 7, b"");
+    world.send([first]);
+    let second = packet(&mut world, 3, 3000, 7, b"");
+    world.send([second]);
+    assert_eq!(world.drops(DropReason::HoldFull), 1);
+    assert_eq!(world.woken, [world.id("us")]);
 }
