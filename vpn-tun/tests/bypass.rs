@@ -6,10 +6,14 @@ mod common;
 
 use std::net::{IpAddr, SocketAddr};
 
+use common::site::{PATIENCE, site};
 use common::{Result, in_namespace, lookup};
 use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
 use vpn_core::rule::PortRange;
-use vpn_core::{Bypass, InterfacePlan, Protocol, TunDevice, Way};
+use vpn_core::testing::build;
+use vpn_core::{
+    Bypass, DropCounters, InterfacePlan, Packet, PacketBatch, Protocol, TunDevice, Way,
+};
 use vpn_tun::apply::DEFAULT_MARK;
 use vpn_tun::{Applier, CaptureConfig, LinuxTun, OnExit, TunConfig};
 
@@ -150,6 +154,68 @@ fn nothing_of_it_stays() {
         drop(applier);
         Applier::remove_leftovers(&CaptureConfig::default(), None).await?;
         assert_eq!(count().await?, before);
+        Ok(())
+    });
+}
+
+/// What comes out of the device for a machine behind this one goes there, not in again.
+#[test]
+fn answers_to_forwarded_traffic_get_where_they_belong() {
+    in_namespace(|| async {
+        let netlink = common::netlink();
+        common::uplink(&netlink).await?;
+        for path in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+            std::fs::write(format!("/proc/sys/net/{path}"), "1")?;
+        }
+        let pair = rtnetlink::LinkVeth::new("lan0", "lan1").build();
+        netlink.link().add(pair).execute().await?;
+        for name in ["lan0", "lan1"] {
+            common::link_up(&netlink, common::index(&netlink, name).await?).await?;
+        }
+        let lan = common::index(&netlink, "lan0").await?;
+        for (net, behind) in [
+            ("198.51.100.1/24", "198.51.100.9"),
+            ("2001:db8:a::1/64", "2001:db8:a::9"),
+        ] {
+            let net: ipnet::IpNet = net.parse()?;
+            let address = netlink.address().add(lan, net.addr(), net.prefix_len());
+            address.execute().await?;
+            let entry = netlink.neighbours().add(lan, behind.parse()?);
+            entry
+                .link_layer_address(&[2, 0, 0, 0, 0, 9])
+                .execute()
+                .await?;
+        }
+        let protocol = SocketProtocol::from(i32::from(3u16.to_be()));
+        let frames = Socket::new(Domain::PACKET, Type::RAW, Some(protocol))?;
+        frames.set_nonblocking(true)?;
+        let (tun, mut applier) = captured().await?;
+        applier.apply(&plan(Vec::new())).await?;
+        let remote: [IpAddr; 2] = [site(true), site(false)];
+        let behind: [IpAddr; 2] = ["198.51.100.9".parse()?, "2001:db8:a::9".parse()?];
+        for (from, to) in remote.into_iter().zip(behind) {
+            let answer = build::udp((from, 80), (to, 4000), b"an answer");
+            let start = std::time::Instant::now();
+            let mut arrived = false;
+            while !arrived {
+                let mut batch = PacketBatch::new(1, 2000);
+                batch.push(Packet::from_slice(&answer)).unwrap();
+                tun.try_send(&mut batch, &mut DropCounters::default())?;
+                let mut frame = [0; 2048];
+                while let Ok(length) = std::io::Read::read(&mut &frames, &mut frame) {
+                    // On Ethernet, with one hop less.
+                    let hops = if to.is_ipv4() { 22 } else { 21 };
+                    let text = frame[..length].windows(9).any(|w| w == b"an answer");
+                    arrived |= text && frame[hops] == 63;
+                }
+                assert!(start.elapsed() < PATIENCE, "{to}");
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        }
+        let mut batch = PacketBatch::new(64, 2000);
+        tun.try_recv(&mut batch, &mut DropCounters::default())?;
+        let again = |p: &Packet| p.bytes().windows(9).any(|w| w == b"an answer");
+        assert!(!batch.packets().iter().any(again), "in again");
         Ok(())
     });
 }

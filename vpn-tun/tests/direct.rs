@@ -84,9 +84,12 @@ async fn works(direct: &DirectTransport, v4: bool) -> Result<()> {
     .await
 }
 
-async fn captured() -> Result<(LinuxTun, Applier)> {
+async fn captured(lockdown: bool) -> Result<(LinuxTun, Applier)> {
     let tun = LinuxTun::create(TunConfig::named("vpn0".parse()?))?;
-    let mut applier = Applier::new(tun.name(), Some(CaptureConfig::default()))?;
+    let mut applier = Applier::new(
+        tun.name(),
+        Some(CaptureConfig::default().lockdown(lockdown)),
+    )?;
     applier.engage().await?;
     let plan = InterfacePlan {
         addresses: ["10.5.0.2/16".parse()?, "fd00:5::2/64".parse()?].into(),
@@ -128,13 +131,13 @@ fn system() -> String {
 #[test]
 fn direct_reaches_the_uplink_and_comes_back_and_leaves_nothing_behind() {
     in_namespace(|| async {
-        for filter in ["0", "1", "2"] {
+        for (filter, lockdown) in [("0", false), ("1", true), ("2", false)] {
             let netlink = common::netlink();
             let site = Site::new(&netlink).await?;
             for conf in ["all", "up0", "default"] {
                 fs::write(format!("/proc/sys/net/ipv4/conf/{conf}/rp_filter"), filter)?;
             }
-            let (tun, mut applier) = captured().await?;
+            let (tun, mut applier) = captured(lockdown).await?;
             let before = system();
             let direct = DirectTransport::open(config()).await?;
             let TransportState::Up(assigned) = direct.state().get() else {
