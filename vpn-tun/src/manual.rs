@@ -36,8 +36,12 @@
 //!
 //! ```text
 //! 0:      from all lookup local
+//! 9480:   from all iif vpn0 lookup main
+//! 9481:   from all iif vpn0 blackhole
+//! 9488:   from all to 192.0.2.0/24 goto 10002
 //! 10000:  not from all fwmark 0x76706e31 lookup 30320
 //! 10001:  not from all fwmark 0x76706e31 blackhole
+//! 10002:  from all nop
 //! 32766:  from all lookup main
 //!
 //! default dev vpn0 metric 100
@@ -47,6 +51,11 @@
 //! * An unmarked packet to another machine finds the device, or the blackhole when there is none.
 //! * A marked packet does not match the rule, and goes where it would have gone before.
 //! * Packets to the machine's own addresses are found in `local` first.
+//! * What comes out of the device for another machine (the answer to a container) is routed by the
+//!   main table, and never into the device again.
+//! * Between 9488 and 9999 stands the plan's bypass list: what need not enter the device. When it
+//!   changes, entries that lead around are removed first and added last; live flows that go around
+//!   may lose a packet to the device meanwhile.
 //! * There is no moment in between: blackhole, rule and device route are added in this order, and a
 //!   restart replaces each in place.
 //! * The device's subnets have no route in the main table, so a tunnel whose endpoint lies in such
@@ -69,8 +78,43 @@
 //! # fn main() {}
 //! ```
 //!
-//! By hand: `for p in 10000 10001; do ip rule del priority $p; ip -6 rule del priority $p; done; ip route flush table 30320;
-//! ip -6 route flush table 30320`.
+//! What the bypass list let around before the crash goes around until then: rules stay, and nobody is
+//! there to take them back.
+//!
+//! By hand: `ip rule flush protocol 118; ip -6 rule flush protocol 118; ip route flush table 30320;
+//! ip -6 route flush table 30320; nft delete table inet vpn_tun_guard_30320; nft delete table arp
+//! vpn_tun_guard_30320; nft delete table inet vpn_tun_direct_30320`.
+//!
+//! # Lockdown
+//!
+//! Routes decide for who asks them. [`CaptureConfig::lockdown`](crate::CaptureConfig::lockdown) has the
+//! packet filter drop whatever leaves by another way than ours: apps that bind to the uplink, rules
+//! and routes that others put before the capture, forwarding around. Let out are marked packets,
+//! loopback, the device, neighbour discovery, a DHCP client, and the bypass list. It goes with
+//! `disengage(OnExit::Open)` and with `remove_leftovers`, not with the process. Frames that a bridge
+//! forwards are dropped too where `bridge-nf-call-iptables` is on.
+//!
+//! # Direct
+//!
+//! ```no_run
+//! # #[cfg(target_os = "linux")]
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use vpn_tun::{CaptureConfig, DirectConfig, DirectTransport, Journal, MarkedUnderlay};
+//! let capture = CaptureConfig::default();
+//! let underlay = MarkedUnderlay::new(capture.mark);
+//! let config = DirectConfig::beside(&"vpn0".parse()?, capture)
+//!     .dns(underlay.servers().to_vec())
+//!     .journal(Journal::open("/run/my-vpn.journal")?);
+//! // A tunnel like the others: hand it to the engine under the name that rules call "direct".
+//! let direct = DirectTransport::open(config).await?;
+//! # Ok(())
+//! # }
+//! # fn main() {}
+//! ```
+//!
+//! The kernel forwards and masquerades its packets; see [`crate::direct`] for what that changes.
+//! Resolvers that are the machine itself (127.0.0.53) cannot be reached through it: name the ones
+//! they ask.
 //!
 //! # Tuning
 //!
@@ -86,7 +130,9 @@
 //! * A program that binds to the uplink (`SO_BINDTODEVICE`) gets no IPv6 route: that is what
 //!   the second rule is for. By IPv4 the kernel
 //!   takes any destination for a neighbour on that link when the lookup fails: real neighbours, and
-//!   what a router answers ARP for, are reached. Only a packet filter stops that.
+//!   what a router answers ARP for, are reached. `lockdown` stops that.
+//! * A firewall that flushes the whole ruleset when it reloads removes lockdown, the guard and the
+//!   masquerading of `direct`. Let it flush its own tables only.
 //! * Answers to connections *from* the network (an SSH session over the uplink) are unmarked and
 //!   enter the device. Reach the machine through a tunnel, or mark the server's sockets.
 //! * Link-local IPv6 and unicast DHCP renewals are captured as everything else; DHCP clients fall
@@ -99,6 +145,8 @@
 //! | `no permission for /dev/net/tun` | root, or `setcap cap_net_admin+ep` on the program |
 //! | `routing table … holds routes of another program` | choose another table |
 //! | tunnels never connect, their packets leave and answers arrive | strict reverse-path filtering: `engage` loosens it; look whether something set `net.ipv4.conf.all.rp_filter` back to 1 |
+//! | `the program nft is missing` | install nftables; a build of it without JSON is refused as well |
+//! | `direct` is up, and nothing comes back | a firewall that drops forwarded packets: let it accept `iifname vpn0d` and answers to it |
 //! | `EINVAL` or "Invalid argument" when an app connects | the blackhole: the device is gone or down |
 //! | IPv6 fails, IPv4 works | MTU below 1280, or `disable_ipv6` on the device: IPv6 is then blocked |
 //! | every app asks the same resolver | systemd-resolved asks for all of them; DNS per app needs it out of the way |
