@@ -18,6 +18,7 @@
 //! | `owner_timeout` | the owner was not found in time | a slow resolver: see `hold.owner` |
 //! | `hold_full` | more waits than may | counted beside the tunnel it was to wait for, if that was known; slow owners, or an app that floods a tunnel that connects: see the shares in `hold` |
 //! | `tunnel_connecting` | the tunnel did not come up in time | the tunnel's state; `hold.connecting` |
+//! | `flow_ended` | a connection was ended because its way changed, as its rule asks | nothing: both ends were told, or its app gives up |
 //! | `tunnel_down` | the tunnel is down; nothing goes elsewhere | the cause is in the tunnel's state |
 //! | `family_not_carried` | the tunnel has no address of this family | a provider without IPv6: apps fall back to IPv4 |
 //! | `no_resolver` | the tunnel has no resolver of this family | give it one, or announce the other family only |
@@ -51,4 +52,5 @@
 //!
 //! # An app keeps its old tunnel after a rule changed
 //!
-//! A live TCP connection does: see [`writing_rules`](super::writing_rules).
+//! A live TCP connection does, unless its rule says [`OnChange::Reset`](vpn_core::OnChange::Reset):
+//! see [`writing_rules`](super::writing_rules).

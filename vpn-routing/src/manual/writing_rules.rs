@@ -42,7 +42,11 @@
 //! | other tunnel, anything else (UDP, echo, a TCP handshake) | moves, as a new flow |
 //! | its owner matters now and was never asked | is held until the owner is known |
 //!
-//! To move live TCP connections too, close them in the app, or block the app for a moment.
+//! To move live TCP connections too, give the rule
+//! [`OnChange::Reset`](vpn_core::OnChange::Reset): app and server get a RST at once, and the app
+//! connects anew by the new way. With [`OnChange::Drop`](vpn_core::OnChange::Drop) they go nowhere
+//! instead, until the app gives up. The same counts when the choice of a group changes, or a
+//! fallback takes over.
 //!
 //! # A rule that cannot be carried out
 //!
