@@ -369,6 +369,10 @@ fn targets_of(rule: &Rule, names: &dyn Names) -> Result<(Target, Option<Target>)
         OnDown::Direct => Some(direct(rule, names)?),
         _ => return unsupported("what it does while its tunnel is down"),
     };
+    if on_down == Some(target) {
+        let problem = RuleError::FallbackLoop { rule: rule.id };
+        return Err((DropReason::BlockedByRule, problem));
+    }
     Ok((target, on_down))
 }
 

@@ -50,6 +50,12 @@ pub enum RuleError {
         /// What is wrong with them.
         what: &'static str,
     },
+    /// The rule falls back to what it leads to anyway. Name another tunnel or group, or block.
+    #[error("{rule}: it falls back to itself; name another tunnel or group, or block")]
+    FallbackLoop {
+        /// The rule.
+        rule: RuleId,
+    },
     /// The rule asks for something this version does not know. Update, or rewrite the rule.
     #[error("{rule}: {what} is not known to this version; update it or rewrite the rule")]
     Unsupported {

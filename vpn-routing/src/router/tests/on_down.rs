@@ -132,3 +132,12 @@ fn a_connection_of_a_tunnel_that_is_down_is_not_ended_for_nothing() {
     world.send([ack]);
     assert_eq!(world.sent("uk").len(), 1);
 }
+
+/// It would look like a way out, and be none.
+#[test]
+fn a_rule_that_falls_back_to_itself_is_a_problem_and_blocks() {
+    let mut world = world(fallback("uk"));
+    world.send([datagram()]);
+    assert!(world.sent("uk").is_empty());
+    assert_eq!(world.drops(DropReason::BlockedByRule), 1);
+}
