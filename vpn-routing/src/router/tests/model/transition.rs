@@ -243,7 +243,8 @@ fn short() -> impl Strategy<Value = Short> {
         v6: what.1,
         domain: what.2,
         lead: then.0,
-        fallback: then.1,
+        // A rule that falls back to itself is a load error.
+        fallback: then.1.filter(|tunnel| then.0 != Lead::Tunnel(*tunnel)),
         change: then.2,
     })
 }
