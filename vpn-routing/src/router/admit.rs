@@ -96,9 +96,6 @@ impl Router {
         {
             return Err(DropReason::Unsolicited);
         }
-        let local = self
-            .device_address(tunnel, received.dst())
-            .ok_or(DropReason::Unsolicited)?;
         let admitted = self
             .rules
             .inbound()
@@ -108,6 +105,9 @@ impl Router {
                 received.dst_port(),
                 received.src(),
             )
+            .ok_or(DropReason::Unsolicited)?;
+        let local = self
+            .device_address(tunnel, received.dst())
             .ok_or(DropReason::Unsolicited)?;
         let remote = self
             .local_address(tunnel, received.src())

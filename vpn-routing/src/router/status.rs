@@ -12,6 +12,7 @@ use super::dns::DnsCounters;
 use super::resolve::Way;
 use super::{Router, SWEEP_INTERVAL};
 use crate::alloc::Placement;
+use crate::conn::Origin;
 use crate::group::{GroupStatus, Reason};
 use crate::rules::RuleStats;
 
@@ -110,8 +111,11 @@ pub struct FlowStatus {
     pub tunnel: TunnelId,
     /// Whose; `None` if no rule asked.
     pub owner: Option<Owner>,
-    /// The rule that decided; `None` for the default action.
+    /// The rule that decided; `None` for the default action. An inbound rule if it began behind
+    /// the tunnel.
     pub rule: Option<RuleId>,
+    /// Who began it.
+    pub origin: Origin,
 }
 
 /// A whole report.
@@ -243,6 +247,7 @@ impl Router {
             tunnel: conn.tunnel,
             owner: self.owners.get(conn.owner).cloned(),
             rule: conn.rule,
+            origin: conn.origin,
         };
         self.conns.iter().take(limit).map(status).collect()
     }

@@ -134,6 +134,10 @@ fn steered_twins_are_told_apart() {
     );
     let back = udp(("10.64.0.2", 53), ("10.5.0.2", 5353), &message);
     assert_eq!(world.delivered(), [back]);
+    for _ in 0..400 {
+        world.advance(Duration::from_secs(1));
+    }
+    assert!(world.router.nat.is_empty(), "neither keeps a mapping");
 }
 
 fn gre(src: &str, dst: &str) -> Vec<u8> {
