@@ -16,6 +16,10 @@
 //! the kernel does not say what they are bound to, so they all count. (In a VRF a socket is bound
 //! to the VRF instead of the interface: not supported, such flows are nobody's.)
 //!
+//! One connection is not told from another: Linux lets a socket connect with the four-tuple of one
+//! that is bound to an interface, if both share the port, and the exact query then names the newer
+//! one. To see both would take a walk over all connections.
+//!
 //! The user is that of the socket: a program that hands an open socket to another one speaks for
 //! its own user (systemd does that with sockets it listens on).
 //!
