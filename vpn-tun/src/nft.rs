@@ -113,7 +113,8 @@ pub(crate) fn set(elements: Vec<Value>) -> Value {
 /// Runs commands as one transaction.
 pub(crate) async fn run(commands: Vec<Value>) -> Result<(), NftError> {
     let ruleset = json!({"nftables": commands}).to_string();
-    let mut child = spawn()?;
+    let folders = FOLDERS.iter().map(|folder| format!("{folder}/nft"));
+    let mut child = spawn(std::iter::once("nft".to_owned()).chain(folders))?;
     let feeding = async {
         if let Some(mut stdin) = child.stdin.take() {
             // A program that does not read to the end says why, below.
@@ -136,9 +137,7 @@ pub(crate) async fn run(commands: Vec<Value>) -> Result<(), NftError> {
 }
 
 /// The child is forked from this thread, and so works in its network namespace.
-fn spawn() -> Result<tokio::process::Child, NftError> {
-    let names = std::iter::once("nft".to_owned())
-        .chain(FOLDERS.iter().map(|folder| format!("{folder}/nft")));
+fn spawn(names: impl Iterator<Item = String>) -> Result<tokio::process::Child, NftError> {
     for name in names {
         let child = Command::new(name)
             .args(["-j", "-f", "-"])
@@ -154,4 +153,23 @@ fn spawn() -> Result<tokio::process::Child, NftError> {
         }
     }
     Err(NftError::Missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_missing_program_and_a_refusal_are_told_apart() {
+        let nowhere = ["no-such-nft", "/nonexistent/nft"].map(str::to_owned);
+        let error = spawn(nowhere.into_iter()).map(std::mem::drop).unwrap_err();
+        assert!(matches!(error, NftError::Missing), "{error}");
+        assert!(error.to_string().contains("install nftables"));
+        // Nothing that any system could do.
+        match run(vec![json!({"add": {"nonsense": {}}})]).await {
+            Err(NftError::Refused(complaint)) => assert!(!complaint.is_empty()),
+            Err(NftError::Missing) => {}
+            other => panic!("{other:?}"),
+        }
+    }
 }

@@ -96,3 +96,53 @@ fn interfaces() -> impl Iterator<Item = String> {
         .flatten()
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sched::{CloneFlags, unshare};
+
+    /// As on a kernel that forwards IPv6 everywhere or nowhere (before 6.17).
+    #[test]
+    fn without_forwarding_by_interface_all_forward_and_still_listen_to_routers() {
+        let test = || {
+            if unshare(CloneFlags::CLONE_NEWNET).is_err() {
+                println!("SKIPPED: no network namespace of our own; run as root");
+                return;
+            }
+            let value = |path: &str| sysctl::read(&format!("{FOLDER}{path}")).unwrap();
+            let seen = || {
+                [
+                    "ipv4/conf/lo/forwarding",
+                    "ipv6/conf/all/forwarding",
+                    "ipv6/conf/lo/forwarding",
+                    "ipv6/conf/lo/accept_ra",
+                ]
+                .map(value)
+            };
+            let before = seen();
+            assert_eq!(before, ["0", "0", "0", "1"]);
+            let uplink = Uplink {
+                interfaces: ["lo".to_owned()].into(),
+                ..Uplink::default()
+            };
+            let mut forwarding = Forwarding {
+                narrow: false,
+                ..Forwarding::new(None)
+            };
+            let needed = forwarding.needed(&uplink);
+            assert!(needed.v6_everywhere && needed.v6.is_empty() && needed.v4.contains("lo"));
+            let ours = "vpn0d".parse().unwrap();
+            forwarding.open(&ours, &needed).unwrap();
+            assert_eq!(seen(), ["1", "1", "1", "2"]);
+            assert_eq!(
+                forwarding.needed(&uplink),
+                needed,
+                "it is ours as long as it is open"
+            );
+            forwarding.close().unwrap();
+            assert_eq!(seen(), before);
+        };
+        std::thread::spawn(test).join().unwrap();
+    }
+}

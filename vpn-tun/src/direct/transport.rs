@@ -216,9 +216,10 @@ impl Keeper {
         let needed = self.forwarding.needed(&uplink);
         if self.opened.as_ref() != Some(&needed) {
             nft::run(table::commands(&self.config, &needed)).await?;
-            self.forwarding.open(&self.config.interface, &needed)?;
-            self.opened = Some(needed);
         }
+        // Each time: who sets `ip_forward` sets that of every interface.
+        self.forwarding.open(&self.config.interface, &needed)?;
+        self.opened = Some(needed);
         let mtu = self.config.mtu.or(uplink.mtu).unwrap_or(USUAL_MTU);
         let mtu = mtu.max(MIN_MTU);
         if mtu != self.tun.capabilities().mtu {
