@@ -160,6 +160,7 @@ async fn open_direct(
 ) -> Result<(), Error> {
     let transport = direct::open(config, asked_by).await?;
     let id = prepared.engine.add_tunnel(direct::NAME, transport)?;
+    prepared.engine.set_tunnel_options(id, direct::options());
     prepared.policy.change(|known| known.direct = Some(id));
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use vpn_core::{Action, OnDown, RuleSnapshot, TunnelTransport};
+use vpn_routing::router::TunnelOptions;
 use vpn_tun::{DirectConfig, DirectError, DirectTransport};
 
 use crate::error::Error;
@@ -17,6 +18,14 @@ pub(crate) fn asked_by(rules: &RuleSnapshot) -> Option<String> {
     let mut rules = rules.rules.iter();
     let rule = rules.find(|rule| direct(&rule.action, &rule.on_down))?;
     Some(rule.to_string())
+}
+
+/// What the router is told of it: the system routes its addresses, so they are on its own
+/// interface only.
+pub(crate) fn options() -> TunnelOptions {
+    let mut options = TunnelOptions::default();
+    options.off_device = true;
+    options
 }
 
 /// Opens it, for whoever asked: a rule, or the default.

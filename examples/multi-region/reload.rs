@@ -125,6 +125,9 @@ impl Reload {
         {
             let transport = direct::open(self.direct.clone(), &asked_by).await?;
             let id = self.engine.add_tunnel(direct::NAME, transport).await?;
+            self.engine
+                .set_tunnel_options(id, direct::options())
+                .await?;
             self.policy.change(|known| known.direct = Some(id));
         }
         self.apply(&loaded, &applied).await?;

@@ -180,6 +180,8 @@ pub struct Allocator {
     priorities: BTreeMap<TunnelId, u32>,
     /// Oldest first; few (one per subnet), so they are searched in order.
     groups: Vec<Group>,
+    /// Tunnels whose addresses the host must not take for its own.
+    off_device: BTreeSet<TunnelId>,
     /// Assigned address, and the subnet of its group.
     tunnels: BTreeMap<TunnelId, Vec<(IpNet, IpNet)>>,
 }
@@ -208,6 +210,17 @@ impl Allocator {
     /// Takes effect at the next admission or release in its subnets.
     pub fn set_priority(&mut self, tunnel: TunnelId, priority: u32) {
         self.priorities.insert(tunnel, priority);
+    }
+
+    /// Whether a tunnel's addresses stay off the device. Its packets then have the source of some
+    /// other address, and are always translated: for an address that the host itself routes, and
+    /// that would not be routed if it were its own. Default no.
+    pub fn keep_off_device(&mut self, tunnel: TunnelId, off: bool) {
+        if off {
+            self.off_device.insert(tunnel);
+        } else {
+            self.off_device.remove(&tunnel);
+        }
     }
 
     /// Admits a tunnel with the addresses it was assigned, or gives one that is admitted other
@@ -262,7 +275,7 @@ impl Allocator {
     /// The addresses that belong on the device, for
     /// [`InterfacePlan::addresses`](vpn_core::plan::InterfacePlan::addresses).
     pub fn plan_addresses(&self) -> BTreeSet<IpNet> {
-        self.groups.iter().map(|group| group.on_device).collect()
+        self.shown().map(|group| group.on_device).collect()
     }
 
     /// Where each address of a tunnel stands; empty if it is not admitted.
@@ -285,7 +298,13 @@ impl Allocator {
 
     /// Whether an address is on the device.
     pub fn is_on_device(&self, addr: IpAddr) -> bool {
-        self.groups.iter().any(|g| g.on_device.addr() == addr)
+        self.shown().any(|g| g.on_device.addr() == addr)
+    }
+
+    /// The subnets that are on the device.
+    fn shown(&self) -> impl Iterator<Item = &Group> {
+        let on = |group: &&Group| group.members.iter().any(|m| !self.off_device.contains(m));
+        self.groups.iter().filter(on)
     }
 
     /// The tunnels that are admitted, in order of their numbers.

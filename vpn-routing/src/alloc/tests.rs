@@ -385,3 +385,21 @@ proptest! {
         prop_assert!(a.plan_addresses().is_empty());
     }
 }
+
+/// The host routes such an address itself: as its own it would be delivered and not routed.
+#[test]
+fn a_tunnel_that_stays_off_the_device_brings_no_address() {
+    let (uk, direct) = (TunnelId::new(0), TunnelId::new(1));
+    let mut allocator = Allocator::new(Policy::First);
+    allocator.keep_off_device(direct, true);
+    let own: IpNet = "100.127.118.112/32".parse().unwrap();
+    assert!(!allocator.admit(direct, &[own]).plan_changed);
+    assert!(allocator.plan_addresses().is_empty() && !allocator.is_on_device(own.addr()));
+    let place = allocator.address_for(direct, Family::V4).unwrap();
+    assert_eq!(place.assigned, own);
+    // Another one that shares it has to be reachable.
+    assert!(allocator.admit(uk, &[own]).plan_changed);
+    assert!(allocator.release(uk).plan_changed);
+    allocator.keep_off_device(direct, false);
+    assert!(allocator.is_on_device(own.addr()));
+}

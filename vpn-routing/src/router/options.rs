@@ -18,6 +18,10 @@ pub struct TunnelOptions {
     /// Networks behind the tunnel that are reached under other addresses. Each local prefix is a
     /// route to this tunnel as well: it decides flows that no rule decides. Default none.
     pub prefix_maps: PrefixMaps,
+    /// Whether its addresses stay off the device, because the host routes them itself: as its own
+    /// it would deliver what is sent to them, and refuse what comes from them. Set it before the
+    /// tunnel is up. Default no.
+    pub off_device: bool,
 }
 
 impl Router {
@@ -32,6 +36,7 @@ impl Router {
         }
         let before = std::mem::replace(&mut slot.options, options);
         let maps = slot.options.prefix_maps.clone();
+        let off_device = slot.options.off_device;
         let changed = |c: &Conn| {
             let old = before.prefix_maps.to_remote(c.device.dst());
             let new = maps.to_remote(c.device.dst());
@@ -41,6 +46,8 @@ impl Router {
         self.conns
             .remove_where(&mut self.removed, |c| c.tunnel == tunnel && changed(c));
         self.release_removed();
+        self.allocator.keep_off_device(tunnel, off_device);
+        self.update_plan();
         self.ways_changed(now);
     }
 
