@@ -73,6 +73,16 @@ fn serve(underlay: Arc<dyn Underlay>) -> Result<(), Box<dyn std::error::Error>> 
 //! While down, the peer is approached at least every five seconds, with its name resolved anew and
 //! from a new port, so a healed path is back in less than ten.
 //!
+//! # On demand
+//!
+//! `WireGuardOptions::on_demand` makes a tunnel that is *dormant* at first: no
+//! socket, no handshake, no keepalive. The first packet wakes it, and waits until the handshake is
+//! done; after a while without packets the tunnel rests again and forgets its session. A tunnel with a
+//! peer that has no `Endpoint` never rests, for that peer could not find it.
+//!
+//! The time from handshake to response is the tunnel's round trip, smoothed; groups of tunnels
+//! choose by it.
+//!
 //! # Several peers
 //!
 //! The longest matching `AllowedIPs` prefix decides which peer a packet goes to, and only that
