@@ -17,6 +17,7 @@ fn map(world: &mut World, tunnel: &str, local: &str, remote: &str) {
     let map = PrefixMap::new(local.parse().unwrap(), remote.parse().unwrap()).unwrap();
     let options = TunnelOptions {
         prefix_maps: PrefixMaps::new(vec![map]).unwrap(),
+        ..TunnelOptions::default()
     };
     world
         .router
