@@ -148,6 +148,7 @@ fn direct_reaches_the_uplink_and_comes_back_and_leaves_nothing_behind() {
             for v4 in [true, false] {
                 works(&direct, v4).await?;
             }
+            site.caught_up(vpn_tun::apply::DEFAULT_MARK).await?;
             // The neighbour saw the uplink's addresses, not ours.
             assert_eq!(
                 site.seen(|f| f.get(26..30) == Some(&[100, 127, 118, 112])),

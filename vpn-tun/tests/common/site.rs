@@ -58,16 +58,20 @@ impl Site {
                 .build()
                 .unwrap();
             runtime.block_on(settle()).unwrap();
+            // All of it is there before anybody sends.
+            let packets = watcher();
+            let sockets = echo_sockets();
+            let listener = std::net::TcpListener::bind(("::", ECHO)).unwrap();
             let services = [
                 std::thread::spawn({
                     let stopped = stopped.clone();
-                    move || watch(&written, &stopped)
+                    move || watch(&packets, &written, &stopped)
                 }),
                 std::thread::spawn({
                     let stopped = stopped.clone();
-                    move || echo_udp(&stopped)
+                    move || echo_udp(&sockets, &stopped)
                 }),
-                std::thread::spawn(move || echo_tcp(&stopped)),
+                std::thread::spawn(move || echo_tcp(&listener, &stopped)),
             ];
             up.send(()).unwrap();
             for task in requests {
@@ -141,7 +145,6 @@ impl Drop for Site {
 }
 
 async fn settle() -> Result<()> {
-    // Offloaded checksums never leave the machine, and so are never completed: fine on a veth.
     std::fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0")?;
     let handle = netlink();
     let up1 = index(&handle, "up1").await?;
@@ -157,35 +160,50 @@ async fn settle() -> Result<()> {
     Ok(())
 }
 
-fn watch(frames: &Mutex<Vec<Vec<u8>>>, stop: &AtomicBool) {
+fn watcher() -> Socket {
     const ETH_P_ALL: u16 = 3;
     let protocol = Protocol::from(i32::from(ETH_P_ALL.to_be()));
     let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol)).unwrap();
     socket
         .set_read_timeout(Some(Duration::from_millis(20)))
         .unwrap();
+    socket
+}
+
+fn watch(mut socket: &Socket, frames: &Mutex<Vec<Vec<u8>>>, stop: &AtomicBool) {
     let mut frame = [0; 65_536];
     while !stop.load(Ordering::Relaxed) {
-        if let Ok(length) = std::io::Read::read(&mut &socket, &mut frame) {
+        if let Ok(length) = std::io::Read::read(&mut socket, &mut frame) {
             frames.lock().unwrap().push(frame[..length].to_vec());
         }
     }
 }
 
 /// One socket per address, so that answers come from where the question went.
-fn echo_udp(stop: &AtomicBool) {
-    let sockets: Vec<UdpSocket> = ADDRESSES
-        .iter()
-        .map(|net| net.parse::<ipnet::IpNet>().unwrap().addr())
-        .map(|address| {
-            let socket = UdpSocket::bind((address, ECHO)).unwrap();
-            socket.set_nonblocking(true).unwrap();
-            socket
-        })
-        .collect();
+fn echo_sockets() -> Vec<UdpSocket> {
+    let addresses = ADDRESSES.map(|net| net.parse::<ipnet::IpNet>().unwrap().addr());
+    let start = Instant::now();
+    let bind = |address: IpAddr| loop {
+        match UdpSocket::bind((address, ECHO)) {
+            // An IPv6 address counts once the link's carrier has been noticed.
+            Err(e) if e.raw_os_error() == Some(libc::EADDRNOTAVAIL) => {
+                assert!(start.elapsed() < PATIENCE);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            result => return result.unwrap(),
+        }
+    };
+    let sockets: Vec<UdpSocket> = addresses.map(bind).into();
+    for socket in &sockets {
+        socket.set_nonblocking(true).unwrap();
+    }
+    sockets
+}
+
+fn echo_udp(sockets: &[UdpSocket], stop: &AtomicBool) {
     let mut buf = [0; 2048];
     while !stop.load(Ordering::Relaxed) {
-        for socket in &sockets {
+        for socket in sockets {
             while let Ok((length, from)) = socket.recv_from(&mut buf) {
                 let _ = socket.send_to(&buf[..length], from);
             }
@@ -194,8 +212,7 @@ fn echo_udp(stop: &AtomicBool) {
     }
 }
 
-fn echo_tcp(stop: &AtomicBool) {
-    let listener = std::net::TcpListener::bind(("::", ECHO)).unwrap();
+fn echo_tcp(listener: &std::net::TcpListener, stop: &AtomicBool) {
     listener.set_nonblocking(true).unwrap();
     while !stop.load(Ordering::Relaxed) {
         if let Ok((mut stream, _)) = listener.accept() {
