@@ -6,6 +6,9 @@
 //! back. So to the router `direct` is a tunnel with an address: translated, checked and counted as
 //! every other.
 //!
+//! The transport's addresses must not be put on the captured device: the machine would keep the
+//! answers for itself.
+//!
 //! # No loop
 //!
 //! Packets from this interface are looked up in the main table and nowhere else, so they do not
