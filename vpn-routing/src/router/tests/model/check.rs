@@ -48,8 +48,12 @@ impl Real {
             let parsed = parsed(&bytes);
             let own = matches!(parsed.message, Message::IcmpError | Message::Tcp(_));
             assert!(own, "nobody sent {:?}", parsed.flow);
-            let here = DEVICE.map(addr);
-            assert!(here.contains(&parsed.flow.dst()), "for {:?}", parsed.flow);
+            let here = DEVICE.concat();
+            assert!(
+                here.iter().any(|text| addr(text) == parsed.flow.dst()),
+                "for {:?}",
+                parsed.flow
+            );
         }
         let ready: Vec<Egress> = self.router.ready().collect();
         for tunnel in 0..TUNNELS {
@@ -169,9 +173,12 @@ impl Real {
         let (flow, id) = (sent.flow, self.ids[usize::from(tunnel)]);
         let port = Self::port_of(&flow);
         let holders = oracle.holders_since(port, sent.step);
+        let nobody = self.unowned.contains(&flow).then_some(None);
         let ways: Vec<_> = holders
             .iter()
-            .flat_map(|held| self.ways(oracle, held.user, &flow, sent.asks))
+            .map(|held| Some(held.user))
+            .chain(nobody)
+            .flat_map(|user| self.ways(oracle, user, &flow, sent.asks))
             .collect();
         let by_rule = ways
             .iter()
@@ -219,7 +226,7 @@ impl Real {
         asks: Option<u8>,
         before: &DropCounters,
     ) {
-        let ways = self.ways(oracle, oracle.holder(port).user, flow, asks);
+        let ways = self.ways(oracle, Some(oracle.holder(port).user), flow, asks);
         let [(_, Way::Through(tunnels), _)] = ways.as_slice() else {
             return;
         };

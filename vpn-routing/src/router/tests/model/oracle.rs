@@ -175,13 +175,14 @@ impl Oracle {
     }
 
     /// The rule that decides for this user, whose flow's address is known by these names: the
-    /// highest of all that match.
-    pub(super) fn decide(&self, user: u8, flow: &FlowKey, known: &[Known]) -> Option<Rule> {
+    /// highest of all that match. What nobody owns is decided by rules that name its source, and
+    /// no owner.
+    pub(super) fn decide(&self, user: Option<u8>, flow: &FlowKey, known: &[Known]) -> Option<Rule> {
         let meant = |rule: &Rule| {
             let m = &rule.matches;
             let owned = match &m.owner {
-                Some(OwnerMatch::Uid(uid)) => *uid == u32::from(user),
-                _ => true,
+                Some(OwnerMatch::Uid(uid)) => user.is_some_and(|user| *uid == u32::from(user)),
+                _ => user.is_some() || m.source.is_some(),
             };
             let named = m.domain.as_ref().is_none_or(|pattern| {
                 known.iter().any(|(said, at, name)| {

@@ -25,8 +25,8 @@ const LOST: Duration = Duration::from_secs(10);
 pub(super) const MAX_FLOWS: usize = 24;
 /// Application ports begin here.
 const FIRST_PORT: u16 = 2000;
-/// The IPv4 address on the device, and the IPv6 address.
-pub(super) const DEVICE: [&str; 2] = ["10.5.0.2", "fd00:5::2"];
+/// The IPv4 addresses on the device, and the IPv6 addresses.
+pub(super) const DEVICE: [[&str; 2]; 2] = [["10.5.0.2", "fd00:5::2"], ["10.6.0.9", "fd00:6::9"]];
 /// A router somewhere behind a tunnel.
 const HOP: [&str; 2] = ["198.51.100.1", "2001:db8:100::1"];
 
@@ -86,6 +86,8 @@ pub(super) struct Real {
     pub(super) delivered: Vec<Delivered>,
     /// Queries that were answered.
     pub(super) answered: HashSet<u32>,
+    /// Flows of which it was said once that nobody owns them.
+    pub(super) unowned: HashSet<FlowKey>,
     /// What answers said, and until when that holds at least.
     pub(super) book: Vec<(Known, Duration)>,
     asked: Vec<(Duration, OwnerQuery, OwnerAnswer)>,
@@ -130,6 +132,7 @@ impl Real {
             came: Vec::new(),
             delivered: Vec::new(),
             answered: HashSet::new(),
+            unowned: HashSet::new(),
             book: Vec::new(),
             asked: Vec::new(),
         };
@@ -447,6 +450,9 @@ impl Real {
         let at = usize::from(which) % self.asked.len();
         let (_, query, answer) = self.asked.remove(at);
         let answer = if nobody { OwnerAnswer::Unknown } else { answer };
+        if nobody {
+            self.unowned.insert(query.flow);
+        }
         if twice {
             self.update(oracle, Update::Owner(query, answer.clone()));
             // A resolver answers each question once; a repeated answer is dropped unless the same
@@ -492,7 +498,7 @@ impl Real {
     }
 
     fn owner_is_asked(&mut self, oracle: &Oracle, query: OwnerQuery) {
-        let port = (query.flow.src_port() - FIRST_PORT) as u8;
+        let port = Self::port_of(&query.flow);
         let held = oracle.holder(port);
         let answer = OwnerAnswer::Known(Owner {
             socket: held.socket,
@@ -511,7 +517,7 @@ impl Real {
     pub(super) fn ways(
         &self,
         oracle: &Oracle,
-        user: u8,
+        user: Option<u8>,
         flow: &FlowKey,
         asks: Option<u8>,
     ) -> Vec<(Option<Action>, Way, Change)> {
@@ -559,7 +565,9 @@ impl Real {
 
     /// The number of a packet's port among the application's.
     pub(super) fn port_of(flow: &FlowKey) -> u8 {
-        (flow.src_port() - FIRST_PORT) as u8
+        let v6 = flow.src().is_ipv6();
+        let here = (flow.src(), flow.src_port());
+        (0..PORTS).find(|port| end(*port, v6) == here).unwrap()
     }
 
     pub(super) fn remember(&mut self, tunnel: u8, bytes: &[u8], wire: FlowKey, at: Duration) {
@@ -580,7 +588,13 @@ fn question(number: u32, name: u8) -> Vec<u8> {
 }
 
 fn ends(port: u8, to: To) -> ((IpAddr, u16), (IpAddr, u16)) {
-    let device = DEVICE[usize::from(to.addr().is_ipv6())];
-    let src = (addr(device), FIRST_PORT + u16::from(port));
+    let src = end(port, to.addr().is_ipv6());
     (src, (to.addr(), to.port()))
+}
+
+/// The last port has the number of the first, at another address.
+fn end(port: u8, v6: bool) -> (IpAddr, u16) {
+    let last = port + 1 == PORTS;
+    let device = DEVICE[usize::from(last)][usize::from(v6)];
+    (addr(device), FIRST_PORT + u16::from(port % (PORTS - 1)))
 }
