@@ -132,6 +132,18 @@ impl TomlRules {
         })
     }
 
+    /// All rules of a text, for a check before it is written; `path` is what errors call it.
+    ///
+    /// # Errors
+    ///
+    /// Like [`list`](Self::list), and a text longer than a file may be.
+    pub fn parse(path: &Path, text: &str) -> Result<RuleSnapshot, TomlError> {
+        if text.len() as u64 > MAX_BYTES {
+            return Err(TomlError::TooLarge { path: path.into() });
+        }
+        parse::parse(path, text, Others::Unknown)
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
