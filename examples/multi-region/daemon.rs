@@ -14,7 +14,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use vpn_core::{InterfacePlan, RuleSource, StateWatch, TransportState, TunnelTransport};
-use vpn_p2p::wireguard::{WireGuardOptions, WireGuardTransport};
+use vpn_p2p::wireguard::WireGuardTransport;
 use vpn_routing::RouterConfig;
 use vpn_routing::engine::{Engine, EngineHandle};
 use vpn_routing::owner::LinuxOwners;
@@ -126,18 +126,15 @@ fn prepare(loaded: &Loaded, system_state: &SystemState) -> Result<Prepared, Erro
     known.direct = None;
     let mut tunnels = Vec::new();
     for (name, file) in &loaded.tunnels {
-        let options = WireGuardOptions::default();
-        let transport =
-            WireGuardTransport::new(file.clone(), underlay.clone(), options).map_err(|cause| {
-                Error::Tunnel {
-                    tunnel: name.clone(),
-                    cause,
-                }
-            })?;
+        let said = &loaded.config.tunnel[name];
+        let transport = WireGuardTransport::new(file.clone(), underlay.clone(), said.transport())
+            .map_err(|cause| Error::Tunnel {
+            tunnel: name.clone(),
+            cause,
+        })?;
         tunnels.push(transport.state());
         let id = engine.add_tunnel(name, Arc::new(transport))?;
         known.tunnels.insert(name.clone(), id);
-        let said = &loaded.config.tunnel[name];
         engine.set_tunnel_options(id, said.options());
         engine.set_route_policy(id, said.route_policy());
     }

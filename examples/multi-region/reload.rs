@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex, Notify};
 use vpn_core::TunnelId;
 use vpn_p2p::WgQuick;
-use vpn_p2p::wireguard::{WireGuardOptions, WireGuardTransport};
+use vpn_p2p::wireguard::WireGuardTransport;
 use vpn_routing::engine::EngineHandle;
 use vpn_tun::{DirectConfig, MarkedUnderlay};
 
@@ -153,7 +153,7 @@ impl Reload {
         for (name, file) in &loaded.tunnels {
             let there = tunnels.contains_key(name);
             if !there || (touched(name) && file.interface.listen_port.is_none()) {
-                made.push((name, self.transport(name, file)?));
+                made.push((name, self.transport(loaded, name, file)?));
             }
         }
         let gone = |name: &String| !loaded.tunnels.contains_key(name) || touched(name);
@@ -178,7 +178,7 @@ impl Reload {
             // Its port is free only now.
             if touched(name) && file.interface.listen_port.is_some() && !tunnels.contains_key(name)
             {
-                made.push((name, self.transport(name, file)?));
+                made.push((name, self.transport(loaded, name, file)?));
             }
         }
         for (name, transport) in made {
@@ -204,14 +204,23 @@ impl Reload {
         Ok(())
     }
 
-    fn transport(&self, name: &str, file: &WgQuick) -> Result<Arc<WireGuardTransport>, Error> {
+    fn transport(
+        &self,
+        loaded: &Loaded,
+        name: &str,
+        file: &WgQuick,
+    ) -> Result<Arc<WireGuardTransport>, Error> {
         let underlay = Arc::clone(&self.underlay);
-        WireGuardTransport::new(file.clone(), underlay, WireGuardOptions::default())
-            .map(Arc::new)
-            .map_err(|cause| Error::Tunnel {
-                tunnel: name.to_owned(),
-                cause,
-            })
+        WireGuardTransport::new(
+            file.clone(),
+            underlay,
+            loaded.config.tunnel[name].transport(),
+        )
+        .map(Arc::new)
+        .map_err(|cause| Error::Tunnel {
+            tunnel: name.to_owned(),
+            cause,
+        })
     }
 }
 

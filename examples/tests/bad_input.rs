@@ -196,6 +196,21 @@ fn keys() {
             "toml:3:",
             "mtu",
         ),
+        (
+            "[tunnel.fr]\nwireguard = \"uk.conf\"\nconnect = \"never\"",
+            "toml:3:",
+            "on-demand",
+        ),
+        (
+            "[tunnel.fr]\nwireguard = \"uk.conf\"\nidle = \"1m\"",
+            "tunnel.fr.idle",
+            "on-demand",
+        ),
+        (
+            "[tunnel.fr]\nwireguard = \"uk.conf\"\nno_answer_after = \"1s\"",
+            "toml:3:",
+            "no_answer_after",
+        ),
         ("[group.eu]\nmembers = []", "group.eu.members", "1 to"),
         (
             "[group.eu]\nmembers = [\"mars\"]",
@@ -329,19 +344,18 @@ fn providers_files() {
 #[test]
 fn rules() {
     let place = Place::new();
-    for (to, part) in [("mars", "no tunnel or group \"mars\"")] {
-        let site = site();
-        let mut add = site.command(&["rule", "add", "--rules", "rules.db", "--uid", "1001"]);
-        add.args(["--to", to]);
-        let output = place.output(add);
-        assert!(output.status.success(), "{}", output.stderr);
-        let mode = fs::metadata(site.path("rules.db"))
-            .expect("made")
-            .permissions()
-            .mode();
-        assert_eq!(mode & 0o777, 0o600);
-        place.both_fail(&site, &["rules.db", "uid 1001", part]);
-    }
+    let (to, part) = ("mars", "no tunnel or group \"mars\"");
+    let site = site();
+    let mut add = site.command(&["rule", "add", "--rules", "rules.db", "--uid", "1001"]);
+    add.args(["--to", to]);
+    let output = place.output(add);
+    assert!(output.status.success(), "{}", output.stderr);
+    let mode = fs::metadata(site.path("rules.db"))
+        .expect("made")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    place.both_fail(&site, &["rules.db", "uid 1001", part]);
 }
 
 #[test]

@@ -310,3 +310,54 @@ fn a_changed_configuration_is_put_in_force_while_apps_go_on() {
         until("the tunnel", &|| lab.run(1001, "http4") == ["http4 fr"]);
     });
 }
+
+/// A tunnel on demand connects with the first packet, which is not lost, and rests again; a live
+/// socket's way is explained with what the system says about its owner.
+#[test]
+fn a_tunnel_on_demand_and_the_owner_of_a_live_socket() {
+    let plan = LabPlan {
+        regions: vec![RegionPlan::new("uk", 1)],
+        client_rp_filter: 1,
+    };
+    let extra = |_: &str| "connect = \"on-demand\"\nidle = \"2s\"\n".to_owned();
+    let Some(lab) = Lab::start_with(plan, "", "apply = \"none\"", extra) else {
+        return;
+    };
+    lab.rule("--uid 1001 --to uk");
+    lab.rule("--uid 0 --to uk");
+    let client = lab.lab.client();
+    let _daemon = lab.daemon();
+    let state = || lab.site.status(client)["tunnels"]["uk"]["state"].clone();
+    assert_eq!(state(), "dormant");
+    nothing_direct(&lab, || {
+        lab.only(1001, "uk", "http4");
+        assert_eq!(state(), "up");
+        let bound = client.run(|| {
+            let socket = std::net::UdpSocket::bind("0.0.0.0:0").expect("a socket");
+            socket.connect((vpn_lab::SITE4, 7)).expect("a way");
+            socket
+        });
+        let socket = bound.expect("a namespace");
+        let local = socket.local_addr().expect("an address");
+        let told = lab.site.ask(
+            client,
+            &format!(
+                "explain --local {local} --dst {}:7 --proto udp",
+                vpn_lab::SITE4
+            ),
+        );
+        assert_eq!(
+            (&told["owner"]["uid"], &told["tunnel"]),
+            (&0.into(), &"uk".into())
+        );
+        let evidence = told["evidence"].as_str().expect("evidence");
+        assert!(evidence.contains("uid 0"), "{evidence}");
+        assert_eq!(told["rule_says"], "rule#2: uid 0", "{told}");
+        let end = Instant::now() + Duration::from_secs(15);
+        while state() != "dormant" {
+            assert!(Instant::now() < end, "it does not rest");
+            thread::sleep(Duration::from_millis(100));
+        }
+        lab.only(1001, "uk", "http4");
+    });
+}

@@ -171,6 +171,28 @@ fn a_decision_says_what_live_flows_do_and_where_to_while_down() {
     assert!(matches!(rules.problems(), [RuleError::NoSuchGroup { .. }]));
 }
 
+/// What people write does not tell a group from a tunnel.
+#[test]
+fn a_name_is_that_of_a_tunnel_or_else_of_a_group() {
+    let any = RuleMatch::default();
+    let named = |name: &str| Action::Tunnel(name.into());
+    let rules = compiled(vec![Rule::new(RuleId(1), any.clone(), named("europe"))]);
+    let group = Target::Group(GroupId::new(0));
+    let decide = |rules: &CompiledRules| rules.decide(None, &flow([192, 0, 2, 1], 80));
+    assert_eq!(decide(&rules).action, group);
+    let fallback = OnDown::Fallback("europe".into());
+    let rules = compiled(vec![
+        Rule::new(RuleId(1), any.clone(), named("uk")).on_down(fallback),
+    ]);
+    let decision = decide(&rules);
+    assert_eq!((decision.action, decision.on_down), (UK, Some(group)));
+    let rules = compiled(vec![Rule::new(RuleId(1), any, named("asia"))]);
+    assert_eq!(
+        decide(&rules).action,
+        Target::Block(DropReason::NoSuchTunnel)
+    );
+}
+
 /// A rule added while the program runs is newer than every rule of its file.
 #[test]
 fn an_added_rule_wins_a_tie_with_one_of_the_file() {
