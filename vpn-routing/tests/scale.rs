@@ -1,0 +1,152 @@
+//! A million flows, ten thousand rules, a hundred tunnels: what they cost in memory.
+#![allow(
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test says what it measured"
+)]
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use allocation_counter::measure;
+use vpn_core::packet::{Packet, PacketBatch};
+use vpn_core::testing::build;
+use vpn_core::{
+    Action, Assigned, DropReason, Owner, OwnerAnswer, OwnerMatch, Rule, RuleId, RuleMatch,
+    RuleSnapshot, TransportState, TunnelId,
+};
+use vpn_routing::router::{Egress, Event, Router, RouterConfig, Update};
+use vpn_routing::rules::{CompiledRules, RuleCache, Target};
+
+const FLOWS: u32 = 1_000_000;
+const RULES: u32 = 10_000;
+const TUNNELS: u32 = 100;
+
+/// What each may cost, in bytes: a change that makes them dearer is noticed here.
+const PER_FLOW: i64 = 400;
+const PER_RULE: i64 = 512;
+const PER_TUNNEL: i64 = 32 << 10;
+
+/// The user of a flow, and where its packets go.
+const fn user(flow: u32) -> u32 {
+    flow % RULES
+}
+
+fn packet(flow: u32) -> Packet {
+    let port = 1024 + (flow % 60_000) as u16;
+    let remote = Ipv4Addr::from_bits(0xc612_0000 + flow / 60_000);
+    let here = IpAddr::from([10, 5, 0, 2]);
+    Packet::from_slice(&build::udp((here, port), (remote.into(), 443), b"x"))
+}
+
+/// The flow of a packet from that port to that address.
+fn flow_of(port: u16, remote: IpAddr) -> u32 {
+    let IpAddr::V4(remote) = remote else { return 0 };
+    (remote.to_bits() - 0xc612_0000) * 60_000 + u32::from(port - 1024)
+}
+
+fn router(now: Instant, tunnels: u32, config: RouterConfig) -> Router {
+    let mut router = Router::new(config, now);
+    for tunnel in 0..tunnels {
+        let id = router.add_tunnel(&tunnel.to_string()).expect("few");
+        let assigned = Assigned {
+            // As providers do: the same for everybody.
+            addresses: vec!["10.5.0.2/32".parse().expect("valid")],
+            dns: vec![IpAddr::from([10, 64, 0, 1])],
+            mtu: 1420,
+            ..Assigned::default()
+        };
+        let up = TransportState::Up(Arc::new(assigned));
+        router.handle_update(now, Update::Tunnel(id, up));
+    }
+    while router.next_event().is_some() {}
+    router
+}
+
+fn rules(cache: &RuleCache, router: &mut Router, now: Instant) {
+    let rules = (0..RULES).map(|user| {
+        let matches = RuleMatch {
+            owner: Some(OwnerMatch::Uid(user)),
+            ..RuleMatch::default()
+        };
+        let tunnel = (user % TUNNELS).to_string();
+        Rule::new(RuleId(user.into()), matches, Action::Tunnel(tunnel))
+    });
+    let names = |name: &str| name.parse().ok().map(TunnelId::new);
+    let compiled = CompiledRules::compile(
+        &RuleSnapshot::from(rules.collect::<Vec<_>>()),
+        &names,
+        Target::Block(DropReason::BlockedByDefault),
+    );
+    cache.swap(compiled.expect("not too many"));
+    router.handle_update(now, Update::Rules(cache.current()));
+}
+
+/// Owners are found at once, and every tunnel takes what there is.
+fn settle(router: &mut Router, now: Instant, ready: &mut Vec<Egress>) {
+    while let Some(event) = router.next_event() {
+        if let Event::ResolveOwner(query) = event {
+            let flow = flow_of(query.flow.src_port(), query.flow.dst());
+            let owner = OwnerAnswer::Known(Owner::user(user(flow)));
+            router.handle_update(now, Update::Owner(query, owner));
+        }
+    }
+    ready.clear();
+    ready.extend(router.ready());
+    for &target in ready.iter() {
+        let left = router.transmit::<()>(target, |queue, _| {
+            let sent = queue.len();
+            queue.clear();
+            Ok(sent)
+        });
+        assert_eq!(left, Ok(0));
+    }
+}
+
+fn flows(router: &mut Router, now: Instant, count: u32) {
+    let mut batch = PacketBatch::new(64, 1600);
+    let mut ready = Vec::new();
+    for flow in 0..count {
+        batch.push(packet(flow)).expect("room");
+        if batch.is_full() || flow + 1 == count {
+            router.handle_device(now, &mut batch);
+            settle(router, now, &mut ready);
+        }
+    }
+}
+
+#[test]
+#[ignore = "a million flows take a while without optimisation: .ci/run has a stage for it"]
+fn a_million_flows_of_ten_thousand_rules_in_a_hundred_tunnels() {
+    let now = Instant::now();
+    let config = RouterConfig {
+        max_flows: FLOWS as usize,
+        max_flows_per_owner: FLOWS as usize,
+        ..RouterConfig::default()
+    };
+    let mut made = None;
+    let tunnels = measure(|| made = Some(router(now, TUNNELS, config.clone())));
+    let mut router = made.expect("measured");
+    let cache = RuleCache::new();
+    let ruled = measure(|| rules(&cache, &mut router, now));
+    let entered = measure(|| flows(&mut router, now, FLOWS));
+    let took = now.elapsed();
+    let accounts = router.accounts();
+    assert!(accounts.balance(), "{accounts:?}");
+    assert_eq!(accounts.drops.total(), 0, "{accounts:?}");
+    assert_eq!(accounts.out_tunnels, u64::from(FLOWS));
+    assert_eq!(router.status().flows, FLOWS as usize);
+    let each = |name: &str, bytes: i64, count: u32, bound: i64| {
+        let each = bytes / i64::from(count);
+        println!("{count} {name}: {bytes} bytes, {each} each (bound {bound})");
+        assert!(each <= bound, "{each} bytes for each of {name}");
+    };
+    each("tunnels", tunnels.bytes_current, TUNNELS, PER_TUNNEL);
+    each("rules", ruled.bytes_current, RULES, PER_RULE);
+    each("flows", entered.bytes_current, FLOWS, PER_FLOW);
+    println!(
+        "flows at their peak: {} bytes; {took:?} in all",
+        entered.bytes_max
+    );
+}
