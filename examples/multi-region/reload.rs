@@ -89,10 +89,11 @@ impl Reload {
 
     /// For the control socket.
     pub(crate) async fn answer(&self) -> Value {
-        match self.reload().await {
-            Ok(done) => done,
-            Err(error) => json!({ "error": chain(&error) }),
-        }
+        // In a task of its own: a caller that waits no longer does not leave it half way.
+        let reload = self.clone();
+        let done = tokio::spawn(async move { reload.reload().await }).await;
+        let done = done.unwrap_or_else(|panic| Err(crate::error::system("reloading")(panic)));
+        done.unwrap_or_else(|error| json!({ "error": chain(&error) }))
     }
 
     /// Reads and checks everything before anything changes. Answers which keys are in force now,

@@ -155,11 +155,13 @@ fn tunnel(tunnel: &TunnelStatus, status: &Status) -> Value {
         .addresses
         .iter()
         .map(|placement| {
+            // Direct has none there.
+            let on_device = status.plan.addresses.get(&placement.on_device);
             json!({
                 "assigned": placement.assigned,
                 "role": role(&placement.role, |id| name_of(status, id).to_owned()),
-                "address_on_device": placement.on_device,
-                "translated": placement.needs_translation(),
+                "address_on_device": on_device,
+                "translated": on_device.is_none() || placement.needs_translation(),
             })
         })
         .collect();

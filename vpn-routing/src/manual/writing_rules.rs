@@ -1,8 +1,13 @@
 //! How to write rules, and what happens when they change.
 //!
-//! A rule says what it matches (app, destination, ports, protocol; what is left out matches
-//! everything) and where that goes. Order does not matter; the [precedence](crate::rules) does:
-//! app before destination, longer prefix before shorter, then ports, then protocol, then the newer.
+//! A rule says what it matches (app, source, domain, destination, ports, protocol, family; what is
+//! left out matches everything) and where that goes. Order does not matter; the
+//! [precedence](crate::rules) does: app before source before domain before destination, longer
+//! before shorter, then ports, protocol, family, then the newer.
+//!
+//! Rules come from a [source](crate::source): a file that people edit, a database that programs
+//! change, or both as one, of which an added rule beats its equal in the file. How their parts are
+//! written is the same everywhere (`vpn_core::rule::parse_prefix` and its neighbours).
 //!
 //! ```
 //! use vpn_core::{Action, DropReason, FlowKey, Owner, OwnerMatch, Protocol, Rule, RuleId};
