@@ -16,7 +16,7 @@ use vpn_core::{
     Action, Assigned, DropReason, Owner, OwnerAnswer, OwnerMatch, Rule, RuleId, RuleMatch,
     RuleSnapshot, TransportState, TunnelId,
 };
-use vpn_routing::router::{Egress, Event, Router, RouterConfig, Update};
+use vpn_routing::router::{Egress, Event, MemoryBudget, Router, RouterConfig, Update};
 use vpn_routing::rules::{CompiledRules, RuleCache, Target};
 
 const FLOWS: u32 = 1_000_000;
@@ -64,13 +64,14 @@ fn router(now: Instant, tunnels: u32, config: RouterConfig) -> Router {
     router
 }
 
-fn rules(cache: &RuleCache, router: &mut Router, now: Instant) {
+/// A rule for each user.
+fn rules(cache: &RuleCache, tunnels: u32) {
     let rules = (0..RULES).map(|user| {
         let matches = RuleMatch {
             owner: Some(OwnerMatch::Uid(user)),
             ..RuleMatch::default()
         };
-        let tunnel = (user % TUNNELS).to_string();
+        let tunnel = (user % tunnels).to_string();
         Rule::new(RuleId(user.into()), matches, Action::Tunnel(tunnel))
     });
     let names = |name: &str| name.parse().ok().map(TunnelId::new);
@@ -80,7 +81,6 @@ fn rules(cache: &RuleCache, router: &mut Router, now: Instant) {
         Target::Block(DropReason::BlockedByDefault),
     );
     cache.swap(compiled.expect("not too many"));
-    router.handle_update(now, Update::Rules(cache.current()));
 }
 
 /// Owners are found at once, and every tunnel takes what there is.
@@ -129,7 +129,8 @@ fn a_million_flows_of_ten_thousand_rules_in_a_hundred_tunnels() {
     let tunnels = measure(|| made = Some(router(now, TUNNELS, config.clone())));
     let mut router = made.expect("measured");
     let cache = RuleCache::new();
-    let ruled = measure(|| rules(&cache, &mut router, now));
+    let ruled = measure(|| rules(&cache, TUNNELS));
+    router.handle_update(now, Update::Rules(cache.current()));
     let entered = measure(|| flows(&mut router, now, FLOWS));
     let took = now.elapsed();
     let accounts = router.accounts();
@@ -149,4 +150,132 @@ fn a_million_flows_of_ten_thousand_rules_in_a_hundred_tunnels() {
         "flows at their peak: {} bytes; {took:?} in all",
         entered.bytes_max
     );
+}
+
+/// A query for a name of its own, as its id.
+fn question(number: u32) -> Vec<u8> {
+    let mut query = (number as u16).to_be_bytes().to_vec();
+    query.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    for label in [format!("n{number:0>60}"), "example".to_owned()] {
+        query.push(label.len() as u8);
+        query.extend(label.as_bytes());
+    }
+    query.extend([0, 0, 1, 0, 1]);
+    query
+}
+
+/// What a tunnel took of queries, answered with an address of its own each.
+fn answers(queries: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let answer = |bytes: &Vec<u8>| {
+        let flow = Packet::from_slice(bytes).parse().expect("a query").flow;
+        let mut message = bytes[28..].to_vec();
+        message[2] |= 0x80;
+        message[7] = 1;
+        message.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 1, 0, 0, 4]);
+        // As its id says: each name has an address of its own.
+        message.extend([9, 9, bytes[28], bytes[29]]);
+        let (src, dst) = ((flow.dst(), flow.dst_port()), (flow.src(), flow.src_port()));
+        build::udp(src, dst, &message)
+    };
+    queries.iter().map(answer).collect()
+}
+
+/// Everything is full at the same time: flows of as many owners, what waits for owners and for
+/// tunnels, all queues, queries that wait, and names.
+fn flooded(now: Instant, config: RouterConfig, tunnels: u32, rules: &RuleCache) -> Router {
+    let max_flows = config.within_budget().max_flows as u32;
+    let mut router = router(now, tunnels, config);
+    assert_eq!(
+        router.add_tunnel("one more"),
+        None,
+        "the budget is for fewer"
+    );
+    router.handle_update(now, Update::Rules(rules.current()));
+    let mut batch = PacketBatch::new(64, 1600);
+    let mut taken = Vec::new();
+    let ports = max_flows / 2;
+    for number in 0..30_000u32 {
+        // In the end come others, whose owners are never found.
+        let known = number < 20_000;
+        let here = match known {
+            true => (IpAddr::from([10, 5, 0, 2]), (1024 + number % ports) as u16),
+            false => (IpAddr::from([10, 5, 0, 3]), number as u16),
+        };
+        let query = build::udp(here, "10.99.0.1:53", &question(number));
+        let long = build::udp(here, "198.18.0.1:443", &[0; 1400]);
+        for bytes in [query, long] {
+            batch.push(Packet::from_slice(&bytes)).expect("room");
+        }
+        router.handle_device(now, &mut batch);
+        while let Some(event) = router.next_event() {
+            if let Event::ResolveOwner(query) = event
+                && known
+            {
+                let owner = Owner {
+                    socket: number.into(),
+                    ..Owner::user(number % RULES)
+                };
+                router.handle_update(now, Update::Owner(query, OwnerAnswer::Known(owner)));
+            }
+        }
+        // At first the tunnels answer; then nobody takes anything any more.
+        for tunnel in (0..tunnels as u16)
+            .map(TunnelId::new)
+            .filter(|_| number < 10_000)
+        {
+            let _ = router.transmit::<()>(Egress::Tunnel(tunnel), |queue, _| {
+                let queries = queue.packets().iter().map(|p| p.bytes().to_vec());
+                taken = queries.filter(|bytes| bytes[23] == 53).collect();
+                let sent = queue.len();
+                queue.clear();
+                Ok(sent)
+            });
+            // Every fourth is never answered.
+            for bytes in answers(&taken).iter().filter(|_| number % 4 != 0) {
+                let _ = batch.push(Packet::from_slice(bytes));
+            }
+            router.handle_tunnel(now, tunnel, &mut batch);
+        }
+    }
+    router
+}
+
+#[test]
+fn all_tables_full_at_once_stay_within_the_budget() {
+    let now = Instant::now();
+    for (bytes, tunnels) in [(4usize << 20, 4u32), (24 << 20, 20)] {
+        let config = RouterConfig {
+            memory_budget: Some(MemoryBudget {
+                bytes,
+                tunnels: tunnels as usize,
+            }),
+            max_flows_per_owner: usize::MAX,
+            resolvers: vec![IpAddr::from([10, 99, 0, 1])],
+            ..RouterConfig::default()
+        };
+        let within = config.within_budget();
+        let mut full = None;
+        let cache = RuleCache::new();
+        rules(&cache, tunnels);
+        let all = measure(|| full = Some(flooded(now, config.clone(), tunnels, &cache)));
+        let router = full.expect("measured");
+        let status = router.status();
+        println!(
+            "{bytes} bytes for {tunnels} tunnels: {} at most; {} flows, {} held, \
+             {} queued, {} queries, {} names",
+            all.bytes_max,
+            status.flows,
+            status.accounts.held,
+            status.accounts.queued,
+            status.dns.pending,
+            status.dns.names,
+        );
+        assert!(status.accounts.balance());
+        assert!(
+            status.flows >= within.max_flows / 2 * 2,
+            "the table is full"
+        );
+        assert!(all.bytes_max <= bytes as u64, "{} bytes", all.bytes_max);
+        assert!(all.bytes_max > bytes as u64 / 5, "the budget is used");
+    }
 }

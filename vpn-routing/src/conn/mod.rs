@@ -299,6 +299,12 @@ impl ConnTable {
                 index
             }
             None => {
+                // Doubled as usual, but never beyond the cap: entries are what memory goes to.
+                if self.slab.len() == self.slab.capacity() {
+                    let double = self.slab.len().max(EVICTION_SCAN);
+                    let more = double.min(self.max.saturating_sub(self.slab.len())).max(1);
+                    self.slab.reserve_exact(more);
+                }
                 self.slab.push(Slot::Taken(conn));
                 (self.slab.len() - 1) as u32
             }

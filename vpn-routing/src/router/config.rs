@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::budget::MemoryBudget;
 use crate::alloc::Policy;
 use crate::conn::Timeouts;
 use crate::dns::DnsLimits;
@@ -76,6 +77,9 @@ impl Default for HoldLimits {
 /// Settings of a router.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouterConfig {
+    /// How much memory the router may take: caps below are lowered to fit. Default `None`: the
+    /// caps are as they are set.
+    pub memory_budget: Option<MemoryBudget>,
     /// Flows at the same time. Default 65,536 (about 240 bytes each).
     pub max_flows: usize,
     /// Flows of one owner at the same time. Default 32,768: half of the table.
@@ -117,6 +121,7 @@ pub struct RouterConfig {
 impl Default for RouterConfig {
     fn default() -> Self {
         Self {
+            memory_budget: None,
             max_flows: 65_536,
             max_flows_per_owner: 32_768,
             max_flows_per_inbound_rule: 4096,

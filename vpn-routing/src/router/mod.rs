@@ -69,6 +69,7 @@
 
 mod admit;
 mod advertised;
+mod budget;
 mod change;
 mod config;
 mod demand;
@@ -107,6 +108,7 @@ use crate::nat::Mappings;
 use crate::routes::{RouteReport, RouteTable};
 use crate::rules::{CompiledRules, RuleStats};
 
+pub use budget::MemoryBudget;
 pub use config::{HoldLimits, HoldQuota, RouterConfig};
 pub use dns::DnsCounters;
 pub use options::TunnelOptions;
@@ -219,6 +221,7 @@ impl Router {
     /// A router without tunnels and rules: it drops everything as
     /// [`RulesCold`](DropReason::RulesCold).
     pub fn new(config: RouterConfig, now: Instant) -> Self {
+        let config = config.within_budget();
         Self {
             epoch: now,
             rules: Arc::new(CompiledRules::cold()),
@@ -248,8 +251,13 @@ impl Router {
         }
     }
 
-    /// Adds a tunnel, in state connecting. `None` once [`TunnelId::MAX`] tunnels were added.
+    /// Adds a tunnel, in state connecting. `None` once [`TunnelId::MAX`] tunnels were added, or if
+    /// there are as many as the [budget of memory](MemoryBudget) is for.
     pub fn add_tunnel(&mut self, name: &str) -> Option<TunnelId> {
+        let budget = self.config.memory_budget;
+        if budget.is_some_and(|budget| self.tunnels.iter().count() >= budget.tunnels) {
+            return None;
+        }
         let queue = PacketBatch::new(self.config.queue_packets, self.config.largest_packet);
         self.tunnels.add(name, queue)
     }

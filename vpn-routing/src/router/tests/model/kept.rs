@@ -27,3 +27,58 @@ fn a_packet_waits_for_a_tunnel_that_is_removed() {
         Transition::Replace { tunnel: 2 },
     ]);
 }
+
+/// A flow whose first packet found a full queue is a flow all the same, and has a wire key that was
+/// another's before.
+#[test]
+fn a_flow_of_which_nothing_came_out_has_a_wire_key() {
+    let send = |port, kind, to, count| Transition::Send {
+        port,
+        kind,
+        to,
+        count,
+    };
+    run_all(&[
+        send(0, Kind::Rst, To::Site6, 1),
+        Transition::Stall {
+            tunnel: 0,
+            stalled: true,
+        },
+        send(0, Kind::Udp, To::Site, 33),
+        Transition::Advance { ms: 10_001 },
+        send(3, Kind::Syn, To::Site6, 1),
+        Transition::Reply {
+            which: 0,
+            wrong: false,
+            kind: 0,
+        },
+    ]);
+}
+
+/// An answer that a rule keeps from its reader is learned from all the same.
+#[test]
+fn an_answer_to_a_name_that_is_blocked_meanwhile() {
+    let send = |to| Transition::Send {
+        port: 1,
+        kind: Kind::Udp,
+        to,
+        count: 1,
+    };
+    let rule = Short {
+        domain: Some(0),
+        ..Short::of_user(1, Lead::Block)
+    };
+    run_all(&[
+        send(To::Resolver(0)),
+        Transition::Rule {
+            place: 3,
+            rule: Some(rule),
+        },
+        Transition::Reply {
+            which: 0,
+            wrong: false,
+            kind: 0,
+        },
+        send(To::Site),
+    ]);
+}
