@@ -17,21 +17,26 @@
 
 mod batch;
 pub mod checksum;
+mod clamp;
+mod icmp_error;
 mod offload;
 mod parse;
-mod prohibited;
+mod quoted;
 mod reset;
 mod rewrite;
 pub mod segment;
+mod split_v4;
 
 use std::fmt;
 
 use bytes::BytesMut;
 
 pub use batch::{BufferPool, PacketBatch};
+pub use clamp::clamp_mss;
+pub use icmp_error::{Complaint, IcmpError};
 pub use offload::{Gso, Offload};
 pub use parse::{Message, ParseError, Parsed, tcp_flags};
-pub use prohibited::Prohibited;
+pub use quoted::{Quoted, Requote};
 pub use reset::{TcpMarks, TcpReset};
 pub use rewrite::{Rewrite, Side};
 

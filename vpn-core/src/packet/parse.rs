@@ -152,14 +152,14 @@ fn parse_v6(bytes: &[u8]) -> Result<Parsed, ParseError> {
 }
 
 #[derive(Clone, Copy, Default)]
-struct Fragments {
-    later: bool,
-    first: bool,
+pub(super) struct Fragments {
+    pub(super) later: bool,
+    pub(super) first: bool,
 }
 
 /// Walks the extension-header chain (RFC 8200 §4) to the upper-layer header.
 #[cold]
-fn skip_extensions(
+pub(super) fn skip_extensions(
     bytes: &[u8],
     mut next: Protocol,
 ) -> Result<(Protocol, usize, Fragments), ParseError> {

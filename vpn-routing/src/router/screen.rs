@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use vpn_core::packet::{Message, Offload, Packet, Parsed, Prohibited, TcpReset};
+use vpn_core::packet::{Complaint, IcmpError, Message, Offload, Packet, Parsed, TcpReset};
 use vpn_core::rule::{FilterAction, FilterDirection};
 use vpn_core::{DropReason, FlowKey, TransportState, TunnelId};
 
@@ -104,7 +104,22 @@ impl Router {
 
     /// Tells an application that its packet may not pass.
     pub(super) fn reject_to_app(&mut self, now: Stamp, parsed: &Parsed, packet: &Packet) {
-        let Some(refusal) = Refusal::of(parsed, packet).filter(|_| self.tells.take(now)) else {
+        self.refuse_to_app(now, Refusal::of(parsed, packet));
+    }
+
+    /// Tells an application by ICMP why its packet does not pass.
+    pub(super) fn complain_to_app(
+        &mut self,
+        now: Stamp,
+        complaint: Complaint,
+        parsed: &Parsed,
+        packet: &Packet,
+    ) {
+        self.refuse_to_app(now, Refusal::saying(complaint, parsed, packet));
+    }
+
+    fn refuse_to_app(&mut self, now: Stamp, refusal: Option<Refusal<'_>>) {
+        let Some(refusal) = refusal.filter(|_| self.tells.take(now)) else {
             return;
         };
         let made = self.device.push_with(|buffer| {
@@ -154,21 +169,25 @@ pub(super) fn filter_outcome(action: FilterAction, tunnel: TunnelId) -> Option<O
 /// How a sender is told.
 enum Refusal<'a> {
     Reset(TcpReset),
-    Prohibited(Prohibited<'a>),
+    Error(IcmpError<'a>),
 }
 
 impl<'a> Refusal<'a> {
     fn of(parsed: &'a Parsed, packet: &'a Packet) -> Option<Self> {
         match parsed.message {
             Message::Tcp(_) => TcpReset::answering(packet.bytes(), parsed).map(Self::Reset),
-            _ => Prohibited::new(packet.bytes(), parsed).map(Self::Prohibited),
+            _ => Self::saying(Complaint::Prohibited, parsed, packet),
         }
+    }
+
+    fn saying(complaint: Complaint, parsed: &'a Parsed, packet: &'a Packet) -> Option<Self> {
+        IcmpError::new(complaint, packet.bytes(), parsed).map(Self::Error)
     }
 
     fn write(&self, out: &mut bytes::BytesMut) {
         match self {
             Self::Reset(reset) => reset.write(out),
-            Self::Prohibited(message) => message.write(out),
+            Self::Error(message) => message.write(out),
         }
     }
 }

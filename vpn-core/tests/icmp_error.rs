@@ -5,13 +5,13 @@
 use bytes::BytesMut;
 use etherparse::{Icmpv4Type, Icmpv6Type, SlicedPacket, TransportSlice};
 use vpn_core::Packet;
-use vpn_core::packet::Prohibited;
+use vpn_core::packet::{Complaint, IcmpError};
 use vpn_core::testing::build::{self, Echo};
 
 fn about(packet: &[u8]) -> Option<Vec<u8>> {
     let parsed = Packet::from_slice(packet).parse().unwrap();
     let mut out = BytesMut::new();
-    Prohibited::new(packet, &parsed)?.write(&mut out);
+    IcmpError::new(Complaint::Prohibited, packet, &parsed)?.write(&mut out);
     Some(out.to_vec())
 }
 
@@ -21,7 +21,7 @@ fn both_families_say_it_with_right_checksums_and_bounded_quotes() {
     for payload in [&long[..9], &long[..1201], &long] {
         let v4 = build::udp("10.5.0.2:5000", "203.0.113.10:9", payload);
         let message = about(&v4).unwrap();
-        assert!(message.len() <= Prohibited::LONGEST_V4);
+        assert!(message.len() <= IcmpError::LONGEST_V4);
         let sliced = SlicedPacket::from_ip(&message).unwrap();
         let Some(TransportSlice::Icmpv4(icmp)) = &sliced.transport else {
             panic!("{sliced:?}");
@@ -37,7 +37,7 @@ fn both_families_say_it_with_right_checksums_and_bounded_quotes() {
         assert!(v4.starts_with(icmp.payload()));
         let v6 = build::udp("[fd00::2]:5000", "[2001:db8::1]:9", payload);
         let message = about(&v6).unwrap();
-        assert!(message.len() <= Prohibited::LONGEST_V6);
+        assert!(message.len() <= IcmpError::LONGEST_V6);
         let sliced = SlicedPacket::from_ip(&message).unwrap();
         let Some(TransportSlice::Icmpv6(icmp)) = &sliced.transport else {
             panic!("{sliced:?}");

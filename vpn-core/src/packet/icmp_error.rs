@@ -1,4 +1,4 @@
-//! ICMP messages that tell a sender its packet may not pass.
+//! ICMP messages that tell a sender why its packet does not pass.
 
 use std::net::IpAddr;
 
@@ -11,16 +11,58 @@ use crate::flow::Protocol;
 /// Hop limit of a packet that is made here (RFC 1700).
 const HOPS: u8 = 64;
 
-/// "Destination unreachable, communication administratively prohibited" about one packet, from
-/// that packet's destination to its source: type 3 code 13 (RFC 1812 §5.2.7.1), or type 1 code 1
-/// of ICMPv6 (RFC 4443 §3.1).
+/// Why a packet does not pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Complaint {
+    /// "Destination unreachable, communication administratively prohibited": type 3 code 13
+    /// (RFC 1812 §5.2.7.1), or type 1 code 1 of ICMPv6 (RFC 4443 §3.1).
+    Prohibited,
+    /// "Destination unreachable, no route": type 3 code 0 (RFC 792), or type 1 code 0 of ICMPv6.
+    NoRoute,
+    /// "Fragmentation needed and DF set": type 3 code 4 with the MTU of the next hop (RFC 1191
+    /// §4), or "packet too big", type 2 of ICMPv6 (RFC 4443 §3.2).
+    TooBig {
+        /// What fits, in bytes.
+        mtu: u16,
+    },
+}
+
+impl Complaint {
+    /// Type, code, and the four bytes behind the checksum.
+    fn head_v4(self) -> [u8; 8] {
+        match self {
+            Self::Prohibited => [3, 13, 0, 0, 0, 0, 0, 0],
+            Self::NoRoute => [3, 0, 0, 0, 0, 0, 0, 0],
+            Self::TooBig { mtu } => {
+                let [high, low] = mtu.to_be_bytes();
+                [3, 4, 0, 0, 0, 0, high, low]
+            }
+        }
+    }
+
+    fn head_v6(self) -> [u8; 8] {
+        match self {
+            Self::Prohibited => [1, 1, 0, 0, 0, 0, 0, 0],
+            Self::NoRoute => [1, 0, 0, 0, 0, 0, 0, 0],
+            Self::TooBig { mtu } => {
+                let [high, low] = mtu.to_be_bytes();
+                [2, 0, 0, 0, 0, 0, high, low]
+            }
+        }
+    }
+}
+
+/// An ICMP or ICMPv6 error about one packet, from that packet's destination to its source, quoting
+/// as much of it as may be.
 #[derive(Clone, Copy, Debug)]
-pub struct Prohibited<'a> {
+pub struct IcmpError<'a> {
+    complaint: Complaint,
     about: &'a [u8],
     parsed: &'a Parsed,
 }
 
-impl<'a> Prohibited<'a> {
+impl<'a> IcmpError<'a> {
     /// The longest message in IPv4, header included (RFC 1812 §4.3.2.3).
     pub const LONGEST_V4: usize = 576;
 
@@ -30,7 +72,7 @@ impl<'a> Prohibited<'a> {
     /// The message about `about`. `None` if none may be sent: about an ICMP error or a message of
     /// unknown kind, about a fragment but the first, or to an address that is not one host
     /// (RFC 1122 §3.2.2, RFC 4443 §2.4 e).
-    pub fn new(about: &'a [u8], parsed: &'a Parsed) -> Option<Self> {
+    pub fn new(complaint: Complaint, about: &'a [u8], parsed: &'a Parsed) -> Option<Self> {
         let silent = matches!(
             parsed.message,
             Message::IcmpError | Message::OtherIcmp | Message::LaterFragment
@@ -40,7 +82,11 @@ impl<'a> Prohibited<'a> {
             !(addr.is_multicast() || addr.is_unspecified() || addr.is_loopback() || broadcast)
         };
         let fits = !silent && one_host(parsed.flow.src()) && one_host(parsed.flow.dst());
-        fits.then_some(Self { about, parsed })
+        fits.then_some(Self {
+            complaint,
+            about,
+            parsed,
+        })
     }
 
     /// Appends the IP packet, its checksums complete.
@@ -66,7 +112,7 @@ impl<'a> Prohibited<'a> {
                 let checksum = !fold(sum(&ip, 0));
                 ip[10..12].copy_from_slice(&checksum.to_be_bytes());
                 out.extend_from_slice(&ip);
-                let mut icmp = [3, 13, 0, 0, 0, 0, 0, 0];
+                let mut icmp = self.complaint.head_v4();
                 let checksum = !fold(sum(quote, sum(&icmp, 0)));
                 icmp[2..4].copy_from_slice(&checksum.to_be_bytes());
                 out.extend_from_slice(&icmp);
@@ -83,7 +129,7 @@ impl<'a> Prohibited<'a> {
                 ip[8..24].copy_from_slice(&src.octets());
                 ip[24..40].copy_from_slice(&dst.octets());
                 out.extend_from_slice(&ip);
-                let mut icmp = [1, 1, 0, 0, 0, 0, 0, 0];
+                let mut icmp = self.complaint.head_v6();
                 let pseudo = pseudo_header(from, to, Protocol::ICMPV6.0, length);
                 let checksum = !fold(sum(quote, sum(&icmp, pseudo)));
                 icmp[2..4].copy_from_slice(&checksum.to_be_bytes());
