@@ -93,6 +93,8 @@ pub struct Conn {
     pub tunnel: TunnelId,
     /// Where in its life the flow is.
     pub phase: Phase,
+    /// Whether a packet of it came through its tunnel.
+    pub answered: bool,
     /// Whether its datagrams are DNS queries.
     pub dns: DnsFlow,
     /// Who began it.
@@ -126,6 +128,7 @@ impl Conn {
     #[inline]
     pub fn saw_inbound(&mut self, now: Stamp, message: Message) {
         self.last_seen = now;
+        self.answered = true;
         self.phase = self.phase.after(message, true);
     }
 }

@@ -32,6 +32,7 @@ fn conn(tunnel: u16, device: FlowKey, phase: Phase, now: Stamp) -> Conn {
         dns: DnsFlow::No,
         last_seen: now,
         last_outbound: now,
+        answered: false,
     }
 }
 

@@ -3,7 +3,7 @@
 //! Rules are looked at in order and the first that matches decides; what none matches passes. A
 //! flow is judged once, when it is new, and again with its next packet after the rules changed: so
 //! answers need no rule of their own. A [`Subject`] can be a single packet as well, for those that
-//! are of no flow: an ICMP message that is no echo, a fragment. The router passes neither so far.
+//! are of no flow: an ICMP message that is no echo, a fragment.
 //!
 //! The ports of a flow are those the parser found behind every extension header (RFC 8200 §4), so
 //! nothing hides them. A fragment has no ports: a rule with ports does not match it, and what

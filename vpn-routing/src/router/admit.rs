@@ -196,6 +196,7 @@ impl Router {
             dns: DnsFlow::No,
             last_seen: now,
             last_outbound: now,
+            answered: true,
             origin: Origin::Tunnel,
             marks: TcpMarks::default(),
             mapping,

@@ -74,6 +74,49 @@ impl Default for HoldLimits {
     }
 }
 
+/// What an application is told when a packet of it goes nowhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Answer {
+    /// Nothing: its packet is lost.
+    #[default]
+    Drop,
+    /// That it may give up at once: RST for TCP, ICMP "unreachable" for the rest. At most
+    /// a hundred a second are told, all applications together.
+    Reject,
+}
+
+/// What applications are told, case by case. Nothing leaves in any of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answers {
+    /// A rule, or the default, says block. Default drop.
+    pub blocked: Answer,
+    /// The owner is nobody, or more than one, or was not found in time. Default drop.
+    pub unknown_owner: Answer,
+    /// The tunnel is down or gone, and there is nothing to fall back to. Default drop: it may come
+    /// back before the application gives up.
+    pub down: Answer,
+    /// The tunnel does not carry the address family. Default reject, with ICMP "no route" also for
+    /// TCP: an application that knows both families takes the other at once (RFC 8305).
+    pub no_family: Answer,
+    /// A query whose tunnel has no resolver. Default drop.
+    pub no_resolver: Answer,
+    /// No rules were loaded yet. Default drop.
+    pub cold: Answer,
+}
+
+impl Default for Answers {
+    fn default() -> Self {
+        Self {
+            blocked: Answer::Drop,
+            unknown_owner: Answer::Drop,
+            down: Answer::Drop,
+            no_family: Answer::Reject,
+            no_resolver: Answer::Drop,
+            cold: Answer::Drop,
+        }
+    }
+}
+
 /// Settings of a router.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouterConfig {
@@ -96,6 +139,12 @@ pub struct RouterConfig {
     pub queue_packets: usize,
     /// Largest packet, in bytes, that a pooled buffer holds. Default 1,600; 65,535 with offload.
     pub largest_packet: usize,
+    /// What applications are told when a packet goes nowhere.
+    pub answers: Answers,
+    /// MTU of the device in bytes. Default `None`: that of the widest tunnel. What is too large for
+    /// its own tunnel is fragmented where it may be (IPv4 without "don't fragment"); else its
+    /// sender is told what fits.
+    pub interface_mtu: Option<u16>,
     /// Resolver addresses that applications are told; queries to them are steered to the
     /// resolver of the asker's tunnel. Default none.
     pub resolvers: Vec<IpAddr>,
@@ -129,6 +178,8 @@ impl Default for RouterConfig {
             hold: HoldLimits::default(),
             queue_packets: 256,
             largest_packet: 1600,
+            answers: Answers::default(),
+            interface_mtu: None,
             resolvers: Vec::new(),
             steered: Vec::new(),
             dns: DnsLimits::default(),

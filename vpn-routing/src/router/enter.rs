@@ -109,6 +109,7 @@ impl Router {
             dns: self.dns_flow(&flow),
             last_seen: now,
             last_outbound: now,
+            answered: false,
             origin: Origin::Device,
             mapping,
         };

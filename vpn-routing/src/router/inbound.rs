@@ -1,9 +1,10 @@
 //! From a tunnel to the device: answers to flows of that very tunnel, and what rules admit.
 
-use vpn_core::packet::{Message, Packet};
+use vpn_core::packet::{Message, Packet, clamp_mss};
 use vpn_core::{DropReason, TunnelId};
 
 use super::Router;
+use super::mtu::is_syn;
 use crate::conn::{DnsFlow, Stamp};
 
 impl Router {
@@ -50,6 +51,7 @@ impl Router {
             _ if parsed.first_fragment => return Err(DropReason::Fragment),
             Message::Tcp(_) | Message::Udp | Message::EchoReply | Message::EchoRequest => {}
             Message::LaterFragment => return Err(DropReason::Fragment),
+            Message::IcmpError => return self.inbound_error(now, tunnel, &parsed, packet),
             Message::Other if !parsed.flow.protocol().is_icmp() => {}
             _ => return Err(DropReason::Unsupported),
         }
@@ -77,6 +79,11 @@ impl Router {
         }
         if let Some((_, back)) = &conn.translation.destination {
             back.apply_parsed(packet, &parsed);
+        }
+        if is_syn(parsed.message)
+            && let Some(slot) = self.tunnels.get(tunnel)
+        {
+            clamp_mss(packet, &parsed, slot.mtu);
         }
         Ok(())
     }

@@ -75,9 +75,11 @@ mod config;
 mod demand;
 mod dns;
 mod enter;
+mod errors;
 mod groups;
 mod hold;
 mod inbound;
+mod mtu;
 mod options;
 mod outbound;
 mod owners;
@@ -109,7 +111,7 @@ use crate::routes::{RouteReport, RouteTable};
 use crate::rules::{CompiledRules, RuleStats};
 
 pub use budget::MemoryBudget;
-pub use config::{HoldLimits, HoldQuota, RouterConfig};
+pub use config::{Answer, Answers, HoldLimits, HoldQuota, RouterConfig};
 pub use dns::DnsCounters;
 pub use options::TunnelOptions;
 pub use status::{
@@ -527,6 +529,10 @@ impl Router {
             }
         };
         slot.assigned = Some(Arc::clone(&assigned));
+        slot.mtu = match assigned.mtu {
+            0 => u16::MAX,
+            mtu => mtu,
+        };
         let maps = slot.options.prefix_maps.clone();
         if !admission.conflicts.is_empty() {
             self.events
@@ -605,7 +611,10 @@ impl Router {
         let mut plan = InterfacePlan {
             addresses: self.allocator.plan_addresses(),
             dns: self.config.resolvers.iter().copied().collect(),
-            mtu: self.tunnels.smallest_mtu().unwrap_or(self.plan.mtu),
+            mtu: match self.config.interface_mtu {
+                Some(mtu) => mtu,
+                None => self.tunnels.largest_mtu().unwrap_or(self.plan.mtu),
+            },
             bypass: self.rules.bypass().to_vec(),
             ..InterfacePlan::default()
         };

@@ -2,13 +2,14 @@
 
 use std::net::IpAddr;
 
-use vpn_core::packet::{Message, Packet, Parsed, TcpMarks, tcp_flags};
+use vpn_core::packet::{Message, Packet, Parsed, TcpMarks, clamp_mss, tcp_flags};
 use vpn_core::{
     DomainName, DropReason, FlowKey, Owner, OwnerDetail, OwnerQuery, TransportState, TunnelId,
 };
 
 use super::dns::Asking;
 use super::hold::{Awaits, Begun};
+use super::mtu::{exceeds, is_syn};
 use super::resolve::Way;
 use super::{Event, Router};
 use crate::conn::{ConnId, DnsFlow, Origin, Phase, Stamp};
@@ -63,7 +64,10 @@ impl Router {
             return Some(packet);
         }
         if let Some(id) = self.settled(now, parsed) {
-            return self.send(id, parsed, packet);
+            return self.send(now, id, parsed, packet);
+        }
+        if parsed.message == Message::IcmpError {
+            return self.outbound_error(now, parsed, packet);
         }
         let outcome = self.decide(now, &Asking::new(parsed, &packet), Known::NotAsked);
         self.act(now, now, parsed, packet, outcome)
@@ -107,7 +111,7 @@ impl Router {
         outcome: Outcome,
     ) -> Option<Packet> {
         match outcome {
-            Send(id) => return self.send(id, parsed, packet),
+            Send(id) => return self.send(now, id, parsed, packet),
             Wait(awaits) => {
                 let flow = parsed.flow;
                 let question = match awaits {
@@ -131,7 +135,10 @@ impl Router {
                     }
                 }
             }
-            Drop(reason, tunnel) => self.count_drop(tunnel, reason, 1),
+            Drop(reason, tunnel) => {
+                self.answer_drop(now, reason, parsed, &packet);
+                self.count_drop(tunnel, reason, 1);
+            }
             Outcome::Reject(tunnel) => {
                 self.reject_to_app(now, parsed, &packet);
                 self.count_drop(Some(tunnel), DropReason::BlockedByFilter, 1);
@@ -147,7 +154,13 @@ impl Router {
     /// Translates a packet of an entered flow and queues it for its tunnel. Always inlined: it is
     /// the second half of the usual way, and a call would move the packet once more.
     #[inline(always)]
-    fn send(&mut self, id: ConnId, parsed: &Parsed, mut packet: Packet) -> Option<Packet> {
+    fn send(
+        &mut self,
+        now: Stamp,
+        id: ConnId,
+        parsed: &Parsed,
+        mut packet: Packet,
+    ) -> Option<Packet> {
         let conn = self.conns.get_mut(id);
         let tunnel = conn.as_ref().map(|conn| conn.tunnel);
         let slot = tunnel.and_then(|tunnel| self.tunnels.get_mut(tunnel));
@@ -156,6 +169,9 @@ impl Router {
             return Some(packet);
         };
         let tunnel = conn.tunnel;
+        if packet.len() > usize::from(slot.mtu) && exceeds(&packet, parsed, slot.mtu) {
+            return self.oversize(now, id, parsed, packet);
+        }
         if let Some(marks) = TcpMarks::read(packet.bytes(), parsed) {
             conn.marks = marks;
         }
@@ -164,6 +180,9 @@ impl Router {
         }
         if let Some((out, _)) = &conn.translation.destination {
             out.apply_parsed(&mut packet, parsed);
+        }
+        if is_syn(parsed.message) {
+            clamp_mss(&mut packet, parsed, slot.mtu);
         }
         let bytes = packet.len() as u64;
         match slot.queue.push(packet) {

@@ -71,17 +71,36 @@ impl Router {
         self.judge(FilterDirection::Inbound, tunnel, first)
     }
 
+    /// What the filter says to one message that is of no flow: an ICMP error.
+    pub(super) fn judge_message(
+        &self,
+        direction: FilterDirection,
+        tunnel: TunnelId,
+        parsed: &Parsed,
+        packet: &Packet,
+    ) -> FilterAction {
+        let icmp = packet.bytes().get(usize::from(parsed.transport)..);
+        let subject = Subject {
+            icmp: icmp.and_then(|icmp| Some((*icmp.first()?, *icmp.get(1)?))),
+            ..Subject::flow(direction, tunnel, parsed.flow)
+        };
+        self.judge_subject(&subject)
+    }
+
     fn judge(&self, direction: FilterDirection, tunnel: TunnelId, flow: FlowKey) -> FilterAction {
+        self.judge_subject(&Subject::flow(direction, tunnel, flow))
+    }
+
+    fn judge_subject(&self, subject: &Subject) -> FilterAction {
         let filters = self.rules.filters();
         if filters.is_empty() {
             return FilterAction::Accept;
         }
         let is_member = |group| {
             let group = self.groups.get(group);
-            group.is_some_and(|group| group.config().members.contains(&tunnel))
+            group.is_some_and(|group| group.config().members.contains(&subject.tunnel))
         };
-        let subject = Subject::flow(direction, tunnel, flow);
-        filters.judge(&subject, is_member).action
+        filters.judge(subject, is_member).action
     }
 
     fn screened_conn(&self, conn: &Conn) -> FilterAction {

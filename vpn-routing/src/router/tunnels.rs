@@ -16,6 +16,8 @@ pub(super) struct Tunnel {
     pub(super) state: TransportState,
     /// What it was last assigned; kept while it is down.
     pub(super) assigned: Option<Arc<Assigned>>,
+    /// Largest packet it carries; the largest there is while that is not known.
+    pub(super) mtu: u16,
     pub(super) queue: PacketBatch,
     pub(super) counters: TunnelCounters,
     pub(super) demand: Demand,
@@ -66,6 +68,7 @@ impl Tunnels {
             name: name.to_owned(),
             state: TransportState::Connecting,
             assigned: None,
+            mtu: u16::MAX,
             queue,
             counters: TunnelCounters::default(),
             demand: Demand::default(),
@@ -117,12 +120,13 @@ impl Tunnels {
         self.queued.retain(|&listed| listed != id);
     }
 
-    /// The interface must not be wider than its narrowest tunnel.
-    pub(super) fn smallest_mtu(&self) -> Option<u16> {
+    /// The widest tunnel's MTU. What is too large for a narrower one is fragmented, or its sender
+    /// is told.
+    pub(super) fn largest_mtu(&self) -> Option<u16> {
         self.iter()
             .filter_map(|(_, t)| t.assigned.as_ref())
             .map(|a| a.mtu)
             .filter(|&m| m > 0)
-            .min()
+            .max()
     }
 }
