@@ -3,6 +3,7 @@
 mod change;
 mod demand;
 mod dns;
+mod errors;
 mod filter;
 mod flows;
 mod groups;
@@ -10,6 +11,7 @@ mod hold;
 mod inbound;
 mod maps;
 mod model;
+mod mtu;
 mod nat;
 mod on_down;
 mod policy;

@@ -1,0 +1,154 @@
+//! Tunnels narrower than the device: nothing vanishes in silence (N-24).
+
+use std::sync::Arc;
+
+use vpn_core::packet::tcp_flags;
+use vpn_core::testing::{build, verify_checksums};
+use vpn_core::{Assigned, DropReason, Parsed, TransportState};
+
+use super::world::{World, udp};
+use crate::router::RouterConfig;
+
+fn world() -> World {
+    let config = RouterConfig {
+        interface_mtu: Some(1500),
+        ..RouterConfig::default()
+    };
+    let mut world = World::with_config(config, &[("uk", &["10.6.0.2/32", "fd00:6::2/128"])]);
+    width(&mut world, 1280);
+    world.rule_for_all("uk");
+    world
+}
+
+fn width(world: &mut World, mtu: u16) {
+    let assigned = Assigned {
+        addresses: ["10.6.0.2/32", "fd00:6::2/128"]
+            .map(|a| a.parse().unwrap())
+            .to_vec(),
+        mtu,
+        ..Assigned::default()
+    };
+    world.state("uk", TransportState::Up(Arc::new(assigned)));
+}
+
+fn datagram(v6: bool, length: usize, may_be_cut: bool) -> Vec<u8> {
+    let payload = vec![7; length - if v6 { 48 } else { 28 }];
+    let mut bytes = match v6 {
+        true => udp(("fd00:6::2", 4000), ("2001:db8::9", 9), &payload),
+        false => udp(("10.6.0.2", 4000), ("192.0.2.9", 9), &payload),
+    };
+    if !v6 {
+        bytes[6] = if may_be_cut { 0 } else { 0x40 };
+        bytes[10..12].fill(0);
+        use vpn_core::packet::checksum::{fold, sum};
+        let checksum = !fold(sum(&bytes[..20], 0));
+        bytes[10..12].copy_from_slice(&checksum.to_be_bytes());
+    }
+    bytes
+}
+
+#[test]
+fn the_sender_is_told_what_fits() {
+    for v6 in [false, true] {
+        let mut world = world();
+        world.send([datagram(v6, 1280, false)]);
+        assert_eq!(world.sent("uk").len(), 1, "what fits passes");
+        let large = datagram(v6, 1281, false);
+        world.send([large.clone()]);
+        assert!(world.sent("uk").is_empty());
+        assert_eq!(world.drops(DropReason::TooBig), 1);
+        let told = world.delivered().remove(0);
+        verify_checksums(&told).unwrap();
+        let at = if v6 { 40 } else { 20 };
+        let (kind, code) = if v6 { (2, 0) } else { (3, 4) };
+        assert_eq!((told[at], told[at + 1]), (kind, code));
+        assert_eq!(u16::from_be_bytes([told[at + 6], told[at + 7]]), 1280);
+        let quote = &told[at + 8..];
+        assert_eq!(quote, &large[..quote.len()], "the app's own packet");
+        assert!(world.router.accounts().balance());
+    }
+}
+
+#[test]
+fn who_sends_a_flood_is_not_answered_by_one() {
+    let mut world = world();
+    for _ in 0..20 {
+        world.send((0..50).map(|_| datagram(false, 1400, false)));
+    }
+    assert_eq!(world.drops(DropReason::TooBig), 1000);
+    assert!(world.delivered().len() <= 60, "{}", world.delivered().len());
+}
+
+#[test]
+fn what_may_be_cut_is_cut() {
+    let mut world = world();
+    world.send([datagram(false, 1500, true)]);
+    let sent = world.sent("uk");
+    assert_eq!(sent.len(), 2);
+    assert!(sent.iter().all(|p| p.len() <= 1280));
+    let payload: usize = sent.iter().map(|p| p.len() - 20).sum();
+    assert_eq!(payload, 1480);
+    assert!(world.delivered().is_empty() && world.router.accounts().balance());
+}
+
+fn mss_of(bytes: &[u8]) -> u16 {
+    verify_checksums(bytes).unwrap();
+    let at = usize::from(Parsed::from_bytes(bytes).unwrap().transport) + 22;
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+/// Both ends learn what fits, in both families, and a narrower value stays.
+#[test]
+fn the_segment_size_is_lowered_in_both_directions() {
+    let options = |mss: u16| [2, 4, (mss >> 8) as u8, mss as u8];
+    for (src, dst, fits) in [
+        ("10.6.0.2:4000", "192.0.2.9:80", 1240),
+        ("[fd00:6::2]:4000", "[2001:db8::9]:80", 1220),
+    ] {
+        let mut world = world();
+        let syn = |mss| build::tcp_with_options(src, dst, tcp_flags::SYN, 1, &options(mss), &[]);
+        world.send([syn(1460)]);
+        assert_eq!(mss_of(&world.sent("uk")[0]), fits);
+        let flags = tcp_flags::SYN | tcp_flags::ACK;
+        let answer = build::tcp_with_options(dst, src, flags, 1, &options(1440), &[]);
+        world.receive("uk", &answer);
+        assert_eq!(mss_of(&world.delivered()[0]), fits);
+        world.send([syn(1000)]);
+        assert_eq!(mss_of(&world.sent("uk")[0]), 1000);
+    }
+}
+
+#[test]
+fn the_mtu_may_change_while_it_runs() {
+    let mut world = world();
+    world.send([datagram(false, 1280, false)]);
+    width(&mut world, 1240);
+    world.send([datagram(false, 1280, false)]);
+    assert_eq!(world.drops(DropReason::TooBig), 1);
+    width(&mut world, 1420);
+    world.send([datagram(false, 1420, false)]);
+    assert_eq!(world.drops(DropReason::TooBig), 1);
+    assert_eq!(world.plans.last().unwrap().mtu, 1500);
+}
+
+/// A super-packet counts by its segments.
+#[test]
+fn segments_count_and_not_the_packet() {
+    let mut world = world();
+    for (size, passes) in [(1240u16, true), (1300, false)] {
+        let packet = build::super_tcp(
+            "10.6.0.2:4000",
+            "192.0.2.9:80",
+            tcp_flags::ACK,
+            1,
+            size,
+            &[0; 5000],
+        );
+        let now = world.now;
+        let mut batch = vpn_core::PacketBatch::new(4, 65_535);
+        batch.push(packet).unwrap();
+        world.router.handle_device(now, &mut batch);
+        world.answer_events();
+        assert_eq!(world.sent("uk").len(), usize::from(passes), "{size}");
+    }
+}
