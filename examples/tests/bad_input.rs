@@ -100,6 +100,18 @@ fn keys() {
     let place = Place::new();
     let cases = [
         ("[timeouts]\nudp = 5", "toml:2:", "udp"),
+        ("[interface]\nmtu = 1000", "toml:2:", "mtu"),
+        (
+            "[interface]\nmtu = 9000",
+            "interface.mtu",
+            "limits.largest_packet",
+        ),
+        ("[answers]\nblocked = \"maybe\"", "toml:2:", "blocked"),
+        ("[answers]\nunknown_owner = 1", "toml:2:", "unknown_owner"),
+        ("[answers]\ndown = \"hold\"", "toml:2:", "down"),
+        ("[answers]\nno_family = true", "toml:2:", "no_family"),
+        ("[answers]\nno_resolver = \"\"", "toml:2:", "no_resolver"),
+        ("[answers]\ncold = \"Reject\"", "toml:2:", "cold"),
         ("[timeouts]\nudp = \"5 parsecs\"", "toml:2:", "udp"),
         ("[timeouts]\nicmp = \"1ms\"", "toml:2:", "icmp"),
         ("[timeouts]\nother = \"90d\"", "toml:2:", "other"),

@@ -110,6 +110,13 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// Bytes of the largest packet.
+    pub(super) const fn largest_packet(&self) -> usize {
+        self.largest_packet.0
+    }
+}
+
 /// Puts them in the router's settings.
 pub(super) fn apply(timeouts: &Timeouts, hold: &Hold, limits: &Limits, router: &mut RouterConfig) {
     router.timeouts = FlowTimeouts {

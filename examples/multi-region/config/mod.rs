@@ -1,5 +1,6 @@
 //! The configuration file: read, checked, with every default written here.
 
+mod answers;
 mod bounds;
 mod dns;
 mod group;
@@ -15,10 +16,12 @@ use vpn_routing::RouterConfig;
 use vpn_routing::group::MAX_GROUPS;
 
 use crate::error::Error;
+use answers::Answers;
 use bounds::{Hold, Limits, Timeouts};
 pub(crate) use dns::{ApplyDns, Dns};
 pub(crate) use group::Group;
 pub(crate) use tunnel::Tunnel;
+use value::Count;
 
 /// Names a rule or `default` uses for something that is not a tunnel.
 const RESERVED: [&str; 2] = ["direct", "block"];
@@ -59,6 +62,8 @@ pub(crate) struct Config {
     pub(crate) dns: Dns,
     #[serde(default)]
     pub(crate) control: Control,
+    #[serde(default)]
+    answers: Answers,
     #[serde(default)]
     timeouts: Timeouts,
     #[serde(default)]
@@ -111,12 +116,16 @@ pub(crate) enum Direct {
 pub(crate) struct Interface {
     /// Name of the interface. Default `vpn0`.
     pub(crate) name: String,
+    /// Its MTU in bytes. Default none: that of the widest tunnel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mtu: Option<Count<1280, 65_535>>,
 }
 
 impl Default for Interface {
     fn default() -> Self {
         Self {
             name: "vpn0".to_owned(),
+            mtu: None,
         }
     }
 }
@@ -270,6 +279,14 @@ impl Config {
                 );
             }
         }
+        if let Some(mtu) = self.interface.mtu
+            && mtu.0 > self.limits.largest_packet()
+        {
+            return wrong(
+                "interface.mtu".to_owned(),
+                "larger than limits.largest_packet".to_owned(),
+            );
+        }
         if let Err(error) = vpn_tun::InterfaceName::new(self.interface.name.as_str()) {
             return wrong("interface.name".to_owned(), error.to_string());
         }
@@ -287,6 +304,8 @@ impl Config {
             ..RouterConfig::default()
         };
         bounds::apply(&self.timeouts, &self.hold, &self.limits, &mut router);
+        router.answers = self.answers.for_router();
+        router.interface_mtu = self.interface.mtu.map(|mtu| mtu.0 as u16);
         router
     }
 
