@@ -11,6 +11,7 @@
 //! | [`source`] | where rules come from: fixed, SQLite |
 //! | [`owner`] | which application a flow belongs to: a table, Linux |
 //! | [`group`] | which member of a group of tunnels a flow uses |
+//! | [`fragment`] | which flow a fragment belongs to |
 //! | [`filter`] | what may not pass all the same |
 //! | [`nat`] | which address and port a flow has in its tunnel |
 //! | [`routes`] | behind which tunnel a destination lies, of the routes that policy admits |
@@ -37,6 +38,7 @@ pub mod dns;
 #[cfg_attr(docsrs, doc(cfg(feature = "tokio")))]
 pub mod engine;
 pub mod filter;
+pub mod fragment;
 pub mod group;
 pub mod manual;
 pub mod nat;

@@ -18,6 +18,7 @@
 mod batch;
 pub mod checksum;
 mod clamp;
+mod fragment;
 mod icmp_error;
 mod offload;
 mod parse;
@@ -33,6 +34,7 @@ use bytes::BytesMut;
 
 pub use batch::{BufferPool, PacketBatch};
 pub use clamp::clamp_mss;
+pub use fragment::Fragment;
 pub use icmp_error::{Complaint, IcmpError};
 pub use offload::{Gso, Offload};
 pub use parse::{Message, ParseError, Parsed, tcp_flags};

@@ -15,6 +15,9 @@ const HELD_FLOW_BYTES: usize = 1536;
 /// What a packet that waits costs at most, its bytes apart.
 const HELD_PACKET_BYTES: usize = 128 + HEADROOM + TAILROOM;
 
+/// What a datagram in fragments costs at most, those that wait apart.
+const DATAGRAM_BYTES: usize = 1024;
+
 /// What a DNS query that waits costs at most, on a flow of its own.
 const QUERY_BYTES: usize = 1024;
 
@@ -82,7 +85,13 @@ impl RouterConfig {
 
         lower(&mut config.hold.bytes, share(HELD) / 4);
         let waits = HELD_FLOW_BYTES + config.hold.flow_packets * HELD_PACKET_BYTES;
-        lower(&mut config.hold.flows, share(HELD) / 4 * 3 / waits);
+        lower(&mut config.hold.flows, share(HELD) / 2 / waits);
+
+        lower(&mut config.fragments.bytes, share(HELD) / 4);
+        lower(
+            &mut config.fragments.datagrams,
+            share(1) / 4 / DATAGRAM_BYTES,
+        );
 
         lower(&mut config.dns.queries, share(DNS) / 2 / QUERY_BYTES);
         let names = share(DNS) / 2 / NAME_BYTES / budget.tunnels.max(1);

@@ -7,6 +7,7 @@ use super::budget::MemoryBudget;
 use crate::alloc::Policy;
 use crate::conn::Timeouts;
 use crate::dns::DnsLimits;
+use crate::fragment::FragmentLimits;
 
 /// A share of what is held. What is beyond it is dropped as
 /// [`HoldFull`](vpn_core::DropReason::HoldFull).
@@ -135,6 +136,8 @@ pub struct RouterConfig {
     pub timeouts: Timeouts,
     /// How much is held.
     pub hold: HoldLimits,
+    /// How much is remembered of datagrams that come in fragments.
+    pub fragments: FragmentLimits,
     /// Packets queued for one tunnel or the device. Default 256.
     pub queue_packets: usize,
     /// Largest packet, in bytes, that a pooled buffer holds. Default 1,600; 65,535 with offload.
@@ -176,6 +179,7 @@ impl Default for RouterConfig {
             max_flows_per_inbound_rule: 4096,
             timeouts: Timeouts::default(),
             hold: HoldLimits::default(),
+            fragments: FragmentLimits::default(),
             queue_packets: 256,
             largest_packet: 1600,
             answers: Answers::default(),

@@ -1,6 +1,6 @@
 //! From a tunnel to the device: answers to flows of that very tunnel, and what rules admit.
 
-use vpn_core::packet::{Message, Packet, clamp_mss};
+use vpn_core::packet::{Message, Packet, Parsed, clamp_mss};
 use vpn_core::{DropReason, TunnelId};
 
 use super::Router;
@@ -19,8 +19,24 @@ impl Router {
         mut packet: Packet,
     ) -> Option<Packet> {
         let bytes = packet.len() as u64;
-        match self.translate_inbound(now, tunnel, &mut packet) {
+        let parsed = packet.parse();
+        let Ok(parsed) = &parsed else {
+            self.count_drop(Some(tunnel), DropReason::Malformed, 1);
+            return Some(packet);
+        };
+        if parsed.message == Message::LaterFragment {
+            return self.later_fragment(now, Some(tunnel), parsed, packet);
+        }
+        // As it came: translated it would be another.
+        let datagram = match parsed.first_fragment {
+            true => Self::datagram(Some(tunnel), parsed, &packet),
+            false => None,
+        };
+        match self.translate_inbound(now, tunnel, parsed, &mut packet) {
             Err(reason) => {
+                if parsed.first_fragment {
+                    self.first_fragment_dropped(now, Some(tunnel), parsed, &packet, reason);
+                }
                 self.count_drop(Some(tunnel), reason, 1);
                 Some(packet)
             }
@@ -30,10 +46,16 @@ impl Router {
                         slot.counters.rx_packets += 1;
                         slot.counters.rx_bytes += bytes;
                     }
+                    if parsed.first_fragment {
+                        self.forward_following();
+                    }
                     None
                 }
                 Err(packet) => {
                     self.count_drop(Some(tunnel), DropReason::QueueFull, 1);
+                    if let Some(datagram) = datagram {
+                        self.following_dropped(now, datagram);
+                    }
                     Some(packet)
                 }
             },
@@ -44,14 +66,13 @@ impl Router {
         &mut self,
         now: Stamp,
         tunnel: TunnelId,
+        parsed: &Parsed,
         packet: &mut Packet,
     ) -> Result<(), DropReason> {
-        let parsed = packet.parse().map_err(|_| DropReason::Malformed)?;
         match parsed.message {
-            _ if parsed.first_fragment => return Err(DropReason::Fragment),
             Message::Tcp(_) | Message::Udp | Message::EchoReply | Message::EchoRequest => {}
             Message::LaterFragment => return Err(DropReason::Fragment),
-            Message::IcmpError => return self.inbound_error(now, tunnel, &parsed, packet),
+            Message::IcmpError => return self.inbound_error(now, tunnel, parsed, packet),
             Message::Other if !parsed.flow.protocol().is_icmp() => {}
             _ => return Err(DropReason::Unsupported),
         }
@@ -61,29 +82,32 @@ impl Router {
                 return Err(DropReason::Unsolicited);
             }
             Some(id) => id,
-            None => self.admit(now, tunnel, &parsed, packet)?,
+            None => self.admit(now, tunnel, parsed, packet)?,
         };
         let conn = self.conns.get(id).ok_or(DropReason::Unsolicited)?;
         if conn.dns != DnsFlow::No {
-            self.take_answer(now, id, &parsed, packet)?;
+            self.take_answer(now, id, parsed, packet)?;
         } else if conn.generation != self.generation
             && let Some(reason) = self.blocked_since(now, id, None)
         {
-            self.answer_server(id, tunnel, &parsed, packet);
+            self.answer_server(id, tunnel, parsed, packet);
             return Err(reason);
+        }
+        if parsed.first_fragment {
+            self.first_fragment_in(now, tunnel, id, parsed, packet)?;
         }
         let conn = self.conns.get_mut(id).ok_or(DropReason::Unsolicited)?;
         conn.saw_inbound(now, parsed.message);
         if let Some((_, back)) = &conn.translation.source {
-            back.apply_parsed(packet, &parsed);
+            back.apply_parsed(packet, parsed);
         }
         if let Some((_, back)) = &conn.translation.destination {
-            back.apply_parsed(packet, &parsed);
+            back.apply_parsed(packet, parsed);
         }
         if is_syn(parsed.message)
             && let Some(slot) = self.tunnels.get(tunnel)
         {
-            clamp_mss(packet, &parsed, slot.mtu);
+            clamp_mss(packet, parsed, slot.mtu);
         }
         Ok(())
     }

@@ -57,8 +57,9 @@
 //!
 //! # Fragments
 //!
-//! Fragments are dropped, the first included: the others have no ports, and half a datagram is of
-//! no use. Path MTU discovery keeps them rare.
+//! The first fragment of a datagram is routed like any packet; the others have no ports and follow
+//! it, in any order and in bounds: see [`fragment`](crate::fragment). A packet that is larger than
+//! its tunnel carries is cut, or its sender is told what fits.
 //!
 //! # Promises
 //!
@@ -76,6 +77,7 @@ mod demand;
 mod dns;
 mod enter;
 mod errors;
+mod fragments;
 mod groups;
 mod hold;
 mod inbound;
@@ -105,6 +107,7 @@ use vpn_core::{
 
 use crate::alloc::{Allocator, Conflict, Refusal};
 use crate::conn::{Conn, ConnTable, Stamp};
+use crate::fragment::Fragments;
 use crate::group::Standing;
 use crate::nat::Mappings;
 use crate::routes::{RouteReport, RouteTable};
@@ -120,6 +123,7 @@ pub use status::{
 
 use admit::Guests;
 use dns::Dns;
+use fragments::FragmentWay;
 use groups::Groups;
 use hold::Hold;
 use owners::Owners;
@@ -203,6 +207,9 @@ pub struct Router {
     guests: Guests,
     tells: Tells,
     hold: Hold,
+    fragments: Fragments<FragmentWay>,
+    /// Fragments that go on behind the first one; empty between two packets.
+    following: VecDeque<(FragmentWay, Packet)>,
     dns: Dns,
     device: PacketBatch,
     events: VecDeque<Event>,
@@ -239,6 +246,8 @@ impl Router {
             guests: Guests::default(),
             tells: Tells::default(),
             hold: Hold::new(config.hold),
+            fragments: Fragments::new(config.fragments),
+            following: VecDeque::new(),
             dns: Dns::new(config.dns),
             device: PacketBatch::new(config.queue_packets, config.largest_packet),
             events: VecDeque::new(),
@@ -351,6 +360,7 @@ impl Router {
                     false => self.generation.next(),
                 };
                 self.rules = rules;
+                self.fragments.forget_ways();
                 self.end_moved(now);
                 self.update_plan();
                 self.release_redirected(now);
@@ -392,6 +402,7 @@ impl Router {
             self.next_sweep = now + SWEEP_INTERVAL;
             self.look_for_idle(now);
             self.hold.sweep(stamp);
+            self.expire_fragments(stamp);
             self.dns.sweep(stamp);
             let steps = self.conns.slots() / SWEEPS_PER_ROUND + SWEEPS_PER_ROUND;
             let book = &mut self.dns.book;

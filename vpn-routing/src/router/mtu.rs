@@ -57,7 +57,7 @@ impl Router {
     }
 
     /// Queues what one packet became.
-    fn send_all(&mut self, tunnel: TunnelId, fragments: Vec<Packet>) {
+    pub(super) fn send_all(&mut self, tunnel: TunnelId, fragments: Vec<Packet>) {
         let Some(slot) = self.tunnels.get_mut(tunnel) else {
             self.count_drop(None, DropReason::NoSuchTunnel, 1);
             return;

@@ -55,6 +55,9 @@ impl Router {
             self.count_drop(None, DropReason::Malformed, 1);
             return Some(packet);
         };
+        if parsed.message == Message::LaterFragment {
+            return self.later_fragment(now, None, parsed, packet);
+        }
         if !self.hold.is_empty() && self.hold.contains(&parsed.flow) {
             // Behind its predecessors, whatever this packet alone would get.
             if !self.hold.append(now, &parsed.flow, &packet) {
@@ -111,6 +114,19 @@ impl Router {
         outcome: Outcome,
     ) -> Option<Packet> {
         match outcome {
+            Send(id) if parsed.first_fragment => {
+                let mut packet = packet;
+                let Some(datagram) = self.first_fragment_out(now, id, parsed, &mut packet) else {
+                    return Some(packet);
+                };
+                let before = self.sent_packets(id);
+                let free = self.send(now, id, parsed, packet);
+                match self.sent_packets(id) == before {
+                    true => self.following_dropped(now, datagram),
+                    false => self.forward_following(),
+                }
+                return free;
+            }
             Send(id) => return self.send(now, id, parsed, packet),
             Wait(awaits) => {
                 let flow = parsed.flow;
@@ -137,6 +153,9 @@ impl Router {
             }
             Drop(reason, tunnel) => {
                 self.answer_drop(now, reason, parsed, &packet);
+                if parsed.first_fragment {
+                    self.first_fragment_dropped(now, None, parsed, &packet, reason);
+                }
                 self.count_drop(tunnel, reason, 1);
             }
             Outcome::Reject(tunnel) => {
@@ -203,8 +222,6 @@ impl Router {
 
     pub(super) fn decide(&mut self, now: Stamp, parsed: &Asking<'_>, known: Known) -> Outcome {
         match parsed.message {
-            // The rest of it could not follow: half a datagram is of no use to anybody.
-            _ if parsed.first_fragment => return Drop(DropReason::Fragment, None),
             Message::Tcp(_) | Message::Udp | Message::EchoRequest => {}
             Message::EchoReply if self.answers_guest(&parsed.flow) => {}
             Message::LaterFragment => return Drop(DropReason::Fragment, None),

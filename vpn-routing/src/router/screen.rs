@@ -87,6 +87,19 @@ impl Router {
         self.judge_subject(&subject)
     }
 
+    /// What the filter says to the first fragment of a datagram, and so to the others.
+    pub(super) fn judge_fragment(
+        &self,
+        direction: FilterDirection,
+        tunnel: TunnelId,
+        flow: FlowKey,
+    ) -> FilterAction {
+        self.judge_subject(&Subject {
+            fragment: true,
+            ..Subject::flow(direction, tunnel, flow)
+        })
+    }
+
     fn judge(&self, direction: FilterDirection, tunnel: TunnelId, flow: FlowKey) -> FilterAction {
         self.judge_subject(&Subject::flow(direction, tunnel, flow))
     }

@@ -180,7 +180,7 @@ impl Router {
     /// The counters. Cheap enough to call every second.
     pub fn accounts(&self) -> Accounts {
         let mut accounts = self.accounts.clone();
-        accounts.held = self.hold.packets();
+        accounts.held = self.hold.packets() + self.fragments.packets();
         accounts.queued = self.device.len() as u64;
         for (_, slot) in self.tunnels.iter() {
             accounts.queued += slot.queue.len() as u64;

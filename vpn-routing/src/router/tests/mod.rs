@@ -6,6 +6,7 @@ mod dns;
 mod errors;
 mod filter;
 mod flows;
+mod fragments;
 mod groups;
 mod hold;
 mod inbound;

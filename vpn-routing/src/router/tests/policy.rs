@@ -244,7 +244,8 @@ proptest! {
         }
         world.sent("uk");
         world.delivered();
-        world.advance(Duration::from_secs(10));
+        // Longer than fragments wait for each other.
+        world.advance(Duration::from_secs(20));
         let accounts = world.router.accounts();
         prop_assert!(accounts.balance());
         prop_assert_eq!(accounts.held + accounts.queued, 0);

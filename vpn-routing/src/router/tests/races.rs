@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use vpn_core::testing::build;
 use vpn_core::{DropReason, Packet, Protocol, TransportState};
 
 use super::world::{SITE, World, flow_of, tcp, udp};
@@ -160,25 +159,6 @@ fn deadlines_work_when_stamps_wrap() {
         world.answer_owners();
     }
     assert_eq!(world.drops(DropReason::OwnerTimeout), 2);
-}
-
-/// Half a datagram is of no use: all of its fragments are dropped, both ways, and counted.
-#[test]
-fn fragments_are_dropped_whole() {
-    let mut world = two();
-    let whole = udp(("10.5.0.2", 7000), (SITE, 7), &[0; 3000]);
-    let parts = build::fragments(&whole, 1500, 1);
-    world.send(parts.clone());
-    assert_eq!(world.drops(DropReason::Fragment), parts.len() as u64);
-    world.send([datagram(b"")]);
-    let back = udp((SITE, 7), ("10.5.0.2", 7000), &[0; 3000]);
-    let back = build::fragments(&back, 1500, 1);
-    back.iter().for_each(|part| world.receive("uk", part));
-    assert!(world.delivered().is_empty());
-    assert_eq!(
-        world.drops(DropReason::Fragment),
-        (parts.len() + back.len()) as u64
-    );
 }
 
 /// A transport may count segments, or more than it took; each packet counts once.

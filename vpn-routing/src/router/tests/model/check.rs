@@ -77,16 +77,16 @@ impl Real {
                 self.check_source(oracle, tunnel, &parsed);
                 let own = matches!(parsed.message, Message::Tcp(flags) if flags & tcp_flags::RST != 0)
                     && usize::from(parsed.payload) == bytes.len();
-                let known = seen.contains(&number(bytes));
+                let known = seen.contains(&(number(bytes), offset(bytes)));
                 match parsed.message {
                     _ if own => self.check_reset(tunnel, &parsed),
                     Message::IcmpError => self.check_error_routed(tunnel, bytes, &parsed),
-                    _ if known && offset(bytes) == 0 => {}
+                    _ if known => {}
                     _ => self.check_routed(oracle, tunnel, bytes, &parsed),
                 }
             }
             if stalled {
-                self.seen[at] = queued.iter().map(|b| number(b)).collect();
+                self.seen[at] = queued.iter().map(|b| (number(b), offset(b))).collect();
             }
         }
     }

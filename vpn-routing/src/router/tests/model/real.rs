@@ -76,8 +76,8 @@ pub(super) struct Real {
     cache: RuleCache,
     start: Instant,
     pub(super) ids: Vec<TunnelId>,
-    /// Numbers of the packets that were seen in each tunnel's queue and not taken yet.
-    pub(super) seen: Vec<Vec<u32>>,
+    /// Numbers of the packets, and places of fragments, that were seen in each tunnel's queue and not taken yet.
+    pub(super) seen: Vec<Vec<(u32, u16)>>,
     pub(super) sent: Vec<Sent>,
     pub(super) last: HashMap<FlowKey, Last>,
     /// Where and when packets were routed, and at which offset of their datagram.
