@@ -13,6 +13,8 @@ pub struct Fragment {
     pub id: u32,
     /// Where its payload lies in the datagram, in bytes.
     pub offset: u16,
+    /// Bytes of payload it carries.
+    pub length: u16,
     /// Whether others follow.
     pub more: bool,
 }
@@ -21,11 +23,13 @@ impl Fragment {
     /// Reads the fields of a packet that parses. `None` if it is no fragment.
     pub fn of(bytes: &[u8]) -> Option<Self> {
         let field = |at: usize| Some(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]));
+        let after = |header: usize| u16::try_from(bytes.len().checked_sub(header)?).ok();
         if bytes.first()? >> 4 == 4 {
             let flags = field(6)?;
             return (flags & 0x3fff != 0).then_some(Self {
                 id: field(4)?.into(),
                 offset: (flags & 0x1fff) << 3,
+                length: after(usize::from(bytes.first()? & 0xf) * 4)?,
                 more: flags & 0x2000 != 0,
             });
         }
@@ -34,6 +38,7 @@ impl Fragment {
         let fragment = Self {
             id: u32::from(field(at + 4)?) << 16 | u32::from(field(at + 6)?),
             offset: flags & 0xfff8,
+            length: after(at + 8)?,
             more: flags & 1 != 0,
         };
         // One with neither is a whole datagram (RFC 6946).
@@ -98,6 +103,7 @@ mod tests {
             let whole = build::udp(src, dst, &[7; 3000]);
             assert_eq!(Fragment::of(&whole), None);
             let parts = build::fragments(&whole, 1280, 0x1234);
+            let header = if src.starts_with('[') { 48 } else { 20 };
             let mut offset = 0;
             for (place, part) in parts.iter().enumerate() {
                 let fragment = Fragment::of(part).expect("a fragment");
@@ -111,7 +117,8 @@ mod tests {
                     let sum = crate::packet::checksum::sum(&packet.bytes()[..20], 0);
                     assert_eq!(crate::packet::checksum::fold(sum), 0xffff);
                 }
-                offset += part.len() - if part[0] >> 4 == 4 { 20 } else { 48 };
+                offset += usize::from(fragment.length);
+                assert_eq!(part.len() - usize::from(fragment.length), header);
             }
         }
         assert!(verify_checksums(&build::udp("10.0.0.1:1", "10.0.0.2:2", b"x")).is_ok());

@@ -5,22 +5,24 @@
 //! the same. Those that come before their first wait for it, a short time and in bounds:
 //!
 //! * [`FragmentLimits::datagrams`] at the same time, a quarter of them of one source, so that one
-//!   sender cannot take the whole table;
-//! * [`FragmentLimits::bytes`] of waiting fragments in all, and one datagram's worth (65,535) each;
+//!   sender cannot take the whole table: beyond, the oldest makes room;
+//! * [`FragmentLimits::bytes`] of waiting fragments in all, and one datagram's worth (65,535) each:
+//!   beyond, a fragment is dropped and its datagram with it, for nobody can put that together;
 //! * [`FragmentLimits::patience`] for each datagram.
 //!
-//! At a bound a fragment is dropped, and its datagram with it: nobody can put it together any more.
+//! A datagram whose bytes have all passed is forgotten at once: the bounds are about datagrams that
+//! are under way, and its identification may come again.
 //!
 //! On the wire two apps become one sender. Where two of their datagrams would then have the same
 //! identification at the same time, the later one gets another (RFC 6864 §5.3).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use foldhash::quality::RandomState;
 use hashbrown::HashMap;
-use vpn_core::packet::Packet;
+use vpn_core::packet::{Fragment, Packet};
 use vpn_core::{DropReason, Family, FlowKey, TunnelId};
 
 use crate::conn::Stamp;
@@ -99,6 +101,24 @@ struct Entry<W> {
     bytes: usize,
     /// The datagram it is on the wire, if that is known.
     wire: Option<Datagram>,
+    /// Its place among all that began.
+    began: u64,
+    /// Bytes of payload seen, and how many there are, which its last fragment tells.
+    seen: u32,
+    whole: Option<u32>,
+}
+
+impl<W> Entry<W> {
+    fn see(&mut self, piece: &Fragment) {
+        self.seen = self.seen.saturating_add(piece.length.into());
+        if !piece.more {
+            self.whole = Some(u32::from(piece.offset) + u32::from(piece.length));
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.whole.is_some_and(|whole| self.seen >= whole)
+    }
 }
 
 /// What a fragment that is not the first has to do.
@@ -116,8 +136,13 @@ pub(crate) enum Later<W> {
 pub(crate) struct Fragments<W> {
     entries: HashMap<Datagram, Entry<W>, RandomState>,
     /// In the order they began, so that the first is the first to expire.
-    order: VecDeque<(Stamp, Datagram)>,
-    sources: HashMap<IpAddr, usize, RandomState>,
+    order: BTreeMap<u64, (Stamp, Datagram)>,
+    /// Those of each source, in the same order.
+    sources: HashMap<IpAddr, BTreeSet<u64>, RandomState>,
+    /// How many began.
+    began: u64,
+    /// Where datagrams came from that made room for others, and how many fragments of them waited.
+    evicted: Vec<(Option<TunnelId>, u64)>,
     /// Which datagram has an identification on the wire.
     wires: HashMap<Datagram, Datagram, RandomState>,
     packets: u64,
@@ -129,8 +154,10 @@ impl<W: Copy> Fragments<W> {
     pub(crate) fn new(limits: FragmentLimits) -> Self {
         Self {
             entries: HashMap::default(),
-            order: VecDeque::new(),
+            order: BTreeMap::new(),
             sources: HashMap::default(),
+            began: 0,
+            evicted: Vec::new(),
             wires: HashMap::default(),
             packets: 0,
             bytes: 0,
@@ -144,12 +171,18 @@ impl<W: Copy> Fragments<W> {
     }
 
     /// A fragment that is not the first.
-    pub(crate) fn later(&mut self, now: Stamp, datagram: Datagram, packet: &Packet) -> Later<W> {
+    pub(crate) fn later(
+        &mut self,
+        now: Stamp,
+        datagram: Datagram,
+        piece: &Fragment,
+        packet: &Packet,
+    ) -> Later<W> {
         let room = self.bytes + packet.len() <= self.limits.bytes;
-        let Some(entry) = self.entry(now, datagram) else {
-            return Later::Drop(DropReason::Fragment);
-        };
-        match entry.fate {
+        let entry = self.entry(now, datagram);
+        entry.see(piece);
+        let complete = entry.is_complete();
+        let later = match entry.fate {
             Fate::Follows(way) => Later::Follow(way),
             Fate::Dropped(reason) => Later::Drop(reason),
             Fate::Waiting if !room || entry.bytes + packet.len() > DATAGRAM_BYTES => {
@@ -161,14 +194,24 @@ impl<W: Copy> Fragments<W> {
                 entry.waiting.push(packet.shrunk());
                 self.bytes += packet.len();
                 self.packets += 1;
-                Later::Wait
+                return Later::Wait;
             }
+        };
+        if complete {
+            self.end(&datagram);
         }
+        later
     }
 
     /// The first fragment went this way: those that waited for it.
-    pub(crate) fn follow(&mut self, now: Stamp, datagram: Datagram, way: W) -> Vec<Packet> {
-        self.decided(now, datagram, Fate::Follows(way))
+    pub(crate) fn follow(
+        &mut self,
+        now: Stamp,
+        datagram: Datagram,
+        piece: &Fragment,
+        way: W,
+    ) -> Vec<Packet> {
+        self.decided(now, datagram, piece, Fate::Follows(way))
     }
 
     /// The first fragment was dropped: those that waited for it share its fate.
@@ -176,9 +219,17 @@ impl<W: Copy> Fragments<W> {
         &mut self,
         now: Stamp,
         datagram: Datagram,
+        piece: &Fragment,
         reason: DropReason,
     ) -> Vec<Packet> {
-        self.decided(now, datagram, Fate::Dropped(reason))
+        self.decided(now, datagram, piece, Fate::Dropped(reason))
+    }
+
+    /// What follows a datagram's first fragment has no use any more.
+    pub(crate) fn revoke(&mut self, datagram: &Datagram, reason: DropReason) {
+        if let Some(entry) = self.entries.get_mut(datagram) {
+            entry.fate = Fate::Dropped(reason);
+        }
     }
 
     /// An identification for a datagram on the wire: its own, or another if a datagram of somebody
@@ -197,22 +248,22 @@ impl<W: Copy> Fragments<W> {
         let free = |wire: &Datagram| self.wires.get(wire).is_none_or(|by| *by == datagram);
         let mut tries = tries;
         let wire = tries.find(free).unwrap_or(wanted);
-        if let Some(entry) = self.entry(now, datagram) {
-            entry.wire = Some(wire);
-            self.wires.insert(wire, datagram);
-        }
+        self.entry(now, datagram).wire = Some(wire);
+        self.wires.insert(wire, datagram);
         wire.id
     }
 
-    /// Takes out one datagram that took too long, with what still waits of it.
-    pub(crate) fn expired(&mut self, now: Stamp) -> Option<(Option<TunnelId>, Vec<Packet>)> {
-        let patience = self.limits.patience.as_millis() as Stamp;
-        let &(since, datagram) = self.order.front()?;
-        if now.wrapping_sub(since) < patience {
-            return None;
-        }
-        self.order.pop_front();
-        Some((datagram.from, self.remove(&datagram)))
+    /// A datagram that took too long or made room: where it came from, and how many fragments of it
+    /// waited.
+    pub(crate) fn expired(&mut self, now: Stamp) -> Option<(Option<TunnelId>, u64)> {
+        let gone = self.evicted.pop().or_else(|| {
+            let patience = self.limits.patience.as_millis() as Stamp;
+            let &(since, datagram) = self.order.first_key_value()?.1;
+            let late = now.wrapping_sub(since) >= patience;
+            late.then(|| (datagram.from, self.remove(&datagram)))
+        })?;
+        self.packets -= gone.1;
+        Some(gone)
     }
 
     /// Forgets what became of first fragments: rules changed since. Their others wait in vain.
@@ -224,48 +275,78 @@ impl<W: Copy> Fragments<W> {
         }
     }
 
-    fn decided(&mut self, now: Stamp, datagram: Datagram, fate: Fate<W>) -> Vec<Packet> {
-        let Some(entry) = self.entry(now, datagram) else {
-            return Vec::new();
-        };
+    fn decided(
+        &mut self,
+        now: Stamp,
+        datagram: Datagram,
+        piece: &Fragment,
+        fate: Fate<W>,
+    ) -> Vec<Packet> {
+        let entry = self.entry(now, datagram);
         entry.fate = fate;
+        entry.see(piece);
+        let complete = entry.is_complete();
         let (waiting, bytes) = (std::mem::take(&mut entry.waiting), entry.bytes);
         entry.bytes = 0;
         self.packets -= waiting.len() as u64;
         self.bytes -= bytes;
+        if complete {
+            self.end(&datagram);
+        }
         waiting
     }
 
-    /// The entry of a datagram, made if there is room for it.
-    fn entry(&mut self, now: Stamp, datagram: Datagram) -> Option<&mut Entry<W>> {
+    /// The entry of a datagram; one that is made takes the room of the oldest where there is none.
+    fn entry(&mut self, now: Stamp, datagram: Datagram) -> &mut Entry<W> {
         if !self.entries.contains_key(&datagram) {
-            let of_source = self.sources.get(&datagram.src).copied().unwrap_or(0);
-            let most = (self.limits.datagrams / SOURCE_SHARE).max(1);
-            if self.entries.len() >= self.limits.datagrams || of_source >= most {
-                return None;
-            }
-            *self.sources.entry(datagram.src).or_default() += 1;
-            self.order.push_back((now, datagram));
-            self.entries.insert(
-                datagram,
-                Entry {
-                    fate: Fate::Waiting,
-                    waiting: Vec::new(),
-                    bytes: 0,
-                    wire: None,
-                },
-            );
+            self.make_room(datagram.src);
+            self.began += 1;
+            self.order.insert(self.began, (now, datagram));
+            let of_source = self.sources.entry(datagram.src).or_default();
+            of_source.insert(self.began);
         }
-        self.entries.get_mut(&datagram)
+        let began = self.began;
+        self.entries.entry(datagram).or_insert(Entry {
+            fate: Fate::Waiting,
+            waiting: Vec::new(),
+            bytes: 0,
+            wire: None,
+            began,
+            seen: 0,
+            whole: None,
+        })
     }
 
-    fn remove(&mut self, datagram: &Datagram) -> Vec<Packet> {
-        let Some(entry) = self.entries.remove(datagram) else {
-            return Vec::new();
+    fn make_room(&mut self, source: IpAddr) {
+        let share = (self.limits.datagrams / SOURCE_SHARE).max(1);
+        let of_source = self.sources.get(&source);
+        let oldest = match of_source {
+            Some(of_source) if of_source.len() >= share => of_source.first(),
+            _ if self.entries.len() >= self.limits.datagrams => self.order.keys().next(),
+            _ => None,
         };
-        if let Some(count) = self.sources.get_mut(&datagram.src) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some((_, datagram)) = oldest.and_then(|began| self.order.get(began)).copied() {
+            self.end(&datagram);
+        }
+    }
+
+    /// Forgets a datagram; what waits of it is counted with the [`expired`](Self::expired).
+    fn end(&mut self, datagram: &Datagram) {
+        let waiting = self.remove(datagram);
+        if waiting != 0 {
+            self.evicted.push((datagram.from, waiting));
+        }
+    }
+
+    /// Forgets a datagram. Returns how many fragments waited; `packets` still counts them.
+    fn remove(&mut self, datagram: &Datagram) -> u64 {
+        let Some(entry) = self.entries.remove(datagram) else {
+            return 0;
+        };
+        self.order.remove(&entry.began);
+        if let Some(of_source) = self.sources.get_mut(&datagram.src) {
+            of_source.remove(&entry.began);
+            if of_source.is_empty() {
                 self.sources.remove(&datagram.src);
             }
         }
@@ -274,9 +355,8 @@ impl<W: Copy> Fragments<W> {
         {
             self.wires.remove(&wire);
         }
-        self.packets -= entry.waiting.len() as u64;
         self.bytes -= entry.bytes;
-        entry.waiting
+        entry.waiting.len() as u64
     }
 }
 

@@ -52,10 +52,10 @@ impl Router {
         from: Option<TunnelId>,
         parsed: &Parsed,
         packet: &Packet,
-    ) -> Option<Datagram> {
+    ) -> Option<(Datagram, Fragment)> {
         let fragment = Fragment::of(packet.bytes())?;
         let passes = !fragment.hides_flags(parsed);
-        passes.then(|| Datagram::new(from, &parsed.flow, fragment.id))
+        passes.then(|| (Datagram::new(from, &parsed.flow, fragment.id), fragment))
     }
 
     /// A fragment but the first. Returns it if its buffer is free again.
@@ -66,11 +66,13 @@ impl Router {
         parsed: &Parsed,
         packet: Packet,
     ) -> Option<Packet> {
-        let Some(datagram) = Self::datagram(from, parsed, &packet) else {
+        let Some((datagram, piece)) = Self::datagram(from, parsed, &packet) else {
             self.count_drop(from, DropReason::Malformed, 1);
             return Some(packet);
         };
-        match self.fragments.later(now, datagram, &packet) {
+        let later = self.fragments.later(now, datagram, &piece, &packet);
+        self.expire_fragments(now);
+        match later {
             Later::Follow(way) => return self.forward_fragment(way, packet),
             Later::Wait => {}
             Later::Drop(reason) => self.count_drop(from, reason, 1),
@@ -87,13 +89,13 @@ impl Router {
         parsed: &Parsed,
         packet: &mut Packet,
     ) -> Option<Datagram> {
-        let datagram = Self::datagram(None, parsed, packet)?;
+        let (datagram, piece) = Self::datagram(None, parsed, packet)?;
         let conn = self.conns.get(id)?;
         let (tunnel, device) = (conn.tunnel, conn.device);
         let judged = self.judge_fragment(FilterDirection::Outbound, tunnel, device);
         if judged != FilterAction::Accept {
             self.count_drop(Some(tunnel), DropReason::BlockedByFilter, 1);
-            self.fragments_dropped(now, datagram, DropReason::BlockedByFilter);
+            self.fragments_dropped(now, datagram, &piece, DropReason::BlockedByFilter);
             return None;
         }
         let conn = self.conns.get(id)?;
@@ -109,7 +111,8 @@ impl Router {
         if let Some(id) = id {
             packet.set_fragment_id(id);
         }
-        let waiting = self.fragments.follow(now, datagram, way);
+        let waiting = self.fragments.follow(now, datagram, &piece, way);
+        self.expire_fragments(now);
         self.following.extend(waiting.into_iter().map(|p| (way, p)));
         Some(datagram)
     }
@@ -121,12 +124,12 @@ impl Router {
     }
 
     /// A first fragment found no room after all: those behind it are of no use.
-    pub(super) fn following_dropped(&mut self, now: Stamp, datagram: Datagram) {
+    pub(super) fn following_dropped(&mut self, datagram: &Datagram) {
         for (way, packet) in std::mem::take(&mut self.following) {
             self.count_drop(Some(way.tunnel), DropReason::QueueFull, 1);
             self.spare.release(packet);
         }
-        self.fragments_dropped(now, datagram, DropReason::QueueFull);
+        self.fragments.revoke(datagram, DropReason::QueueFull);
     }
 
     /// After a first fragment from `tunnel` was let in, as `parsed` before it was translated.
@@ -138,14 +141,16 @@ impl Router {
         parsed: &Parsed,
         packet: &Packet,
     ) -> Result<(), DropReason> {
-        let datagram = Self::datagram(Some(tunnel), parsed, packet).ok_or(DropReason::Malformed)?;
+        let (datagram, piece) =
+            Self::datagram(Some(tunnel), parsed, packet).ok_or(DropReason::Malformed)?;
         let conn = self.conns.get(id).ok_or(DropReason::Unsolicited)?;
         let (way, device) = (FragmentWay::back(conn), conn.device.reversed());
         let judged = self.judge_fragment(FilterDirection::Inbound, tunnel, device);
         if judged != FilterAction::Accept {
             return Err(DropReason::BlockedByFilter);
         }
-        let waiting = self.fragments.follow(now, datagram, way);
+        let waiting = self.fragments.follow(now, datagram, &piece, way);
+        self.expire_fragments(now);
         self.following.extend(waiting.into_iter().map(|p| (way, p)));
         Ok(())
     }
@@ -168,20 +173,27 @@ impl Router {
         packet: &Packet,
         reason: DropReason,
     ) {
-        if let Some(datagram) = Self::datagram(from, parsed, packet) {
-            self.fragments_dropped(now, datagram, reason);
+        if let Some((datagram, piece)) = Self::datagram(from, parsed, packet) {
+            self.fragments_dropped(now, datagram, &piece, reason);
         }
     }
 
-    fn fragments_dropped(&mut self, now: Stamp, datagram: Datagram, reason: DropReason) {
-        let waited = self.fragments.give_up(now, datagram, reason).len();
+    fn fragments_dropped(
+        &mut self,
+        now: Stamp,
+        datagram: Datagram,
+        piece: &Fragment,
+        reason: DropReason,
+    ) {
+        let waited = self.fragments.give_up(now, datagram, piece, reason).len();
         self.count_drop(datagram.from, reason, waited as u64);
+        self.expire_fragments(now);
     }
 
-    /// Datagrams that took too long.
+    /// Datagrams that took too long, or made room for others.
     pub(super) fn expire_fragments(&mut self, now: Stamp) {
-        while let Some((from, waiting)) = self.fragments.expired(now) {
-            self.count_drop(from, DropReason::Fragment, waiting.len() as u64);
+        while let Some((from, waited)) = self.fragments.expired(now) {
+            self.count_drop(from, DropReason::Fragment, waited);
         }
     }
 

@@ -53,8 +53,8 @@ impl Router {
                 }
                 Err(packet) => {
                     self.count_drop(Some(tunnel), DropReason::QueueFull, 1);
-                    if let Some(datagram) = datagram {
-                        self.following_dropped(now, datagram);
+                    if let Some((datagram, _)) = datagram {
+                        self.following_dropped(&datagram);
                     }
                     Some(packet)
                 }

@@ -122,7 +122,7 @@ impl Router {
                 let before = self.sent_packets(id);
                 let free = self.send(now, id, parsed, packet);
                 match self.sent_packets(id) == before {
-                    true => self.following_dropped(now, datagram),
+                    true => self.following_dropped(&datagram),
                     false => self.forward_following(),
                 }
                 return free;

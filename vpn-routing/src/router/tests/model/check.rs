@@ -157,9 +157,7 @@ impl Real {
             socket,
         };
         self.last.insert(flow, last);
-        if whole {
-            self.remember(tunnel, bytes, wire.flow, oracle.now);
-        }
+        self.remember(tunnel, bytes, wire.flow, oracle.now);
     }
 
     /// Who may have sent it, and what the rules say to each. Returns whether its connection was
@@ -346,7 +344,8 @@ impl Real {
         );
         assert_eq!(outer.flow.dst(), inner.flow.src());
         let original = &self.sent[came.sent as usize];
-        if original.flow == inner.flow {
+        // Of a fragment only the first is quoted, and its identification may be another.
+        if original.flow == inner.flow && !inner.first_fragment {
             assert_eq!(quoted, original.bytes, "quoted as it was sent");
         }
     }

@@ -90,6 +90,8 @@ pub(super) struct Real {
     pub(super) unowned: HashSet<FlowKey>,
     /// What answers said, and until when that holds at least.
     pub(super) book: Vec<(Known, Duration)>,
+    /// How many datagrams in fragments each address sent.
+    fragment_ids: HashMap<IpAddr, u32>,
     asked: Vec<(Duration, OwnerQuery, OwnerAnswer)>,
 }
 
@@ -135,6 +137,7 @@ impl Real {
             unowned: HashSet::new(),
             book: Vec::new(),
             asked: Vec::new(),
+            fragment_ids: HashMap::new(),
         };
         for tunnel in 0..TUNNELS {
             let id = real.router.add_tunnel(&tunnel.to_string()).unwrap();
@@ -334,9 +337,13 @@ impl Real {
         let (src, dst) = ends(port, to);
         let number = self.sent.len() as u32;
         let bytes = build::udp(src, dst, &number.to_be_bytes().repeat(32));
-        self.enter(oracle, bytes.clone(), false, None);
+        let flow = self.enter(oracle, bytes.clone(), false, None);
+        let before = self.router.accounts();
         let mtu = if src.0.is_ipv4() { 60 } else { 88 };
-        let mut pieces = build::fragments(&bytes, mtu, number % 3);
+        // One sender's identifications differ; those of two may be the same.
+        let ids = self.fragment_ids.entry(src.0).or_default();
+        *ids += 1;
+        let mut pieces = build::fragments(&bytes, mtu, *ids);
         let count = pieces.len();
         pieces.rotate_left(first % count);
         if backwards {
@@ -345,6 +352,10 @@ impl Real {
         for piece in pieces {
             self.at_device(oracle, &[piece]);
             self.settle(oracle);
+        }
+        // A resolver gets queries only, and whole.
+        if before.held == 0 && !matches!(to, To::Resolver(_)) {
+            self.check_nothing_lost(oracle, port, &flow, None, &before.drops);
         }
     }
 
