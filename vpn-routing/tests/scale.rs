@@ -181,7 +181,7 @@ fn answers(queries: &[Vec<u8>]) -> Vec<Vec<u8>> {
 }
 
 /// Everything is full at the same time: flows of as many owners, what waits for owners and for
-/// tunnels, all queues, queries that wait, and names.
+/// tunnels, fragments without their first, all queues, queries that wait, and names.
 fn flooded(now: Instant, config: RouterConfig, tunnels: u32, rules: &RuleCache) -> Router {
     let max_flows = config.within_budget().max_flows as u32;
     let mut router = router(now, tunnels, config);
@@ -202,8 +202,12 @@ fn flooded(now: Instant, config: RouterConfig, tunnels: u32, rules: &RuleCache) 
             false => (IpAddr::from([10, 5, 0, 3]), number as u16),
         };
         let query = build::udp(here, "10.99.0.1:53", &question(number));
-        let long = build::udp(here, "198.18.0.1:443", &[0; 1400]);
-        for bytes in [query, long] {
+        let long = build::udp(here, "198.18.0.1:443", &[0; 1200]);
+        // Of a datagram from one of eight addresses, whose first fragment never comes.
+        let lost = IpAddr::from([10, 5, 0, 16 + (number % 8) as u8]);
+        let datagram = build::udp((lost, 9), "198.18.0.1:9", &[0; 2000]);
+        let later = build::fragments(&datagram, 1400, number / 8).remove(1);
+        for bytes in [query, long, later] {
             batch.push(Packet::from_slice(&bytes)).expect("room");
         }
         router.handle_device(now, &mut batch);

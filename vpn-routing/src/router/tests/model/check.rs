@@ -285,13 +285,10 @@ impl Real {
         let got = parsed(&bytes).flow.reversed();
         // Whose wire key that is now: the last that used it in that tunnel.
         let mut latest = self.came.iter().rev();
-        let asker = latest
-            .find(|c| c.id == through && c.wire == came.wire)
-            .expect("an answer to nothing that went through this tunnel");
-        let asked = &self.sent[asker.sent as usize];
+        let asker = latest.find(|c| c.id == through && c.wire == came.wire);
         let another = "the answer to another flow";
         assert!(
-            got == asked.flow || self.took_over(&got, asker),
+            self.asked(&got, asker) || self.took_over(&got, asker),
             "{another}: {got}"
         );
         if let Some(known) = learned {
@@ -313,10 +310,15 @@ impl Real {
         });
     }
 
-    /// Whether this flow may have the wire key of `asker` now, although nothing of it came out: its
-    /// first packet found a full queue.
-    fn took_over(&self, flow: &FlowKey, asker: &Came) -> bool {
-        let later = &self.sent[asker.sent as usize..];
+    /// Whether this is the flow of which a packet went through the tunnel.
+    fn asked(&self, flow: &FlowKey, asker: Option<&Came>) -> bool {
+        asker.is_some_and(|asker| self.sent[asker.sent as usize].flow == *flow)
+    }
+
+    /// Whether this flow may have the wire key of `asker`, or of nobody, although nothing of it came
+    /// out: its first packet found a full queue.
+    fn took_over(&self, flow: &FlowKey, asker: Option<&Came>) -> bool {
+        let later = &self.sent[asker.map_or(0, |asker| asker.sent as usize)..];
         let drops = self.router.accounts().drops;
         drops.get(DropReason::QueueFull) > 0 && later.iter().any(|sent| sent.flow == *flow)
     }
@@ -331,14 +333,11 @@ impl Real {
         let outer = parsed(&bytes);
         let quoted = &bytes[usize::from(outer.transport) + 8..];
         let mut latest = self.came.iter().rev();
-        let asker = latest
-            .find(|c| c.id == through && c.wire == came.wire)
-            .expect("an error about nothing that went through this tunnel");
-        let asked = &self.sent[asker.sent as usize];
+        let asker = latest.find(|c| c.id == through && c.wire == came.wire);
         let inner = parsed(quoted);
         let another = "the error of another flow";
         assert!(
-            inner.flow == asked.flow || self.took_over(&inner.flow, asker),
+            self.asked(&inner.flow, asker) || self.took_over(&inner.flow, asker),
             "{another}: {}",
             inner.flow
         );
