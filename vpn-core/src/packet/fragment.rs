@@ -45,6 +45,12 @@ impl Fragment {
         (fragment.offset != 0 || fragment.more).then_some(fragment)
     }
 
+    /// Whether there is such a fragment: it carries something, and ends where a datagram may end. Cut
+    /// further, one beyond that would begin again at 0 (RFC 791 §3.1, RFC 8200 §4.5).
+    pub fn is_possible(&self) -> bool {
+        self.length != 0 && self.offset.checked_add(self.length).is_some()
+    }
+
     /// Whether it could overwrite the flags of a TCP segment whose first fragment passed: it is
     /// refused (RFC 3128 §2).
     pub fn hides_flags(&self, parsed: &Parsed) -> bool {

@@ -165,6 +165,7 @@ pub(super) fn skip_extensions(
 ) -> Result<(Protocol, usize, Fragments), ParseError> {
     let mut at = 40;
     let mut fragments = Fragments::default();
+    let mut fragmented = false;
     // One round more than headers, to see what the last one names.
     for _ in 0..=MAX_EXTENSION_HEADERS {
         let length = match next.0 {
@@ -182,8 +183,11 @@ pub(super) fn skip_extensions(
                     .ok_or(ParseError::Truncated("extension"))?;
                 (usize::from(header[1]) + 2) * 4
             }
+            // A second one would say something else of the same packet (RFC 8200 §4.1).
+            44 if fragmented => return Err(ParseError::Header("second fragment header")),
             // Fragment header (RFC 8200 §4.5).
             44 => {
+                fragmented = true;
                 let header = bytes
                     .get(at..at + 8)
                     .ok_or(ParseError::Truncated("fragment"))?;
