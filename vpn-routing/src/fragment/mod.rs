@@ -4,34 +4,40 @@
 //! leaves here what became of it, under the datagram's addresses and identification; the others do
 //! the same. Those that come before their first wait for it, a short time and in bounds:
 //!
-//! * [`FragmentLimits::datagrams`] at the same time, a quarter of them of one source, so that one
-//!   sender cannot take the whole table: beyond, the oldest makes room;
+//! * [`FragmentLimits::datagrams`] at the same time, a quarter of them of one source: beyond, the
+//!   oldest makes room, of that source or of the tunnel that has most, so that nobody can take the
+//!   whole table;
 //! * [`FragmentLimits::bytes`] of waiting fragments in all, and one datagram's worth (65,535) each:
-//!   beyond, a fragment is dropped and its datagram with it, for nobody can put that together;
+//!   beyond, what waits of a tunnel that has more makes room, or else a fragment is dropped and its
+//!   datagram with it, for nobody can put that together;
 //! * [`FragmentLimits::patience`] for each datagram.
 //!
 //! A datagram whose bytes have all passed is forgotten at once: the bounds are about datagrams that
-//! are under way, and its identification may come again.
+//! are under way, and its identification may come again. So it may where something was lost: a first
+//! fragment begins another datagram (RFC 4963).
 //!
 //! On the wire two apps become one sender. Where two of their datagrams would then have the same
 //! identification at the same time, the later one gets another (RFC 6864 §5.3).
 
-use std::collections::{BTreeMap, BTreeSet};
+mod shares;
+
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use foldhash::quality::RandomState;
 use hashbrown::HashMap;
-use vpn_core::packet::{Fragment, Packet};
+use vpn_core::packet::{Fragment, HEADROOM, Packet, TAILROOM};
 use vpn_core::{DropReason, Family, FlowKey, TunnelId};
 
 use crate::conn::Stamp;
+use shares::Shares;
 
-/// Bytes of waiting fragments of one datagram: it has no more (RFC 791 §3.1).
-const DATAGRAM_BYTES: usize = 65_535;
+/// Bytes of payload of one datagram: it has no more (RFC 791 §3.1).
+const DATAGRAM_BYTES: u32 = 65_535;
 
-/// One source may have this share of all datagrams under way.
-const SOURCE_SHARE: usize = 4;
+/// What a fragment that waits costs besides its bytes: small ones are mostly that.
+const BUFFER_BYTES: usize = HEADROOM + TAILROOM + size_of::<Packet>();
 
 /// Identifications tried for a datagram that collides; after that it keeps its own.
 const ID_TRIES: u32 = 64;
@@ -41,7 +47,7 @@ const ID_TRIES: u32 = 64;
 pub struct FragmentLimits {
     /// Datagrams at the same time. Default 1,024.
     pub datagrams: usize,
-    /// Bytes of fragments that wait for their first. Default 512 KiB.
+    /// Bytes of fragments that wait for their first, buffers included. Default 512 KiB.
     pub bytes: usize,
     /// How long a datagram may take, from its first fragment seen. Default 15 s, the least that
     /// RFC 791 §3.2 recommends.
@@ -98,6 +104,7 @@ enum Fate<W> {
 struct Entry<W> {
     fate: Fate<W>,
     waiting: Vec<Packet>,
+    /// What those cost.
     bytes: usize,
     /// The datagram it is on the wire, if that is known.
     wire: Option<Datagram>,
@@ -137,8 +144,7 @@ pub(crate) struct Fragments<W> {
     entries: HashMap<Datagram, Entry<W>, RandomState>,
     /// In the order they began, so that the first is the first to expire.
     order: BTreeMap<u64, (Stamp, Datagram)>,
-    /// Those of each source, in the same order.
-    sources: HashMap<IpAddr, BTreeSet<u64>, RandomState>,
+    shares: Shares,
     /// How many began.
     began: u64,
     /// Where datagrams came from that made room for others, and how many fragments of them waited.
@@ -155,7 +161,7 @@ impl<W: Copy> Fragments<W> {
         Self {
             entries: HashMap::default(),
             order: BTreeMap::new(),
-            sources: HashMap::default(),
+            shares: Shares::default(),
             began: 0,
             evicted: Vec::new(),
             wires: HashMap::default(),
@@ -178,21 +184,25 @@ impl<W: Copy> Fragments<W> {
         piece: &Fragment,
         packet: &Packet,
     ) -> Later<W> {
-        let room = self.bytes + packet.len() <= self.limits.bytes;
+        let cost = packet.len() + BUFFER_BYTES;
+        let waits = |entry: &Entry<W>| matches!(entry.fate, Fate::Waiting);
+        let room =
+            !self.entries.get(&datagram).is_none_or(waits) || self.room_for(datagram.from, cost);
         let entry = self.entry(now, datagram);
         entry.see(piece);
         let complete = entry.is_complete();
         let later = match entry.fate {
             Fate::Follows(way) => Later::Follow(way),
             Fate::Dropped(reason) => Later::Drop(reason),
-            Fate::Waiting if !room || entry.bytes + packet.len() > DATAGRAM_BYTES => {
+            Fate::Waiting if !room || entry.seen > DATAGRAM_BYTES => {
                 entry.fate = Fate::Dropped(DropReason::Fragment);
                 Later::Drop(DropReason::Fragment)
             }
             Fate::Waiting => {
-                entry.bytes += packet.len();
+                entry.bytes += cost;
                 entry.waiting.push(packet.shrunk());
-                self.bytes += packet.len();
+                self.bytes += cost;
+                self.shares.wait(datagram.from, cost);
                 self.packets += 1;
                 return Later::Wait;
             }
@@ -248,7 +258,7 @@ impl<W: Copy> Fragments<W> {
         let free = |wire: &Datagram| self.wires.get(wire).is_none_or(|by| *by == datagram);
         let mut tries = tries;
         let wire = tries.find(free).unwrap_or(wanted);
-        self.entry(now, datagram).wire = Some(wire);
+        self.first(now, datagram).wire = Some(wire);
         self.wires.insert(wire, datagram);
         wire.id
     }
@@ -266,10 +276,10 @@ impl<W: Copy> Fragments<W> {
         Some(gone)
     }
 
-    /// Forgets what became of first fragments: rules changed since. Their others wait in vain.
-    pub(crate) fn forget_ways(&mut self) {
+    /// Forgets the ways of first fragments that are `gone`: their others wait in vain.
+    pub(crate) fn forget_ways(&mut self, gone: impl Fn(&W) -> bool) {
         for entry in self.entries.values_mut() {
-            if matches!(entry.fate, Fate::Follows(_)) {
+            if matches!(&entry.fate, Fate::Follows(way) if gone(way)) {
                 entry.fate = Fate::Dropped(DropReason::Fragment);
             }
         }
@@ -282,7 +292,7 @@ impl<W: Copy> Fragments<W> {
         piece: &Fragment,
         fate: Fate<W>,
     ) -> Vec<Packet> {
-        let entry = self.entry(now, datagram);
+        let entry = self.first(now, datagram);
         entry.fate = fate;
         entry.see(piece);
         let complete = entry.is_complete();
@@ -290,20 +300,32 @@ impl<W: Copy> Fragments<W> {
         entry.bytes = 0;
         self.packets -= waiting.len() as u64;
         self.bytes -= bytes;
+        self.shares.go_on(datagram.from, bytes);
         if complete {
             self.end(&datagram);
         }
         waiting
     }
 
+    /// The entry of a datagram whose first fragment is here. If it had one, this is another
+    /// datagram, and what is left of that one is of no use.
+    fn first(&mut self, now: Stamp, datagram: Datagram) -> &mut Entry<W> {
+        let entry = self.entries.get(&datagram);
+        if entry.is_some_and(|entry| !matches!(entry.fate, Fate::Waiting)) {
+            self.end(&datagram);
+        }
+        self.entry(now, datagram)
+    }
+
     /// The entry of a datagram; one that is made takes the room of the oldest where there is none.
     fn entry(&mut self, now: Stamp, datagram: Datagram) -> &mut Entry<W> {
         if !self.entries.contains_key(&datagram) {
-            self.make_room(datagram.src);
+            let (count, most) = (self.entries.len(), self.limits.datagrams);
+            let oldest = self.shares.in_the_way(&datagram, count, most);
+            self.end_of(oldest);
             self.began += 1;
             self.order.insert(self.began, (now, datagram));
-            let of_source = self.sources.entry(datagram.src).or_default();
-            of_source.insert(self.began);
+            self.shares.begin(&datagram, self.began);
         }
         let began = self.began;
         self.entries.entry(datagram).or_insert(Entry {
@@ -317,15 +339,19 @@ impl<W: Copy> Fragments<W> {
         })
     }
 
-    fn make_room(&mut self, source: IpAddr) {
-        let share = (self.limits.datagrams / SOURCE_SHARE).max(1);
-        let of_source = self.sources.get(&source);
-        let oldest = match of_source {
-            Some(of_source) if of_source.len() >= share => of_source.first(),
-            _ if self.entries.len() >= self.limits.datagrams => self.order.keys().next(),
-            _ => None,
-        };
-        if let Some((_, datagram)) = oldest.and_then(|began| self.order.get(began)).copied() {
+    /// Whether something may wait, at the cost of an origin that has more.
+    fn room_for(&mut self, from: Option<TunnelId>, cost: usize) -> bool {
+        while self.bytes + cost > self.limits.bytes {
+            let Some(oldest) = self.shares.heavier_than(from, cost) else {
+                return false;
+            };
+            self.end_of(Some(oldest));
+        }
+        true
+    }
+
+    fn end_of(&mut self, began: Option<u64>) {
+        if let Some((_, datagram)) = began.and_then(|began| self.order.get(&began)).copied() {
             self.end(&datagram);
         }
     }
@@ -344,12 +370,7 @@ impl<W: Copy> Fragments<W> {
             return 0;
         };
         self.order.remove(&entry.began);
-        if let Some(of_source) = self.sources.get_mut(&datagram.src) {
-            of_source.remove(&entry.began);
-            if of_source.is_empty() {
-                self.sources.remove(&datagram.src);
-            }
-        }
+        self.shares.end(datagram, entry.began, entry.bytes);
         if let Some(wire) = entry.wire
             && self.wires.get(&wire) == Some(datagram)
         {

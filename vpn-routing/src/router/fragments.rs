@@ -32,6 +32,11 @@ impl FragmentWay {
         }
     }
 
+    /// Whether it leads through this tunnel, whichever way.
+    pub(super) fn uses(&self, tunnel: TunnelId) -> bool {
+        self.tunnel == tunnel
+    }
+
     fn back(conn: &Conn) -> Self {
         let translation = &conn.translation;
         Self {
@@ -54,7 +59,7 @@ impl Router {
         packet: &Packet,
     ) -> Option<(Datagram, Fragment)> {
         let fragment = Fragment::of(packet.bytes())?;
-        let passes = !fragment.hides_flags(parsed);
+        let passes = fragment.is_possible() && !fragment.hides_flags(parsed);
         passes.then(|| (Datagram::new(from, &parsed.flow, fragment.id), fragment))
     }
 
@@ -89,7 +94,10 @@ impl Router {
         parsed: &Parsed,
         packet: &mut Packet,
     ) -> Option<Datagram> {
-        let (datagram, piece) = Self::datagram(None, parsed, packet)?;
+        let Some((datagram, piece)) = Self::datagram(None, parsed, packet) else {
+            self.count_drop(None, DropReason::Malformed, 1);
+            return None;
+        };
         let conn = self.conns.get(id)?;
         let (tunnel, device) = (conn.tunnel, conn.device);
         let judged = self.judge_fragment(FilterDirection::Outbound, tunnel, device);

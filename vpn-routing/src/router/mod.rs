@@ -360,7 +360,7 @@ impl Router {
                     false => self.generation.next(),
                 };
                 self.rules = rules;
-                self.fragments.forget_ways();
+                self.fragments.forget_ways(|_| true);
                 self.end_moved(now);
                 self.update_plan();
                 self.release_redirected(now);
@@ -539,7 +539,7 @@ impl Router {
                 Arc::new(kept)
             }
         };
-        slot.assigned = Some(Arc::clone(&assigned));
+        let before = slot.assigned.replace(Arc::clone(&assigned));
         slot.mtu = match assigned.mtu {
             0 => u16::MAX,
             mtu => mtu,
@@ -568,6 +568,11 @@ impl Router {
         self.drop_queue(tunnel, DropReason::TunnelDown, |packet| {
             packet.parse().is_ok_and(|p| !valid(p.flow.src()))
         });
+        // And for the rest of datagrams that are under way.
+        let same = |b: &Assigned| b.addresses == assigned.addresses && b.dns == assigned.dns;
+        if !before.is_some_and(|before| same(&before)) {
+            self.fragments.forget_ways(|way| way.uses(tunnel));
+        }
         self.update_plan();
         self.release_held_for(now, tunnel);
     }

@@ -46,6 +46,7 @@ impl Router {
         self.conns
             .remove_where(&mut self.removed, |c| c.tunnel == tunnel && changed(c));
         self.release_removed();
+        self.fragments.forget_ways(|way| way.uses(tunnel));
         self.allocator.keep_off_device(tunnel, off_device);
         self.update_plan();
         self.ways_changed(now);

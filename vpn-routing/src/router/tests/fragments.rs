@@ -212,3 +212,116 @@ fn a_fragment_that_hides_flags_is_refused() {
     world.send([part]);
     assert_eq!(world.drops(DropReason::Malformed), 1);
 }
+
+/// A tunnel that comes back with another address: what is left of a datagram must not leave with
+/// the one it had.
+#[test]
+fn a_later_fragment_does_not_leave_with_an_address_that_is_gone() {
+    let mut world = world();
+    let (app, site, _) = ends(false);
+    world.socket(Protocol::UDP, app, 1002, 1);
+    let parts = build::fragments(&udp(app, site, &payload()), 1400, 7);
+    world.send(parts[..2].to_vec());
+    assert_eq!(world.sent("fr").len(), 2);
+    world.up("fr", &["10.6.0.3/32", "fd00:6::2/128"], &[]);
+    world.send(parts[2..].to_vec());
+    assert!(world.sent("fr").is_empty());
+    assert_eq!(world.drops(DropReason::Fragment), 4);
+}
+
+/// The fragment header of an IPv6 packet comes once: what a second one says is not what the first
+/// was judged by.
+#[test]
+fn two_fragment_headers_are_refused_and_counted() {
+    let mut world = world();
+    let (app, site, _) = ends(true);
+    world.socket(Protocol::UDP, app, 1002, 1);
+    let first = build::fragments(&udp(app, site, &payload()), 1280, 7).remove(0);
+    // In front of it an atomic one (RFC 6946).
+    let mut twice = first[..40].to_vec();
+    twice.extend([44, 0, 0, 0, 0, 0, 0, 9]);
+    twice.extend(&first[40..]);
+    let length = (twice.len() - 40) as u16;
+    twice[4..6].copy_from_slice(&length.to_be_bytes());
+    world.send([twice.clone()]);
+    assert_eq!(world.drops(DropReason::Malformed), 1);
+    world.receive("fr", &twice);
+    assert_eq!(world.drops(DropReason::Malformed), 2);
+}
+
+/// Cut to fit, the end of a fragment at the end of all offsets would begin again at 0, with ports
+/// that nobody looked at.
+#[test]
+fn a_fragment_beyond_the_end_of_a_datagram_is_refused() {
+    let mut world = world();
+    let (app, site, _) = ends(false);
+    world.socket(Protocol::UDP, app, 1002, 1);
+    let mut parts = build::fragments(&udp(app, site, &[7; 4000]), 1500, 7);
+    world.send([parts[0].clone()]);
+    assert_eq!(world.sent("fr").len(), 2, "cut: its MTU is 1,420");
+    let room = (1420 - 20) / 8;
+    let last = &mut parts[1];
+    let place = 0x2000 - room;
+    last[6..8].copy_from_slice(&(0x2000u16 | place).to_be_bytes());
+    world.send([last.clone()]);
+    assert!(world.sent("fr").is_empty());
+    assert_eq!(world.drops(DropReason::Malformed), 1);
+}
+
+/// RFC 4963: identifications come again. What was lost of one datagram does not cost the next.
+#[test]
+fn an_identification_that_comes_again_is_another_datagram() {
+    let mut world = world();
+    let (app, site, wire) = ends(false);
+    world.socket(Protocol::UDP, app, 1002, 1);
+    world.send([udp(app, site, b"question")]);
+    world.sent("fr");
+    let answer = build::fragments(&udp(site, (wire, app.1), &payload()), 1400, 9);
+    for (place, part) in answer.iter().enumerate() {
+        if place != 2 {
+            world.receive("fr", part);
+        }
+    }
+    assert_eq!(world.delivered().len(), 5);
+    world.advance(Duration::from_secs(14));
+    world.receive("fr", &answer[0]);
+    world.advance(Duration::from_secs(2));
+    for part in &answer[1..] {
+        world.receive("fr", part);
+    }
+    let expected = udp(site, app, &payload());
+    assert_eq!(together(&world.delivered()), body(&expected));
+}
+
+/// Whoever is behind one tunnel sends pieces of nothing, from everywhere.
+#[test]
+fn one_tunnel_cannot_take_the_fragments_of_others() {
+    let mut world = world();
+    let (app, site, wire) = ends(false);
+    world.socket(Protocol::UDP, app, 1002, 1);
+    world.send([udp(app, site, b"question")]);
+    world.sent("fr");
+    let flood = |world: &mut World, length: usize, to: u16| {
+        for host in 0..to {
+            let [high, low] = host.to_be_bytes();
+            let from = format!("198.18.{high}.{low}");
+            let whole = udp((&from, 9), ("10.5.0.2", 9), &vec![0; length]);
+            let piece = build::fragments(&whole, length, 7).remove(1);
+            world.receive("uk", &piece);
+        }
+    };
+    let answer = build::fragments(&udp(site, (wire, app.1), &payload()), 1400, 9);
+    // Places.
+    world.receive("fr", &answer[0]);
+    flood(&mut world, 40, 3000);
+    for part in &answer[1..] {
+        world.receive("fr", part);
+    }
+    assert_eq!(world.delivered().len(), 6);
+    // Bytes.
+    flood(&mut world, 1400, 3000);
+    for part in answer.iter().rev() {
+        world.receive("fr", part);
+    }
+    assert_eq!(world.delivered().len(), 6);
+}
