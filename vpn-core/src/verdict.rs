@@ -97,7 +97,8 @@ reasons! {
     TooBig => "too_big",
     /// An inbound rule has admitted as many flows as one may.
     InboundQuota => "inbound_quota",
-    /// From a tunnel, and neither an answer to a flow of that tunnel nor admitted by a rule.
+    /// From a tunnel, and neither an answer to a flow of that tunnel nor admitted by a rule; or the
+    /// answer of an application to a connection that is not known (any more).
     Unsolicited => "unsolicited",
     /// From a tunnel, with a source or destination that the tunnel may not use.
     AddressNotAllowed => "address_not_allowed",

@@ -23,13 +23,12 @@ impl Fragment {
     /// Reads the fields of a packet that parses. `None` if it is no fragment.
     pub fn of(bytes: &[u8]) -> Option<Self> {
         let field = |at: usize| Some(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]));
-        let after = |header: usize| u16::try_from(bytes.len().checked_sub(header)?).ok();
         if bytes.first()? >> 4 == 4 {
             let flags = field(6)?;
             return (flags & 0x3fff != 0).then_some(Self {
                 id: field(4)?.into(),
                 offset: (flags & 0x1fff) << 3,
-                length: after(usize::from(bytes.first()? & 0xf) * 4)?,
+                length: field(2)?.checked_sub(u16::from(bytes.first()? & 0xf) * 4)?,
                 more: flags & 0x2000 != 0,
             });
         }
@@ -38,7 +37,8 @@ impl Fragment {
         let fragment = Self {
             id: u32::from(field(at + 4)?) << 16 | u32::from(field(at + 6)?),
             offset: flags & 0xfff8,
-            length: after(at + 8)?,
+            // The extension headers up to here are part of the payload length.
+            length: field(4)?.checked_sub((at + 8 - 40) as u16)?,
             more: flags & 1 != 0,
         };
         // One with neither is a whole datagram (RFC 6946).

@@ -29,7 +29,9 @@ pub struct Quoted {
 
 impl Quoted {
     /// Reads the quote of `bytes`, an ICMP or ICMPv6 error. `None` if the packet is none, its
-    /// checksum is wrong, or the quote has no ports: a later fragment, or too little of it.
+    /// checksum is wrong, or the quote has no ports: a later fragment, or too little of it. `None`
+    /// also for what only looks like one: a redirect is for the link it is sent on (RFC 1122
+    /// §3.2.2.2), and a source quench is to be ignored (RFC 6633).
     pub fn of(bytes: &[u8], parsed: &Parsed) -> Option<Self> {
         if parsed.message != Message::IcmpError || parsed.first_fragment {
             return None;
@@ -37,6 +39,9 @@ impl Quoted {
         let bytes = bytes.get(..parsed.total_len as usize)?;
         let icmp = bytes.get(usize::from(parsed.transport)..)?;
         if fold(sum(icmp, pseudo(parsed, icmp.len()))) != 0xffff {
+            return None;
+        }
+        if parsed.flow.protocol() == Protocol::ICMP && matches!(icmp.first()?, 4 | 5) {
             return None;
         }
         let at = usize::from(parsed.transport) + ICMP_HEADER;

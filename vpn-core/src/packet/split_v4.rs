@@ -28,8 +28,8 @@ impl Packet {
     }
 
     /// Cuts it into fragments of at most `mtu` bytes, itself a fragment or not. `None` if it may
-    /// not be cut, if it is a super-packet or reaches beyond the end of any datagram, or if `mtu`
-    /// leaves no room for eight bytes.
+    /// not be cut, if it is a super-packet or reaches beyond the end of any datagram, if it carries
+    /// nothing, or if `mtu` leaves no room for eight bytes.
     pub fn fragments(mut self, mtu: u16) -> Option<Vec<Self>> {
         if !self.may_be_fragmented() || self.offload.gso.is_some() {
             return None;
@@ -42,7 +42,8 @@ impl Packet {
         let payload = bytes.get(header..whole)?;
         let field = u16::from_be_bytes([bytes[6], bytes[7]]);
         let room = usize::from(mtu).checked_sub(header)? & !7;
-        if room == 0 || usize::from(field & OFFSET) * 8 + payload.len() > usize::from(u16::MAX) {
+        let none = room == 0 || payload.is_empty();
+        if none || usize::from(field & OFFSET) * 8 + payload.len() > usize::from(u16::MAX) {
             return None;
         }
         let later = later_header(&bytes[..header]);
