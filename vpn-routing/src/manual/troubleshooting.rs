@@ -32,7 +32,7 @@
 //! | `inbound_quota` | an inbound rule has as many flows as it may | raise `max_flows_per_inbound_rule`, or name who may |
 //! | `queue_full` | the tunnel or the device takes less than comes | a full link; transports and apps slow down by it |
 //! | `too_big` | larger than the tunnel carries | set the device's MTU as the plan says |
-//! | `unsolicited` | from a tunnel, answers no flow of that tunnel, and no inbound rule lets it in | noise of the network, or a flow that expired: see `timeouts`; a server needs an [inbound rule](super::behind_tunnels) |
+//! | `unsolicited` | from a tunnel, answers no flow of that tunnel, and no inbound rule lets it in; or the answer of a server here to a connection that is not known any more | noise of the network, or a flow that expired: see `timeouts`; a server needs an [inbound rule](super::behind_tunnels) |
 //! | `address_not_allowed` | from a tunnel, with an address it may not use | the provider's configuration (AllowedIPs) |
 //! | `no_session` | the transport has no session with its peer | the tunnel's state |
 //! | `not_authentic` | could not be authenticated or decrypted | forged, damaged, or the wrong key |

@@ -11,14 +11,14 @@
 //! refusing it would let whoever is behind one tunnel shut out somebody behind another.
 //!
 //! Outsiders choose how many flows they begin. Each rule has a quota, and at the quota the oldest
-//! half-open flow of that rule goes. They never push out a flow of another rule or of an
+//! half-open flow of that rule goes, or one that was reset. They never push out a flow of another rule or of an
 //! application: when the table is full, only their own rule's half-open flows make room.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
 use foldhash::quality::RandomState;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use vpn_core::packet::{Message, Packet, Parsed, TcpMarks, tcp_flags};
 use vpn_core::rule::FilterAction;
 use vpn_core::{DropReason, FlowKey, RuleId, TransportState, TunnelId};
@@ -57,6 +57,12 @@ impl Guests {
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.by_rule.values().map(|of| of.flows).sum()
+    }
+
+    /// How many are remembered as half-open.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        self.by_rule.values().map(|of| of.half_open.len()).sum()
     }
 
     /// A flow of an inbound rule is gone.
@@ -156,7 +162,7 @@ impl Router {
         loop {
             let of = self.guests.by_rule.get_mut(&rule).ok_or(reason)?;
             let guest = of.half_open.pop_front().ok_or(reason)?;
-            if is_half_open(&self.conns, &guest, rule) {
+            if makes_room(&self.conns, &guest, rule) {
                 self.remove_flow(guest.0);
                 return Ok(());
             }
@@ -210,8 +216,10 @@ impl Router {
                 of.half_open.push_back((id, tunnel, wire));
                 if of.half_open.len() > 2 * self.config.max_flows_per_inbound_rule {
                     let conns = &self.conns;
+                    // A flow that went and came back at the same place is remembered once.
+                    let mut seen = HashSet::with_hasher(RandomState::default());
                     of.half_open
-                        .retain(|guest| is_half_open(conns, guest, rule));
+                        .retain(|guest| makes_room(conns, guest, rule) && seen.insert(guest.0));
                 }
                 Ok(id)
             }
@@ -320,9 +328,11 @@ fn wanted_key(parsed: &Parsed, local: (IpAddr, u16), remote: IpAddr) -> FlowKey 
         .with_destination(remote, answer.dst_port())
 }
 
-/// Whether a flow that was entered half-open is so still: its place may be another's by now.
-fn is_half_open(conns: &ConnTable, &(id, tunnel, wire): &Guest, rule: RuleId) -> bool {
+/// Whether a flow that was entered half-open is so still, or was reset: its place may be another's
+/// by now.
+fn makes_room(conns: &ConnTable, &(id, tunnel, wire): &Guest, rule: RuleId) -> bool {
     let same = |c: &&Conn| c.tunnel == tunnel && c.wire == wire && c.rule == Some(rule);
     let conn = conns.get(id).filter(same);
-    conn.is_some_and(|c| c.origin == Origin::Tunnel && c.phase.is_half_open())
+    let idle = |phase: Phase| phase.is_half_open() || phase == Phase::TcpClosed;
+    conn.is_some_and(|c| c.origin == Origin::Tunnel && idle(c.phase))
 }

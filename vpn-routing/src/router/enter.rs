@@ -1,6 +1,6 @@
 //! New flows: owner, rule, translation, entry.
 
-use vpn_core::packet::{Parsed, TcpMarks};
+use vpn_core::packet::{Message, Parsed, TcpMarks, tcp_flags};
 use vpn_core::{DropReason, Owner, RuleId, TransportState, TunnelId};
 
 use super::Router;
@@ -22,6 +22,10 @@ impl Router {
         }
         if self.generation.is_cold() {
             return Drop(DropReason::RulesCold, None);
+        }
+        // What came by another interface has that one's address, and may be answered directly.
+        if answers_a_syn(parsed.message) && self.allocator.is_on_device(flow.src()) {
+            return Drop(DropReason::Unsolicited, None);
         }
         let needs = self.needs_owner(now, &flow, parsed.name());
         let owner = match (needs, known) {
@@ -130,4 +134,11 @@ impl Router {
             }
         }
     }
+}
+
+/// Whether this answers a connection that somebody else began. Of a flow that is gone, it must not be
+/// taken for a new one: whoever began that would see by which tunnel the application goes out.
+fn answers_a_syn(message: Message) -> bool {
+    const BOTH: u8 = tcp_flags::SYN | tcp_flags::ACK;
+    matches!(message, Message::Tcp(flags) if flags & BOTH == BOTH)
 }

@@ -11,21 +11,32 @@ use super::outbound::Outcome;
 use crate::conn::{Conn, ConnId, Origin, Stamp};
 use crate::filter::Subject;
 
-/// How many senders are told per second, in both directions together: who sends a flood must not
-/// get one back (RFC 1812 §4.3.2.8, RFC 4443 §2.4 f).
+/// How many senders are told something per second: who sends a flood must not get one back
+/// (RFC 1812 §4.3.2.8, RFC 4443 §2.4 f).
 const TOLD_PER_SECOND: u32 = 100;
 
 /// How many are told at once after a silence.
 const TOLD_AT_ONCE: u32 = 50;
 
-/// What is left to tell: a token bucket, in milliseconds of refill.
-#[derive(Debug)]
+/// What is left to tell, of each kind: whom one of them silences must not miss another.
+#[derive(Debug, Default)]
 pub(super) struct Tells {
+    /// That an application's packets are refused.
+    to_apps: Bucket,
+    /// That those from behind tunnels are.
+    to_tunnels: Bucket,
+    /// What fits a tunnel. Without it nothing large passes at all.
+    sizes: Bucket,
+}
+
+/// A token bucket, in milliseconds of refill.
+#[derive(Debug)]
+struct Bucket {
     credit: u32,
     at: Stamp,
 }
 
-impl Default for Tells {
+impl Default for Bucket {
     fn default() -> Self {
         Self {
             credit: TOLD_AT_ONCE * Self::COST,
@@ -34,7 +45,7 @@ impl Default for Tells {
     }
 }
 
-impl Tells {
+impl Bucket {
     const COST: u32 = Duration::from_secs(1).as_millis() as u32 / TOLD_PER_SECOND;
 
     fn take(&mut self, now: Stamp) -> bool {
@@ -136,7 +147,10 @@ impl Router {
 
     /// Tells an application that its packet may not pass.
     pub(super) fn reject_to_app(&mut self, now: Stamp, parsed: &Parsed, packet: &Packet) {
-        self.refuse_to_app(now, Refusal::of(parsed, packet));
+        if let Some(refusal) = Refusal::of(parsed, packet).filter(|_| self.tells.to_apps.take(now))
+        {
+            self.refuse_to_app(&refusal);
+        }
     }
 
     /// Tells an application by ICMP why its packet does not pass.
@@ -147,13 +161,17 @@ impl Router {
         parsed: &Parsed,
         packet: &Packet,
     ) {
-        self.refuse_to_app(now, Refusal::saying(complaint, parsed, packet));
+        let bucket = match complaint {
+            Complaint::TooBig { .. } => &mut self.tells.sizes,
+            _ => &mut self.tells.to_apps,
+        };
+        let refusal = Refusal::saying(complaint, parsed, packet);
+        if let Some(refusal) = refusal.filter(|_| bucket.take(now)) {
+            self.refuse_to_app(&refusal);
+        }
     }
 
-    fn refuse_to_app(&mut self, now: Stamp, refusal: Option<Refusal<'_>>) {
-        let Some(refusal) = refusal.filter(|_| self.tells.take(now)) else {
-            return;
-        };
+    fn refuse_to_app(&mut self, refusal: &Refusal<'_>) {
         let made = self.device.push_with(|buffer| {
             refusal.write(buffer);
             Some(Offload::NONE)
@@ -169,7 +187,8 @@ impl Router {
         parsed: &Parsed,
         packet: &Packet,
     ) {
-        let Some(refusal) = Refusal::of(parsed, packet).filter(|_| self.tells.take(now)) else {
+        let refusal = Refusal::of(parsed, packet);
+        let Some(refusal) = refusal.filter(|_| self.tells.to_tunnels.take(now)) else {
             return;
         };
         let Some(slot) = self.tunnels.get_mut(tunnel) else {

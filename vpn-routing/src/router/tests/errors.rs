@@ -180,3 +180,19 @@ fn a_broken_quote_is_nobodys() {
     assert_eq!(world.delivered().len(), 1);
     assert!(Packet::from_slice(&error).parse().is_ok());
 }
+
+/// Redirects are for one link, and a tunnel is none (RFC 1122 §3.2.2.2); source quench is no more
+/// (RFC 6633). Whoever is behind a tunnel cannot change the routes of this host.
+#[test]
+fn a_tunnel_cannot_redirect_an_app() {
+    let mut world = world();
+    world.socket(vpn_core::Protocol::UDP, ("10.5.0.2", 4000), 1001, 1);
+    world.send([udp(("10.5.0.2", 4000), ("192.0.2.9", 9), b"x")]);
+    let sent = world.sent("uk").remove(0);
+    for kind in [4, 5] {
+        let error = build::icmp(addr("192.0.2.9"), addr("10.5.0.2"), kind, 0, 0, &sent);
+        world.receive("uk", &error);
+        assert!(world.delivered().is_empty(), "type {kind}");
+    }
+    assert_eq!(world.drops(DropReason::Unsupported), 2);
+}

@@ -310,3 +310,58 @@ fn a_connection_begun_here_on_the_ports_of_a_guest_is_decided_by_its_owner() {
     assert!(world.sent("fr").is_empty());
     assert_eq!(world.sent("uk").len(), 1);
 }
+
+/// The kernel answers a SYN again and again, also after its flow made room for another. Whoever sent
+/// it must not learn by which tunnel the server itself goes out.
+#[test]
+fn an_answer_to_a_connection_that_was_pushed_out_goes_nowhere() {
+    let mut world = with_config(RouterConfig {
+        max_flows_per_inbound_rule: 1,
+        ..RouterConfig::default()
+    });
+    world.inbound(vec![rule(RuleProtocol::Tcp, Some(80), None)]);
+    let answer = tcp(("10.5.0.2", 80), (OUTSIDER, 1), "SA");
+    world.receive("fr", &tcp((OUTSIDER, 1), ("10.5.0.3", 80), "S"));
+    world.send([answer.clone()]);
+    assert_eq!(world.sent("fr").len(), 1);
+    world.receive("fr", &tcp((OUTSIDER, 2), ("10.5.0.3", 80), "S"));
+    world.advance(Duration::from_secs(1));
+    world.send([answer]);
+    assert!(world.sent("uk").is_empty() && world.sent("fr").is_empty());
+    assert_eq!(world.drops(DropReason::Unsolicited), 1);
+}
+
+/// A SYN and a RST cost a stranger no more than a SYN.
+#[test]
+fn connections_that_were_reset_make_room() {
+    let mut world = with_config(RouterConfig {
+        max_flows_per_inbound_rule: 4,
+        ..RouterConfig::default()
+    });
+    world.inbound(vec![rule(RuleProtocol::Tcp, Some(80), None)]);
+    for port in 1..=20 {
+        world.receive("fr", &tcp((OUTSIDER, port), ("10.5.0.3", 80), "S"));
+        world.receive("fr", &tcp((OUTSIDER, port), ("10.5.0.3", 80), "R"));
+    }
+    assert_eq!(world.drops(DropReason::InboundQuota), 0);
+}
+
+/// Flows that come and go on the same ports leave nothing behind in what is remembered of them.
+#[test]
+fn what_is_remembered_of_half_open_flows_is_bounded() {
+    let most = 4;
+    let mut world = with_config(RouterConfig {
+        max_flows_per_inbound_rule: most,
+        ..RouterConfig::default()
+    });
+    world.inbound(vec![rule(RuleProtocol::Tcp, Some(80), None)]);
+    for round in 0..400 {
+        // One stays, so that the rule always has a flow.
+        world.receive("fr", &tcp((SITE, 1), ("10.5.0.3", 80), "S"));
+        if round % 4 == 0 {
+            world.receive("fr", &tcp((OUTSIDER, 1), ("10.5.0.3", 80), "S"));
+        }
+        world.advance(Duration::from_secs(15));
+        assert!(world.router.guests.remembered() <= 2 * most, "{round}");
+    }
+}

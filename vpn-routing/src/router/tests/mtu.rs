@@ -7,7 +7,7 @@ use vpn_core::testing::{build, verify_checksums};
 use vpn_core::{Assigned, DropReason, Parsed, TransportState};
 
 use super::world::{World, udp};
-use crate::router::RouterConfig;
+use crate::router::{Answer, Answers, RouterConfig};
 
 fn world() -> World {
     let config = RouterConfig {
@@ -151,4 +151,50 @@ fn segments_count_and_not_the_packet() {
         world.answer_events();
         assert_eq!(world.sent("uk").len(), usize::from(passes), "{size}");
     }
+}
+
+/// What lies behind a packet is no part of it: there is nothing to cut, and it is counted.
+#[test]
+fn padding_is_not_cut_into_fragments() {
+    let mut world = world();
+    let mut padded = build::ip("10.6.0.2", "192.0.2.9", vpn_core::Protocol(47), &[]);
+    padded[6] = 0;
+    padded.resize(1500, 0);
+    world.send([padded.clone()]);
+    assert_eq!(world.drops(DropReason::TooBig), 1);
+    // The same of a fragment that follows its first.
+    let whole = build::ip("10.6.0.2", "192.0.2.9", vpn_core::Protocol(47), &[1; 64]);
+    let parts = build::fragments(&whole, 52, 9);
+    padded[4..8].copy_from_slice(&parts[1][4..8]);
+    world.send([parts[0].clone(), padded]);
+    assert_eq!(world.sent("uk").len(), 1);
+    assert_eq!(world.drops(DropReason::Malformed), 1);
+}
+
+/// Without that message nothing large passes: others' floods must not use it up.
+#[test]
+fn what_fits_is_told_while_others_are_refused() {
+    let config = RouterConfig {
+        answers: Answers {
+            blocked: Answer::Reject,
+            ..Answers::default()
+        },
+        ..RouterConfig::default()
+    };
+    let mut world = World::with_config(config, &[("uk", &["10.6.0.2/32", "fd00:6::2/128"])]);
+    width(&mut world, 1280);
+    world.rule(1001, "block");
+    world.rule(1002, "uk");
+    for port in 5000..5200 {
+        let from = ("10.6.0.2", port);
+        world.socket(vpn_core::Protocol::UDP, from, 1001, port.into());
+        world.send([udp(from, ("192.0.2.9", 9), b"")]);
+    }
+    let refused = world.delivered().len();
+    assert!((1..100).contains(&refused));
+    world.socket(vpn_core::Protocol::UDP, ("10.6.0.2", 4000), 1002, 1);
+    world.send([datagram(false, 1400, false)]);
+    let told = world.delivered();
+    assert_eq!(told.len(), 1);
+    assert_eq!((told[0][20], told[0][21]), (3, 4));
 }
