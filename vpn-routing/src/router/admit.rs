@@ -21,7 +21,7 @@ use foldhash::quality::RandomState;
 use hashbrown::{HashMap, HashSet};
 use vpn_core::packet::{Message, Packet, Parsed, TcpMarks, tcp_flags};
 use vpn_core::rule::FilterAction;
-use vpn_core::{DropReason, FlowKey, RuleId, TransportState, TunnelId};
+use vpn_core::{DropReason, FlowKey, Protocol, RuleId, TransportState, TunnelId};
 
 use super::Router;
 use super::dns::Asking;
@@ -266,13 +266,16 @@ impl Router {
         if parsed.message != Message::Udp && may_start_a_flow(parsed.message) {
             return self.replace_flow(now, id, parsed, known);
         }
+        if let Some(outcome) = self.after_the_end(now, id) {
+            return outcome;
+        }
         let stale = |c: &Conn| c.generation != self.generation;
         if self.conns.get(id).is_some_and(stale)
-            && let Some(outcome) = self.filtered_since(id)
+            && let Some(outcome) = self.filtered_since(now, id)
         {
             return outcome;
         }
-        if let Some(reason) = self.expelled(id) {
+        if let Some(reason) = self.expelled(now, id) {
             return Drop(reason, None);
         }
         let Some(conn) = self.conns.get_mut(id) else {
@@ -288,15 +291,36 @@ impl Router {
         }
     }
 
-    /// Looks again at a flow from behind a tunnel that other rules admitted; removes it if those in
+    /// A flow may not go on. If it is a connection from behind a tunnel, its entry stays: what the
+    /// server here still sends would be a new flow, through the tunnel that the server itself uses.
+    pub(super) fn dismiss(&mut self, now: Stamp, id: ConnId) {
+        let connection = |c: &Conn| c.wire.protocol() == Protocol::TCP;
+        if !self.is_guest(id) || !self.conns.get(id).is_some_and(connection) {
+            return self.remove_flow(id);
+        }
+        self.end(now, id, Phase::TcpDropped);
+        // It takes no place of its rule any more.
+        let rule = self.conns.get_mut(id).and_then(|conn| conn.rule.take());
+        if let Some(rule) = rule {
+            self.guests.left(rule);
+        }
+    }
+
+    /// Whether somebody begins a connection anew on the ports of one that was ended.
+    pub(super) fn begins_anew(&self, id: ConnId, message: Message) -> bool {
+        let ended = self.conns.get(id).is_some_and(|c| c.phase.is_ended());
+        ended && self.is_guest(id) && may_start_a_flow(message)
+    }
+
+    /// Looks again at a flow from behind a tunnel that other rules admitted; ends it if those in
     /// force would not let it in, to the same place.
-    pub(super) fn expelled(&mut self, id: ConnId) -> Option<DropReason> {
+    pub(super) fn expelled(&mut self, now: Stamp, id: ConnId) -> Option<DropReason> {
         let conn = self.conns.get(id)?;
         if conn.generation == self.generation {
             return None;
         }
         let (tunnel, device, wire) = (conn.tunnel, conn.device, conn.wire);
-        if self.filtered_since(id).is_some() {
+        if self.filtered_since(now, id).is_some() {
             return Some(DropReason::BlockedByFilter);
         }
         let rules = self.rules.inbound();
@@ -304,7 +328,7 @@ impl Router {
         let admitted = rules.admit(tunnel, wire.protocol(), port, remote);
         match admitted.filter(|now| now.port == device.src_port()) {
             None => {
-                self.remove_flow(id);
+                self.dismiss(now, id);
                 Some(DropReason::Unsolicited)
             }
             Some(admitted) => {

@@ -81,6 +81,10 @@ impl Router {
             Some(id) if !is_of_origin(parsed.message, self.is_guest(id)) => {
                 return Err(DropReason::Unsolicited);
             }
+            Some(id) if self.begins_anew(id, parsed.message) => {
+                self.remove_flow(id);
+                self.admit(now, tunnel, parsed, packet)?
+            }
             Some(id) => id,
             None => self.admit(now, tunnel, parsed, packet)?,
         };

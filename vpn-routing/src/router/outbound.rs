@@ -387,7 +387,7 @@ impl Router {
                 }
             }
         }
-        if let Some(outcome) = self.filtered_since(id) {
+        if let Some(outcome) = self.filtered_since(now, id) {
             return Some(outcome);
         }
         let generation = self.generation;
@@ -425,7 +425,7 @@ impl Router {
             return Some(DropReason::FlowEnded);
         }
         if conn.origin == Origin::Tunnel {
-            return self.expelled(id);
+            return self.expelled(now, id);
         }
         let needs = self.needs_owner(now, &conn.device, asked);
         let owner = self.owners.get(conn.owner);
@@ -434,7 +434,7 @@ impl Router {
         }
         let decision = self.decision(now, owner, &conn.device, asked);
         let way = self.resolve(&decision, &conn.device, owner);
-        if self.filtered_since(id).is_some() {
+        if self.filtered_since(now, id).is_some() {
             return Some(DropReason::BlockedByFilter);
         }
         let conn = self.conns.get(id)?;

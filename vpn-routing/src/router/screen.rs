@@ -134,14 +134,14 @@ impl Router {
         }
     }
 
-    /// Judges a flow in the table again, under other rules than before; removes it if it may not
+    /// Judges a flow in the table again, under other rules than before; ends it if it may not
     /// pass any more.
-    pub(super) fn filtered_since(&mut self, id: ConnId) -> Option<Outcome> {
+    pub(super) fn filtered_since(&mut self, now: Stamp, id: ConnId) -> Option<Outcome> {
         let conn = self.conns.get(id)?;
         let tunnel = conn.tunnel;
         let action = self.screened_conn(conn);
         let outcome = filter_outcome(action, tunnel)?;
-        self.remove_flow(id);
+        self.dismiss(now, id);
         Some(outcome)
     }
 

@@ -194,8 +194,9 @@ fn a_flow_ends_with_its_rule() {
     world.receive("fr", &tcp((SITE, 2), ("10.5.0.3", 8080), "A"));
     assert!(world.sent("fr").is_empty() && world.delivered().is_empty());
     assert_eq!(world.drops(DropReason::Unsolicited), 2);
-    assert!(world.router.flows(9).is_empty());
     assert_eq!(world.router.guests.len(), 0);
+    world.inbound(rules());
+    connect(&mut world, 1);
 }
 
 /// Two tunnels, one remote address and port, one address on the device.
@@ -364,4 +365,23 @@ fn what_is_remembered_of_half_open_flows_is_bounded() {
         world.advance(Duration::from_secs(15));
         assert!(world.router.guests.remembered() <= 2 * most, "{round}");
     }
+}
+
+/// What is left of a connection whose rule is gone is nobody else's either.
+#[test]
+fn a_connection_whose_rule_is_gone_does_not_go_on_through_another_tunnel() {
+    let mut world = world();
+    world.inbound(vec![rule(RuleProtocol::Tcp, Some(80), None)]);
+    world.receive("fr", &tcp((OUTSIDER, 1), ("10.5.0.3", 80), "S"));
+    world.send([tcp(("10.5.0.2", 80), (OUTSIDER, 1), "SA")]);
+    world.receive("fr", &tcp((OUTSIDER, 1), ("10.5.0.3", 80), "A"));
+    world.sent("fr");
+    world.delivered();
+    world.inbound(vec![]);
+    for _ in 0..3 {
+        world.send([tcp(("10.5.0.2", 80), (OUTSIDER, 1), "A")]);
+        world.advance(Duration::from_millis(200));
+    }
+    assert!(world.sent("uk").is_empty());
+    assert!(world.sent("fr").is_empty());
 }
