@@ -16,6 +16,7 @@
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::time::Instant;
 
 use foldhash::quality::RandomState;
 use hashbrown::{HashMap, HashSet};
@@ -303,6 +304,21 @@ impl Router {
         let rule = self.conns.get_mut(id).and_then(|conn| conn.rule.take());
         if let Some(rule) = rule {
             self.guests.left(rule);
+        }
+    }
+
+    /// The same for all from behind tunnels that are `gone`.
+    pub(super) fn dismiss_guests(&mut self, now: Instant, gone: impl Fn(&Conn) -> bool) {
+        let now = self.stamp(now);
+        for slot in 0..self.conns.slots() {
+            let id = self.conns.in_slot(slot).filter(|&id| self.is_guest(id));
+            let found = id.and_then(|id| Some((id, self.conns.get(id)?)));
+            if let Some((id, conn)) = found
+                && !conn.phase.is_ended()
+                && gone(conn)
+            {
+                self.dismiss(now, id);
+            }
         }
     }
 

@@ -106,7 +106,7 @@ use vpn_core::{
 };
 
 use crate::alloc::{Allocator, Conflict, Refusal};
-use crate::conn::{Conn, ConnTable, Stamp};
+use crate::conn::{Conn, ConnTable, Origin, Stamp};
 use crate::fragment::Fragments;
 use crate::group::Standing;
 use crate::nat::Mappings;
@@ -282,7 +282,7 @@ impl Router {
         if self.stands(now, tunnel, Standing::Down) || routed {
             self.ways_changed(now);
         }
-        self.tunnel_gone(tunnel, DropReason::NoSuchTunnel);
+        self.tunnel_gone(now, tunnel, DropReason::NoSuchTunnel);
         if let Some(slot) = self.tunnels.remove(tunnel) {
             self.accounts.retire(&slot.counters);
         }
@@ -519,7 +519,7 @@ impl Router {
         }
         match state {
             TransportState::Down(_) => self.drop_held_for(tunnel, DropReason::TunnelDown),
-            TransportState::Closed => self.tunnel_gone(tunnel, DropReason::Closed),
+            TransportState::Closed => self.tunnel_gone(now, tunnel, DropReason::Closed),
             _ => {}
         }
     }
@@ -558,9 +558,12 @@ impl Router {
         let translate = self.config.translate;
         let has = |addr: IpAddr| assigned.addresses.iter().any(|net| net.addr() == addr);
         let valid = |wire_source| !translate || has(wire_source);
+        self.dismiss_guests(now, |c| c.tunnel == tunnel && !valid(c.wire.src()));
+        let dismissed = |c: &Conn| c.origin == Origin::Tunnel && c.phase.is_ended();
         self.conns.remove_where(&mut self.removed, |c| {
             let steered = maps.to_remote(c.device.dst()) != c.wire.dst();
             c.tunnel == tunnel
+                && !dismissed(c)
                 && (!valid(c.wire.src()) || steered && !assigned.dns.contains(&c.wire.dst()))
         });
         self.release_removed();
@@ -577,9 +580,10 @@ impl Router {
         self.release_held_for(now, tunnel);
     }
 
-    fn tunnel_gone(&mut self, tunnel: TunnelId, reason: DropReason) {
+    fn tunnel_gone(&mut self, now: Instant, tunnel: TunnelId, reason: DropReason) {
         self.drop_queue(tunnel, reason, |_| true);
         self.drop_held_for(tunnel, reason);
+        self.dismiss_guests(now, |c| c.tunnel == tunnel);
         // Those that were ended answer for their connections.
         self.conns.remove_where(&mut self.removed, |c| {
             c.tunnel == tunnel && !c.phase.is_ended()

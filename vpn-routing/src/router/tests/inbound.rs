@@ -385,3 +385,30 @@ fn a_connection_whose_rule_is_gone_does_not_go_on_through_another_tunnel() {
     assert!(world.sent("uk").is_empty());
     assert!(world.sent("fr").is_empty());
 }
+
+/// Nor what is left of one whose tunnel is closed, removed, or has another address.
+#[test]
+fn a_connection_whose_tunnel_is_gone_does_not_go_on_through_another() {
+    for end in 0..3 {
+        let mut world = world();
+        world.inbound(vec![rule(RuleProtocol::Tcp, Some(80), None)]);
+        world.receive("fr", &tcp((OUTSIDER, 1), ("10.5.0.3", 80), "S"));
+        world.send([tcp(("10.5.0.2", 80), (OUTSIDER, 1), "SA")]);
+        world.receive("fr", &tcp((OUTSIDER, 1), ("10.5.0.3", 80), "A"));
+        world.sent("fr");
+        match end {
+            0 => world.state("fr", vpn_core::TransportState::Closed),
+            1 => {
+                let (now, id) = (world.now, world.id("fr"));
+                world.router.remove_tunnel(now, id);
+            }
+            _ => world.up("fr", &["10.5.0.4/24", "fd00:5::3/64"], &[]),
+        }
+        for _ in 0..3 {
+            world.send([tcp(("10.5.0.2", 80), (OUTSIDER, 1), "A")]);
+            world.advance(Duration::from_millis(200));
+        }
+        assert!(world.sent("uk").is_empty(), "{end}");
+        assert_eq!(world.router.guests.len(), 0);
+    }
+}
