@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 use vpn_routing::RouterConfig;
 use vpn_routing::conn::Timeouts as FlowTimeouts;
-use vpn_routing::router::{HoldLimits, HoldQuota};
+use vpn_routing::fragment::FragmentLimits;
+use vpn_routing::router::{HoldLimits, HoldQuota, MemoryBudget};
 
 use super::value::{Count, Span};
 
@@ -19,6 +20,12 @@ type Flows = Count<1, 4_194_304>;
 /// Bytes that are held: 1 GiB at most.
 type Bytes = Count<1, 1_073_741_824>;
 
+/// Bytes of a whole router: below a MiB nothing works, and above 64 GiB it is a mistake of units.
+type Memory = Count<1_048_576, 68_719_476_736>;
+
+/// Tunnels that the memory is planned for beyond those of the file: a reload may add as many.
+const MORE_TUNNELS: usize = 8;
+
 /// `[timeouts]`
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -31,6 +38,7 @@ pub(crate) struct Timeouts {
     tcp_transitory: Silence,
     tcp_closed: Silence,
     recheck_owner: Span<0, 60_000>,
+    fragments: Wait,
 }
 
 impl Default for Timeouts {
@@ -46,6 +54,7 @@ impl Default for Timeouts {
             tcp_transitory: Span(flows.tcp_transitory),
             tcp_closed: Span(flows.tcp_closed),
             recheck_owner: Span(router.recheck_owner),
+            fragments: Span(router.fragments.patience),
         }
     }
 }
@@ -95,6 +104,10 @@ pub(crate) struct Limits {
     flows_per_inbound_rule: Flows,
     queue_packets: Count<1, 65_536>,
     largest_packet: Count<1280, 65_535>,
+    fragments: Count<1, 65_536>,
+    fragment_bytes: Bytes,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<Memory>,
 }
 
 impl Default for Limits {
@@ -106,6 +119,9 @@ impl Default for Limits {
             flows_per_inbound_rule: Count(router.max_flows_per_inbound_rule),
             queue_packets: Count(router.queue_packets),
             largest_packet: Count(router.largest_packet),
+            fragments: Count(router.fragments.datagrams),
+            fragment_bytes: Count(router.fragments.bytes),
+            memory: None,
         }
     }
 }
@@ -117,8 +133,14 @@ impl Limits {
     }
 }
 
-/// Puts them in the router's settings.
-pub(super) fn apply(timeouts: &Timeouts, hold: &Hold, limits: &Limits, router: &mut RouterConfig) {
+/// Puts them in the settings of a router for `tunnels`.
+pub(super) fn apply(
+    timeouts: &Timeouts,
+    hold: &Hold,
+    limits: &Limits,
+    tunnels: usize,
+    router: &mut RouterConfig,
+) {
     router.timeouts = FlowTimeouts {
         udp: timeouts.udp.0,
         icmp: timeouts.icmp.0,
@@ -148,6 +170,15 @@ pub(super) fn apply(timeouts: &Timeouts, hold: &Hold, limits: &Limits, router: &
     router.max_flows_per_inbound_rule = limits.flows_per_inbound_rule.0;
     router.queue_packets = limits.queue_packets.0;
     router.largest_packet = limits.largest_packet.0;
+    router.fragments = FragmentLimits {
+        datagrams: limits.fragments.0,
+        bytes: limits.fragment_bytes.0,
+        patience: timeouts.fragments.0,
+    };
+    router.memory_budget = limits.memory.map(|bytes| MemoryBudget {
+        bytes: bytes.0,
+        tunnels: tunnels + MORE_TUNNELS,
+    });
 }
 
 /// What excludes each other: the key, and why.

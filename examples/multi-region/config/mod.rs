@@ -303,7 +303,14 @@ impl Config {
             dns: self.dns.limits(),
             ..RouterConfig::default()
         };
-        bounds::apply(&self.timeouts, &self.hold, &self.limits, &mut router);
+        let tunnels = self.tunnel.len();
+        bounds::apply(
+            &self.timeouts,
+            &self.hold,
+            &self.limits,
+            tunnels,
+            &mut router,
+        );
         router.answers = self.answers.for_router();
         router.interface_mtu = self.interface.mtu.map(|mtu| mtu.0 as u16);
         router
