@@ -1,6 +1,7 @@
 //! Mappings against their promises, on random histories.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 
 use proptest::prelude::*;
 use vpn_core::{Protocol, TunnelId};
@@ -193,5 +194,35 @@ proptest! {
             nat.release(id);
         }
         prop_assert!(nat.is_empty());
+    }
+}
+
+proptest! {
+    /// Every length of both families, against plain integers.
+    #[test]
+    fn a_prefix_map_moves_the_network_and_keeps_the_host(
+        v6 in any::<bool>(), len in 0u8..=128, here in any::<u128>(), there in any::<u128>(),
+        addr in any::<u128>(), inside in any::<bool>(),
+    ) {
+        let bits = if v6 { 128 } else { 32 };
+        let len = len % (bits + 1);
+        let cut = |n: u128| if v6 { n } else { n & 0xffff_ffff };
+        let host = cut(u128::MAX).checked_shr(len.into()).unwrap_or(0);
+        let address = |n: u128| match v6 {
+            true => IpAddr::from(n.to_be_bytes()),
+            false => IpAddr::from((n as u32).to_be_bytes()),
+        };
+        let network = |n: u128| ipnet::IpNet::new(address(n), len).unwrap();
+        let (here, there) = (cut(here), cut(there));
+        let map = PrefixMap::new(network(here), network(there)).unwrap();
+        let addr = match inside {
+            true => (here & !host) | (addr & host),
+            false => cut(addr),
+        };
+        let meant = (addr & !host == here & !host).then(|| address((there & !host) | (addr & host)));
+        prop_assert_eq!(map.to_remote(address(addr)), meant);
+        if let Some(remote) = meant {
+            prop_assert_eq!(map.to_local(remote), Some(address(addr)));
+        }
     }
 }

@@ -24,7 +24,8 @@ pub struct Accounts {
     pub in_device: u64,
     /// Packets from tunnels.
     pub in_tunnels: u64,
-    /// Packets that the router made itself: RSTs.
+    /// Packets that the router made itself: RSTs, ICMP errors, and the fragments that one packet
+    /// became, the first apart.
     pub made: u64,
     /// Packets the device took.
     pub out_device: u64,
