@@ -19,7 +19,8 @@
 //! moves its flows once, and not with every flap. If no member is in use, every member that is up
 //! is at once: nobody waits while there is a way.
 //!
-//! Where load is spread, a member that was not down before is in use as soon as it is up.
+//! A member that was not down before is in use as soon as it is up: when everything starts, the
+//! first one is not kept waiting because the second answered sooner.
 //!
 //! If no member is up, the group *waits* on the one it would choose among those that are
 //! connecting or dormant; if all are down, it has no choice, and the rule's

@@ -204,7 +204,7 @@ impl Group {
         let spreads = self.config.policy.spreads();
         let steady = |m: &Member| {
             let since = m.up_since.map(|since| now.saturating_duration_since(since));
-            since.is_some_and(|up| up >= self.config.fail_back || spreads && !m.was_down)
+            since.is_some_and(|up| up >= self.config.fail_back || !m.was_down)
         };
         self.used |= self.places(steady);
         if self.used == 0 {
