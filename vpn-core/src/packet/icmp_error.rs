@@ -58,8 +58,10 @@ impl Complaint {
 #[derive(Clone, Copy, Debug)]
 pub struct IcmpError<'a> {
     complaint: Complaint,
+    from: IpAddr,
+    to: IpAddr,
+    /// The packet it is about, as far as it is known.
     about: &'a [u8],
-    parsed: &'a Parsed,
 }
 
 impl<'a> IcmpError<'a> {
@@ -82,19 +84,35 @@ impl<'a> IcmpError<'a> {
             !(addr.is_multicast() || addr.is_unspecified() || addr.is_loopback() || broadcast)
         };
         let fits = !silent && one_host(parsed.flow.src()) && one_host(parsed.flow.dst());
+        let whole = about.len().min(parsed.total_len as usize);
         fits.then_some(Self {
             complaint,
-            about,
-            parsed,
+            from: parsed.flow.dst(),
+            to: parsed.flow.src(),
+            about: about.get(..whole)?,
         })
+    }
+
+    /// The message about a packet that was never seen: its headers are made up.
+    pub(super) const fn about_headers(
+        complaint: Complaint,
+        from: IpAddr,
+        to: IpAddr,
+        about: &'a [u8],
+    ) -> Self {
+        Self {
+            complaint,
+            from,
+            to,
+            about,
+        }
     }
 
     /// Appends the IP packet, its checksums complete.
     pub fn write(&self, out: &mut BytesMut) {
-        let (from, to) = (self.parsed.flow.dst(), self.parsed.flow.src());
-        let whole = self.about.len().min(self.parsed.total_len as usize);
+        let (from, to) = (self.from, self.to);
         let quoted = |longest: usize, headers: usize| {
-            let length = whole.min(longest - headers);
+            let length = self.about.len().min(longest - headers);
             self.about.get(..length).unwrap_or_default()
         };
         match (from, to) {

@@ -27,6 +27,7 @@ mod reset;
 mod rewrite;
 pub mod segment;
 mod split_v4;
+mod too_big;
 
 use std::fmt;
 
@@ -41,6 +42,7 @@ pub use parse::{Message, ParseError, Parsed, tcp_flags};
 pub use quoted::{Quoted, Requote};
 pub use reset::{TcpMarks, TcpReset};
 pub use rewrite::{Rewrite, Side};
+pub use too_big::SegmentTooBig;
 
 /// Bytes kept free before a packet: room for a vnet header (12), a WireGuard data header (16) and
 /// an outer frame.

@@ -1,5 +1,7 @@
 //! TCP segments that end a connection on behalf of the other end.
 
+use std::net::IpAddr;
+
 use bytes::BytesMut;
 
 use super::checksum::{fold, pseudo_header, sum};
@@ -88,12 +90,39 @@ impl TcpReset {
 
     /// Appends the IP packet, its checksums complete.
     pub fn write(&self, out: &mut BytesMut) {
+        let ack = match self.acknowledgment {
+            Some(_) => tcp_flags::ACK,
+            None => 0,
+        };
+        let header = Header {
+            flow: self.flow,
+            sequence: self.sequence,
+            acknowledgment: self.acknowledgment.unwrap_or(0),
+            flags: tcp_flags::RST | ack,
+        };
+        header.write(0, out);
+    }
+}
+
+/// The headers of a segment.
+pub(super) struct Header {
+    pub(super) flow: FlowKey,
+    pub(super) sequence: u32,
+    pub(super) acknowledgment: u32,
+    pub(super) flags: u8,
+}
+
+impl Header {
+    /// Appends them, with checksums that are right if there is no payload, or as much of it as
+    /// `payload` says and all of it zeros.
+    pub(super) fn write(&self, payload: u16, out: &mut BytesMut) {
         let (src, dst) = (self.flow.src(), self.flow.dst());
+        let length = TCP_HEADER.saturating_add(payload);
         match (src, dst) {
-            (std::net::IpAddr::V4(src), std::net::IpAddr::V4(dst)) => {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
                 let mut ip = [0; 20];
                 ip[0] = 0x45;
-                ip[2..4].copy_from_slice(&(20 + TCP_HEADER).to_be_bytes());
+                ip[2..4].copy_from_slice(&length.saturating_add(20).to_be_bytes());
                 // Don't fragment; an id is of no use then (RFC 6864 §4.1).
                 ip[6] = 0x40;
                 ip[8] = HOPS;
@@ -104,10 +133,10 @@ impl TcpReset {
                 ip[10..12].copy_from_slice(&checksum.to_be_bytes());
                 out.extend_from_slice(&ip);
             }
-            (std::net::IpAddr::V6(src), std::net::IpAddr::V6(dst)) => {
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
                 let mut ip = [0; 40];
                 ip[0] = 0x60;
-                ip[4..6].copy_from_slice(&TCP_HEADER.to_be_bytes());
+                ip[4..6].copy_from_slice(&length.to_be_bytes());
                 ip[6] = Protocol::TCP.0;
                 ip[7] = HOPS;
                 ip[8..24].copy_from_slice(&src.octets());
@@ -121,13 +150,10 @@ impl TcpReset {
         tcp[0..2].copy_from_slice(&self.flow.src_port().to_be_bytes());
         tcp[2..4].copy_from_slice(&self.flow.dst_port().to_be_bytes());
         tcp[4..8].copy_from_slice(&self.sequence.to_be_bytes());
-        tcp[8..12].copy_from_slice(&self.acknowledgment.unwrap_or(0).to_be_bytes());
+        tcp[8..12].copy_from_slice(&self.acknowledgment.to_be_bytes());
         tcp[12] = (TCP_HEADER as u8 / 4) << 4;
-        tcp[13] = tcp_flags::RST;
-        if self.acknowledgment.is_some() {
-            tcp[13] |= tcp_flags::ACK;
-        }
-        let pseudo = pseudo_header(src, dst, Protocol::TCP.0, TCP_HEADER.into());
+        tcp[13] = self.flags;
+        let pseudo = pseudo_header(src, dst, Protocol::TCP.0, length.into());
         let checksum = !fold(sum(&tcp, pseudo));
         tcp[16..18].copy_from_slice(&checksum.to_be_bytes());
         out.extend_from_slice(&tcp);

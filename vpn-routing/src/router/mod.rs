@@ -82,6 +82,7 @@ mod groups;
 mod hold;
 mod inbound;
 mod mtu;
+mod narrow;
 mod options;
 mod outbound;
 mod owners;
@@ -217,6 +218,8 @@ pub struct Router {
     accounts: Accounts,
     /// Connections are still looked for that a change resets.
     walk: Option<Walk>,
+    /// Far ends to be told of a narrower tunnel.
+    narrowing: Option<Walk>,
     next_sweep: Instant,
     /// Reused lists: nothing is allocated per batch.
     scratch: Vec<Packet>,
@@ -254,6 +257,7 @@ impl Router {
             plan: InterfacePlan::default(),
             accounts: Accounts::default(),
             walk: None,
+            narrowing: None,
             next_sweep: now + SWEEP_INTERVAL,
             scratch: Vec::new(),
             removed: Vec::new(),
@@ -380,7 +384,8 @@ impl Router {
     pub fn next_timeout(&self) -> Instant {
         let held = self.hold.next_deadline().map(|stamp| self.instant(stamp));
         let walk = self.walk.map(|walk| walk.due);
-        let others = [held, walk, self.groups.next_timeout()];
+        let narrowing = self.narrowing.map(|walk| walk.due);
+        let others = [held, walk, narrowing, self.groups.next_timeout()];
         others
             .into_iter()
             .flatten()
@@ -398,6 +403,7 @@ impl Router {
         }
         self.groups_timeout(now);
         self.walk_on(now);
+        self.narrow_on(now);
         if now >= self.next_sweep {
             self.next_sweep = now + SWEEP_INTERVAL;
             self.look_for_idle(now);
@@ -540,10 +546,13 @@ impl Router {
             }
         };
         let before = slot.assigned.replace(Arc::clone(&assigned));
+        let was = slot.mtu;
         slot.mtu = match assigned.mtu {
             0 => u16::MAX,
             mtu => mtu,
         };
+        // The first is no change.
+        let narrower = slot.mtu < was && was != u16::MAX;
         let maps = slot.options.prefix_maps.clone();
         if !admission.conflicts.is_empty() {
             self.events
@@ -578,6 +587,9 @@ impl Router {
         }
         self.update_plan();
         self.release_held_for(now, tunnel);
+        if narrower {
+            self.narrowed(now, tunnel, was);
+        }
     }
 
     fn tunnel_gone(&mut self, now: Instant, tunnel: TunnelId, reason: DropReason) {

@@ -16,23 +16,29 @@ use super::resolve::Way;
 use crate::conn::{ConnId, Origin, Phase, Stamp};
 
 /// Entries of the table looked at in one go: a change must not hold up packets for long.
-const ENTRIES_AT_ONCE: usize = 4096;
+pub(super) const ENTRIES_AT_ONCE: usize = 4096;
 
 /// How long the rest waits while the queue to the device has no room.
-const QUEUE_PAUSE: Duration = Duration::from_millis(5);
+pub(super) const QUEUE_PAUSE: Duration = Duration::from_millis(5);
 
-/// A walk over the table for connections to reset.
+/// A walk over the table, for connections to reset or to tell something.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Walk {
-    slot: usize,
+    pub(super) slot: usize,
     pub(super) due: Instant,
+}
+
+impl Walk {
+    pub(super) const fn from_start(now: Instant) -> Self {
+        Self { slot: 0, due: now }
+    }
 }
 
 impl Router {
     /// The ways of flows changed: connections whose rule says so are reset from now on.
     pub(super) fn end_moved(&mut self, now: Instant) {
         if self.rules.resets() {
-            self.walk = Some(Walk { slot: 0, due: now });
+            self.walk = Some(Walk::from_start(now));
             self.walk_on(now);
         }
     }

@@ -18,6 +18,8 @@ pub(super) struct Tunnel {
     pub(super) assigned: Option<Arc<Assigned>>,
     /// Largest packet it carries; the largest there is while that is not known.
     pub(super) mtu: u16,
+    /// What that was, while not all who have to be told are.
+    pub(super) was_wider: Option<u16>,
     pub(super) queue: PacketBatch,
     pub(super) counters: TunnelCounters,
     pub(super) demand: Demand,
@@ -25,6 +27,11 @@ pub(super) struct Tunnel {
 }
 
 impl Tunnel {
+    /// Whether it takes packets.
+    pub(super) const fn carries(&self) -> bool {
+        matches!(self.state, TransportState::Up(_))
+    }
+
     /// The tunnel's own address of a family: what its peer expects as source.
     pub(super) fn address(&self, family: Family) -> Option<IpAddr> {
         let assigned = self.assigned.as_ref()?;
@@ -69,6 +76,7 @@ impl Tunnels {
             state: TransportState::Connecting,
             assigned: None,
             mtu: u16::MAX,
+            was_wider: None,
             queue,
             counters: TunnelCounters::default(),
             demand: Demand::default(),

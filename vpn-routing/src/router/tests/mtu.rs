@@ -198,3 +198,94 @@ fn what_fits_is_told_while_others_are_refused() {
     assert_eq!(told.len(), 1);
     assert_eq!((told[0][20], told[0][21]), (3, 4));
 }
+
+/// A connection to `far`, both ends of which spoke: the app expects 0x2222 next.
+fn connect(world: &mut World, far: &str, port: u16) {
+    let here = if far.contains(':') {
+        "fd00:6::2"
+    } else {
+        "10.6.0.2"
+    };
+    let (here, far) = (
+        (here.parse().unwrap(), port),
+        (far.parse().unwrap(), 443u16),
+    );
+    let syn = build::tcp(here, far, tcp_flags::SYN, 1, b"");
+    world.send([syn]);
+    for packet in world.sent("uk") {
+        let wire = Parsed::from_bytes(&packet).unwrap().flow;
+        let ends = ((wire.dst(), wire.dst_port()), (wire.src(), wire.src_port()));
+        let answer = build::tcp(ends.0, ends.1, tcp_flags::SYN | tcp_flags::ACK, 1, b"");
+        world.receive("uk", &answer);
+    }
+    let mut ack = build::tcp(here, far, tcp_flags::ACK, 2, b"");
+    let at = Parsed::from_bytes(&ack).unwrap().transport as usize;
+    ack[at + 8..at + 12].copy_from_slice(&0x2222u32.to_be_bytes());
+    world.send([ack]);
+    world.sent("uk");
+    world.delivered();
+}
+
+/// Segments that were under way would vanish at the narrow link.
+#[test]
+fn far_ends_are_told_of_a_narrower_tunnel() {
+    let mut world = world();
+    width(&mut world, 1440);
+    connect(&mut world, "192.0.2.9", 4001);
+    connect(&mut world, "2001:db8::9", 4002);
+    world.send([udp(("10.6.0.2", 4003), ("192.0.2.9", 9), b"none of TCP")]);
+    world.sent("uk");
+    width(&mut world, 1300);
+    let told = world.sent("uk");
+    assert_eq!(told.len(), 2, "each connection, and nobody else");
+    for bytes in told {
+        verify_checksums(&bytes).unwrap();
+        let parsed = Parsed::from_bytes(&bytes).unwrap();
+        let quoted = vpn_core::packet::Quoted::of(&bytes, &parsed).unwrap();
+        assert_eq!(quoted.flow.src(), parsed.flow.dst(), "about its segment");
+        assert_eq!(quoted.flow.src_port(), 443);
+        let icmp = parsed.transport as usize;
+        assert_eq!(bytes[icmp + 6..icmp + 8], 1300u16.to_be_bytes());
+        let tcp = icmp + 8 + if parsed.flow.src().is_ipv4() { 20 } else { 40 };
+        assert_eq!(bytes[tcp + 4..tcp + 8], 0x2222u32.to_be_bytes(), "expected");
+    }
+    // Wider again, or as it is: nothing to say.
+    width(&mut world, 1300);
+    width(&mut world, 1440);
+    assert!(world.sent("uk").is_empty());
+    // A tunnel that comes back narrower has connections that live on.
+    world.down("uk");
+    width(&mut world, 1280);
+    assert_eq!(world.sent("uk").len(), 2);
+}
+
+/// More of them than the queue has room for: the rest when it has.
+#[test]
+fn all_far_ends_are_told_in_the_end() {
+    let config = RouterConfig {
+        queue_packets: 8,
+        ..RouterConfig::default()
+    };
+    let mut world = World::with_config(config, &[("uk", &["10.6.0.2/32", "fd00:6::2/128"])]);
+    world.rule_for_all("uk");
+    width(&mut world, 1440);
+    for port in 0..30 {
+        connect(&mut world, "192.0.2.9", 5000 + port);
+    }
+    width(&mut world, 1300);
+    let mut told = Vec::new();
+    for _ in 0..10 {
+        told.extend(world.sent("uk"));
+        world.advance(std::time::Duration::from_millis(5));
+    }
+    let mut ports: Vec<u16> = told
+        .iter()
+        .map(|bytes| {
+            let parsed = Parsed::from_bytes(bytes).unwrap();
+            let quoted = vpn_core::packet::Quoted::of(bytes, &parsed).unwrap();
+            quoted.flow.dst_port()
+        })
+        .collect();
+    ports.sort_unstable();
+    assert_eq!(ports, (5000..5030).collect::<Vec<_>>());
+}
