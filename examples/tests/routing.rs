@@ -132,7 +132,7 @@ fn a_transfer_survives_a_shrinking_mtu() {
         client.set_mtu("eth0", 1360).expect("an MTU");
         assert_eq!(bulk.ask(), "uk");
         let end = Instant::now() + LIMIT;
-        while lab.site.status(client)["tunnels"]["uk"]["mtu"] != 1300 {
+        while lab.site.status(client)["tunnels"]["uk"]["mtu"] != 1296 {
             assert!(Instant::now() < end, "{}", lab.site.status(client));
             thread::sleep(Duration::from_millis(200));
         }

@@ -95,7 +95,8 @@ fn serve(underlay: Arc<dyn Underlay>) -> Result<(), Box<dyn std::error::Error>> 
 //!
 //! * The inner MTU is what the underlay knows of the path, minus 60 bytes over IPv4 or 80 over
 //!   IPv6, and never more than the file's. Without one in the file, a path counts as 1500 bytes at
-//!   most, and 1420 is taken where nothing is known. Of several peers' paths the narrowest counts.
+//!   most, and 1420 is taken where nothing is known. Where the path is the narrower of the two it
+//!   is rounded down to a multiple of 16: a peer that knows nothing of it pads to that. Of several peers' paths the narrowest counts.
 //!   It is measured again when a peer moves, when the system refuses a datagram as too big, and
 //!   every five seconds; a new value is a new state `Up`.
 //! * Datagrams of equal length leave in one system call where the kernel segments (GSO), and arrive

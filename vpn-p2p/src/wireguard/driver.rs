@@ -31,10 +31,20 @@ const MIN_MTU: u16 = 576;
 /// jumbo frames says nothing about what lies behind it.
 const USUAL_PATH: u16 = 1500;
 
+/// A packet is padded to a multiple of this, as far as the sender's interface is wide (WireGuard
+/// protocol §5.4.6).
+const PADDING: u16 = 16;
+
 /// Largest inner packet, in bytes: what the path leaves, and not more than the file says.
 fn inner_mtu(file: Option<u16>, path: Option<u16>, ipv4: bool) -> u16 {
     let overhead = if ipv4 { OVERHEAD_V4 } else { OVERHEAD_V6 };
-    let left = |path: u16| path.saturating_sub(overhead).max(MIN_MTU);
+    // The peer's interface is as wide as ours should be, and does not know of a narrower path: it
+    // would pad what just fits until it does not.
+    let peers = file.unwrap_or(WgQuick::DEFAULT_MTU);
+    let left = |path: u16| match path.saturating_sub(overhead) {
+        left if left < peers => (left - left % PADDING).max(MIN_MTU),
+        left => left,
+    };
     match (file, path) {
         (None, None) => WgQuick::DEFAULT_MTU,
         (None, Some(path)) => left(path.min(USUAL_PATH)),
@@ -364,11 +374,14 @@ mod tests {
         assert_eq!(inner_mtu(None, None, true), 1420);
         assert_eq!(inner_mtu(None, Some(1500), true), 1440);
         assert_eq!(inner_mtu(None, Some(1500), false), 1420);
-        assert_eq!(inner_mtu(None, Some(1400), false), 1320);
+        assert_eq!(inner_mtu(None, Some(1400), false), 1312);
         assert_eq!(inner_mtu(None, Some(9000), true), 1440);
         assert_eq!(inner_mtu(None, Some(100), true), 576);
         assert_eq!(inner_mtu(Some(8900), Some(9000), true), 8900);
-        assert_eq!(inner_mtu(Some(1420), Some(1400), true), 1340);
+        assert_eq!(inner_mtu(Some(1420), Some(1400), true), 1328);
+        assert_eq!(inner_mtu(Some(1420), Some(1500), false), 1420);
+        // Padded by the peer to 1312 bytes it would not pass.
+        assert_eq!(inner_mtu(None, Some(1360), true), 1296);
         assert_eq!(inner_mtu(Some(1280), Some(1500), true), 1280);
         assert_eq!(inner_mtu(Some(1380), None, false), 1380);
     }
