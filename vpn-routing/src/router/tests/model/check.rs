@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use vpn_core::packet::{Message, Packet, Parsed, tcp_flags};
+use vpn_core::packet::{Message, Packet, Parsed, Quoted, tcp_flags};
 use vpn_core::testing::verify_checksums;
-use vpn_core::{DropCounters, DropReason, FlowKey, Protocol};
+use vpn_core::{DropCounters, DropReason, FlowKey, Protocol, TunnelId};
 
 use super::super::world::{SITE, addr};
 use super::oracle::{Oracle, RESOLVER, Way};
@@ -363,8 +363,12 @@ impl Real {
     /// This host's ICMP error about an answer went out.
     fn check_error_routed(&self, tunnel: u8, bytes: &[u8], outer: &Parsed) {
         let id = self.ids[usize::from(tunnel)];
-        let quoted = &bytes[usize::from(outer.transport) + 8..];
-        let inner = parsed(quoted);
+        let icmp = usize::from(outer.transport);
+        let v6 = outer.flow.src().is_ipv6();
+        if (bytes[icmp], bytes[icmp + 1]) == if v6 { (2, 0) } else { (3, 4) } {
+            return self.check_narrow(id, &bytes[icmp..], Quoted::of(bytes, outer).unwrap());
+        }
+        let inner = parsed(&bytes[icmp + 8..]);
         let mut answers = self.delivered.iter();
         // An error about what came before the flow moved is not told from one about what came
         // since; but something of it has come through this tunnel.
@@ -374,6 +378,18 @@ impl Real {
         );
         assert_eq!(outer.flow.dst(), inner.flow.src());
         assert_eq!(outer.flow.src(), inner.flow.dst());
+    }
+
+    /// The far end of a live connection is told that its tunnel became narrower.
+    fn check_narrow(&self, id: TunnelId, icmp: &[u8], quoted: Quoted) {
+        let told = u16::from_be_bytes([icmp[6], icmp[7]]);
+        let status = self.router.status();
+        let tunnel = status.tunnels.iter().find(|t| t.id == id).unwrap();
+        assert_eq!(told, tunnel.mtu);
+        assert_eq!(quoted.flow.protocol(), Protocol::TCP);
+        let wire = quoted.flow.reversed();
+        let mut came = self.came.iter();
+        assert!(came.any(|c| c.id == id && c.wire == wire), "who is {wire}?");
     }
 
     /// At the end nothing is held for ever.

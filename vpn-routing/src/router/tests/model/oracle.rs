@@ -313,7 +313,7 @@ fn assigned(tunnel: u8, set: u8) -> Assigned {
     Assigned {
         addresses: nets.iter().map(|n| n.parse().unwrap()).collect(),
         dns: vec![IpAddr::from([10, 64, tunnel, set])],
-        mtu: 1420,
+        mtu: [1420, 1400, 1280, 1440][usize::from(set)],
         ..Assigned::default()
     }
 }
