@@ -150,7 +150,23 @@ fn tcp_phases_follow_the_flags() {
     let live = opening.after(Message::Tcp(SYN | ACK), true);
     assert_eq!(live, Phase::TcpEstablished);
     let closing = live.after(Message::Tcp(FIN | ACK), false);
-    assert_eq!(closing, Phase::TcpClosing);
+    assert_eq!(closing, Phase::TcpClosingHere);
+    let fin = Message::Tcp(FIN | ACK);
+    assert_eq!(closing.after(fin, false), closing, "repeated");
+    assert_eq!(
+        closing.after(Message::Tcp(ACK), true),
+        closing,
+        "half-closed"
+    );
+    let last = closing.after(fin, true);
+    assert_eq!(last, Phase::TcpLastAck);
+    let finished = last.after(Message::Tcp(ACK), false);
+    assert_eq!(finished, Phase::TcpFinished);
+    assert_eq!(finished.after(fin, true), finished, "repeated");
+    assert!(finished.makes_room() && !last.makes_room());
+    let there = live.after(fin, true);
+    assert_eq!(there, Phase::TcpClosingThere);
+    assert_eq!(there.after(fin, false), Phase::TcpLastAck);
     assert_eq!(closing.after(Message::Tcp(RST), true), Phase::TcpClosed);
     assert_eq!(
         Phase::first(Message::Tcp(ACK)),

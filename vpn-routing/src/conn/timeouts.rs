@@ -23,8 +23,14 @@ pub enum Phase {
     TcpAnswered,
     /// TCP after an answer came.
     TcpEstablished,
-    /// TCP after a FIN of either side.
-    TcpClosing,
+    /// TCP after a FIN of this side.
+    TcpClosingHere,
+    /// TCP after a FIN of the far side.
+    TcpClosingThere,
+    /// TCP after a FIN of both sides.
+    TcpLastAck,
+    /// TCP after the acknowledgment of the last FIN. It answers for what is repeated.
+    TcpFinished,
     /// TCP after a RST.
     TcpClosed,
     /// TCP that the router ended: what is left of it is answered with a RST.
@@ -80,15 +86,29 @@ impl Phase {
             Self::TcpAnswered if !inbound || flags & tcp_flags::SYN != 0 => self,
             // Whatever the app sends: nobody has answered.
             Self::TcpOpening if !inbound => self,
-            _ if flags & tcp_flags::FIN != 0 => Self::TcpClosing,
+            Self::TcpFinished => self,
+            Self::TcpLastAck if flags & tcp_flags::FIN != 0 => self,
+            Self::TcpLastAck => Self::TcpFinished,
+            _ if flags & tcp_flags::FIN != 0 => match (self, inbound) {
+                (Self::TcpClosingHere, true) | (Self::TcpClosingThere, false) => Self::TcpLastAck,
+                (_, true) => Self::TcpClosingThere,
+                (_, false) => Self::TcpClosingHere,
+            },
             Self::TcpOpening | Self::TcpAnswered => Self::TcpEstablished,
             other => other,
         }
     }
 
-    /// Whether the flow is a TCP connection that both sides use.
+    /// Whether the flow is a TCP connection that both sides use, or have used to its end.
     pub const fn is_live_tcp(self) -> bool {
-        matches!(self, Self::TcpEstablished | Self::TcpClosing)
+        matches!(
+            self,
+            Self::TcpEstablished
+                | Self::TcpClosingHere
+                | Self::TcpClosingThere
+                | Self::TcpLastAck
+                | Self::TcpFinished
+        )
     }
 
     /// Whether the router ended the flow, and its entry only answers for it.
@@ -99,6 +119,12 @@ impl Phase {
     /// Whether somebody behind a tunnel began the flow, and both sides do not use it yet.
     pub const fn is_half_open(self) -> bool {
         matches!(self, Self::UdpAsked | Self::TcpAsked | Self::TcpAnswered)
+    }
+
+    /// Whether a flow from behind a tunnel gives its place to another one of its rule: it never
+    /// was a connection, or is none any more.
+    pub const fn makes_room(self) -> bool {
+        self.is_half_open() || matches!(self, Self::TcpClosed | Self::TcpFinished)
     }
 
     /// Whether the flow may go when the table is full. A live TCP connection may not.
@@ -151,9 +177,13 @@ impl Timeouts {
             Phase::Icmp => self.icmp,
             Phase::Other => self.other,
             Phase::TcpEstablished => self.tcp_established,
-            Phase::TcpOpening | Phase::TcpClosing | Phase::TcpReset | Phase::TcpDropped => {
-                self.tcp_transitory
-            }
+            Phase::TcpOpening
+            | Phase::TcpClosingHere
+            | Phase::TcpClosingThere
+            | Phase::TcpLastAck
+            | Phase::TcpFinished
+            | Phase::TcpReset
+            | Phase::TcpDropped => self.tcp_transitory,
             Phase::TcpClosed => self.tcp_closed,
         };
         // Half of the stamp's range at most, so that wrapping comparison stays right.

@@ -42,12 +42,36 @@ pub(super) struct Guests {
 #[derive(Debug, Default)]
 struct OfRule {
     flows: usize,
-    /// Those that were half-open when they were entered, oldest first; they may be gone or open by
-    /// now.
-    half_open: VecDeque<Guest>,
+    /// Those that may go, oldest first: half-open when they were entered, or found finished. They
+    /// may be gone or open by now.
+    may_go: VecDeque<Guest>,
+    /// When finished ones were last looked for.
+    looked: Option<Stamp>,
 }
 
+/// How often the table is looked through for finished flows of one rule, in milliseconds: a look at
+/// a million entries takes a few.
+const LOOK_EVERY: Stamp = 1000;
+
 type Guest = (ConnId, TunnelId, FlowKey);
+
+impl OfRule {
+    /// Looks for connections that are over, if that was not done just now.
+    fn look(&mut self, now: Stamp, conns: &ConnTable, rule: RuleId) -> Option<Guest> {
+        if self
+            .looked
+            .is_some_and(|at| now.wrapping_sub(at) < LOOK_EVERY)
+        {
+            return None;
+        }
+        self.looked = Some(now);
+        let all = (0..conns.slots()).filter_map(|slot| conns.in_slot(slot));
+        let guests = all.filter_map(|id| conns.get(id).map(|c| (id, c.tunnel, c.wire)));
+        self.may_go
+            .extend(guests.filter(|guest| makes_room(conns, guest, rule)));
+        self.may_go.pop_front()
+    }
+}
 
 impl Guests {
     fn flows(&self, rule: RuleId) -> usize {
@@ -63,7 +87,7 @@ impl Guests {
     /// How many are remembered as half-open.
     #[cfg(test)]
     pub(super) fn remembered(&self) -> usize {
-        self.by_rule.values().map(|of| of.half_open.len()).sum()
+        self.by_rule.values().map(|of| of.may_go.len()).sum()
     }
 
     /// A flow of an inbound rule is gone.
@@ -134,7 +158,7 @@ impl Router {
                 return Err(DropReason::BlockedByFilter);
             }
         }
-        self.make_room(admitted.rule)?;
+        self.make_room(now, admitted.rule)?;
         self.enter_guest(now, tunnel, parsed, device, admitted.rule)
     }
 
@@ -152,8 +176,9 @@ impl Router {
         })
     }
 
-    /// Sees that one more flow of this rule has a place, at the cost of its own half-open ones only.
-    fn make_room(&mut self, rule: RuleId) -> Result<(), DropReason> {
+    /// Sees that one more flow of this rule has a place, at the cost of its own only, and of those
+    /// that are half-open or over.
+    fn make_room(&mut self, now: Stamp, rule: RuleId) -> Result<(), DropReason> {
         let most = self.config.max_flows_per_inbound_rule;
         let reason = match self.guests.flows(rule) >= most {
             true => DropReason::InboundQuota,
@@ -162,7 +187,10 @@ impl Router {
         };
         loop {
             let of = self.guests.by_rule.get_mut(&rule).ok_or(reason)?;
-            let guest = of.half_open.pop_front().ok_or(reason)?;
+            let guest = match of.may_go.pop_front() {
+                Some(guest) => guest,
+                None => of.look(now, &self.conns, rule).ok_or(reason)?,
+            };
             if makes_room(&self.conns, &guest, rule) {
                 self.remove_flow(guest.0);
                 return Ok(());
@@ -214,12 +242,12 @@ impl Router {
             Ok(id) => {
                 let of = self.guests.by_rule.entry(rule).or_default();
                 of.flows += 1;
-                of.half_open.push_back((id, tunnel, wire));
-                if of.half_open.len() > 2 * self.config.max_flows_per_inbound_rule {
+                of.may_go.push_back((id, tunnel, wire));
+                if of.may_go.len() > 2 * self.config.max_flows_per_inbound_rule {
                     let conns = &self.conns;
                     // A flow that went and came back at the same place is remembered once.
                     let mut seen = HashSet::with_hasher(RandomState::default());
-                    of.half_open
+                    of.may_go
                         .retain(|guest| makes_room(conns, guest, rule) && seen.insert(guest.0));
                 }
                 Ok(id)
@@ -373,6 +401,5 @@ fn wanted_key(parsed: &Parsed, local: (IpAddr, u16), remote: IpAddr) -> FlowKey 
 fn makes_room(conns: &ConnTable, &(id, tunnel, wire): &Guest, rule: RuleId) -> bool {
     let same = |c: &&Conn| c.tunnel == tunnel && c.wire == wire && c.rule == Some(rule);
     let conn = conns.get(id).filter(same);
-    let idle = |phase: Phase| phase.is_half_open() || phase == Phase::TcpClosed;
-    conn.is_some_and(|c| c.origin == Origin::Tunnel && idle(c.phase))
+    conn.is_some_and(|c| c.origin == Origin::Tunnel && c.phase.makes_room())
 }

@@ -347,6 +347,39 @@ fn connections_that_were_reset_make_room() {
     assert_eq!(world.drops(DropReason::InboundQuota), 0);
 }
 
+/// Short connections, one after the other: those that are over are in nobody's way.
+#[test]
+fn connections_that_are_over_make_room() {
+    let mut world = with_config(RouterConfig {
+        max_flows_per_inbound_rule: 4,
+        ..RouterConfig::default()
+    });
+    world.inbound(vec![rule(RuleProtocol::Tcp, Some(80), None)]);
+    let (here, there) = (("10.5.0.2", 80), ("10.5.0.3", 80));
+    let mut connect = |port, ends: bool| {
+        let far = (OUTSIDER, port);
+        world.receive("fr", &tcp(far, there, "S"));
+        world.send([tcp(here, far, "SA")]);
+        world.receive("fr", &tcp(far, there, "A"));
+        if ends {
+            world.receive("fr", &tcp(far, there, "FA"));
+            world.send([tcp(here, far, "FA")]);
+            world.receive("fr", &tcp(far, there, "A"));
+        }
+        world.advance(Duration::from_millis(300));
+        world.drops(DropReason::InboundQuota)
+    };
+    // One that lasts keeps its place.
+    assert_eq!(connect(1, false), 0);
+    for port in 2..=40 {
+        assert_eq!(connect(port, true), 0, "{port}");
+    }
+    world.receive("fr", &tcp((OUTSIDER, 1), there, "A"));
+    world.delivered();
+    world.send([tcp(here, (OUTSIDER, 1), "A")]);
+    assert!(!world.sent("fr").is_empty(), "it lives");
+}
+
 /// Flows that come and go on the same ports leave nothing behind in what is remembered of them.
 #[test]
 fn what_is_remembered_of_half_open_flows_is_bounded() {

@@ -80,8 +80,8 @@ impl Real {
                 let known = seen.contains(&(number(bytes), offset(bytes)));
                 match parsed.message {
                     _ if own => self.check_reset(tunnel, &parsed),
-                    Message::IcmpError => self.check_error_routed(tunnel, bytes, &parsed),
                     _ if known => {}
+                    Message::IcmpError => self.check_error_routed(tunnel, bytes, &parsed),
                     _ => self.check_routed(oracle, tunnel, bytes, &parsed),
                 }
             }
