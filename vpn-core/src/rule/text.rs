@@ -184,7 +184,7 @@ impl FromStr for IcmpMatch {
 ///
 /// # Errors
 ///
-/// The text is neither.
+/// The text is neither, or is an IPv4-mapped IPv6 prefix (RFC 4291, section 2.5.5.2).
 ///
 /// ```
 /// use vpn_core::rule::parse_prefix;
@@ -193,10 +193,19 @@ impl FromStr for IcmpMatch {
 /// # Ok::<(), vpn_core::rule::RuleTextError>(())
 /// ```
 pub fn parse_prefix(text: &str) -> Result<IpNet, RuleTextError> {
-    text.parse::<IpNet>()
+    let net = text
+        .parse::<IpNet>()
         .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
         .map(|net| net.trunc())
-        .map_err(|_| RuleTextError::new(text, "no address and no prefix such as 192.0.2.0/24"))
+        .map_err(|_| RuleTextError::new(text, "no address and no prefix such as 192.0.2.0/24"))?;
+    // Sockets know such addresses, packets do not: a rule for them would match nothing.
+    match net {
+        IpNet::V6(v6) if v6.prefix_len() >= 96 && v6.addr().to_ipv4_mapped().is_some() => {
+            let problem = "an IPv4 address in IPv6 form, which no packet has; write it as IPv4";
+            Err(RuleTextError::new(text, problem))
+        }
+        net => Ok(net),
+    }
 }
 
 /// A cgroup's path in the hierarchy, without a final slash.
@@ -276,6 +285,18 @@ mod tests {
         assert_eq!(read("3/4"), Ok(IcmpMatch { kind, code }));
         for bad in ["", "256", "3/", "/4", "3/4/5", "-1"] {
             assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+
+    /// They were taken, and matched nothing: what they should have blocked took the default.
+    #[test]
+    fn mapped_prefixes_are_refused() {
+        for bad in ["::ffff:192.0.2.1", "::ffff:192.0.2.0/120", "::ffff:0:0/96"] {
+            let error = parse_prefix(bad).expect_err("mapped");
+            assert!(error.to_string().ends_with("write it as IPv4"), "{error}");
+        }
+        for good in ["::/0", "::ffff:0:0/95", "::1/128", "64:ff9b::/96"] {
+            assert!(parse_prefix(good).is_ok(), "{good}");
         }
     }
 
