@@ -146,7 +146,7 @@ fn errors_name_file_line_and_key() {
     let bad = WgQuick::parse("p.conf", "[Interface]\nPrivateKey = x\n").unwrap_err();
     assert!(bad.to_string().starts_with("p.conf:2: PrivateKey"));
     for (text, expected) in [
-        ("", "p.conf:0: [Interface] has no PrivateKey".to_owned()),
+        ("", "p.conf:1: [Interface] has no PrivateKey".to_owned()),
         (
             "[Interface]",
             "p.conf:1: [Interface] has no PrivateKey".to_owned(),

@@ -216,7 +216,7 @@ impl Reader<'_> {
         };
         let draft = self
             .interface
-            .ok_or_else(|| missing(0, "Interface", "PrivateKey"))?;
+            .ok_or_else(|| missing(1, "Interface", "PrivateKey"))?;
         let interface = Interface {
             private_key: draft
                 .private_key
