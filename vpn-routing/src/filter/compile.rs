@@ -117,7 +117,7 @@ fn scope_of(rule: &FilterRule, names: &dyn Names, problems: &mut Vec<RuleError>)
     match names.tunnel(name) {
         Some(tunnel) => Scope::Tunnel(tunnel),
         None => {
-            problems.push(RuleError::NoSuchTunnel {
+            problems.push(RuleError::NoSuchTunnelOfFilter {
                 rule: rule.id,
                 tunnel: name.clone(),
             });

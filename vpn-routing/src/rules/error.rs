@@ -16,6 +16,22 @@ pub enum RuleError {
         /// The name it gives.
         tunnel: String,
     },
+    /// The inbound rule names a tunnel that does not exist. Correct the name, or add it.
+    #[error("inbound {rule}: there is no tunnel {tunnel:?}; name a tunnel (a group is none)")]
+    NoSuchTunnelOfInbound {
+        /// The inbound rule.
+        rule: RuleId,
+        /// The name it gives.
+        tunnel: String,
+    },
+    /// The filter rule names a tunnel or group that does not exist. Correct the name, or add it.
+    #[error("filter {rule}: there is no tunnel or group {tunnel:?}; correct the name or add it")]
+    NoSuchTunnelOfFilter {
+        /// The filter rule.
+        rule: RuleId,
+        /// The name it gives.
+        tunnel: String,
+    },
     /// The rule names a group that does not exist. Correct the name, or add the group.
     #[error("{rule}: there is no group {group:?}; correct the name or add the group")]
     NoSuchGroup {
@@ -93,6 +109,7 @@ impl RuleError {
             | Self::NoSuchGroup { rule, .. }
             | Self::NoSuchInterface { rule, .. }
             | Self::DirectUnavailable { rule }
+            | Self::FallbackLoop { rule }
             | Self::Unsupported { rule, .. } => Some(*rule),
             _ => None,
         }

@@ -131,7 +131,7 @@ impl InboundRules {
 fn entry_of(rule: &InboundRule, names: &dyn Names) -> Result<Entry, RuleError> {
     let tunnel = names
         .tunnel(&rule.tunnel)
-        .ok_or_else(|| RuleError::NoSuchTunnel {
+        .ok_or_else(|| RuleError::NoSuchTunnelOfInbound {
             rule: rule.id,
             tunnel: rule.tunnel.clone(),
         })?;
