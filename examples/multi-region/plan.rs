@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use vpn_core::{GroupId, RuleSnapshot, RuleSource, TunnelId};
-use vpn_p2p::wg_quick::WgQuick;
+use vpn_p2p::wg_quick::{WgQuick, WgQuickError};
 use vpn_routing::group::GroupConfig;
 use vpn_routing::rules::RuleError;
 use vpn_routing::source::{Layered, SqliteRules, TomlRules};
 
-use crate::config::{Config, Direct};
+use crate::config::{self, Config, Direct};
 use crate::direct;
 use crate::error::Error;
 use crate::host;
@@ -35,16 +35,32 @@ impl Loaded {
         let config = Config::read(path)?;
         let (mut tunnels, mut prints) = (BTreeMap::new(), BTreeMap::new());
         for (name, tunnel) in &config.tunnel {
-            let mut file = WgQuick::read(&tunnel.wireguard).map_err(|cause| Error::WireGuard {
+            let failed = |cause| Error::WireGuard {
                 tunnel: name.clone(),
                 cause,
+            };
+            config::regular(&tunnel.wireguard).map_err(|cause| {
+                let path = tunnel.wireguard.clone();
+                failed(WgQuickError::Read { path, cause })
             })?;
+            let mut file = WgQuick::read(&tunnel.wireguard).map_err(failed)?;
             if let Some(dns) = &tunnel.dns {
                 file.interface.dns.clone_from(dns);
             }
             if let Some(mtu) = tunnel.mtu {
                 // Within its bounds, which are those of the type.
                 file.interface.mtu = u16::try_from(mtu.0).ok();
+            }
+            // The interface gets the MTU of the widest, and what it yields has to fit a buffer.
+            let (mtu, largest) = (usize::from(file.mtu()), config.largest_packet());
+            if file.interface.mtu.is_some() && mtu > largest {
+                return Err(Error::Config {
+                    path: path.to_owned(),
+                    key: format!("tunnel.{name}.mtu"),
+                    problem: format!(
+                        "{mtu} is larger than limits.largest_packet, which is {largest}"
+                    ),
+                });
             }
             tunnels.insert(name.clone(), file);
             prints.insert(name.clone(), print_of(&tunnel.wireguard));
@@ -126,7 +142,13 @@ impl Loaded {
         Err(Error::Rule {
             path: path.to_owned(),
             problem: match rule {
-                Some(rule) => format!("{rule}: {problem}"),
+                // Its id is said already.
+                Some(rule) => format!(
+                    "{rule}: {}",
+                    problem
+                        .to_string()
+                        .trim_start_matches(&format!("{}: ", rule.id))
+                ),
                 None => problem.to_string(),
             },
         })

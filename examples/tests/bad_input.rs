@@ -15,6 +15,8 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use support::Site;
 use support::place::{KEY, Place, profile, site};
 
@@ -88,10 +90,46 @@ fn configurations() {
         &["tunnel.block"],
     );
     bad(rest, &["rules"]);
+    bad(
+        &format!("[[rules]]\nto = \"uk\"\n{rest}"),
+        &["toml:1:", "[[rule]]"],
+    );
+    bad(
+        &format!("rules = \"no/r.db\"\n{rest}"),
+        &["rules:", "no/r.db", "folder"],
+    );
+    bad(
+        &format!("rules = \"r.db\"\njournal = \"no/j\"\n{rest}"),
+        &["journal", "no/j", "folder"],
+    );
+    let long = "s".repeat(108);
+    for (socket, part) in [("no/s", "folder"), (long.as_str(), "longer")] {
+        let text = format!("rules = \"r.db\"\n[control]\nsocket = \"{socket}\"\n{rest}");
+        bad(&text, &["control.socket", part]);
+    }
     for name in ["", "a/b", "sixteen-letters-", "all", "two words"] {
         let text = format!("rules = \"r.db\"\n[interface]\nname = \"{name}\"\n{rest}");
         bad(&text, &["multi-region.toml", "interface.name", name]);
     }
+}
+
+/// A pipe kept whoever read it waiting, and one without an end was read into memory.
+#[test]
+fn files_that_are_none() {
+    let place = Place::new();
+    let mode = Mode::from_bits_truncate(0o600);
+    for name in ["multi-region.toml", "uk.conf"] {
+        let site = site();
+        fs::remove_file(site.path(name)).expect("removed");
+        mkfifo(&site.path(name), mode).expect("a pipe");
+        place.both_fail(&site, &[name, "not a regular file"]);
+    }
+    let site = site();
+    fs::write(site.path("multi-region.toml"), b"rules = \"r.db\"\n\xff\n").expect("written");
+    place.both_fail(&site, &["multi-region.toml:2:", "UTF-8"]);
+    let file = fs::File::create(site.path("multi-region.toml")).expect("made");
+    file.set_len(6 << 30).expect("sparse");
+    place.both_fail(&site, &["multi-region.toml", "larger than"]);
 }
 
 /// What is wrong with one key, in a configuration that is good without it.
@@ -203,6 +241,21 @@ fn keys() {
             "never reaches",
         ),
         (
+            "[dns]\nresolver = \"::ffff:127.0.0.1\"",
+            "dns.resolver",
+            "never reaches",
+        ),
+        (
+            "[dns]\nresolver = \"224.0.0.1\"",
+            "dns.resolver",
+            "never reaches",
+        ),
+        (
+            "[tunnel.fr]\nwireguard = \"uk.conf\"\nmtu = 9000",
+            "tunnel.fr.mtu",
+            "limits.largest_packet",
+        ),
+        (
             "[tunnel.fr]\nwireguard = \"uk.conf\"\ndns = [\"one\"]",
             "toml:3:",
             "dns",
@@ -285,6 +338,21 @@ fn keys() {
             "larger",
         ),
         ("[[rule]]\nto = \"mars\"", "file-rule#1", "mars"),
+        (
+            "[[rule]]\nto = \"block\"\ndst = \"::ffff:192.0.2.1\"",
+            "toml:3: [[rule]] number 1: dst",
+            "write it as IPv4",
+        ),
+        (
+            "[[inbound]]\ntunnel = \"mars\"\nproto = \"tcp\"",
+            "toml: inbound file-rule#1",
+            "mars",
+        ),
+        (
+            "[[filter]]\naction = \"drop\"\ntunnel = \"mars\"",
+            "toml: filter file-rule#1",
+            "mars",
+        ),
         (
             "[[rule]]\nto = \"uk\"\non_down = \"mars\"",
             "file-rule#1",

@@ -72,7 +72,7 @@ impl Dns {
             let problem = vpn_tun::DnsError::ResolvedNotAvailable.to_string();
             return Some(("apply", problem));
         }
-        if self.resolver.is_loopback() || self.resolver.is_unspecified() {
+        if !reaches_the_interface(self.resolver) {
             let problem = "a query to this address never reaches the interface";
             return Some(("resolver", problem.to_owned()));
         }
@@ -95,4 +95,14 @@ impl Dns {
             longest: self.longest.0,
         }
     }
+}
+
+/// Whether a query to this address can come to the interface.
+fn reaches_the_interface(resolver: IpAddr) -> bool {
+    let special = resolver.is_loopback() || resolver.is_unspecified() || resolver.is_multicast();
+    let of_family = match resolver {
+        IpAddr::V4(v4) => !v4.is_broadcast() && !v4.is_link_local(),
+        IpAddr::V6(v6) => !v6.is_unicast_link_local() && v6.to_ipv4_mapped().is_none(),
+    };
+    !special && of_family
 }

@@ -3,6 +3,7 @@
 mod answers;
 mod bounds;
 mod dns;
+mod file;
 mod group;
 mod tunnel;
 mod value;
@@ -11,7 +12,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::de::IgnoredAny;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use vpn_routing::RouterConfig;
 use vpn_routing::group::MAX_GROUPS;
 
@@ -19,6 +20,7 @@ use crate::error::Error;
 use answers::Answers;
 use bounds::{Hold, Limits, Timeouts};
 pub(crate) use dns::{ApplyDns, Dns};
+pub(crate) use file::regular;
 pub(crate) use group::Group;
 pub(crate) use tunnel::Tunnel;
 use value::Count;
@@ -31,6 +33,9 @@ const MAX_NAME: usize = 32;
 
 /// Most tunnels of one daemon: each has a task, a socket and a queue.
 const MAX_TUNNELS: usize = 1024;
+
+/// Longest path of a socket: what `sockaddr_un` has room for, without the final NUL.
+const MAX_SOCKET_PATH: usize = 107;
 
 /// `multi-region.toml`. Unknown keys are errors.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -51,7 +56,11 @@ pub(crate) struct Config {
     #[serde(default)]
     pub(crate) on_exit: OnExit,
     /// SQLite file of further rules; made by `run` if it is missing, 0600.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "database",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub(crate) rules: Option<PathBuf>,
     /// Where is written what to undo after a crash, 0600. Default `multi-region.journal`.
     #[serde(default = "journal")]
@@ -87,6 +96,19 @@ pub(crate) struct Config {
 
 fn block() -> String {
     "block".to_owned()
+}
+
+fn database<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(
+        untagged,
+        expecting = "not a string, the path of a database; a table of rules is [[rule]]"
+    )]
+    enum Database {
+        At(PathBuf),
+    }
+    let Database::At(path) = Database::deserialize(from)?;
+    Ok(Some(path))
 }
 
 fn journal() -> PathBuf {
@@ -154,10 +176,7 @@ fn is_folder(path: &Path) -> bool {
 impl Config {
     /// Reads and checks a file. Relative paths in it are relative to its folder.
     pub(crate) fn read(path: &Path) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(path).map_err(|cause| Error::Read {
-            path: path.to_owned(),
-            cause,
-        })?;
+        let text = file::text_of(path)?;
         let mut config = Self::parse(path, &text)?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let own = [
@@ -172,13 +191,29 @@ impl Config {
         {
             *file = folder.join(&file);
         }
-        let dns = config.dns.path.parent();
-        if config.dns.apply == ApplyDns::ResolvConf && !dns.is_some_and(is_folder) {
-            return Err(Error::Config {
+        let wrong = |key: &str, problem| {
+            Err(Error::Config {
                 path: path.to_owned(),
-                key: "dns.path".to_owned(),
-                problem: format!("{} is in no folder", config.dns.path.display()),
-            });
+                key: key.to_owned(),
+                problem,
+            })
+        };
+        if config.control.socket.as_os_str().len() > MAX_SOCKET_PATH {
+            let problem = format!("longer than {MAX_SOCKET_PATH} bytes, which is all a socket may");
+            return wrong("control.socket", problem);
+        }
+        let mut made = vec![
+            ("journal", &config.journal),
+            ("control.socket", &config.control.socket),
+        ];
+        made.extend(config.rules.iter().map(|rules| ("rules", rules)));
+        if config.dns.apply == ApplyDns::ResolvConf {
+            made.push(("dns.path", &config.dns.path));
+        }
+        for (key, file) in made {
+            if !file.parent().is_some_and(is_folder) {
+                return wrong(key, format!("{} is in no folder", file.display()));
+            }
         }
         Ok(config)
     }
@@ -284,7 +319,10 @@ impl Config {
         {
             return wrong(
                 "interface.mtu".to_owned(),
-                "larger than limits.largest_packet".to_owned(),
+                format!(
+                    "larger than limits.largest_packet, which is {}",
+                    self.limits.largest_packet()
+                ),
             );
         }
         if let Err(error) = vpn_tun::InterfaceName::new(self.interface.name.as_str()) {
@@ -294,6 +332,11 @@ impl Config {
             Some((key, problem)) => wrong(format!("dns.{key}"), problem),
             None => Ok(()),
         }
+    }
+
+    /// Most bytes of a packet.
+    pub(crate) const fn largest_packet(&self) -> usize {
+        self.limits.largest_packet()
     }
 
     /// The settings of the router.
