@@ -68,6 +68,31 @@ pub struct FilterRule {
 
 impl fmt::Display for FilterRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {:?}", self.id, self.action)
+        let direction = match self.direction {
+            FilterDirection::Inbound => Some("in"),
+            FilterDirection::Outbound => Some("out"),
+            FilterDirection::Both => None,
+        };
+        let mut parts = Vec::new();
+        parts.extend(direction.map(str::to_owned));
+        parts.extend(self.tunnel.as_ref().map(|name| format!("tunnel {name}")));
+        parts.extend(self.family.map(|family| family.to_string()));
+        parts.extend(self.protocol.map(|p| format!("proto {p}")));
+        parts.extend(self.remote.map(|net| format!("remote {net}")));
+        parts.extend(self.ports.map(|p| format!("port {p}")));
+        parts.extend(self.icmp.map(|icmp| match icmp.code {
+            Some(code) => format!("icmp {}/{code}", icmp.kind),
+            None => format!("icmp {}", icmp.kind),
+        }));
+        parts.extend(self.fragments.then(|| "fragments".to_owned()));
+        if parts.is_empty() {
+            parts.push("any".to_owned());
+        }
+        let action = match self.action {
+            FilterAction::Accept => "accept",
+            FilterAction::Drop => "drop",
+            FilterAction::Reject => "reject",
+        };
+        write!(f, "{}: {} -> {action}", self.id, parts.join(" "))
     }
 }
