@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use vpn_core::{DomainName, FlowKey, Owner, TunnelId, Verdict};
+use vpn_core::{DomainName, DropReason, FlowKey, Owner, TunnelId, Verdict};
 use vpn_routing::engine::{EngineGone, EngineHandle};
 use vpn_routing::router::{Explanation, Status};
 use vpn_routing::rules::{Domains, RuleCache};
@@ -89,6 +89,24 @@ impl Domains for Names<'_> {
     }
 }
 
+/// What has to be known of an owner besides, where rules of a higher rank ask for it.
+fn unsaid(owner: &Owner, verdict: Verdict) -> Option<String> {
+    if verdict != Verdict::Drop(DropReason::OwnerUnknown) {
+        return None;
+    }
+    let facts = [
+        ("--exe", owner.executable.is_none()),
+        ("--cgroup", owner.cgroup.is_none()),
+        ("--package", owner.package.is_none()),
+    ];
+    let unsaid = facts.iter().filter(|(_, unsaid)| *unsaid);
+    let options: Vec<_> = unsaid.map(|(option, _)| *option).collect();
+    Some(format!(
+        "a rule asks for more of the owner: say {}",
+        options.join(" or ")
+    ))
+}
+
 /// `explain --json`
 pub(crate) async fn explain(
     engine: &EngineHandle,
@@ -132,10 +150,16 @@ fn answer(told: &Explanation, rules: &RuleCache, status: &Status) -> Value {
             "package": owner.package.as_deref(),
         })),
         "evidence": told.evidence.as_ref().map(ToString::to_string),
-        "rule": told.rule.map_or_else(|| "default".to_owned(), |id| id.to_string()),
+        "rule": match told.rule {
+            Some(id) => Some(id.to_string()),
+            // Nothing decided it, not even the default.
+            None if told.verdict == Verdict::Drop(DropReason::OwnerUnknown) => None,
+            None => Some("default".to_owned()),
+        },
         "rule_says": by_rules.winner.as_ref().map(candidate),
         "beaten": by_rules.beaten.iter().map(candidate).collect::<Vec<_>>(),
         "verdict": verdict,
+        "note": owner.and_then(|owner| unsaid(owner, told.verdict)),
         "group": told.group.as_ref().map(|(name, _)| name),
         "group_reason": told.group.as_ref().and_then(|(_, reason)| Some(reason.as_ref()?.to_string())),
         "fell_back": told.fell_back,

@@ -116,6 +116,9 @@ pub(crate) fn explanation(value: &Value, json: bool) {
     for rule in value["beaten"].as_array().into_iter().flatten() {
         let _ = writeln!(out, "{:12} {}", "beaten", text(rule));
     }
+    if let Value::String(note) = &value["note"] {
+        let _ = writeln!(out, "{:12} {note}", "note");
+    }
     if let Value::String(evidence) = &value["evidence"] {
         let _ = writeln!(out, "evidence\n{evidence}");
     }

@@ -142,7 +142,9 @@ fn rules_of_the_configuration_and_of_the_database_are_in_the_plan() {
     let (place, site) = (Place::new(), site());
     let text = format!(
         "{CONFIG}[group.eu]\nmembers = [\"uk\"]\n\
-         [[rule]]\nuid = 7\ndomain = \".example.com\"\nto = \"eu\"\non_down = \"uk\"\n"
+         [[rule]]\nuid = 7\ndomain = \".example.com\"\nto = \"eu\"\non_down = \"uk\"\n\
+         [[filter]]\naction = \"reject\"\ndirection = \"in\"\ntunnel = \"eu\"\nproto = \"tcp\"\n\
+         port = 25\n[[filter]]\naction = \"drop\"\nicmp = \"3/4\"\n"
     );
     site.write("multi-region.toml", &text);
     let add =
@@ -154,6 +156,8 @@ fn rules_of_the_configuration_and_of_the_database_are_in_the_plan() {
     for line in [
         "  file-rule#1: uid 7 domain .example.com -> eu, while down fall back to uk",
         "  rule#1: cgroup /a.slice src 10.0.0.0/8 -> eu, on change reset",
+        "  filter file-rule#1: in tunnel eu proto tcp port 25 -> reject",
+        "  filter file-rule#2: icmp 3/4 -> drop",
         "group eu: uk",
     ] {
         assert!(
