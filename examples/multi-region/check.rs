@@ -118,12 +118,9 @@ fn write_tunnels(out: &mut String, loaded: &Loaded) {
             let (assigned, on_device) = (placement.assigned, placement.on_device);
             let _ = writeln!(out, "  {assigned}: {role}, on the device {on_device}");
         }
-        let _ = writeln!(
-            out,
-            "  mtu {}  dns {}",
-            file.mtu(),
-            list(&file.interface.dns)
-        );
+        let mtu = file.interface.mtu.map(|mtu| mtu.to_string());
+        let mtu = mtu.as_deref().unwrap_or("what the path leaves");
+        let _ = writeln!(out, "  mtu {mtu}  dns {}", list(&file.interface.dns));
         for warning in &file.warnings {
             let _ = writeln!(out, "  note: {warning}");
         }

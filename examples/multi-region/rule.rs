@@ -159,6 +159,14 @@ fn executable(path: &Path) -> Result<PathBuf, Error> {
         .map_err(|error| Error::Argument(format!("--exe {}: {error}", path.display())))
 }
 
+/// As it is written in files and on the command line.
+fn as_word(on_down: &OnDown) -> String {
+    match on_down {
+        OnDown::Fallback(name) => name.clone(),
+        other => other.to_string(),
+    }
+}
+
 /// `rule list --json`: the same names as in files and on the command line.
 fn as_json(rule: &Rule) -> Value {
     let matches = &rule.matches;
@@ -184,10 +192,7 @@ fn as_json(rule: &Rule) -> Value {
         "proto": matches.protocol.map(|protocol| protocol.to_string()),
         "to": rule.action.to_string(),
         "on_change": rule.on_change.to_string(),
-        "on_down": match &rule.on_down {
-            OnDown::Fallback(name) => name.clone(),
-            other => other.to_string(),
-        },
+        "on_down": as_word(&rule.on_down),
     });
     if let Some(fields) = value.as_object_mut() {
         fields.retain(|_, field| !field.is_null());
@@ -215,6 +220,11 @@ pub(crate) fn run(command: RuleCommand) -> Result<(), Error> {
             let matches = matches.into_rule_match()?;
             if to == Action::Block && on_down != OnDown::Block {
                 let problem = "--on-down: a rule that blocks has no tunnel to be down";
+                return Err(Error::Argument(problem.to_owned()));
+            }
+            if to.to_string() == as_word(&on_down) {
+                let problem =
+                    "--on-down: it falls back to itself; name another tunnel or group, or block";
                 return Err(Error::Argument(problem.to_owned()));
             }
             let source = SqliteRules::open(&rules)?;

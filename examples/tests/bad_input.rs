@@ -575,6 +575,9 @@ fn nonsense_in_rule_add() {
         ("--src ::1 --dst 10.0.0.1 --to uk", "--dst"),
         ("--on-change move --to uk", "move"),
         ("--on-down fr --to block", "--on-down"),
+        ("--on-down uk --to uk", "falls back to itself"),
+        ("--on-down direct --to direct", "falls back to itself"),
+        ("--dst ::ffff:192.0.2.1 --to block", "write it as IPv4"),
     ] {
         let mut command = site.command(&["rule", "add", "--rules", "rules.db"]);
         command.args(arguments.split(' '));
