@@ -1,13 +1,13 @@
 //! New flows: owner, rule, translation, entry.
 
 use vpn_core::packet::{Message, Parsed, TcpMarks, tcp_flags};
-use vpn_core::{DropReason, Owner, RuleId, TransportState, TunnelId};
+use vpn_core::{DropReason, Owner, Protocol, RuleId, TransportState, TunnelId};
 
 use super::Router;
 use super::dns::Asking;
 use super::hold::Awaits;
 use super::outbound::Outcome::{self, Drop, Send, Wait};
-use super::outbound::{Known, is_routable, knows_enough};
+use super::outbound::{Known, is_routable, knows_enough, may_start_a_flow};
 use super::resolve::Way;
 use super::screen::filter_outcome;
 use super::translate::translation;
@@ -23,8 +23,7 @@ impl Router {
         if self.generation.is_cold() {
             return Drop(DropReason::RulesCold, None);
         }
-        // What came by another interface has that one's address, and may be answered directly.
-        if answers_a_syn(parsed.message) && self.allocator.is_on_device(flow.src()) {
+        if self.is_left_over(parsed) {
             return Drop(DropReason::Unsolicited, None);
         }
         let needs = self.needs_owner(now, &flow, parsed.name());
@@ -49,6 +48,18 @@ impl Router {
             Way::Down(tunnel) => Drop(DropReason::TunnelDown, tunnel),
             Way::Through(tunnel) => self.enter(now, parsed, owner, tunnel, decision.rule),
         }
+    }
+
+    /// Whether this belongs to a connection that somebody behind a tunnel began, and that is not
+    /// known any more: its own server's tunnel may be another one.
+    fn is_left_over(&self, parsed: &Parsed) -> bool {
+        let (flow, message) = (&parsed.flow, parsed.message);
+        let begins = may_start_a_flow(message);
+        let served = || self.rules.inbound().serves(Protocol::TCP, flow.src_port());
+        matches!(message, Message::Tcp(_))
+            && (answers_a_syn(message) || !begins && served())
+            // What came by another interface has that one's address, and may be answered directly.
+            && self.allocator.is_on_device(flow.src())
     }
 
     /// Enters a new flow, if its tunnel takes it.

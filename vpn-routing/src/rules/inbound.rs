@@ -117,6 +117,12 @@ impl InboundRules {
         })
     }
 
+    /// Whether a rule leads to this local port by its number.
+    pub fn serves(&self, protocol: Protocol, local: u16) -> bool {
+        let mut entries = self.entries.iter();
+        entries.any(|entry| entry.protocol.matches(protocol) && entry.published(local).is_some())
+    }
+
     /// The port of the tunnel under which a local port is published: what a server begins itself
     /// should leave from there.
     pub fn published(&self, tunnel: TunnelId, protocol: Protocol, local: u16) -> Option<u16> {

@@ -332,6 +332,22 @@ fn an_answer_to_a_connection_that_was_pushed_out_goes_nowhere() {
     assert_eq!(world.drops(DropReason::Unsolicited), 1);
 }
 
+/// The same for the middle of one whose entry is gone, say because the table was full.
+#[test]
+fn what_is_left_of_a_connection_that_is_forgotten_goes_nowhere() {
+    let mut world = world();
+    world.inbound(vec![rule(RuleProtocol::Tcp, Some(80), None)]);
+    for flags in ["A", "FA", "R"] {
+        world.send([tcp(("10.5.0.2", 80), (OUTSIDER, 1), flags)]);
+    }
+    assert!(world.sent("uk").is_empty() && world.sent("fr").is_empty());
+    assert_eq!(world.drops(DropReason::Unsolicited), 3);
+    // What begins here on that port, and what has another one.
+    world.send([tcp(("10.5.0.2", 80), (OUTSIDER, 2), "S")]);
+    world.send([tcp(("10.5.0.2", 81), (OUTSIDER, 1), "A")]);
+    assert_eq!(world.sent("uk").len(), 2);
+}
+
 /// A SYN and a RST cost a stranger no more than a SYN.
 #[test]
 fn connections_that_were_reset_make_room() {
