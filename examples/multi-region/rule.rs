@@ -222,7 +222,7 @@ pub(crate) fn run(command: RuleCommand) -> Result<(), Error> {
                 let problem = "--on-down: a rule that blocks has no tunnel to be down";
                 return Err(Error::Argument(problem.to_owned()));
             }
-            if to.to_string() == as_word(&on_down) {
+            if to != Action::Block && to.to_string() == as_word(&on_down) {
                 let problem =
                     "--on-down: it falls back to itself; name another tunnel or group, or block";
                 return Err(Error::Argument(problem.to_owned()));

@@ -598,6 +598,10 @@ fn nonsense_in_rule_add() {
             "{arguments}: a file was made"
         );
     }
+    // `block` is both where it goes and what it does while down: no loop.
+    let block = ["rule", "add", "--rules", "rules.db", "--to", "block"];
+    let output = place.output(site.command(&block));
+    assert!(output.status.success(), "{}", output.stderr);
     for command in ["list", "remove"] {
         let output = place.output(site.command(&["rule", command, "--rules", "absent.db"]));
         assert_eq!(output.status.code(), Some(2), "{command}");
