@@ -46,7 +46,10 @@ fn translated(bytes: &[u8], parsed: &Parsed) {
         }
         verify_checksums(packet.bytes()).expect("still right");
         Rewrite::new(side, new, old).apply(&mut packet);
-        assert_eq!(packet.bytes(), bytes, "there and back");
+        // The checksum of a datagram in fragments has two ways to be zero: only the whole tells.
+        if !parsed.first_fragment {
+            assert_eq!(packet.bytes(), bytes, "there and back");
+        }
     }
 }
 
