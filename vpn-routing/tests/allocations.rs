@@ -4,10 +4,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use vpn_core::packet::{Packet, PacketBatch};
+use vpn_core::packet::{Packet, PacketBatch, tcp_flags};
+use vpn_core::rule::RuleProtocol;
 use vpn_core::testing::build;
 use vpn_core::{
-    Action, Assigned, DropReason, Rule, RuleId, RuleMatch, RuleSnapshot, TransportState,
+    Action, Assigned, DropReason, InboundRule, PortRange, Rule, RuleId, RuleMatch, RuleSnapshot,
+    TransportState,
 };
 use vpn_routing::router::{Egress, Router, RouterConfig, Update};
 use vpn_routing::rules::{CompiledRules, RuleCache, Target};
@@ -34,9 +36,20 @@ fn router(now: Instant) -> Router {
         RuleMatch::default(),
         Action::Tunnel("fr".to_owned()),
     );
+    let served = InboundRule {
+        id: RuleId(2),
+        tunnel: "fr".to_owned(),
+        protocol: RuleProtocol::Tcp,
+        ports: Some(PortRange::single(8080)),
+        to_port: Some(80),
+        remote: None,
+    };
     let fr = router.tunnel_named("fr");
     let rules = CompiledRules::compile(
-        &RuleSnapshot::from(vec![everything]),
+        &RuleSnapshot {
+            inbound: vec![served],
+            ..RuleSnapshot::from(vec![everything])
+        },
         &|name: &str| fr.filter(|_| name == "fr"),
         Target::Block(DropReason::BlockedByDefault),
     );
@@ -145,4 +158,32 @@ fn one_way_flows_allocate_nothing_either() {
     });
     assert_eq!(router.accounts().drops.total(), 0);
     assert_eq!(info.count_total, 0, "{info:?}");
+}
+
+/// Whoever is behind a tunnel chooses how many flows they begin.
+#[test]
+fn a_flow_that_is_let_in_allocates_nothing() {
+    let start = Instant::now();
+    let mut router = router(start);
+    let mut batch = PacketBatch::new(64, RouterConfig::default().largest_packet);
+    let opening: Vec<(Vec<u8>, bool)> = (0..FLOWS)
+        .map(|i| {
+            let client = format!("203.0.113.10:{}", 1000 + i);
+            let syn = build::tcp(client.as_str(), "10.5.0.3:8080", tcp_flags::SYN, 1, b"");
+            (syn, false)
+        })
+        .collect();
+    // The first round gives the tables their size; its flows expire.
+    round(&mut router, start, &mut batch, &opening);
+    let mut now = start;
+    while router.status().flows != 0 {
+        now += Duration::from_secs(1);
+        router.handle_timeout(now);
+    }
+    let info = allocation_counter::measure(|| round(&mut router, now, &mut batch, &opening));
+    assert_eq!(router.accounts().drops.total(), 0);
+    assert_eq!(router.accounts().out_device, 2 * u64::from(FLOWS));
+    assert_eq!(router.status().flows, usize::from(FLOWS));
+    // The rule's own list begins anew, and grows a few times.
+    assert!(info.count_total < 16, "{info:?}");
 }

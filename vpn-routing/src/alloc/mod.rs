@@ -286,6 +286,13 @@ impl Allocator {
             .collect()
     }
 
+    /// Where this address of a tunnel stands; `None` if it is none of its own.
+    pub fn place_of(&self, tunnel: TunnelId, addr: IpAddr) -> Option<Placement> {
+        let mut places = self.tunnels.get(&tunnel)?.iter();
+        let &(assigned, subnet) = places.find(|(net, _)| net.addr() == addr)?;
+        self.placement(tunnel, assigned, subnet)
+    }
+
     /// The place of a tunnel's first address of a family; `None` if it carries none.
     pub fn address_for(&self, tunnel: TunnelId, family: Family) -> Option<Placement> {
         let &(assigned, subnet) = self

@@ -349,7 +349,9 @@ fn check_state(a: &Allocator) -> Result<(), TestCaseError> {
         .tunnels()
         .flat_map(|t| a.roles(t).into_iter().map(move |p| (t, p)))
         .collect();
-    for (_, place) in &all {
+    for (tunnel, place) in &all {
+        let found = a.place_of(*tunnel, place.assigned.addr());
+        prop_assert_eq!(found.as_ref(), Some(place));
         prop_assert!(plan.contains(&place.on_device));
         prop_assert!(naive_overlap(place.assigned, place.on_device));
     }

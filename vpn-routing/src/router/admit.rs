@@ -89,8 +89,7 @@ impl Router {
         if !matches!(slot.state, TransportState::Up(_)) {
             return None;
         }
-        let places = self.allocator.roles(tunnel);
-        let place = places.iter().find(|p| p.assigned.addr() == addr)?;
+        let place = self.allocator.place_of(tunnel, addr)?;
         Some(match self.config.translate {
             true => place.on_device.addr(),
             false => addr,
