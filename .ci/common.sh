@@ -9,7 +9,20 @@ CRATES=(vpn-core vpn-tun vpn-routing vpn-p2p vpn-resilience)
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never} CARGO_INCREMENTAL=0
 
 RESULTS=()
+SO_FAR=''                                 # each stage with its seconds
 FAILED=0
+
+# A run of cargo that takes longer than this, in seconds, is ended and fails, with its tests: what
+# hangs should say where, and let the other stages show what they have. Whoever sits before a
+# terminal sees it, and can interrupt.
+CARGO_SECONDS=${CARGO_SECONDS:-1500}
+cargo() {
+  local code=0 limit=(timeout -k 20 "$CARGO_SECONDS")
+  [[ ! -t 2 ]] || limit=(command)
+  "${limit[@]}" cargo "$@" || code=$?
+  ((code != 124)) || echo "ended: cargo $1 took longer than $CARGO_SECONDS s" >&2
+  return "$code"
+}
 
 # stage NAME COMMAND... : run one stage, print its time, remember how it ended. A failed stage
 # does not stop the others, so that one run shows everything. A stage that prints SKIPPED says why.
@@ -17,7 +30,7 @@ stage() {
   local name=$1 from=$SECONDS log code status=ok
   shift
   log=$(mktemp)
-  printf '\n== %s: %s\n' "$name" "$*"
+  printf '\n== %s: %s (%d s so far%s)\n' "$name" "$*" "$SECONDS" "$SO_FAR"
   # Not in an `if`: bash would ignore -e inside, and a stage's first failure would pass unseen.
   set +e
   (set -e; "$@") 2>&1 | tee "$log"
@@ -32,6 +45,7 @@ stage() {
   rm -f "$log"
   printf '== %s: %s after %d s\n' "$name" "$status" $((SECONDS - from))
   RESULTS+=("$(printf '%-22s %6d s  %s' "$name" $((SECONDS - from)) "$status")")
+  SO_FAR+=", $name $((SECONDS - from))"
 }
 
 # skipped NAME REASON : a stage that cannot run here.
