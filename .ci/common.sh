@@ -27,15 +27,19 @@ cargo() {
 # stage NAME COMMAND... : run one stage, print its time, remember how it ended. A failed stage
 # does not stop the others, so that one run shows everything. A stage that prints SKIPPED says why.
 stage() {
-  local name=$1 from=$SECONDS log code status=ok
+  local name=$1 from=$SECONDS log code=0 status=ok pid
   shift
   log=$(mktemp)
   printf '\n== %s: %s (%d s so far%s)\n' "$name" "$*" "$SECONDS" "$SO_FAR"
+  # Into a file, which is followed as long as the stage lives: a pipe would be open, and we would
+  # wait, as long as anything that the stage left behind.
+  (set -e; "$@") >"$log" 2>&1 &
+  pid=$!
+  trap 'kill "$pid" 2>/dev/null; exit 130' INT TERM
+  tail -n +1 -f --pid="$pid" "$log"
   # Not in an `if`: bash would ignore -e inside, and a stage's first failure would pass unseen.
-  set +e
-  (set -e; "$@") 2>&1 | tee "$log"
-  code=${PIPESTATUS[0]}
-  set -e
+  wait "$pid" || code=$?
+  trap - INT TERM
   if ((code)); then
     status="FAILED with status $code"
     FAILED=$((FAILED + 1))
