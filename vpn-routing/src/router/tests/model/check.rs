@@ -316,11 +316,12 @@ impl Real {
     }
 
     /// Whether this flow may have the wire key of `asker`, or of nobody, although nothing of it came
-    /// out: its first packet found a full queue.
+    /// out: its first packet found a full queue, or was a query in pieces.
     fn took_over(&self, flow: &FlowKey, asker: Option<&Came>) -> bool {
         let later = &self.sent[asker.map_or(0, |asker| asker.sent as usize)..];
         let drops = self.router.accounts().drops;
-        drops.get(DropReason::QueueFull) > 0 && later.iter().any(|sent| sent.flow == *flow)
+        let refused = self.in_pieces.contains(flow) || drops.get(DropReason::QueueFull) > 0;
+        refused && later.iter().any(|sent| sent.flow == *flow)
     }
 
     /// An ICMP error about `came` through tunnel `via`: what it quotes is what was sent.

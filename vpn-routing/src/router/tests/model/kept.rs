@@ -82,3 +82,27 @@ fn an_answer_to_a_name_that_is_blocked_meanwhile() {
         send(To::Site),
     ]);
 }
+
+/// A query in fragments is refused, and its flow has the wire key of one that is over all the same.
+#[test]
+fn a_query_in_fragments_has_a_wire_key() {
+    run_all(&[
+        Transition::Send {
+            port: 0,
+            kind: Kind::Udp,
+            to: To::Resolver(0),
+            count: 1,
+        },
+        Transition::Advance { ms: 300_000 },
+        Transition::Fragments {
+            port: 3,
+            to: To::Resolver(0),
+            first: 0,
+            backwards: false,
+        },
+        Transition::ErrorIn {
+            which: 0,
+            wrong: false,
+        },
+    ]);
+}

@@ -90,6 +90,8 @@ pub(super) struct Real {
     pub(super) unowned: HashSet<FlowKey>,
     /// What answers said, and until when that holds at least.
     pub(super) book: Vec<(Known, Duration)>,
+    /// Flows of queries in fragments, which are refused once they are put together.
+    pub(super) in_pieces: HashSet<FlowKey>,
     /// How many datagrams in fragments each address sent.
     fragment_ids: HashMap<IpAddr, u32>,
     asked: Vec<(Duration, OwnerQuery, OwnerAnswer)>,
@@ -137,6 +139,7 @@ impl Real {
             unowned: HashSet::new(),
             book: Vec::new(),
             asked: Vec::new(),
+            in_pieces: HashSet::new(),
             fragment_ids: HashMap::new(),
         };
         for tunnel in 0..TUNNELS {
@@ -354,7 +357,9 @@ impl Real {
             self.settle(oracle);
         }
         // A resolver gets queries only, and whole.
-        if before.held == 0 && !matches!(to, To::Resolver(_)) {
+        if matches!(to, To::Resolver(_)) {
+            self.in_pieces.insert(flow);
+        } else if before.held == 0 {
             self.check_nothing_lost(oracle, port, &flow, None, &before.drops);
         }
     }
