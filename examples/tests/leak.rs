@@ -1,7 +1,8 @@
 //! Nothing of a bound app appears anywhere but in the tunnel its rule names, through every fault
 //! that an hour of bad luck could bring, in minutes.
 //!
-//! Every user's traffic uses source ports of its own, so that each packet tells whose it is. The
+//! Every user's traffic has hop limits and source ports of its own, so that each packet tells whose it
+//! is. The
 //! direct path and every region are captured from the first `ready` to the end.
 //! `VPN_LEAK_ROUNDS` repeats the faults (default 1).
 
@@ -23,7 +24,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, Socket, Type};
 use support::app::NOTHING;
 use support::lab::Lab;
-use support::traffic::{self, DIRECT_RANGE, Traffic, range_of};
+use support::traffic::{self, DIRECT_RANGE, Traffic, range_of, range_of_hops};
 use support::{Daemon, as_user};
 use vpn_lab::{Capture, LabPlan, SITE4, SITE6, Seen};
 
@@ -41,8 +42,7 @@ const USERS: [(u32, &str, &[&str]); 7] = [
     (1008, "direct", &["direct"]),
 ];
 
-/// The range of the first user's app that binds to the uplink, and its first port. Its own: where
-/// two of one host's addresses have one port, the router draws another, which tells nobody's range.
+/// The range of the first user's app that binds to the uplink, and its first port.
 const BOUND_RANGE: u16 = 10;
 const BOUND: u16 = 30_000;
 
@@ -89,6 +89,7 @@ fn bound_to_the_uplink() {
                 let to = SocketAddr::new(site, 7);
                 let socket = Socket::new(Domain::for_address(to), kind, None::<Protocol>)?;
                 socket.bind_device(Some(b"eth0"))?;
+                traffic::mark(&socket, site.is_ipv4(), BOUND_RANGE)?;
                 let any: SocketAddr = match site {
                     IpAddr::V4(_) => ([0, 0, 0, 0], BOUND + turn).into(),
                     IpAddr::V6(_) => ([0u16; 8], BOUND + turn).into(),
@@ -102,7 +103,10 @@ fn bound_to_the_uplink() {
             let _ = send();
         }
         let _ = UdpSocket::bind(SocketAddr::new(vpn_lab::CLIENT4.into(), BOUND + 50 + turn))
-            .and_then(|socket| socket.send_to(b"out", (SITE4, 7)));
+            .and_then(|socket| {
+                traffic::mark(&socket, true, BOUND_RANGE)?;
+                socket.send_to(b"out", (SITE4, 7))
+            });
     }
 }
 
@@ -292,9 +296,10 @@ fn neighbour(run: &mut Run) {
     gateway.ip("-6 route del fd00:5::2/128").expect("a route");
 }
 
-/// Whose packet it is: the user whose ports it has.
+/// Whose packet it is: the user whose hops it has left, or else whose ports it has.
 fn user_of(packet: &Seen) -> Option<(u32, &'static [&'static str])> {
-    let range = range_of(packet.source.port())?;
+    let by_port = || range_of(packet.source.port());
+    let range = range_of_hops(packet.hops).or_else(by_port)?;
     let place = match range {
         DIRECT_RANGE => USERS.len() - 1,
         BOUND_RANGE => 0,

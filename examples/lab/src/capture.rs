@@ -41,6 +41,8 @@ pub struct Seen {
     pub source: SocketAddr,
     /// Destination, likewise.
     pub destination: SocketAddr,
+    /// IPv4 time to live, IPv6 hop limit.
+    pub hops: u8,
     /// Length on the wire without the link header, in bytes, cut at 2,048.
     pub length: usize,
 }
@@ -50,8 +52,8 @@ impl fmt::Debug for Seen {
         let direction = if self.outgoing { "out" } else { "in" };
         write!(
             f,
-            "{direction} {} > {} proto {} length {}",
-            self.source, self.destination, self.protocol, self.length
+            "{direction} {} > {} proto {} hops {} length {}",
+            self.source, self.destination, self.protocol, self.hops, self.length
         )
     }
 }
@@ -185,9 +187,11 @@ fn read(packet: &[u8], outgoing: bool) -> Option<Seen> {
         (6 | 17, Some(bytes)) if !later => u16::from_be_bytes([bytes[0], bytes[1]]),
         _ => 0,
     };
+    let hops = packet[if packet[0] >> 4 == 4 { 8 } else { 7 }];
     Some(Seen {
         outgoing,
         protocol,
+        hops,
         source: SocketAddr::new(source, port(header)),
         destination: SocketAddr::new(destination, port(header + 2)),
         length: packet.len(),
