@@ -151,6 +151,11 @@ fn many(count: usize) -> String {
 /// Connections that carry a few megabytes each, a part of it per line of input.
 fn stream(count: usize) {
     let mut held: Vec<TcpStream> = (0..count).filter_map(|_| connect().ok()).collect();
+    for stream in &held {
+        // A path that changes is found again by retransmissions, whose waits double.
+        let waits = stream.set_read_timeout(Some(LIMIT / 2));
+        waits.expect("a timeout");
+    }
     each_line(|| {
         let mut regions: Vec<String> = held
             .iter_mut()
