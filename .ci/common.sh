@@ -27,18 +27,23 @@ cargo() {
 # stage NAME COMMAND... : run one stage, print its time, remember how it ended. A failed stage
 # does not stop the others, so that one run shows everything. A stage that prints SKIPPED says why.
 stage() {
-  local name=$1 from=$SECONDS log code=0 status=ok pid
+  local name=$1 from=$SECONDS log code=0 status=ok pid follow
   shift
   log=$(mktemp)
   printf '\n== %s: %s (%d s so far%s)\n' "$name" "$*" "$SECONDS" "$SO_FAR"
   # Into a file, which is followed as long as the stage lives: a pipe would be open, and we would
   # wait, as long as anything that the stage left behind.
+  # A process group of its own, so that an interrupt ends all of it.
+  set -m
   (set -e; "$@") >"$log" 2>&1 &
   pid=$!
-  trap 'kill "$pid" 2>/dev/null; exit 130' INT TERM
-  tail -n +1 -f --pid="$pid" "$log"
+  set +m
+  trap 'kill -- "-$pid" 2>/dev/null; exit 130' INT TERM
+  tail -n +1 -f --pid="$pid" "$log" &
+  follow=$!
   # Not in an `if`: bash would ignore -e inside, and a stage's first failure would pass unseen.
   wait "$pid" || code=$?
+  wait "$follow" || true
   trap - INT TERM
   if ((code)); then
     status="FAILED with status $code"

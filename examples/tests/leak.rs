@@ -1,9 +1,8 @@
 //! Nothing of a bound app appears anywhere but in the tunnel its rule names, through every fault
 //! that an hour of bad luck could bring, in minutes.
 //!
-//! Every user's traffic has hop limits and source ports of its own, so that each packet tells whose it
-//! is. The
-//! direct path and every region are captured from the first `ready` to the end.
+//! Every user's traffic has a hop limit and source ports of its own, so that each packet tells whose
+//! it is. The direct path and every region are captured from the first `ready` to the end.
 //! `VPN_LEAK_ROUNDS` repeats the faults (default 1).
 
 #![allow(
@@ -24,7 +23,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, Socket, Type};
 use support::app::NOTHING;
 use support::lab::Lab;
-use support::traffic::{self, DIRECT_RANGE, Traffic, range_of, range_of_hops};
+use support::traffic::{self, DIRECT_RANGE, Traffic, range_of_packet};
 use support::{Daemon, as_user};
 use vpn_lab::{Capture, LabPlan, SITE4, SITE6, Seen};
 
@@ -89,7 +88,7 @@ fn bound_to_the_uplink() {
                 let to = SocketAddr::new(site, 7);
                 let socket = Socket::new(Domain::for_address(to), kind, None::<Protocol>)?;
                 socket.bind_device(Some(b"eth0"))?;
-                traffic::mark(&socket, site.is_ipv4(), BOUND_RANGE)?;
+                traffic::mark(&socket, site.is_ipv4(), BOUND + turn)?;
                 let any: SocketAddr = match site {
                     IpAddr::V4(_) => ([0, 0, 0, 0], BOUND + turn).into(),
                     IpAddr::V6(_) => ([0u16; 8], BOUND + turn).into(),
@@ -104,7 +103,7 @@ fn bound_to_the_uplink() {
         }
         let _ = UdpSocket::bind(SocketAddr::new(vpn_lab::CLIENT4.into(), BOUND + 50 + turn))
             .and_then(|socket| {
-                traffic::mark(&socket, true, BOUND_RANGE)?;
+                traffic::mark(&socket, true, BOUND + turn)?;
                 socket.send_to(b"out", (SITE4, 7))
             });
     }
@@ -298,9 +297,7 @@ fn neighbour(run: &mut Run) {
 
 /// Whose packet it is: the user whose hops it has left, or else whose ports it has.
 fn user_of(packet: &Seen) -> Option<(u32, &'static [&'static str])> {
-    let by_port = || range_of(packet.source.port());
-    let range = range_of_hops(packet.hops).or_else(by_port)?;
-    let place = match range {
+    let place = match range_of_packet(packet)? {
         DIRECT_RANGE => USERS.len() - 1,
         BOUND_RANGE => 0,
         range => usize::from(range),
@@ -381,7 +378,7 @@ fn nothing_leaks_in_an_hour_of_faults() {
         seen_in_all += total;
         let (ports, _): (Vec<Seen>, Vec<Seen>) = seen
             .into_iter()
-            .partition(|p| range_of(p.source.port()).is_some() && !p.outgoing);
+            .partition(|p| range_of_packet(p).is_some() && !p.outgoing);
         let here = leaks(&region, &ports);
         leaked += here.len();
         found.insert(region, here);

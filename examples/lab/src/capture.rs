@@ -219,9 +219,11 @@ mod tests {
     fn ports_lie_behind_the_options() {
         let mut packet = vec![0; 32];
         packet[0] = 0x46;
+        packet[8] = 190;
         packet[9] = 17;
         packet[24..28].copy_from_slice(&[0, 53, 0x80, 0]);
         let seen = read(&packet, true).expect("a packet");
         assert_eq!((seen.source.port(), seen.destination.port()), (53, 0x8000));
+        assert_eq!(seen.hops, 190);
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use vpn_lab::{Namespace, Process, SITE4, SITE6};
+use vpn_lab::{Namespace, Process, SITE4, SITE6, Seen};
 
 use super::as_user;
 
@@ -40,27 +40,27 @@ const RESOLVERS: [Ipv4Addr; 2] = [
 pub const DIRECT_RANGE: u16 = 9;
 
 /// Which user a port belongs to: the number of its range.
-pub fn range_of(port: u16) -> Option<u16> {
+fn range_of(port: u16) -> Option<u16> {
     port.checked_sub(FIRST).map(|port| port / PORTS)
 }
 
-/// The number of the range whose traffic begins with so many hops left. A port may be changed on its
-/// way, where two of one host's addresses have the same; this is not.
-pub const fn hops_of(range: u16) -> u8 {
+/// How many hops left the traffic of a range begins with. A port may be changed on its way, where two
+/// of one host's addresses have the same; this is not.
+const fn hops_of(range: u16) -> u8 {
     100 + 10 * range as u8
 }
 
-/// Whose packet it is by its hops left, of which some are used up; `None` for what the kernel says
-/// by itself for a socket that is gone.
-pub const fn range_of_hops(hops: u8) -> Option<u16> {
-    match hops.checked_sub(hops_of(0) - 5) {
-        Some(above) => Some(above as u16 / 10),
-        None => None,
-    }
+/// The range of a packet: by its hops left, of which some are used up, or by its port, for what the
+/// kernel says by itself for a socket that is gone.
+pub fn range_of_packet(packet: &Seen) -> Option<u16> {
+    let above = packet.hops.checked_sub(hops_of(0) - 5);
+    let by_hops = above.map(|above| u16::from(above) / 10);
+    by_hops.or_else(|| range_of(packet.source.port()))
 }
 
-/// Has what a socket sends tell whose it is.
-pub fn mark<'a>(socket: impl Into<SockRef<'a>>, v4: bool, range: u16) -> io::Result<()> {
+/// Has what a socket sends tell whose it is, as its port does.
+pub fn mark<'a>(socket: impl Into<SockRef<'a>>, v4: bool, port: u16) -> io::Result<()> {
+    let range = range_of(port).ok_or(io::ErrorKind::InvalidInput)?;
     let (socket, hops) = (socket.into(), u32::from(hops_of(range)));
     match v4 {
         true => socket.set_ttl_v4(hops),
@@ -112,7 +112,7 @@ fn http(port: u16, site: IpAddr) -> io::Result<String> {
     let to = SocketAddr::new(site, 80);
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    mark(&socket, site.is_ipv4(), range_of(port).unwrap_or_default())?;
+    mark(&socket, site.is_ipv4(), port)?;
     socket.bind(&any(site, port).into())?;
     socket.connect_timeout(&to.into(), PATIENCE)?;
     let mut stream = TcpStream::from(socket);
@@ -129,7 +129,7 @@ fn http(port: u16, site: IpAddr) -> io::Result<String> {
 
 fn ask(port: u16, to: SocketAddr, question: &[u8]) -> io::Result<Vec<u8>> {
     let socket = UdpSocket::bind(any(to.ip(), port))?;
-    mark(&socket, to.is_ipv4(), range_of(port).unwrap_or_default())?;
+    mark(&socket, to.is_ipv4(), port)?;
     socket.connect(to)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.send(question)?;
