@@ -30,6 +30,8 @@ pub mod name;
 #[cfg(target_os = "linux")]
 mod nft;
 #[cfg(target_os = "linux")]
+pub mod openvpn;
+#[cfg(target_os = "linux")]
 mod sysctl;
 #[cfg(target_os = "linux")]
 pub mod underlay;

@@ -1,0 +1,472 @@
+//! A provider's `.ovpn` file: read, checked, and given to OpenVPN as it is. Pure.
+//!
+//! What a profile may say is OpenVPN's business, with these exceptions: it must not run programs, it
+//! must not configure the system, and it must not write where it likes. Such options are refused by
+//! name, not taken out: who wrote them should know that they are not followed.
+
+use std::fmt;
+
+/// Longest profile that is read, in bytes: certificates and keys inline are a few kilobytes.
+pub const MAX_PROFILE: usize = 1 << 20;
+
+/// Longest line, in bytes: OpenVPN's own limit (`OPTION_LINE_SIZE`).
+const MAX_LINE: usize = 256;
+
+/// Options that run a program, load code or hand out control.
+const RUNS: &[&str] = &[
+    "auth-user-pass-verify",
+    "client-connect",
+    "client-crresponse",
+    "client-disconnect",
+    "down",
+    "down-pre",
+    "engine",
+    "iproute",
+    "ipchange",
+    "learn-address",
+    "pkcs11-providers",
+    "plugin",
+    "providers",
+    "route-pre-down",
+    "route-up",
+    "script-security",
+    "tls-crypt-v2-verify",
+    "tls-export-cert",
+    "tls-verify",
+    "up",
+    "up-delay",
+    "up-restart",
+];
+
+/// Options that are the supervisor's own.
+const SUPERVISED: &[&str] = &[
+    "askpass",
+    "bind-dev",
+    "daemon",
+    "inetd",
+    "mark",
+    "mktun",
+    "port-share",
+    "rmtun",
+    "service",
+    "mode",
+    "server",
+    "server-ipv6",
+    "server-bridge",
+];
+
+/// Options that read or write files anywhere, or change where paths lead.
+const WRITES: &[&str] = &[
+    "cd",
+    "chroot",
+    "config",
+    "dev-node",
+    "genkey",
+    "ifconfig-pool-persist",
+    "log",
+    "log-append",
+    "replay-persist",
+    "status",
+    "tmp-dir",
+    "writepid",
+];
+
+/// Options that name a file to read, and which of their values it is. What is read may be sent to the
+/// server, so it has to lie beside the profile.
+const READS: &[(&str, usize)] = &[
+    ("auth-user-pass", 1),
+    ("ca", 1),
+    ("capath", 1),
+    ("cert", 1),
+    ("crl-verify", 1),
+    ("dh", 1),
+    ("extra-certs", 1),
+    ("http-proxy", 3),
+    ("http-proxy-user-pass", 1),
+    ("key", 1),
+    ("pkcs12", 1),
+    ("secret", 1),
+    ("socks-proxy", 3),
+    ("tls-auth", 1),
+    ("tls-crypt", 1),
+    ("tls-crypt-v2", 1),
+];
+
+/// Why a profile is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProfileError {
+    /// It is longer than [`MAX_PROFILE`].
+    #[error("the profile has {length} bytes; at most {MAX_PROFILE} are read")]
+    TooLong {
+        /// Its length.
+        length: usize,
+    },
+    /// It is not UTF-8 from this line on, or the line holds a NUL.
+    #[error("line {line} is not text")]
+    NotText {
+        /// Counted from 1.
+        line: usize,
+    },
+    /// OpenVPN would cut the line.
+    #[error("line {line} has more than {MAX_LINE} bytes")]
+    LongLine {
+        /// Counted from 1.
+        line: usize,
+    },
+    /// An option that a profile may not have here.
+    #[error("line {line}: {option} is refused: {why}; remove the line")]
+    Refused {
+        /// Counted from 1.
+        line: usize,
+        /// The option.
+        option: String,
+        /// What it would do.
+        why: &'static str,
+    },
+    /// A file that is not beside the profile.
+    #[error("line {line}: {option} names {path}, which is not beside the profile; put it there")]
+    Elsewhere {
+        /// Counted from 1.
+        line: usize,
+        /// The option.
+        option: String,
+        /// What it names.
+        path: String,
+    },
+    /// An inline block without its end.
+    #[error("line {line}: <{tag}> has no </{tag}>")]
+    OpenBlock {
+        /// Where it begins, counted from 1.
+        line: usize,
+        /// Its name.
+        tag: String,
+    },
+    /// A tunnel of Ethernet frames: this SDK carries IP.
+    #[error("line {line}: a tap device carries Ethernet frames; only tun is supported")]
+    Tap {
+        /// Counted from 1.
+        line: usize,
+    },
+    /// No `remote`: there is nowhere to connect to.
+    #[error("no remote: there is no server to connect to")]
+    NoRemote,
+}
+
+/// What is known of a profile before OpenVPN reads it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Profile {
+    text: String,
+    remotes: Vec<String>,
+    asks_password: bool,
+    mtu: Option<u16>,
+}
+
+impl fmt::Debug for Profile {
+    /// Without the text, which has keys in it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Profile")
+            .field("remotes", &self.remotes)
+            .field("asks_password", &self.asks_password)
+            .field("mtu", &self.mtu)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Profile {
+    /// Checks a profile.
+    ///
+    /// # Errors
+    ///
+    /// [`ProfileError`], for the first line that is wrong.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ProfileError> {
+        if bytes.len() > MAX_PROFILE {
+            return Err(ProfileError::TooLong {
+                length: bytes.len(),
+            });
+        }
+        let text = match std::str::from_utf8(bytes) {
+            Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text),
+            Err(error) => {
+                let before = &bytes[..error.valid_up_to()];
+                let line = before.iter().filter(|&&b| b == b'\n').count() + 1;
+                return Err(ProfileError::NotText { line });
+            }
+        };
+        let mut profile = Self {
+            text: text.to_owned(),
+            remotes: Vec::new(),
+            asks_password: false,
+            mtu: None,
+        };
+        let mut inside: Option<(usize, String)> = None;
+        for (at, raw) in text.lines().enumerate() {
+            let line = at + 1;
+            if raw.contains('\0') {
+                return Err(ProfileError::NotText { line });
+            }
+            // OpenVPN reads what is longer in pieces, and would see an end or an option in one.
+            if raw.len() >= MAX_LINE {
+                return Err(ProfileError::LongLine { line });
+            }
+            if let Some((_, tag)) = &inside {
+                if raw
+                    .trim_start_matches(is_space)
+                    .starts_with(&format!("</{tag}>"))
+                {
+                    inside = None;
+                }
+                continue;
+            }
+            let words = words(raw);
+            let [first, rest @ ..] = words.as_slice() else {
+                continue;
+            };
+            match tag_of(first).filter(|_| rest.is_empty()) {
+                // It holds options; the others hold keys.
+                Some("connection" | "/connection") => {}
+                Some(tag) => {
+                    profile.option(line, &[tag.to_owned()])?;
+                    inside = Some((line, tag.to_owned()));
+                }
+                None => profile.option(line, &words)?,
+            }
+        }
+        if let Some((line, tag)) = inside {
+            return Err(ProfileError::OpenBlock { line, tag });
+        }
+        if profile.remotes.is_empty() {
+            return Err(ProfileError::NoRemote);
+        }
+        Ok(profile)
+    }
+
+    /// One option with its values.
+    fn option(&mut self, line: usize, words: &[String]) -> Result<(), ProfileError> {
+        let Some(first) = words.first() else {
+            return Ok(());
+        };
+        // "setenv opt X" is X, for versions that do not know X.
+        if let [setenv, opt, rest @ ..] = words
+            && (setenv.as_str(), opt.as_str()) == ("setenv", "opt")
+        {
+            return self.option(line, rest);
+        }
+        // OpenVPN takes both forms.
+        let option = first.strip_prefix("--").unwrap_or(first);
+        let refused = |why| {
+            Err(ProfileError::Refused {
+                line,
+                option: option.to_owned(),
+                why,
+            })
+        };
+        if RUNS.contains(&option) {
+            return refused("it runs a program");
+        }
+        if SUPERVISED.contains(&option) || option.starts_with("management") {
+            return refused("the process is supervised here");
+        }
+        if WRITES.contains(&option) {
+            return refused("it reaches files outside the profile");
+        }
+        let reads = READS.iter().find(|(name, _)| *name == option);
+        if let Some(path) = reads.and_then(|(_, place)| words.get(*place))
+            && !is_beside(path)
+        {
+            return Err(ProfileError::Elsewhere {
+                line,
+                option: option.to_owned(),
+                path: path.clone(),
+            });
+        }
+        let value = words.get(1).map(String::as_str);
+        match option {
+            "dev" | "dev-type" if value.is_some_and(|v| v.starts_with("tap")) => {
+                return Err(ProfileError::Tap { line });
+            }
+            "remote" => self.remotes.extend(value.map(str::to_owned)),
+            "auth-user-pass" => self.asks_password = value.is_none(),
+            "tun-mtu" => self.mtu = value.and_then(|v| v.parse().ok()),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The file's text, as OpenVPN gets it. It may hold private keys.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The servers it names, in order: names or addresses.
+    pub fn remotes(&self) -> &[String] {
+        &self.remotes
+    }
+
+    /// Whether it wants a user's name and password, and does not say where they are.
+    pub const fn asks_password(&self) -> bool {
+        self.asks_password
+    }
+
+    /// The MTU it sets, in bytes.
+    pub const fn mtu(&self) -> Option<u16> {
+        self.mtu
+    }
+}
+
+/// The name of a block that a word opens.
+fn tag_of(word: &str) -> Option<&str> {
+    word.strip_prefix('<')?.strip_suffix('>')
+}
+
+/// Whether a path leads to the profile's own folder, or below.
+fn is_beside(path: &str) -> bool {
+    use std::path::{Component, Path};
+    let parts = Path::new(path).components();
+    let mut parts = parts.filter(|part| !matches!(part, Component::CurDir));
+    parts.all(|part| matches!(part, Component::Normal(_)))
+}
+
+/// What C's `isspace` takes for one: other spaces are part of a word to OpenVPN.
+const fn is_space(c: char) -> bool {
+    matches!(c, ' ' | '\t' | '\n' | '\r' | '\x0b' | '\x0c')
+}
+
+/// The words of a line, as OpenVPN's parser splits them: quotes, backslashes, comments.
+fn words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quote = None;
+    let mut chars = line.chars();
+    while let Some(c) = chars.next() {
+        match (quote, c) {
+            (None | Some('"'), '\\') => {
+                let next = chars.next().unwrap_or('\\');
+                word.get_or_insert_default().push(next);
+            }
+            (Some(q), c) if c == q => quote = None,
+            (Some(_), c) => word.get_or_insert_default().push(c),
+            (None, '"' | '\'') => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            (None, '#' | ';') if word.is_none() => break,
+            (None, c) if is_space(c) => words.extend(word.take()),
+            (None, c) => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "client\ndev tun\nproto udp\nremote vpn.example 1194 # the nearest\n\
+        auth-user-pass\ntun-mtu 1400\n<ca>\nup is no option here\n</ca>\n";
+
+    #[test]
+    fn a_providers_file_is_kept_as_it_is() {
+        let profile = Profile::parse(GOOD.as_bytes()).expect("good");
+        assert_eq!(profile.text(), GOOD);
+        assert_eq!(profile.remotes(), ["vpn.example"]);
+        assert!(profile.asks_password());
+        assert_eq!(profile.mtu(), Some(1400));
+        let shown = format!("{profile:?}");
+        assert!(!shown.contains("<ca>"), "{shown}");
+    }
+
+    #[test]
+    fn what_runs_writes_or_takes_over_is_refused_in_every_spelling() {
+        for (line, option) in [
+            ("up /bin/x", "up"),
+            ("  --up /bin/x", "up"),
+            ("\"up\" /bin/x", "up"),
+            ("u\\p /bin/x", "up"),
+            ("plugin x.so", "plugin"),
+            ("script-security 2", "script-security"),
+            ("management 127.0.0.1 7505", "management"),
+            ("management-external-key", "management-external-key"),
+            ("log-append /etc/x", "log-append"),
+            ("cd /", "cd"),
+            ("config other", "config"),
+            ("daemon", "daemon"),
+            ("<plugin>", "plugin"),
+            ("setenv opt up /bin/x", "up"),
+            ("setenv opt setenv opt plugin x", "plugin"),
+            // To OpenVPN these open no block.
+            ("<ca> x\nup /bin/x\n</ca>", "up"),
+            ("<ca>\u{a0}\nup /bin/x\n</ca>", "up"),
+        ] {
+            let text = format!("remote a\n{line}\n");
+            match Profile::parse(text.as_bytes()) {
+                Err(ProfileError::Refused { option: told, .. }) => {
+                    assert_eq!(told, option, "{line}");
+                }
+                other => panic!("{line}: {other:?}"),
+            }
+        }
+        // An end that OpenVPN would find in the second piece of a long line.
+        let pieces = format!("remote a\n<ca>\n{}</ca>\nup x\n</ca>\n", "x".repeat(255));
+        let refused = Profile::parse(pieces.as_bytes());
+        assert_eq!(refused, Err(ProfileError::LongLine { line: 3 }));
+        // Options of one connection are options all the same.
+        let inside = "remote a\n<connection>\nremote b\nup x\n</connection>\n";
+        let refused = Profile::parse(inside.as_bytes());
+        assert!(matches!(
+            refused,
+            Err(ProfileError::Refused { line: 4, .. })
+        ));
+    }
+
+    /// A password file is sent to the server: it must not be any file of this host.
+    #[test]
+    fn only_files_beside_the_profile_are_read() {
+        for line in [
+            "auth-user-pass /etc/shadow",
+            "auth-user-pass ../other/secret",
+            "ca a/../../b",
+            "http-proxy proxy 8080 /etc/passwd",
+        ] {
+            let text = format!("remote a\n{line}\n");
+            let refused = Profile::parse(text.as_bytes());
+            assert!(
+                matches!(refused, Err(ProfileError::Elsewhere { line: 2, .. })),
+                "{line}: {refused:?}"
+            );
+        }
+        for line in ["ca ca.crt", "cert ./keys/me.crt", "tls-auth ta.key 1"] {
+            assert!(Profile::parse(format!("remote a\n{line}\n").as_bytes()).is_ok());
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line() {
+        let parse = |text: &str| Profile::parse(text.as_bytes());
+        assert_eq!(parse("client\n"), Err(ProfileError::NoRemote));
+        let tap = parse("remote a\ndev tap0\n");
+        assert_eq!(tap, Err(ProfileError::Tap { line: 2 }));
+        let open = parse("remote a\n<ca>\nx\n");
+        assert!(matches!(open, Err(ProfileError::OpenBlock { line: 2, .. })));
+        let not_text = Profile::parse(b"remote a\n\xff\n");
+        assert_eq!(not_text, Err(ProfileError::NotText { line: 2 }));
+        let long = format!("remote {}\n", "a".repeat(300));
+        assert_eq!(parse(&long), Err(ProfileError::LongLine { line: 1 }));
+        let whole = vec![b'#'; MAX_PROFILE + 1];
+        assert!(matches!(
+            Profile::parse(&whole),
+            Err(ProfileError::TooLong { .. })
+        ));
+    }
+
+    #[test]
+    fn words_are_split_as_openvpn_does() {
+        assert_eq!(
+            words("a 'b c' \"d\\\"e\" f#g # h"),
+            ["a", "b c", "d\"e", "f#g"]
+        );
+        assert_eq!(words("; all of it"), [""; 0]);
+        assert_eq!(words("a ''"), ["a", ""]);
+    }
+}
