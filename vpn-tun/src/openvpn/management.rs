@@ -1,0 +1,273 @@
+//! The management interface of OpenVPN: what it says, and what is said back. Pure.
+//!
+//! It is a text protocol, one message per line (management-notes.txt of OpenVPN). Messages that the
+//! process sends by itself begin with `>`. Everything here is what a remote server may have had a
+//! hand in: its refusals and what it pushes are quoted in the log.
+
+use std::fmt;
+
+use vpn_core::Assigned;
+
+use super::pushed::Pushed;
+
+/// A user's name and password.
+#[derive(Clone)]
+pub struct Credentials {
+    user: String,
+    password: String,
+}
+
+impl Credentials {
+    /// These. Neither may hold a line break: the protocol has lines.
+    pub fn new(user: impl Into<String>, password: impl Into<String>) -> Option<Self> {
+        let (user, password) = (user.into(), password.into());
+        let line = |text: &str| !text.contains(['\n', '\r', '\0']);
+        (line(&user) && line(&password) && !user.is_empty()).then_some(Self { user, password })
+    }
+
+    /// Reads the two lines of a file as `auth-user-pass` has it.
+    pub fn of_file(text: &str) -> Option<Self> {
+        let mut lines = text.lines();
+        Self::new(lines.next()?, lines.next()?)
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credentials(..)")
+    }
+}
+
+/// What follows from a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// It is trying, for the first time or again.
+    Connecting,
+    /// The server accepted us and gave us this.
+    Connected(Assigned),
+    /// The server, or the configuration, says no: trying again does not help.
+    Refused(String),
+    /// The process ends.
+    Ending(String),
+    /// It asks where a server is: host and port.
+    WhereIs(String, u16),
+}
+
+/// One process's side of the conversation.
+#[derive(Debug)]
+pub(super) struct Management {
+    credentials: Option<Credentials>,
+    profile_mtu: Option<u16>,
+    pushed: Pushed,
+    /// What the last message of importance said, for an end without one.
+    last_error: Option<String>,
+}
+
+impl Management {
+    /// What is said as soon as it is connected.
+    pub(super) const GREETING: &str = "log on\nstate on\nhold release\n";
+
+    pub(super) fn new(credentials: Option<Credentials>, profile_mtu: Option<u16>) -> Self {
+        Self {
+            credentials,
+            profile_mtu,
+            pushed: Pushed::default(),
+            last_error: None,
+        }
+    }
+
+    /// The line that answers where a server is.
+    pub(super) fn remote(found: Option<std::net::SocketAddr>) -> String {
+        match found {
+            Some(addr) => format!("remote MOD {} {}\n", addr.ip(), addr.port()),
+            None => "remote SKIP\n".to_owned(),
+        }
+    }
+
+    /// Takes in a line. What is to be said back is appended to `say`.
+    pub(super) fn line(&mut self, line: &str, say: &mut String) -> Option<Told> {
+        let line = line.trim_end();
+        let (kind, rest) = line.strip_prefix('>')?.split_once(':')?;
+        match kind {
+            "HOLD" => {
+                say.push_str("hold release\n");
+                None
+            }
+            "STATE" => self.state(rest),
+            "LOG" => {
+                self.log(rest);
+                None
+            }
+            "PASSWORD" => self.password(rest, say),
+            "REMOTE" => {
+                let mut parts = rest.split(',');
+                let host = parts.next()?.to_owned();
+                Some(Told::WhereIs(host, parts.next()?.parse().ok()?))
+            }
+            "FATAL" => Some(Told::Ending(match self.last_error.take() {
+                Some(earlier) => format!("{rest} ({earlier})"),
+                None => rest.to_owned(),
+            })),
+            _ => None,
+        }
+    }
+
+    fn state(&mut self, rest: &str) -> Option<Told> {
+        // time,state,description,...
+        let mut fields = rest.split(',').skip(1);
+        let (state, about) = (fields.next()?, fields.next().unwrap_or_default());
+        match (state, about) {
+            ("CONNECTED", "SUCCESS") => Some(match self.pushed.assigned(self.profile_mtu) {
+                Some(assigned) => Told::Connected(assigned),
+                None => Told::Refused("the server gave no address".to_owned()),
+            }),
+            ("RECONNECTING" | "CONNECTING", _) => {
+                self.pushed = Pushed::default();
+                Some(Told::Connecting)
+            }
+            ("EXITING", about) => Some(Told::Ending(
+                self.last_error.take().unwrap_or_else(|| about.to_owned()),
+            )),
+            _ => None,
+        }
+    }
+
+    fn log(&mut self, rest: &str) {
+        // time,flags,text: the text may hold commas.
+        let mut fields = rest.splitn(3, ',').skip(1);
+        let (Some(flags), Some(text)) = (fields.next(), fields.next()) else {
+            return;
+        };
+        if let Some(message) = text.strip_prefix("PUSH: Received control message: '") {
+            let message = message.trim_end_matches('\'');
+            // A long one comes in parts, each with the name again.
+            if message.starts_with("PUSH_REPLY") {
+                self.pushed.take(message);
+            }
+        }
+        if flags.contains(['F', 'N']) {
+            self.last_error = Some(text.chars().take(200).collect());
+        }
+    }
+
+    fn password(&mut self, rest: &str, say: &mut String) -> Option<Told> {
+        if let Some(what) = rest.strip_prefix("Verification Failed: ") {
+            let what = what.split('\'').nth(1).unwrap_or("Auth");
+            return Some(Told::Refused(match what {
+                "Auth" => "user name or password".to_owned(),
+                other => format!("password of {other}"),
+            }));
+        }
+        let what = rest.strip_prefix("Need '")?.split('\'').next()?;
+        match (&self.credentials, what) {
+            (Some(known), "Auth") => {
+                say.push_str(&format!(
+                    "username \"Auth\" {}\npassword \"Auth\" {}\n",
+                    quoted(&known.user),
+                    quoted(&known.password)
+                ));
+                None
+            }
+            _ => Some(Told::Refused(format!("it needs a password for {what}"))),
+        }
+    }
+}
+
+/// As the management interface reads a word.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for c in text.chars() {
+        if matches!(c, '"' | '\\') {
+            quoted.push('\\');
+        }
+        quoted.push(c);
+    }
+    quoted.push('"');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REPLY: &str = ">LOG:1,,PUSH: Received control message: 'PUSH_REPLY,topology subnet,\
+        ifconfig 10.100.0.2 255.255.0.0,peer-id 0'";
+
+    fn with(credentials: Option<Credentials>) -> Management {
+        Management::new(credentials, Some(1400))
+    }
+
+    #[test]
+    fn a_connection_comes_up_and_goes() {
+        let (mut m, mut say) = (with(None), String::new());
+        assert_eq!(m.line(">HOLD:Waiting for hold release:0", &mut say), None);
+        assert_eq!(say, "hold release\n");
+        assert_eq!(
+            m.line(">REMOTE:vpn.example,1194,udp", &mut say),
+            Some(Told::WhereIs("vpn.example".to_owned(), 1194))
+        );
+        assert_eq!(m.line(REPLY, &mut say), None);
+        let Some(Told::Connected(assigned)) = m.line(
+            ">STATE:2,CONNECTED,SUCCESS,10.100.0.2,192.0.2.21,1194,,",
+            &mut say,
+        ) else {
+            panic!("not connected");
+        };
+        assert_eq!(assigned.mtu, 1400);
+        assert_eq!(
+            m.line(">STATE:3,RECONNECTING,ping-restart,,,,,", &mut say),
+            Some(Told::Connecting)
+        );
+        let end = m.line(">STATE:4,CONNECTED,SUCCESS,,,,,", &mut say);
+        assert!(matches!(end, Some(Told::Refused(_))), "nothing pushed anew");
+    }
+
+    #[test]
+    fn credentials_are_given_once_asked_and_never_shown() {
+        let known = Credentials::new("lab", "a \"b\\c").expect("two lines");
+        assert_eq!(format!("{known:?}"), "Credentials(..)");
+        let (mut m, mut say) = (with(Some(known)), String::new());
+        let need = ">PASSWORD:Need 'Auth' username/password";
+        assert_eq!(m.line(need, &mut say), None);
+        assert_eq!(
+            say,
+            "username \"Auth\" \"lab\"\npassword \"Auth\" \"a \\\"b\\\\c\"\n"
+        );
+        let failed = m.line(">PASSWORD:Verification Failed: 'Auth'", &mut say);
+        assert_eq!(
+            failed,
+            Some(Told::Refused("user name or password".to_owned()))
+        );
+        assert!(Credentials::new("a", "b\nsignal SIGTERM").is_none());
+        assert!(Credentials::of_file("user\n").is_none());
+        let asked = with(None).line(need, &mut say);
+        assert!(matches!(asked, Some(Told::Refused(_))));
+    }
+
+    #[test]
+    fn an_end_says_why() {
+        let (mut m, mut say) = (with(None), String::new());
+        m.line(
+            ">LOG:1,N,AUTH: Received control message: AUTH_FAILED",
+            &mut say,
+        );
+        assert_eq!(
+            m.line(">STATE:2,EXITING,auth-failure,,,,,", &mut say),
+            Some(Told::Ending(
+                "AUTH: Received control message: AUTH_FAILED".to_owned()
+            ))
+        );
+        for nonsense in [
+            "",
+            ">",
+            ">STATE:",
+            ">LOG:1",
+            ">REMOTE:x,y",
+            "SUCCESS: x",
+            ">PASSWORD:",
+        ] {
+            assert_eq!(m.line(nonsense, &mut say), None, "{nonsense}");
+        }
+    }
+}

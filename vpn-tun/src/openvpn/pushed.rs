@@ -1,0 +1,165 @@
+//! What an OpenVPN server pushes to its client. Pure.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use vpn_core::Assigned;
+
+/// MTU where neither the server nor the profile says one, in bytes: OpenVPN's own.
+const USUAL_MTU: u16 = 1500;
+
+/// Networks and resolvers that are taken of one server; it may push any number.
+const MAX_PUSHED: usize = 256;
+
+/// The options of a `PUSH_REPLY`, as far as they are about addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Pushed {
+    addresses: Vec<IpNet>,
+    dns: Vec<IpAddr>,
+    routes: Vec<IpNet>,
+    mtu: Option<u16>,
+    topology_subnet: bool,
+    ifconfig: Option<(Ipv4Addr, Ipv4Addr)>,
+}
+
+impl Pushed {
+    /// Takes in one control message: `PUSH_REPLY,option,option`.
+    pub(super) fn take(&mut self, message: &str) {
+        for option in message.split(',') {
+            let mut words = option.split_ascii_whitespace();
+            let name = words.next().unwrap_or_default();
+            let values: Vec<&str> = words.collect();
+            // What cannot be read is not followed: an address of ours that is missing shows.
+            let _ = self.option(name, &values);
+        }
+    }
+
+    fn option(&mut self, name: &str, values: &[&str]) -> Option<()> {
+        match (name, values) {
+            ("topology", [kind, ..]) => self.topology_subnet = *kind == "subnet",
+            ("ifconfig", [local, other, ..]) => {
+                self.ifconfig = Some((local.parse().ok()?, other.parse().ok()?));
+            }
+            ("ifconfig-ipv6", [local, ..]) => {
+                let net: Ipv6Net = match local.contains('/') {
+                    true => local.parse().ok()?,
+                    false => Ipv6Net::from(local.parse::<Ipv6Addr>().ok()?),
+                };
+                self.addresses.retain(|old| old.addr().is_ipv4());
+                self.addresses.push(net.into());
+            }
+            ("dhcp-option", ["DNS" | "DNS6", address, ..]) => {
+                let address: IpAddr = address.parse().ok()?;
+                if self.dns.len() < MAX_PUSHED && !self.dns.contains(&address) {
+                    self.dns.push(address);
+                }
+            }
+            ("redirect-gateway", flags) => {
+                if !flags.contains(&"!ipv4") {
+                    self.route(Ipv4Net::default().into());
+                }
+                if flags.contains(&"ipv6") {
+                    self.route(Ipv6Net::default().into());
+                }
+            }
+            ("route", [network, rest @ ..]) => {
+                let network: Ipv4Addr = network.parse().ok()?;
+                let mask: Ipv4Addr = match rest.first() {
+                    Some(mask) => mask.parse().ok()?,
+                    None => Ipv4Addr::BROADCAST,
+                };
+                let net = Ipv4Net::with_netmask(network, mask).ok()?;
+                self.route(net.trunc().into());
+            }
+            ("route-ipv6", [network, ..]) => {
+                self.route(network.parse::<Ipv6Net>().ok()?.trunc().into());
+            }
+            ("tun-mtu", [mtu, ..]) => self.mtu = mtu.parse().ok(),
+            _ => {}
+        }
+        Some(())
+    }
+
+    fn route(&mut self, net: IpNet) {
+        if self.routes.len() < MAX_PUSHED && !self.routes.contains(&net) {
+            self.routes.push(net);
+        }
+    }
+
+    /// What the tunnel was given, if it has an address.
+    pub(super) fn assigned(&self, profile_mtu: Option<u16>) -> Option<Assigned> {
+        let v4 = self.ifconfig.and_then(|(local, other)| {
+            // With topology net30 or p2p the other value is the far end's address.
+            let net = match self.topology_subnet {
+                true => Ipv4Net::with_netmask(local, other).ok()?,
+                false => Ipv4Net::from(local),
+            };
+            Some(IpNet::from(net))
+        });
+        let addresses: Vec<IpNet> = v4
+            .into_iter()
+            .chain(self.addresses.iter().copied())
+            .collect();
+        if addresses.is_empty() {
+            return None;
+        }
+        Some(Assigned {
+            addresses,
+            dns: self.dns.clone(),
+            mtu: self.mtu.or(profile_mtu).unwrap_or(USUAL_MTU),
+            routes: self.routes.clone(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assigned(message: &str) -> Option<Assigned> {
+        let mut pushed = Pushed::default();
+        pushed.take(message);
+        pushed.assigned(None)
+    }
+
+    #[test]
+    fn a_reply_is_read() {
+        let got = assigned(
+            "PUSH_REPLY,dhcp-option DNS 198.18.1.53,redirect-gateway def1 ipv6,route-gateway 10.100.0.1,\
+             topology subnet,ping 5,ifconfig-ipv6 fd00:100::2/64 fd00:100::1,\
+             ifconfig 10.100.0.2 255.255.0.0,peer-id 0,tun-mtu 1400,cipher AES-256-GCM",
+        )
+        .expect("addresses");
+        let nets: Vec<String> = got.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(nets, ["10.100.0.2/16", "fd00:100::2/64"]);
+        assert_eq!(got.dns, [IpAddr::from([198, 18, 1, 53])]);
+        assert_eq!(got.mtu, 1400);
+        assert_eq!(got.routes.len(), 2);
+    }
+
+    #[test]
+    fn the_other_end_of_a_pair_is_no_mask() {
+        let got = assigned("PUSH_REPLY,topology net30,ifconfig 10.8.0.6 10.8.0.5").expect("one");
+        assert_eq!(got.addresses, ["10.8.0.6/32".parse().expect("a net")]);
+        assert_eq!(got.mtu, 1500);
+    }
+
+    #[test]
+    fn what_cannot_be_read_gives_nothing() {
+        for message in [
+            "",
+            "PUSH_REPLY",
+            "PUSH_REPLY,ifconfig x y",
+            "PUSH_REPLY,topology subnet,ifconfig 10.0.0.2 255.0.255.0",
+            "PUSH_REPLY,ifconfig-ipv6 fd00::/999",
+        ] {
+            assert_eq!(assigned(message), None, "{message}");
+        }
+        let many = (0..1000).map(|n| format!(",route 10.{}.{}.0 255.255.255.0", n / 256, n % 256));
+        let many = format!(
+            "PUSH_REPLY,ifconfig 10.0.0.2 10.0.0.1{}",
+            many.collect::<String>()
+        );
+        assert_eq!(assigned(&many).expect("one").routes.len(), MAX_PUSHED);
+    }
+}
