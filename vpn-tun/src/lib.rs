@@ -24,6 +24,8 @@ pub mod direct;
 #[cfg(target_os = "linux")]
 pub mod dns;
 #[cfg(target_os = "linux")]
+pub mod external;
+#[cfg(target_os = "linux")]
 pub mod journal;
 pub mod manual;
 pub mod name;

@@ -1,0 +1,230 @@
+//! Touches one interface of another program: its packets, past the kernel's own stack.
+
+use std::io::{self, Read, Write};
+use std::sync::Mutex;
+
+use socket2::Socket;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use vpn_core::packet::{Packet, PacketBatch, segment};
+use vpn_core::{DropCounters, DropReason};
+
+use super::shut::Shut;
+use super::vnet::{self, HEADER};
+use super::{ExternalError, sys};
+use crate::InterfaceName;
+use crate::apply::netlink::Netlink;
+
+/// The longest packet there is, with its header.
+const LONGEST: usize = HEADER + 65_535;
+
+/// An interface whose packets are ours alone: nothing of it reaches the kernel's stack.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    socket: AsyncFd<Socket>,
+    /// For what is received, and for what is sent with its header in front.
+    buffers: Mutex<Buffers>,
+    shut: Shut,
+}
+
+#[derive(Debug)]
+struct Buffers {
+    received: Vec<u8>,
+    sent: Vec<u8>,
+}
+
+impl Attached {
+    /// Takes the interface over: shut towards the stack first, then up, then heard.
+    pub(crate) async fn open(name: &InterfaceName) -> Result<Self, ExternalError> {
+        let missing = || ExternalError::Missing(name.clone());
+        let index = crate::device::index_of(name.as_str()).ok_or_else(missing)?;
+        let shut = Shut::close(name).await?;
+        let io = |doing| move |cause| ExternalError::Io { doing, cause };
+        let socket = sys::open(index).map_err(io("open a packet socket"))?;
+        let netlink = Netlink::open()?;
+        netlink.link_up(index).await?;
+        Ok(Self {
+            socket: AsyncFd::new(socket).map_err(io("register a packet socket"))?,
+            buffers: Mutex::new(Buffers {
+                received: vec![0; LONGEST],
+                sent: Vec::with_capacity(LONGEST),
+            }),
+            shut,
+        })
+    }
+
+    /// Appends packets that came out of the tunnel. Those of a super-packet come one by one.
+    pub(crate) fn try_recv(
+        &self,
+        batch: &mut PacketBatch,
+        drops: &mut DropCounters,
+    ) -> io::Result<usize> {
+        let Ok(mut buffers) = self.buffers.lock() else {
+            return Err(io::Error::other("a former call failed"));
+        };
+        let before = batch.len();
+        while !batch.is_full() {
+            let into = &mut buffers.received[..];
+            let read = |socket: &Socket| {
+                let mut socket = socket;
+                socket.read(into)
+            };
+            let length = match self.socket.try_io(Interest::READABLE, read) {
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if batch.len() == before => return Err(error),
+                // It comes again with the next call.
+                Err(_) => break,
+            };
+            take(&buffers.received[..length], batch, drops);
+        }
+        Ok(batch.len() - before)
+    }
+
+    /// Sends from the front of a batch.
+    pub(crate) fn try_send(
+        &self,
+        batch: &mut PacketBatch,
+        drops: &mut DropCounters,
+    ) -> io::Result<usize> {
+        let Ok(mut buffers) = self.buffers.lock() else {
+            return Err(io::Error::other("a former call failed"));
+        };
+        let (mut done, mut sent) = (0, 0);
+        let mut failure = None;
+        for packet in batch.packets() {
+            match self.send(packet, &mut buffers.sent) {
+                Ok(()) => sent += 1,
+                Err(Failed::Wait) => break,
+                Err(Failed::Drop(reason)) => drops.count(reason),
+                Err(Failed::Gone(error)) => {
+                    failure = Some(error);
+                    break;
+                }
+            }
+            done += 1;
+        }
+        batch.recycle_front(done);
+        match failure {
+            Some(error) if done == 0 => Err(error),
+            _ => Ok(sent),
+        }
+    }
+
+    /// Sends one packet, or the segments of one.
+    fn send(&self, packet: &Packet, buffer: &mut Vec<u8>) -> Result<(), Failed> {
+        if packet.offload.gso.is_none() && !packet.offload.partial_checksum {
+            return self.write(packet.bytes(), buffer);
+        }
+        let malformed = |_| Failed::Drop(DropReason::Malformed);
+        if packet.offload.gso.is_none() {
+            let mut whole = packet.shrunk();
+            segment::complete_checksum(&mut whole).map_err(malformed)?;
+            return self.write(whole.bytes(), buffer);
+        }
+        let mut pool = vpn_core::packet::BufferPool::new(1, 2048);
+        let mut result = Ok(());
+        segment::split(packet, &mut pool, |part| {
+            if result.is_ok() {
+                result = self.write(part.bytes(), buffer);
+            }
+        })
+        .map_err(malformed)?;
+        match result {
+            // Some of it is sent already.
+            Err(Failed::Wait) => Err(Failed::Drop(DropReason::QueueFull)),
+            result => result,
+        }
+    }
+
+    fn write(&self, bytes: &[u8], buffer: &mut Vec<u8>) -> Result<(), Failed> {
+        buffer.clear();
+        buffer.extend_from_slice(&vnet::PLAIN);
+        buffer.extend_from_slice(bytes);
+        loop {
+            let write = |socket: &Socket| {
+                let mut socket = socket;
+                socket.write(buffer)
+            };
+            let Err(error) = self.socket.try_io(Interest::WRITABLE, write) else {
+                return Ok(());
+            };
+            return Err(match error.raw_os_error() {
+                Some(libc::EINTR) => continue,
+                Some(libc::EAGAIN) => Failed::Wait,
+                // The program does not keep up: its interface's queue is full.
+                Some(libc::ENOBUFS) => Failed::Drop(DropReason::QueueFull),
+                Some(libc::EMSGSIZE) => Failed::Drop(DropReason::TooBig),
+                Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV) => Failed::Gone(error),
+                _ => Failed::Drop(DropReason::Refused),
+            });
+        }
+    }
+
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        // Ready until a call finds nothing: that call clears it.
+        self.socket
+            .readable()
+            .await
+            .map(|mut guard| guard.retain_ready())
+    }
+
+    pub(crate) async fn writable(&self) -> io::Result<()> {
+        self.socket
+            .writable()
+            .await
+            .map(|mut guard| guard.retain_ready())
+    }
+
+    /// Gives the interface back.
+    pub(crate) async fn detach(&self) {
+        self.shut.open().await;
+    }
+}
+
+/// Why a packet was not sent.
+enum Failed {
+    Wait,
+    Drop(DropReason),
+    Gone(io::Error),
+}
+
+/// What was read, with its header, as packets.
+fn take(read: &[u8], batch: &mut PacketBatch, drops: &mut DropCounters) {
+    let Some((header, bytes)) = read.split_first_chunk::<HEADER>() else {
+        drops.count(DropReason::Malformed);
+        return;
+    };
+    let Some(offload) = vnet::read(header) else {
+        drops.count(DropReason::Unsupported);
+        return;
+    };
+    let mut push = |bytes: &[u8]| {
+        if bytes.len() > batch.pool_mut().largest_packet() {
+            drops.count(DropReason::TooBig);
+            return;
+        }
+        let pushed = batch.push_with(|buffer| {
+            buffer.extend_from_slice(bytes);
+            Some(vpn_core::Offload::NONE)
+        });
+        if !pushed {
+            drops.count(DropReason::QueueFull);
+        }
+    };
+    if offload.gso.is_none() && !offload.partial_checksum {
+        return push(bytes);
+    }
+    let mut packet = Packet::from_slice(bytes).with_offload(offload);
+    let done = match offload.gso {
+        None => segment::complete_checksum(&mut packet).map(|()| push(packet.bytes())),
+        Some(_) => {
+            let mut pool = vpn_core::packet::BufferPool::new(1, 2048);
+            segment::split(&packet, &mut pool, |part| push(part.bytes())).map(drop)
+        }
+    };
+    if done.is_err() {
+        drops.count(DropReason::Malformed);
+    }
+}

@@ -1,0 +1,39 @@
+//! Tunnels that other programs run, taken over at their interface.
+//!
+//! A program such as OpenVPN makes an interface and expects the system to route into it. We take
+//! its packets at the interface itself, with a packet socket, and put ours in there: the interface
+//! gets no address and no route, so any number of them may have been given the same address.
+
+mod attached;
+mod shut;
+mod sys;
+mod vnet;
+
+pub(crate) use attached::Attached;
+
+use crate::nft::NftError;
+use crate::{ApplyError, InterfaceName};
+
+/// Why an interface of another program cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExternalError {
+    /// There is none of that name. Start the program that makes it.
+    #[error("there is no interface {0}")]
+    Missing(InterfaceName),
+    /// The packet filter, which keeps the kernel's stack away, refuses.
+    #[error("cannot keep the kernel away from the interface")]
+    Filter(#[source] NftError),
+    /// The interface cannot be set up.
+    #[error("cannot set up the interface")]
+    Apply(#[from] ApplyError),
+    /// The system refuses.
+    #[error("cannot {doing}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// What the system said.
+        #[source]
+        cause: std::io::Error,
+    },
+}

@@ -1,0 +1,49 @@
+//! Keeps the kernel's stack from what comes out of an interface: it would take packets for the
+//! device's addresses as its own, and answer them untranslated.
+//!
+//! A packet socket hears a packet before the packet filter does, so what the filter drops has
+//! reached us already. IPv6 is switched off on the interface, so that the kernel says nothing there
+//! by itself.
+
+use serde_json::json;
+
+use super::ExternalError;
+use crate::InterfaceName;
+use crate::nft::{self, Table, drop, matches, meta};
+
+/// Before connection tracking, and before everything else there is (`raw` of nft(8) is -300).
+const FIRST: i32 = -450;
+
+#[derive(Debug)]
+pub(super) struct Shut {
+    name: InterfaceName,
+}
+
+impl Shut {
+    pub(super) async fn close(name: &InterfaceName) -> Result<Self, ExternalError> {
+        let table = table(name);
+        let mut commands: Vec<_> = table.anew().into();
+        commands.push(table.chain("filter", "prerouting", FIRST));
+        let from = matches(meta("iifname"), "==", json!(name.as_str()));
+        commands.push(table.rule("prerouting", vec![from, drop()]));
+        nft::run(commands).await.map_err(ExternalError::Filter)?;
+        // Missing where the kernel has no IPv6.
+        let off = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
+        let _ = std::fs::write(off, "1");
+        Ok(Self { name: name.clone() })
+    }
+
+    /// Gives the interface back to the stack.
+    pub(super) async fn open(&self) {
+        if let Err(error) = nft::run(table(&self.name).gone().into()).await {
+            tracing::warn!(%error, interface = %self.name, "its packet filter stays");
+        }
+    }
+}
+
+fn table(name: &InterfaceName) -> Table {
+    Table {
+        family: "inet",
+        name: format!("vpn_tun_ext_{name}"),
+    }
+}
