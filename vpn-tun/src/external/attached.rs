@@ -37,14 +37,14 @@ impl Attached {
     /// Takes the interface over: shut towards the stack first, then up, then heard.
     pub(crate) async fn open(name: &InterfaceName) -> Result<Self, ExternalError> {
         let missing = || ExternalError::Missing(name.clone());
-        let index = crate::device::index_of(name.as_str()).ok_or_else(missing)?;
+        let index = crate::device::sys::index_of(name.as_str()).ok_or_else(missing)?;
         let shut = Shut::close(name).await?;
         let io = |doing| move |cause| ExternalError::Io { doing, cause };
         let socket = sys::open(index).map_err(io("open a packet socket"))?;
         let netlink = Netlink::open()?;
         netlink.link_up(index).await?;
         Ok(Self {
-            socket: AsyncFd::new(socket).map_err(io("register a packet socket"))?,
+            socket: AsyncFd::register(socket).map_err(io("register a packet socket"))?,
             buffers: Mutex::new(Buffers {
                 received: vec![0; LONGEST],
                 sent: Vec::with_capacity(LONGEST),

@@ -1,0 +1,161 @@
+//! Starts one `openvpn`, and carries its management conversation.
+
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::net::UnixListener;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::process::{Child, Command};
+
+use super::profile::Profile;
+use crate::InterfaceName;
+
+/// Where else the program is, when `PATH` of a daemon leaves the system's folders out.
+const FOLDERS: [&str; 3] = ["", "/usr/sbin/", "/usr/local/sbin/"];
+
+/// How long it may take to open the conversation.
+const GREETS: Duration = Duration::from_secs(10);
+
+/// How long it may take to end after it was asked to: it says goodbye to its server.
+const ENDS: Duration = Duration::from_secs(3);
+
+/// Each process has a folder of its own.
+static FOLDER: AtomicU32 = AtomicU32::new(0);
+
+/// A folder that nobody else can look into, and that goes when it is dropped.
+#[derive(Debug)]
+struct Private(PathBuf);
+
+impl Private {
+    fn new() -> io::Result<Self> {
+        let number = FOLDER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("vpn-tun-openvpn-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        // Made anew or not at all: nobody's folder or link is followed.
+        match std::fs::DirBuilder::new().mode(0o700).create(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                // Of a process that had our number before, if it is ours at all.
+                std::fs::remove_dir_all(&path)?;
+                std::fs::DirBuilder::new().mode(0o700).create(&path)?;
+            }
+            made => made?,
+        }
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Private {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A running `openvpn`. It ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Process {
+    child: Child,
+    lines: Lines<BufReader<OwnedReadHalf>>,
+    say: OwnedWriteHalf,
+    _folder: Private,
+}
+
+/// What a process is started with.
+#[derive(Debug)]
+pub(super) struct Start<'a> {
+    pub(super) profile: &'a Profile,
+    /// Where files that the profile names are.
+    pub(super) folder: &'a Path,
+    pub(super) interface: &'a InterfaceName,
+    /// Exempts its sockets from the capture.
+    pub(super) mark: u32,
+}
+
+impl Process {
+    /// Starts it, and waits until it speaks.
+    pub(super) async fn start(start: &Start<'_>) -> io::Result<Self> {
+        let folder = Private::new()?;
+        let path = folder.0.join("management");
+        let listener = UnixListener::bind(&path)?;
+        let mut child = spawn(start, &path)?;
+        // The text that was checked, not the file: that may be another one by now.
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(start.profile.text().as_bytes()).await?;
+            stdin.write_all(b"\n").await?;
+        }
+        let stream = tokio::select! {
+            accepted = listener.accept() => accepted?.0,
+            status = child.wait() => {
+                return Err(io::Error::other(format!("it ended at once: {}", status?)));
+            }
+            () = tokio::time::sleep(GREETS) => return Err(io::ErrorKind::TimedOut.into()),
+        };
+        let peer = stream.peer_cred()?;
+        if i64::from(peer.pid().unwrap_or(0)) != i64::from(child.id().unwrap_or(0)) {
+            return Err(io::Error::other("somebody else speaks for it"));
+        }
+        let (read, say) = stream.into_split();
+        Ok(Self {
+            child,
+            lines: BufReader::new(read).lines(),
+            say,
+            _folder: folder,
+        })
+    }
+
+    /// The next line; `None` once it is gone. Cancel-safe.
+    pub(super) async fn line(&mut self) -> Option<String> {
+        self.lines.next_line().await.ok().flatten()
+    }
+
+    pub(super) async fn say(&mut self, text: &str) -> io::Result<()> {
+        self.say.write_all(text.as_bytes()).await
+    }
+
+    /// Ends it: asked first, then killed.
+    pub(super) async fn end(mut self) {
+        let _ = self.say("signal SIGTERM\n").await;
+        if tokio::time::timeout(ENDS, self.child.wait()).await.is_err() {
+            let _ = self.child.kill().await;
+        }
+    }
+}
+
+fn spawn(start: &Start<'_>, management: &Path) -> io::Result<Child> {
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for folder in FOLDERS {
+        let mut command = Command::new(format!("{folder}openvpn"));
+        command
+            .args(["--config", "stdin"])
+            // Behind the profile, so that these hold.
+            .args(["--dev", start.interface.as_str(), "--dev-type", "tun"])
+            .args(["--persist-tun", "--ifconfig-noexec", "--route-noexec"])
+            .args(["--script-security", "0", "--auth-nocache"])
+            .args(["--mark", &start.mark.to_string()])
+            .arg("--management")
+            .arg(management)
+            .args(["unix", "--management-client", "--management-hold"])
+            .args(["--management-query-passwords", "--management-query-remote"])
+            // If we are gone, it has nobody to ask, and ends.
+            .args([
+                "--management-signal",
+                "--suppress-timestamps",
+                "--verb",
+                "3",
+            ])
+            .current_dir(start.folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true);
+        match command.spawn() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => last = error,
+            result => return result,
+        }
+    }
+    Err(last)
+}

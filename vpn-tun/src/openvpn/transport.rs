@@ -1,0 +1,327 @@
+//! A tunnel through OpenVPN: supervised, and taken over at its interface.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use vpn_core::packet::PacketBatch;
+use vpn_core::{
+    DownCause, DropCounters, DropReason, StateSender, StateWatch, TransportCapabilities,
+    TransportError, TransportState, TunnelTransport, Underlay,
+};
+
+use super::management::{Credentials, Management, Told};
+use super::process::{Process, Start};
+use super::profile::Profile;
+use crate::InterfaceName;
+use crate::external::Attached;
+
+/// First wait before a process that ended is started again; it doubles up to [`LONGEST_WAIT`].
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+
+/// Longest wait between two processes.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// How a tunnel through OpenVPN is run.
+#[derive(Clone, Debug)]
+pub struct OpenVpnConfig {
+    /// The provider's profile.
+    pub profile: Profile,
+    /// Where the files are that it names.
+    pub folder: PathBuf,
+    /// What its interface is called; nobody else may have one of that name.
+    pub interface: InterfaceName,
+    /// The mark that exempts its sockets from the capture.
+    pub mark: u32,
+    /// User and password, if the server wants them.
+    pub credentials: Option<Credentials>,
+}
+
+/// A tunnel that the distribution's `openvpn` carries.
+///
+/// It is up when the server accepted us, and has the addresses, resolvers, routes and MTU that the
+/// server pushed. OpenVPN reconnects by itself; where it ends, it is started again after 1, 2, 4 ...
+/// 60 seconds. A refusal (a wrong password, say) is final: asking again would lock the account.
+#[derive(Debug)]
+pub struct OpenVpnTransport {
+    shared: Arc<Shared>,
+    closing: watch::Sender<bool>,
+    runner: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: StateSender,
+    attached: RwLock<Option<Arc<Attached>>>,
+    /// Changes with `attached`.
+    changed: watch::Sender<u64>,
+    mtu: std::sync::atomic::AtomicU16,
+}
+
+impl Shared {
+    fn attached(&self) -> Option<Arc<Attached>> {
+        let attached = self.attached.read().unwrap_or_else(PoisonError::into_inner);
+        attached.clone()
+    }
+
+    fn attach(&self, new: Option<Arc<Attached>>) -> Option<Arc<Attached>> {
+        let old = {
+            let mut attached = self
+                .attached
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *attached, new)
+        };
+        self.changed.send_modify(|count| *count += 1);
+        old
+    }
+}
+
+impl OpenVpnTransport {
+    /// Starts it. Its task must be polled in the network namespace it is for.
+    pub fn start(config: OpenVpnConfig, underlay: Arc<dyn Underlay>) -> Self {
+        let shared = Arc::new(Shared {
+            state: StateSender::new(),
+            attached: RwLock::new(None),
+            changed: watch::Sender::new(0),
+            mtu: std::sync::atomic::AtomicU16::new(1500),
+        });
+        let closing = watch::Sender::new(false);
+        let runner = Runner {
+            shared: shared.clone(),
+            config,
+            underlay,
+            closing: closing.subscribe(),
+        };
+        Self {
+            shared,
+            runner: Mutex::new(Some(tokio::spawn(runner.run()))),
+            closing,
+        }
+    }
+
+    fn open(&self) -> Result<Option<Arc<Attached>>, TransportError> {
+        match self.shared.state.get() {
+            TransportState::Closed => Err(TransportError::Closed),
+            _ => Ok(self.shared.attached()),
+        }
+    }
+
+    /// Waits until there is an interface, or another one; an error once it is closed.
+    async fn changed(&self) -> Result<(), TransportError> {
+        let (mut changed, mut closing) =
+            (self.shared.changed.subscribe(), self.closing.subscribe());
+        tokio::select! {
+            _ = changed.changed() => Ok(()),
+            _ = closing.wait_for(|closing| *closing) => Err(TransportError::Closed),
+        }
+    }
+}
+
+impl Drop for OpenVpnTransport {
+    fn drop(&mut self) {
+        self.closing.send_replace(true);
+    }
+}
+
+#[async_trait]
+impl TunnelTransport for OpenVpnTransport {
+    fn capabilities(&self) -> TransportCapabilities {
+        let mtu = self.shared.mtu.load(std::sync::atomic::Ordering::Relaxed);
+        TransportCapabilities::plain(mtu)
+    }
+
+    fn state(&self) -> StateWatch {
+        self.shared.state.watch()
+    }
+
+    fn try_recv(
+        &self,
+        batch: &mut PacketBatch,
+        drops: &mut DropCounters,
+    ) -> Result<usize, TransportError> {
+        match self.open()? {
+            // An interface that is gone comes again with the next process.
+            Some(attached) => Ok(attached.try_recv(batch, drops).unwrap_or(0)),
+            None => Ok(0),
+        }
+    }
+
+    fn try_send(
+        &self,
+        batch: &mut PacketBatch,
+        drops: &mut DropCounters,
+    ) -> Result<usize, TransportError> {
+        let sent = match self.open()? {
+            Some(attached) => attached.try_send(batch, drops).ok(),
+            None => None,
+        };
+        Ok(sent.unwrap_or_else(|| {
+            let all = batch.len();
+            drops.add(DropReason::TunnelDown, all as u64);
+            batch.recycle_front(all);
+            0
+        }))
+    }
+
+    async fn readable(&self) -> Result<(), TransportError> {
+        match self.open()? {
+            Some(attached) => tokio::select! {
+                changed = self.changed() => changed,
+                ready = attached.readable() => ready.map_err(TransportError::Io),
+            },
+            None => self.changed().await,
+        }
+    }
+
+    async fn writable(&self) -> Result<(), TransportError> {
+        match self.open()? {
+            Some(attached) => attached.writable().await.map_err(TransportError::Io),
+            None => Ok(()),
+        }
+    }
+
+    async fn close(&self) {
+        self.closing.send_replace(true);
+        let runner = {
+            let mut runner = self.runner.lock().unwrap_or_else(PoisonError::into_inner);
+            runner.take()
+        };
+        if let Some(runner) = runner {
+            // A panic in it ended it as well.
+            let _ = runner.await;
+        }
+        self.shared.state.set(TransportState::Closed);
+    }
+}
+
+/// Starts processes, one after the other, and follows what they say.
+struct Runner {
+    shared: Arc<Shared>,
+    config: OpenVpnConfig,
+    underlay: Arc<dyn Underlay>,
+    closing: watch::Receiver<bool>,
+}
+
+/// How a process came to its end.
+enum End {
+    /// We were asked to close.
+    Closed,
+    /// It says no for good.
+    Refused(String),
+    /// It may work another time. `after_up`: it had been connected.
+    Again { why: String, after_up: bool },
+}
+
+impl Runner {
+    async fn run(mut self) {
+        let mut wait = FIRST_WAIT;
+        loop {
+            let end = self.once().await;
+            if let Some(attached) = self.shared.attach(None) {
+                attached.detach().await;
+            }
+            match end {
+                End::Closed => break,
+                End::Refused(why) => {
+                    let cause = DownCause::Refused(why);
+                    self.shared.state.set(TransportState::Down(cause));
+                    let _ = self.closing.wait_for(|closing| *closing).await;
+                    break;
+                }
+                End::Again { why, after_up } => {
+                    let cause = DownCause::Network(why);
+                    self.shared.state.set(TransportState::Down(cause));
+                    if after_up {
+                        wait = FIRST_WAIT;
+                    }
+                }
+            }
+            tokio::select! {
+                _ = self.closing.wait_for(|closing| *closing) => break,
+                () = tokio::time::sleep(wait) => {}
+            }
+            wait = (wait * 2).min(LONGEST_WAIT);
+        }
+        self.shared.state.set(TransportState::Closed);
+    }
+
+    /// One process, from its start to its end.
+    async fn once(&mut self) -> End {
+        let again = |why: String| End::Again {
+            why,
+            after_up: false,
+        };
+        let start = Start {
+            profile: &self.config.profile,
+            folder: &self.config.folder,
+            interface: &self.config.interface,
+            mark: self.config.mark,
+        };
+        let mut process = match Process::start(&start).await {
+            Ok(process) => process,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return End::Refused("the program openvpn is missing: install openvpn".to_owned());
+            }
+            Err(error) => return again(format!("openvpn does not start: {error}")),
+        };
+        let end = self.converse(&mut process).await;
+        process.end().await;
+        end
+    }
+
+    async fn converse(&mut self, process: &mut Process) -> End {
+        let mtu = self.config.profile.mtu();
+        let mut talk = Management::new(self.config.credentials.clone(), mtu);
+        let mut after_up = false;
+        let mut say = Management::GREETING.to_owned();
+        loop {
+            if !say.is_empty() && process.say(&say).await.is_err() {
+                let why = "openvpn is gone".to_owned();
+                return End::Again { why, after_up };
+            }
+            say.clear();
+            let line = tokio::select! {
+                _ = self.closing.wait_for(|closing| *closing) => return End::Closed,
+                line = process.line() => line,
+            };
+            let Some(line) = line else {
+                let why = "openvpn ended".to_owned();
+                return End::Again { why, after_up };
+            };
+            match talk.line(&line, &mut say) {
+                None => {}
+                Some(Told::Connecting) => self.shared.state.set(TransportState::Connecting),
+                Some(Told::WhereIs(host, port)) => {
+                    // Over sockets of the underlay: the program's own look-up would be captured.
+                    let found = self.underlay.resolve(&host, port).await;
+                    let first = found.ok().and_then(|all| all.first().copied());
+                    say.push_str(&Management::remote(first));
+                }
+                Some(Told::Connected(assigned)) => {
+                    if self.shared.attached().is_none() {
+                        match Attached::open(&self.config.interface).await {
+                            Ok(attached) => drop(self.shared.attach(Some(Arc::new(attached)))),
+                            Err(error) => {
+                                let why = error.to_string();
+                                return End::Again { why, after_up };
+                            }
+                        }
+                    }
+                    after_up = true;
+                    let mtu = &self.shared.mtu;
+                    mtu.store(assigned.mtu, std::sync::atomic::Ordering::Relaxed);
+                    self.shared
+                        .state
+                        .set(TransportState::Up(Arc::new(assigned)));
+                }
+                Some(Told::Refused(why)) => return End::Refused(why),
+                Some(Told::Ending(why)) if why.contains("AUTH_FAILED") => return End::Refused(why),
+                Some(Told::Ending(why)) => return End::Again { why, after_up },
+            }
+        }
+    }
+}
