@@ -44,8 +44,7 @@ impl Attached {
         let netlink = Netlink::open()?;
         netlink.link_up(index).await?;
         Ok(Self {
-            socket: AsyncFd::register(socket)
-                .map_err(|error| io("register a packet socket")(error.into()))?,
+            socket,
             buffers: Mutex::new(Buffers {
                 received: vec![0; LONGEST],
                 sent: Vec::with_capacity(LONGEST),

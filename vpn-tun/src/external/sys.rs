@@ -5,12 +5,13 @@ use std::io;
 use std::os::fd::AsRawFd;
 
 use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::io::unix::AsyncFd;
 
 /// A socket for all packets of one interface, and of no other (packet(7)).
 ///
 /// It starts with protocol 0 and so hears nothing until it is bound: a packet of another interface
 /// that came in between would be taken for one of this.
-pub(super) fn open(index: u32) -> io::Result<Socket> {
+pub(super) fn open(index: u32) -> io::Result<AsyncFd<Socket>> {
     let socket = Socket::new_raw(Domain::PACKET, Type::RAW.nonblocking().cloexec(), None)?;
     // What we send ourselves is no packet of the tunnel.
     set(&socket, libc::PACKET_IGNORE_OUTGOING, 1)?;
@@ -29,7 +30,9 @@ pub(super) fn open(index: u32) -> io::Result<Socket> {
         })?
     };
     socket.bind(&address)?;
-    Ok(socket)
+    // SAFETY: the socket owns its descriptor and is moved in, so it stays open, and the same, until
+    // it is dropped together with its registration.
+    Ok(unsafe { AsyncFd::register(socket) }?)
 }
 
 fn set(socket: &Socket, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
