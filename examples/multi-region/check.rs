@@ -106,22 +106,34 @@ fn write_tunnels(out: &mut String, loaded: &Loaded) {
             .cloned()
             .unwrap_or_else(|| id.to_string())
     };
-    for (name, file) in &loaded.tunnels {
+    for (name, provider) in &loaded.tunnels {
         let Some(&id) = known.tunnels.get(name) else {
             continue;
         };
-        allocator.admit(id, &file.interface.addresses);
-        let path = loaded.config.tunnel[name].wireguard.display();
-        let _ = writeln!(out, "tunnel {name}: {path}");
+        allocator.admit(id, provider.addresses());
+        let files = loaded.config.tunnel[name].files();
+        let files: Vec<_> = files.map(|(_, path)| path.display()).collect();
+        let _ = writeln!(out, "tunnel {name}: {}", list(&files));
         for placement in allocator.roles(id) {
             let role = report::role(&placement.role, name_of);
             let (assigned, on_device) = (placement.assigned, placement.on_device);
             let _ = writeln!(out, "  {assigned}: {role}, on the device {on_device}");
         }
-        let mtu = file.interface.mtu.map(|mtu| mtu.to_string());
-        let mtu = mtu.as_deref().unwrap_or("what the path leaves");
-        let _ = writeln!(out, "  mtu {mtu}  dns {}", list(&file.interface.dns));
-        for warning in &file.warnings {
+        let mtu = provider.mtu().map(|mtu| mtu.to_string());
+        let _ = match provider.dns() {
+            Some(dns) => {
+                let mtu = mtu.as_deref().unwrap_or("what the path leaves");
+                writeln!(out, "  mtu {mtu}  dns {}", list(dns))
+            }
+            None => {
+                let mtu = mtu.as_deref().unwrap_or("what the server pushes");
+                writeln!(
+                    out,
+                    "  mtu {mtu}  addresses and dns: what the server pushes"
+                )
+            }
+        };
+        for warning in provider.warnings() {
             let _ = writeln!(out, "  note: {warning}");
         }
     }

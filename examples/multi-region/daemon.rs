@@ -13,8 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
-use vpn_core::{InterfacePlan, RuleSource, StateWatch, TransportState, TunnelTransport};
-use vpn_p2p::wireguard::WireGuardTransport;
+use vpn_core::{InterfacePlan, RuleSource, StateWatch, TransportState};
 use vpn_routing::RouterConfig;
 use vpn_routing::engine::{Engine, EngineHandle};
 use vpn_routing::owner::LinuxOwners;
@@ -51,10 +50,9 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
     let mut stop = Signals::new()?;
     let loaded = Loaded::read(path)?;
     let (source, direct_asked_by) = loaded.open_rules().await?;
-    for (name, file) in &loaded.tunnels {
-        for warning in &file.warnings {
-            let file = loaded.config.tunnel[name].wireguard.display();
-            tracing::warn!(tunnel = %name, "{file}: {warning}");
+    for (name, provider) in &loaded.tunnels {
+        for warning in provider.warnings() {
+            tracing::warn!(tunnel = %name, "{warning}");
         }
     }
     let control = Listener::bind(&loaded.config.control.socket).await?;
@@ -78,6 +76,7 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
         &loaded,
         prepared.engine.handle(),
         system_state.underlay().clone(),
+        system_state.capture().clone(),
         system_state.direct(),
         prepared.policy.clone(),
         recompile,
@@ -125,15 +124,11 @@ fn prepare(loaded: &Loaded, system_state: &SystemState) -> Result<Prepared, Erro
     known.tunnels.clear();
     known.direct = None;
     let mut tunnels = Vec::new();
-    for (name, file) in &loaded.tunnels {
+    for (name, provider) in &loaded.tunnels {
         let said = &loaded.config.tunnel[name];
-        let transport = WireGuardTransport::new(file.clone(), underlay.clone(), said.transport())
-            .map_err(|cause| Error::Tunnel {
-            tunnel: name.clone(),
-            cause,
-        })?;
+        let transport = provider.start(name, said, underlay, system_state.capture())?;
         tunnels.push(transport.state());
-        let id = engine.add_tunnel(name, Arc::new(transport))?;
+        let id = engine.add_tunnel(name, transport)?;
         known.tunnels.insert(name.clone(), id);
         engine.set_tunnel_options(id, said.options());
         engine.set_route_policy(id, said.route_policy());

@@ -29,11 +29,12 @@ pub(crate) enum Error {
         problem: String,
     },
     /// A provider's file cannot be used.
-    #[error("[tunnel.{tunnel}] wireguard")]
-    WireGuard {
+    #[error("[tunnel.{tunnel}] {key}")]
+    Provider {
         tunnel: String,
+        key: &'static str,
         #[source]
-        cause: vpn_p2p::wg_quick::WgQuickError,
+        cause: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A tunnel cannot be started.
     #[error("[tunnel.{tunnel}]")]
@@ -109,7 +110,7 @@ impl Error {
             Self::Read { .. }
             | Self::Syntax { .. }
             | Self::Config { .. }
-            | Self::WireGuard { .. }
+            | Self::Provider { .. }
             | Self::Rules(_)
             | Self::RulesFile(_)
             | Self::RulesTables(_)

@@ -20,6 +20,7 @@ mod explain;
 mod host;
 mod plan;
 mod policy;
+mod provider;
 mod reload;
 mod report;
 mod rule;

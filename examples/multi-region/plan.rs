@@ -7,16 +7,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use vpn_core::{GroupId, RuleSnapshot, RuleSource, TunnelId};
-use vpn_p2p::wg_quick::{WgQuick, WgQuickError};
 use vpn_routing::group::GroupConfig;
 use vpn_routing::rules::RuleError;
 use vpn_routing::source::{Layered, SqliteRules, TomlRules};
 
-use crate::config::{self, Config, Direct};
+use crate::config::{Config, Direct};
 use crate::direct;
 use crate::error::Error;
 use crate::host;
 use crate::policy::Known;
+use crate::provider::Provider;
 
 /// A configuration with the files of its providers.
 #[derive(Debug)]
@@ -24,8 +24,8 @@ pub(crate) struct Loaded {
     path: PathBuf,
     pub(crate) config: Config,
     /// The providers' files, by tunnel, with what the configuration says instead.
-    pub(crate) tunnels: BTreeMap<String, WgQuick>,
-    /// Hashes of their texts, to tell whether they change.
+    pub(crate) tunnels: BTreeMap<String, Provider>,
+    /// Hashes of the files' texts, by key (`tunnel.uk.wireguard`), to tell whether they change.
     pub(crate) prints: BTreeMap<String, u64>,
 }
 
@@ -35,25 +35,10 @@ impl Loaded {
         let config = Config::read(path)?;
         let (mut tunnels, mut prints) = (BTreeMap::new(), BTreeMap::new());
         for (name, tunnel) in &config.tunnel {
-            let failed = |cause| Error::WireGuard {
-                tunnel: name.clone(),
-                cause,
-            };
-            config::regular(&tunnel.wireguard).map_err(|cause| {
-                let path = tunnel.wireguard.clone();
-                failed(WgQuickError::Read { path, cause })
-            })?;
-            let mut file = WgQuick::read(&tunnel.wireguard).map_err(failed)?;
-            if let Some(dns) = &tunnel.dns {
-                file.interface.dns.clone_from(dns);
-            }
-            if let Some(mtu) = tunnel.mtu {
-                // Within its bounds, which are those of the type.
-                file.interface.mtu = u16::try_from(mtu.0).ok();
-            }
+            let provider = Provider::read(name, tunnel)?;
             // The interface gets the MTU of the widest, and what it yields has to fit a buffer.
-            let (mtu, largest) = (usize::from(file.mtu()), config.largest_packet());
-            if file.interface.mtu.is_some() && mtu > largest {
+            let largest = config.largest_packet();
+            if let Some(mtu) = provider.mtu().filter(|mtu| usize::from(*mtu) > largest) {
                 return Err(Error::Config {
                     path: path.to_owned(),
                     key: format!("tunnel.{name}.mtu"),
@@ -62,8 +47,10 @@ impl Loaded {
                     ),
                 });
             }
-            tunnels.insert(name.clone(), file);
-            prints.insert(name.clone(), print_of(&tunnel.wireguard));
+            tunnels.insert(name.clone(), provider);
+            for (key, file) in tunnel.files() {
+                prints.insert(format!("tunnel.{name}.{key}"), print_of(file));
+            }
         }
         Ok(Self {
             path: path.to_owned(),

@@ -7,17 +7,16 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, Notify};
-use vpn_core::TunnelId;
-use vpn_p2p::WgQuick;
-use vpn_p2p::wireguard::WireGuardTransport;
+use vpn_core::{TunnelId, TunnelTransport};
 use vpn_routing::engine::EngineHandle;
-use vpn_tun::{DirectConfig, MarkedUnderlay};
+use vpn_tun::{CaptureConfig, DirectConfig, MarkedUnderlay};
 
 use crate::config::OnExit;
 use crate::direct;
 use crate::error::{Error, chain};
 use crate::plan::Loaded;
 use crate::policy::Policy;
+use crate::provider::Provider;
 
 /// Where a key begins that can change at run time. Rules are watched and need no reload.
 const LIVE: [&str; 5] = ["default", "direct", "on_exit", "tunnel.", "group."];
@@ -31,6 +30,7 @@ pub(crate) struct Reload {
     path: PathBuf,
     engine: EngineHandle,
     underlay: Arc<MarkedUnderlay>,
+    capture: CaptureConfig,
     direct: DirectConfig,
     policy: Policy,
     recompile: Arc<Notify>,
@@ -51,6 +51,7 @@ impl Reload {
         loaded: &Loaded,
         engine: EngineHandle,
         underlay: Arc<MarkedUnderlay>,
+        capture: CaptureConfig,
         direct: DirectConfig,
         policy: Policy,
         recompile: Arc<Notify>,
@@ -64,6 +65,7 @@ impl Reload {
             path,
             engine,
             underlay,
+            capture,
             direct,
             policy,
             recompile,
@@ -114,9 +116,9 @@ impl Reload {
         let keys = loaded.config.keys();
         let mut changed = differing(&current.keys, &keys);
         // A provider's file may have changed under the same name.
-        for (name, print) in &loaded.prints {
-            if current.prints.get(name).is_some_and(|old| old != print) {
-                changed.insert(format!("tunnel.{name}.wireguard"));
+        for (key, print) in &loaded.prints {
+            if current.prints.get(key).is_some_and(|old| old != print) {
+                changed.insert(key.clone());
             }
         }
         let live = |key: &String| LIVE.iter().any(|start| key.starts_with(start));
@@ -151,10 +153,10 @@ impl Reload {
         let mut tunnels = self.policy.get().tunnels;
         // Made before anything is taken away: one that cannot be made changes nothing.
         let mut made = Vec::new();
-        for (name, file) in &loaded.tunnels {
+        for (name, provider) in &loaded.tunnels {
             let there = tunnels.contains_key(name);
-            if !there || (touched(name) && file.interface.listen_port.is_none()) {
-                made.push((name, self.transport(loaded, name, file)?));
+            if !there || (touched(name) && !provider.is_exclusive()) {
+                made.push((name, self.start(loaded, name, provider)?));
             }
         }
         let gone = |name: &String| !loaded.tunnels.contains_key(name) || touched(name);
@@ -175,11 +177,10 @@ impl Reload {
             }
             tunnels = rest;
         }
-        for (name, file) in &loaded.tunnels {
-            // Its port is free only now.
-            if touched(name) && file.interface.listen_port.is_some() && !tunnels.contains_key(name)
-            {
-                made.push((name, self.transport(loaded, name, file)?));
+        for (name, provider) in &loaded.tunnels {
+            // Its port, or its interface, is free only now.
+            if touched(name) && provider.is_exclusive() && !tunnels.contains_key(name) {
+                made.push((name, self.start(loaded, name, provider)?));
             }
         }
         for (name, transport) in made {
@@ -205,23 +206,14 @@ impl Reload {
         Ok(())
     }
 
-    fn transport(
+    fn start(
         &self,
         loaded: &Loaded,
         name: &str,
-        file: &WgQuick,
-    ) -> Result<Arc<WireGuardTransport>, Error> {
-        let underlay = Arc::clone(&self.underlay);
-        WireGuardTransport::new(
-            file.clone(),
-            underlay,
-            loaded.config.tunnel[name].transport(),
-        )
-        .map(Arc::new)
-        .map_err(|cause| Error::Tunnel {
-            tunnel: name.to_owned(),
-            cause,
-        })
+        provider: &Provider,
+    ) -> Result<Arc<dyn TunnelTransport>, Error> {
+        let said = &loaded.config.tunnel[name];
+        provider.start(name, said, &self.underlay, &self.capture)
     }
 }
 

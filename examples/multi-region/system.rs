@@ -73,6 +73,11 @@ impl SystemState {
         &self.underlay
     }
 
+    /// What is captured.
+    pub(crate) const fn capture(&self) -> &CaptureConfig {
+        &self.capture
+    }
+
     /// What a way past the tunnels is made of: the system's own resolvers are asked through it.
     pub(crate) fn direct(&self) -> DirectConfig {
         DirectConfig::beside(self.device.name(), self.capture.clone())

@@ -184,12 +184,11 @@ impl Config {
             &mut config.control.socket,
             &mut config.dns.path,
         ];
-        for file in own
-            .into_iter()
-            .chain(&mut config.rules)
-            .chain(config.tunnel.values_mut().map(|t| &mut t.wireguard))
-        {
+        for file in own.into_iter().chain(&mut config.rules) {
             *file = folder.join(&file);
+        }
+        for tunnel in config.tunnel.values_mut() {
+            tunnel.from_folder(folder);
         }
         let wrong = |key: &str, problem| {
             Err(Error::Config {

@@ -1,7 +1,7 @@
 //! `[tunnel.NAME]`: a provider's file, and what is said beside it.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -18,11 +18,18 @@ use super::value::{Count, Span};
 #[serde(deny_unknown_fields)]
 pub(crate) struct Tunnel {
     /// The provider's wg-quick file.
-    pub(crate) wireguard: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) wireguard: Option<PathBuf>,
+    /// The provider's OpenVPN profile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) openvpn: Option<PathBuf>,
+    /// File of user and password, 0600; with `openvpn`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) auth: Option<PathBuf>,
     /// Resolvers in place of those of the file.
     pub(crate) dns: Option<Vec<IpAddr>>,
     /// Largest IP packet inside the tunnel, in place of the file's.
-    pub(crate) mtu: Option<Count<576, 65_535>>,
+    mtu: Option<Count<576, 65_535>>,
     /// Whether it connects at once and stays, or with the first packet. Default `always`.
     #[serde(default)]
     connect: Connect,
@@ -79,6 +86,36 @@ struct Map {
 }
 
 impl Tunnel {
+    /// Its files, by the keys that name them.
+    pub(crate) fn files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let files = [
+            ("wireguard", &self.wireguard),
+            ("openvpn", &self.openvpn),
+            ("auth", &self.auth),
+        ];
+        let named = files.into_iter();
+        named.filter_map(|(key, file)| Some((key, file.as_deref()?)))
+    }
+
+    /// Relative paths are meant from here.
+    pub(super) fn from_folder(&mut self, folder: &Path) {
+        let files = [&mut self.wireguard, &mut self.openvpn, &mut self.auth];
+        for file in files.into_iter().flatten() {
+            *file = folder.join(&file);
+        }
+    }
+
+    /// The MTU that is said here, in bytes.
+    pub(crate) fn mtu(&self) -> Option<u16> {
+        // Within its bounds, which are those of the type.
+        self.mtu.and_then(|mtu| u16::try_from(mtu.0).ok())
+    }
+
+    /// How long its provider may leave a question unanswered.
+    pub(crate) const fn no_answer_after(&self) -> Duration {
+        self.no_answer_after.0
+    }
+
     /// Which routes it may advertise.
     pub(crate) fn route_policy(&self) -> RoutePolicy {
         match &self.routes {
@@ -97,6 +134,24 @@ impl Tunnel {
 
     /// What is wrong with it: the key, and what would be right.
     pub(super) fn problem(&self) -> Option<(&'static str, String)> {
+        match (&self.wireguard, &self.openvpn) {
+            (None, None) => {
+                return Some(("wireguard", "missing; or openvpn: name a file".to_owned()));
+            }
+            (Some(_), Some(_)) => {
+                return Some((
+                    "openvpn",
+                    "beside wireguard: a tunnel is one of them".to_owned(),
+                ));
+            }
+            (Some(_), None) if self.auth.is_some() => {
+                return Some(("auth", "only with openvpn".to_owned()));
+            }
+            (None, Some(_)) if self.connect == Connect::OnDemand => {
+                return Some(("connect", "on-demand only with wireguard".to_owned()));
+            }
+            _ => {}
+        }
         if self.idle.is_some() && self.connect != Connect::OnDemand {
             return Some(("idle", "only with connect = \"on-demand\"".to_owned()));
         }

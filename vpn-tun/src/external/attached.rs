@@ -39,10 +39,11 @@ impl Attached {
         let missing = || ExternalError::Missing(name.clone());
         let index = crate::device::sys::index_of(name.as_str()).ok_or_else(missing)?;
         let shut = Shut::close(name).await?;
+        let netlink = Netlink::open()?;
+        // Before the socket: one that is bound to an interface that is down begins with an error.
+        netlink.link_up(index).await?;
         let io = |doing| move |cause| ExternalError::Io { doing, cause };
         let socket = sys::open(index).map_err(io("open a packet socket"))?;
-        let netlink = Netlink::open()?;
-        netlink.link_up(index).await?;
         Ok(Self {
             socket,
             buffers: Mutex::new(Buffers {

@@ -4,45 +4,19 @@
 //! process sends by itself begin with `>`. Everything here is what a remote server may have had a
 //! hand in: its refusals and what it pushes are quoted in the log.
 
-use std::fmt;
+use vpn_core::{Assigned, DownCause};
 
-use vpn_core::Assigned;
-
+use super::credentials::Credentials;
 use super::pushed::Pushed;
 
-/// A user's name and password.
-#[derive(Clone)]
-pub struct Credentials {
-    user: String,
-    password: String,
-}
-
-impl Credentials {
-    /// These. Neither may hold a line break: the protocol has lines.
-    pub fn new(user: impl Into<String>, password: impl Into<String>) -> Option<Self> {
-        let (user, password) = (user.into(), password.into());
-        let line = |text: &str| !text.contains(['\n', '\r', '\0']);
-        (line(&user) && line(&password) && !user.is_empty()).then_some(Self { user, password })
-    }
-
-    /// Reads the two lines of a file as `auth-user-pass` has it.
-    pub fn of_file(text: &str) -> Option<Self> {
-        let mut lines = text.lines();
-        Self::new(lines.next()?, lines.next()?)
-    }
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Credentials(..)")
-    }
-}
+/// How much of a message is quoted, in characters: a server may have written it.
+const MAX_QUOTED: usize = 200;
 
 /// What follows from a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Told {
-    /// It is trying, for the first time or again.
-    Connecting,
+    /// It is not connected any more, or an attempt failed. It tries again.
+    Lost(DownCause),
     /// The server accepted us and gave us this.
     Connected(Assigned),
     /// The server, or the configuration, says no: trying again does not help.
@@ -121,9 +95,12 @@ impl Management {
                 Some(assigned) => Told::Connected(assigned),
                 None => Told::Refused("the server gave no address".to_owned()),
             }),
-            ("RECONNECTING" | "CONNECTING", _) => {
+            ("RECONNECTING", why) => {
                 self.pushed = Pushed::default();
-                Some(Told::Connecting)
+                Some(Told::Lost(match why {
+                    "" | "ping-restart" | "tls-error" | "connection-reset" => DownCause::NoAnswer,
+                    other => DownCause::Network(other.chars().take(MAX_QUOTED).collect()),
+                }))
             }
             ("EXITING", about) => Some(Told::Ending(
                 self.last_error.take().unwrap_or_else(|| about.to_owned()),
@@ -146,7 +123,7 @@ impl Management {
             }
         }
         if flags.contains(['F', 'N']) {
-            self.last_error = Some(text.chars().take(200).collect());
+            self.last_error = Some(text.chars().take(MAX_QUOTED).collect());
         }
     }
 
@@ -217,7 +194,7 @@ mod tests {
         assert_eq!(assigned.mtu, 1400);
         assert_eq!(
             m.line(">STATE:3,RECONNECTING,ping-restart,,,,,", &mut say),
-            Some(Told::Connecting)
+            Some(Told::Lost(DownCause::NoAnswer))
         );
         let end = m.line(">STATE:4,CONNECTED,SUCCESS,,,,,", &mut say);
         assert!(matches!(end, Some(Told::Refused(_))), "nothing pushed anew");
@@ -226,7 +203,6 @@ mod tests {
     #[test]
     fn credentials_are_given_once_asked_and_never_shown() {
         let known = Credentials::new("lab", "a \"b\\c").expect("two lines");
-        assert_eq!(format!("{known:?}"), "Credentials(..)");
         let (mut m, mut say) = (with(Some(known)), String::new());
         let need = ">PASSWORD:Need 'Auth' username/password";
         assert_eq!(m.line(need, &mut say), None);
@@ -239,8 +215,6 @@ mod tests {
             failed,
             Some(Told::Refused("user name or password".to_owned()))
         );
-        assert!(Credentials::new("a", "b\nsignal SIGTERM").is_none());
-        assert!(Credentials::of_file("user\n").is_none());
         let asked = with(None).line(need, &mut say);
         assert!(matches!(asked, Some(Told::Refused(_))));
     }

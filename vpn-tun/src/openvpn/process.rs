@@ -68,11 +68,11 @@ pub(super) struct Process {
 #[derive(Debug)]
 pub(super) struct Start<'a> {
     pub(super) profile: &'a Profile,
-    /// Where files that the profile names are.
-    pub(super) folder: &'a Path,
     pub(super) interface: &'a InterfaceName,
     /// Exempts its sockets from the capture.
-    pub(super) mark: u32,
+    pub(super) mark: Option<u32>,
+    /// It has to ask for user and password, whatever file the profile names.
+    pub(super) asks: bool,
 }
 
 impl Process {
@@ -135,7 +135,6 @@ fn spawn(start: &Start<'_>, management: &Path) -> io::Result<Child> {
             .args(["--dev", start.interface.as_str(), "--dev-type", "tun"])
             .args(["--persist-tun", "--ifconfig-noexec", "--route-noexec"])
             .args(["--script-security", "0", "--auth-nocache"])
-            .args(["--mark", &start.mark.to_string()])
             .arg("--management")
             .arg(management)
             .args(["unix", "--management-client", "--management-hold"])
@@ -147,11 +146,17 @@ fn spawn(start: &Start<'_>, management: &Path) -> io::Result<Child> {
                 "--verb",
                 "3",
             ])
-            .current_dir(start.folder)
+            .current_dir(start.profile.folder())
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .kill_on_drop(true);
+        if let Some(mark) = start.mark {
+            command.args(["--mark", &mark.to_string()]);
+        }
+        if start.asks {
+            command.arg("--auth-user-pass");
+        }
         match command.spawn() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => last = error,
             result => return result,

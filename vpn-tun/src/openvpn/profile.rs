@@ -5,6 +5,9 @@
 //! name, not taken out: who wrote them should know that they are not followed.
 
 use std::fmt;
+use std::io::Read as _;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 /// Longest profile that is read, in bytes: certificates and keys inline are a few kilobytes.
 pub const MAX_PROFILE: usize = 1 << 20;
@@ -93,9 +96,18 @@ const READS: &[(&str, usize)] = &[
 ];
 
 /// Why a profile is refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProfileError {
+    /// The file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        cause: Arc<std::io::Error>,
+    },
     /// It is longer than [`MAX_PROFILE`].
     #[error("the profile has {length} bytes; at most {MAX_PROFILE} are read")]
     TooLong {
@@ -157,6 +169,7 @@ pub enum ProfileError {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Profile {
     text: String,
+    folder: PathBuf,
     remotes: Vec<String>,
     asks_password: bool,
     mtu: Option<u16>,
@@ -174,12 +187,38 @@ impl fmt::Debug for Profile {
 }
 
 impl Profile {
-    /// Checks a profile.
+    /// Reads and checks a profile; files that it names have to be in its folder.
     ///
     /// # Errors
     ///
     /// [`ProfileError`], for the first line that is wrong.
-    pub fn parse(bytes: &[u8]) -> Result<Self, ProfileError> {
+    pub fn read(path: &Path) -> Result<Self, ProfileError> {
+        let failed = |cause: std::io::Error| ProfileError::Read {
+            path: path.to_owned(),
+            cause: Arc::new(cause),
+        };
+        let mut bytes = Vec::new();
+        let limit = MAX_PROFILE as u64 + 1;
+        let file = std::fs::File::open(path).map_err(failed)?;
+        // A pipe would keep whoever reads it waiting.
+        if !file.metadata().map_err(failed)?.is_file() {
+            return Err(failed(std::io::Error::other("not a regular file")));
+        }
+        file.take(limit).read_to_end(&mut bytes).map_err(failed)?;
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let folder = std::path::absolute(folder).map_err(failed)?;
+        Self::parse(&bytes, &folder)
+    }
+
+    /// Checks a profile that is, or would be, in this folder.
+    ///
+    /// # Errors
+    ///
+    /// [`ProfileError`], for the first line that is wrong.
+    pub fn parse(bytes: &[u8], folder: &Path) -> Result<Self, ProfileError> {
         if bytes.len() > MAX_PROFILE {
             return Err(ProfileError::TooLong {
                 length: bytes.len(),
@@ -195,6 +234,7 @@ impl Profile {
         };
         let mut profile = Self {
             text: text.to_owned(),
+            folder: folder.to_owned(),
             remotes: Vec::new(),
             asks_password: false,
             mtu: None,
@@ -272,7 +312,7 @@ impl Profile {
         }
         let reads = READS.iter().find(|(name, _)| *name == option);
         if let Some(path) = reads.and_then(|(_, place)| words.get(*place))
-            && !is_beside(path)
+            && !is_beside(&self.folder, path)
         {
             return Err(ProfileError::Elsewhere {
                 line,
@@ -298,6 +338,11 @@ impl Profile {
         &self.text
     }
 
+    /// Where it is: files that it names are found from there.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The servers it names, in order: names or addresses.
     pub fn remotes(&self) -> &[String] {
         &self.remotes
@@ -319,12 +364,12 @@ fn tag_of(word: &str) -> Option<&str> {
     word.strip_prefix('<')?.strip_suffix('>')
 }
 
-/// Whether a path leads to the profile's own folder, or below.
-fn is_beside(path: &str) -> bool {
-    use std::path::{Component, Path};
-    let parts = Path::new(path).components();
-    let mut parts = parts.filter(|part| !matches!(part, Component::CurDir));
-    parts.all(|part| matches!(part, Component::Normal(_)))
+/// Whether a path leads to a file in the profile's own folder, or below.
+fn is_beside(folder: &Path, path: &str) -> bool {
+    let path = Path::new(path);
+    let within = path.strip_prefix(folder).unwrap_or(path);
+    let mut parts = within.components();
+    parts.all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
 }
 
 /// What C's `isspace` takes for one: other spaces are part of a word to OpenVPN.
@@ -368,7 +413,7 @@ mod tests {
 
     #[test]
     fn a_providers_file_is_kept_as_it_is() {
-        let profile = Profile::parse(GOOD.as_bytes()).expect("good");
+        let profile = Profile::parse(GOOD.as_bytes(), Path::new("/p")).expect("good");
         assert_eq!(profile.text(), GOOD);
         assert_eq!(profile.remotes(), ["vpn.example"]);
         assert!(profile.asks_password());
@@ -400,7 +445,7 @@ mod tests {
             ("<ca>\u{a0}\nup /bin/x\n</ca>", "up"),
         ] {
             let text = format!("remote a\n{line}\n");
-            match Profile::parse(text.as_bytes()) {
+            match Profile::parse(text.as_bytes(), Path::new("/p")) {
                 Err(ProfileError::Refused { option: told, .. }) => {
                     assert_eq!(told, option, "{line}");
                 }
@@ -409,11 +454,11 @@ mod tests {
         }
         // An end that OpenVPN would find in the second piece of a long line.
         let pieces = format!("remote a\n<ca>\n{}</ca>\nup x\n</ca>\n", "x".repeat(255));
-        let refused = Profile::parse(pieces.as_bytes());
-        assert_eq!(refused, Err(ProfileError::LongLine { line: 3 }));
+        let refused = Profile::parse(pieces.as_bytes(), Path::new("/p"));
+        assert!(matches!(refused, Err(ProfileError::LongLine { line: 3 })));
         // Options of one connection are options all the same.
         let inside = "remote a\n<connection>\nremote b\nup x\n</connection>\n";
-        let refused = Profile::parse(inside.as_bytes());
+        let refused = Profile::parse(inside.as_bytes(), Path::new("/p"));
         assert!(matches!(
             refused,
             Err(ProfileError::Refused { line: 4, .. })
@@ -430,34 +475,39 @@ mod tests {
             "http-proxy proxy 8080 /etc/passwd",
         ] {
             let text = format!("remote a\n{line}\n");
-            let refused = Profile::parse(text.as_bytes());
+            let refused = Profile::parse(text.as_bytes(), Path::new("/p"));
             assert!(
                 matches!(refused, Err(ProfileError::Elsewhere { line: 2, .. })),
                 "{line}: {refused:?}"
             );
         }
-        for line in ["ca ca.crt", "cert ./keys/me.crt", "tls-auth ta.key 1"] {
-            assert!(Profile::parse(format!("remote a\n{line}\n").as_bytes()).is_ok());
+        for line in [
+            "ca ca.crt",
+            "cert ./keys/me.crt",
+            "tls-auth ta.key 1",
+            "auth-user-pass /p/me.txt",
+        ] {
+            let text = format!("remote a\n{line}\n");
+            assert!(Profile::parse(text.as_bytes(), Path::new("/p")).is_ok());
         }
     }
 
     #[test]
     fn what_is_wrong_is_named_with_its_line() {
-        let parse = |text: &str| Profile::parse(text.as_bytes());
-        assert_eq!(parse("client\n"), Err(ProfileError::NoRemote));
+        let of = |bytes: &[u8]| Profile::parse(bytes, Path::new("/p"));
+        let parse = |text: &str| of(text.as_bytes());
+        let alone = parse("client\n");
+        assert!(matches!(alone, Err(ProfileError::NoRemote)));
         let tap = parse("remote a\ndev tap0\n");
-        assert_eq!(tap, Err(ProfileError::Tap { line: 2 }));
+        assert!(matches!(tap, Err(ProfileError::Tap { line: 2 })));
         let open = parse("remote a\n<ca>\nx\n");
         assert!(matches!(open, Err(ProfileError::OpenBlock { line: 2, .. })));
-        let not_text = Profile::parse(b"remote a\n\xff\n");
-        assert_eq!(not_text, Err(ProfileError::NotText { line: 2 }));
-        let long = format!("remote {}\n", "a".repeat(300));
-        assert_eq!(parse(&long), Err(ProfileError::LongLine { line: 1 }));
-        let whole = vec![b'#'; MAX_PROFILE + 1];
-        assert!(matches!(
-            Profile::parse(&whole),
-            Err(ProfileError::TooLong { .. })
-        ));
+        let not_text = of(b"remote a\n\xff\n");
+        assert!(matches!(not_text, Err(ProfileError::NotText { line: 2 })));
+        let long = parse(&format!("remote {}\n", "a".repeat(300)));
+        assert!(matches!(long, Err(ProfileError::LongLine { line: 1 })));
+        let whole = of(&vec![b'#'; MAX_PROFILE + 1]);
+        assert!(matches!(whole, Err(ProfileError::TooLong { .. })));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A tunnel through OpenVPN: supervised, and taken over at its interface.
 
-use std::path::PathBuf;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -9,11 +9,12 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use vpn_core::packet::PacketBatch;
 use vpn_core::{
-    DownCause, DropCounters, DropReason, StateSender, StateWatch, TransportCapabilities,
+    Assigned, DownCause, DropCounters, DropReason, StateSender, StateWatch, TransportCapabilities,
     TransportError, TransportState, TunnelTransport, Underlay,
 };
 
-use super::management::{Credentials, Management, Told};
+use super::credentials::Credentials;
+use super::management::{Management, Told};
 use super::process::{Process, Start};
 use super::profile::Profile;
 use crate::InterfaceName;
@@ -25,19 +26,95 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// Longest wait between two processes.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
+/// How long the first attempt may take before the tunnel is down, unless said otherwise. OpenVPN
+/// itself waits a minute for a server's first word.
+const NO_ANSWER_AFTER: Duration = Duration::from_secs(15);
+
 /// How a tunnel through OpenVPN is run.
 #[derive(Clone, Debug)]
 pub struct OpenVpnConfig {
-    /// The provider's profile.
-    pub profile: Profile,
-    /// Where the files are that it names.
-    pub folder: PathBuf,
-    /// What its interface is called; nobody else may have one of that name.
-    pub interface: InterfaceName,
-    /// The mark that exempts its sockets from the capture.
-    pub mark: u32,
-    /// User and password, if the server wants them.
-    pub credentials: Option<Credentials>,
+    profile: Profile,
+    interface: InterfaceName,
+    mark: Option<u32>,
+    credentials: Option<Credentials>,
+    dns: Option<Vec<IpAddr>>,
+    mtu: Option<u16>,
+    no_answer_after: Duration,
+}
+
+impl OpenVpnConfig {
+    /// Runs this profile. `interface` is what the tunnel's interface is called; nobody else may
+    /// have one of that name.
+    pub const fn new(profile: Profile, interface: InterfaceName) -> Self {
+        Self {
+            profile,
+            interface,
+            mark: None,
+            credentials: None,
+            dns: None,
+            mtu: None,
+            no_answer_after: NO_ANSWER_AFTER,
+        }
+    }
+
+    /// Marks its sockets, which exempts them from a capture: without, they would go into the tunnels
+    /// they carry.
+    #[must_use]
+    pub const fn mark(mut self, mark: u32) -> Self {
+        self.mark = Some(mark);
+        self
+    }
+
+    /// User and password, in place of a file that the profile names.
+    #[must_use]
+    pub fn credentials(mut self, credentials: Credentials) -> Self {
+        self.credentials = Some(credentials);
+        self
+    }
+
+    /// Resolvers in place of those the server pushes.
+    #[must_use]
+    pub fn dns(mut self, dns: Vec<IpAddr>) -> Self {
+        self.dns = Some(dns);
+        self
+    }
+
+    /// MTU in place of what the server pushes or the profile says, in bytes.
+    #[must_use]
+    pub const fn mtu(mut self, mtu: u16) -> Self {
+        self.mtu = Some(mtu);
+        self
+    }
+
+    /// How long the first attempt may take before the tunnel is down; it goes on trying. Default
+    /// 15 s.
+    #[must_use]
+    pub const fn no_answer_after(mut self, after: Duration) -> Self {
+        self.no_answer_after = after;
+        self
+    }
+
+    /// The MTU that is known before it connects, in bytes: what is said here, or in the profile.
+    pub const fn said_mtu(&self) -> Option<u16> {
+        match self.mtu {
+            Some(mtu) => Some(mtu),
+            None => self.profile.mtu(),
+        }
+    }
+
+    /// The resolvers that are said here.
+    pub fn said_dns(&self) -> Option<&[IpAddr]> {
+        self.dns.as_deref()
+    }
+
+    /// What the server gave, and what is said instead.
+    fn instead(&self, mut assigned: Assigned) -> Assigned {
+        if let Some(dns) = &self.dns {
+            assigned.dns.clone_from(dns);
+        }
+        assigned.mtu = self.mtu.unwrap_or(assigned.mtu);
+        assigned
+    }
 }
 
 /// A tunnel that the distribution's `openvpn` carries.
@@ -257,9 +334,9 @@ impl Runner {
         };
         let start = Start {
             profile: &self.config.profile,
-            folder: &self.config.folder,
             interface: &self.config.interface,
             mark: self.config.mark,
+            asks: self.config.credentials.is_some(),
         };
         let mut process = match Process::start(&start).await {
             Ok(process) => process,
@@ -273,11 +350,16 @@ impl Runner {
         end
     }
 
+    fn is_connecting(&self) -> bool {
+        self.shared.state.get() == TransportState::Connecting
+    }
+
     async fn converse(&mut self, process: &mut Process) -> End {
         let mtu = self.config.profile.mtu();
         let mut talk = Management::new(self.config.credentials.clone(), mtu);
         let mut after_up = false;
         let mut say = Management::GREETING.to_owned();
+        let patience = tokio::time::Instant::now() + self.config.no_answer_after;
         loop {
             if !say.is_empty() && process.say(&say).await.is_err() {
                 let why = "openvpn is gone".to_owned();
@@ -287,6 +369,11 @@ impl Runner {
             let line = tokio::select! {
                 _ = self.closing.wait_for(|closing| *closing) => return End::Closed,
                 line = process.line() => line,
+                () = tokio::time::sleep_until(patience), if self.is_connecting() => {
+                    // It goes on trying; who waits for it should not.
+                    self.shared.state.set(TransportState::Down(DownCause::NoAnswer));
+                    continue;
+                }
             };
             let Some(line) = line else {
                 let why = "openvpn ended".to_owned();
@@ -294,7 +381,7 @@ impl Runner {
             };
             match talk.line(&line, &mut say) {
                 None => {}
-                Some(Told::Connecting) => self.shared.state.set(TransportState::Connecting),
+                Some(Told::Lost(cause)) => self.shared.state.set(TransportState::Down(cause)),
                 Some(Told::WhereIs(host, port)) => {
                     // Over sockets of the underlay: the program's own look-up would be captured.
                     let found = self.underlay.resolve(&host, port).await;
@@ -312,6 +399,7 @@ impl Runner {
                         }
                     }
                     after_up = true;
+                    let assigned = self.config.instead(assigned);
                     let mtu = &self.shared.mtu;
                     mtu.store(assigned.mtu, std::sync::atomic::Ordering::Relaxed);
                     self.shared

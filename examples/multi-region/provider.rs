@@ -1,0 +1,163 @@
+//! What carries a tunnel: a provider's file, read and checked, and how it is started.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use vpn_core::TunnelTransport;
+use vpn_p2p::WgQuick;
+use vpn_p2p::wg_quick::WgQuickError;
+use vpn_p2p::wireguard::WireGuardTransport;
+use vpn_tun::openvpn::{Credentials, OpenVpnConfig, OpenVpnTransport, Profile};
+use vpn_tun::{CaptureConfig, InterfaceName, MarkedUnderlay};
+
+use crate::config::{self, Tunnel};
+use crate::error::Error;
+
+/// A tunnel, ready to be started.
+#[derive(Debug)]
+pub(crate) enum Provider {
+    WireGuard(Box<WgQuick>),
+    OpenVpn(Box<OpenVpnConfig>),
+}
+
+impl Provider {
+    /// Reads the files of a tunnel; what the configuration says is put in place of what they say.
+    pub(crate) fn read(name: &str, said: &Tunnel) -> Result<Self, Error> {
+        if let Some(path) = &said.wireguard {
+            return Self::wireguard(name, path, said);
+        }
+        let path = said.openvpn.as_deref().unwrap_or(Path::new(""));
+        let failed =
+            |key: &'static str, cause: Box<dyn std::error::Error + Send + Sync>| Error::Provider {
+                tunnel: name.to_owned(),
+                key,
+                cause,
+            };
+        let profile = Profile::read(path).map_err(|cause| failed("openvpn", cause.into()))?;
+        if profile.asks_password() && said.auth.is_none() {
+            let problem = "the profile asks for a user and a password: name their file with auth";
+            return Err(failed("openvpn", problem.into()));
+        }
+        let interface = interface_of(name).map_err(|cause| failed("openvpn", cause.into()))?;
+        let mut config =
+            OpenVpnConfig::new(profile, interface).no_answer_after(said.no_answer_after());
+        if let Some(path) = &said.auth {
+            let read = Credentials::read(path).map_err(|cause| failed("auth", cause.into()))?;
+            config = config.credentials(read);
+        }
+        if let Some(dns) = &said.dns {
+            config = config.dns(dns.clone());
+        }
+        if let Some(mtu) = said.mtu() {
+            config = config.mtu(mtu);
+        }
+        Ok(Self::OpenVpn(Box::new(config)))
+    }
+
+    fn wireguard(name: &str, path: &Path, said: &Tunnel) -> Result<Self, Error> {
+        let failed = |cause: WgQuickError| Error::Provider {
+            tunnel: name.to_owned(),
+            key: "wireguard",
+            cause: cause.into(),
+        };
+        config::regular(path).map_err(|cause| {
+            let path = path.to_owned();
+            failed(WgQuickError::Read { path, cause })
+        })?;
+        let mut file = WgQuick::read(path).map_err(failed)?;
+        if let Some(dns) = &said.dns {
+            file.interface.dns.clone_from(dns);
+        }
+        if let Some(mtu) = said.mtu() {
+            file.interface.mtu = Some(mtu);
+        }
+        Ok(Self::WireGuard(Box::new(file)))
+    }
+
+    /// Starts it.
+    pub(crate) fn start(
+        &self,
+        name: &str,
+        said: &Tunnel,
+        underlay: &Arc<MarkedUnderlay>,
+        capture: &CaptureConfig,
+    ) -> Result<Arc<dyn TunnelTransport>, Error> {
+        let underlay = Arc::clone(underlay);
+        match self {
+            Self::WireGuard(file) => {
+                let file = file.as_ref().clone();
+                let transport = WireGuardTransport::new(file, underlay, said.transport());
+                transport
+                    .map(|transport| Arc::new(transport) as Arc<dyn TunnelTransport>)
+                    .map_err(|cause| Error::Tunnel {
+                        tunnel: name.to_owned(),
+                        cause,
+                    })
+            }
+            Self::OpenVpn(config) => {
+                let config = config.as_ref().clone().mark(capture.mark);
+                Ok(Arc::new(OpenVpnTransport::start(config, underlay)))
+            }
+        }
+    }
+
+    /// Its MTU, if a file or the configuration says one.
+    pub(crate) fn mtu(&self) -> Option<u16> {
+        match self {
+            Self::WireGuard(file) => file.interface.mtu,
+            Self::OpenVpn(config) => config.said_mtu(),
+        }
+    }
+
+    /// What is known before it connects: addresses.
+    pub(crate) fn addresses(&self) -> &[IpNet] {
+        match self {
+            Self::WireGuard(file) => &file.interface.addresses,
+            Self::OpenVpn(_) => &[],
+        }
+    }
+
+    /// Its resolvers, if they are known before it connects.
+    pub(crate) fn dns(&self) -> Option<&[IpAddr]> {
+        match self {
+            Self::WireGuard(file) => Some(&file.interface.dns),
+            Self::OpenVpn(config) => config.said_dns(),
+        }
+    }
+
+    /// What its file says that is not followed.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        match self {
+            Self::WireGuard(file) => file.warnings.iter().map(ToString::to_string).collect(),
+            Self::OpenVpn(_) => Vec::new(),
+        }
+    }
+
+    /// Whether another one like it can start only when this one is gone: they share a port or an
+    /// interface.
+    pub(crate) fn is_exclusive(&self) -> bool {
+        match self {
+            Self::WireGuard(file) => file.interface.listen_port.is_some(),
+            Self::OpenVpn(_) => true,
+        }
+    }
+}
+
+/// The interface of a tunnel that another program runs: `ovpn-` and the tunnel's name, which is
+/// cut to what the kernel takes, with a hash that tells it from others.
+fn interface_of(tunnel: &str) -> Result<InterfaceName, vpn_tun::NameError> {
+    use std::hash::{Hash as _, Hasher as _};
+    /// Without the final NUL of `IFNAMSIZ`.
+    const LONGEST: usize = 15;
+    let mut name = format!("ovpn-{tunnel}");
+    if name.len() > LONGEST {
+        let mut hasher = std::hash::DefaultHasher::new();
+        tunnel.hash(&mut hasher);
+        // Tunnels' names are ASCII.
+        name.truncate(LONGEST - 7);
+        name.push_str(&format!("-{:06x}", hasher.finish() & 0xff_ffff));
+    }
+    InterfaceName::new(name)
+}

@@ -1,0 +1,121 @@
+//! A user's name and password: read from a file that nobody else can read, and never shown.
+
+use std::fmt;
+use std::io::{self, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+/// Longest file of credentials, in bytes: OpenVPN takes a name and a password of 4096 bytes each.
+const MAX_BYTES: u64 = 8194;
+
+/// A user's name and password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    pub(super) user: String,
+    pub(super) password: String,
+}
+
+/// Why credentials are refused. Nothing of them is in it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CredentialsError {
+    /// The file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        cause: io::Error,
+    },
+    /// Others could read the password.
+    #[error("{} has mode {mode:04o}: others can read it; chmod 600 it", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// It is not a name and a password, a line each.
+    #[error("{} is not a name and a password, a line each", path.display())]
+    NotTwoLines {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl Credentials {
+    /// These. Neither may hold a line break: the protocol has lines.
+    pub fn new(user: impl Into<String>, password: impl Into<String>) -> Option<Self> {
+        let (user, password) = (user.into(), password.into());
+        let line = |text: &str| !text.contains(['\n', '\r', '\0']);
+        (line(&user) && line(&password) && !user.is_empty()).then_some(Self { user, password })
+    }
+
+    /// Reads a file as `auth-user-pass` has it: the name, and the password below it.
+    ///
+    /// # Errors
+    ///
+    /// [`CredentialsError`]; also if others than its owner may read the file.
+    pub fn read(path: &Path) -> Result<Self, CredentialsError> {
+        let path = || path.to_owned();
+        let failed = |cause| CredentialsError::Read {
+            path: path(),
+            cause,
+        };
+        let file = std::fs::File::open(path()).map_err(failed)?;
+        let about = file.metadata().map_err(failed)?;
+        if !about.is_file() {
+            return Err(failed(io::Error::other("not a regular file")));
+        }
+        let mode = about.permissions().mode() & 0o7777;
+        if mode & 0o077 != 0 {
+            return Err(CredentialsError::Open { path: path(), mode });
+        }
+        let mut text = String::new();
+        file.take(MAX_BYTES)
+            .read_to_string(&mut text)
+            .map_err(failed)?;
+        let mut lines = text.lines();
+        let two = lines.next().zip(lines.next());
+        two.and_then(|(user, password)| Self::new(user, password))
+            .ok_or_else(|| CredentialsError::NotTwoLines { path: path() })
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credentials(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_if_it_is_its_owners_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("credentials.txt");
+        let write = |text: &str, mode| {
+            std::fs::write(&path, text).expect("written");
+            let mode = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(&path, mode).expect("set");
+        };
+        write("lab\r\nsecret word\n", 0o600);
+        let read = Credentials::read(&path).expect("good");
+        assert_eq!(Some(&read), Credentials::new("lab", "secret word").as_ref());
+        assert_eq!(format!("{read:?}"), "Credentials(..)");
+        write("lab\nsecret\n", 0o640);
+        let error = Credentials::read(&path).expect_err("open to the group");
+        assert!(error.to_string().contains("0640"), "{error}");
+        for text in ["", "lab", "\nsecret\n"] {
+            write(text, 0o600);
+            let error = Credentials::read(&path);
+            assert!(matches!(error, Err(CredentialsError::NotTwoLines { .. })));
+        }
+        let folder = Credentials::read(folder.path());
+        assert!(matches!(folder, Err(CredentialsError::Read { .. })));
+        assert!(Credentials::new("a", "b\nsignal SIGTERM").is_none());
+    }
+}
