@@ -14,6 +14,8 @@ declare -A UID_OF=([uk]=1001 [fr]=1002 [us]=1003)
 # What a point adds to the configuration: keys at the top, keys of a tunnel, tables at the end.
 TOP='' TABLES=''
 declare -A OF_TUNNEL=() MTU_OF=()
+# Which users go through which tunnels; tunnel_tables writes them. A point may say other ones.
+declare -A TUNNEL_OF=([1001]=uk [1002]=fr [1003]=us)
 STRANGER=1004                             # has no rule
 PYTHON=$(PATH=/usr/bin:$PATH command -v python3)
 
@@ -77,13 +79,17 @@ own4() { case $1 in uk) echo 203.0.113.21 ;; fr) echo 203.0.113.22 ;; us) echo 2
 rule() { "$BIN" rule add --rules "$CONF/rules.db" --uid "$1" --to "$2" >>"$WORK/rules.log" 2>&1; }
 lab_drops() { "$LAB/providers.sh" drops 8>&- | jq '[.[] | .[]] | add'; }
 
-daemon_start() {
-  local r i
-  rm -f "$CONF"/*
+# The tunnels' tables, and the providers' files beside them.
+tunnel_tables() {
+  local r
   for r in "${REGIONS[@]}"; do
     install -m 600 "$LAB_STATE/clients/$r.conf" "$CONF/$r.conf"
     [[ -z ${MTU_OF[$r]-} ]] || sed -i "/^MTU/d; s/^\\[Interface\\]/&\\nMTU = ${MTU_OF[$r]}/" "$CONF/$r.conf"
+    printf '\n[tunnel.%s]\nwireguard = "%s.conf"\n%s\n' "$r" "$r" "${OF_TUNNEL[$r]-}"
   done
+}
+
+configure() {
   cat >"$CONF/multi-region.toml" <<TOML
 default = "block"
 on_exit = "${ON_EXIT:-open}"
@@ -91,12 +97,16 @@ rules = "rules.db"
 $TOP
 [dns]
 apply = "none"
-$(for r in "${REGIONS[@]}"; do
-  printf '\n[tunnel.%s]\nwireguard = "%s.conf"\n%s\n' "$r" "$r" "${OF_TUNNEL[$r]-}"
-done)
+$(tunnel_tables)
 $TABLES
 TOML
-  for r in "${REGIONS[@]}"; do rule "${UID_OF[$r]}" "$r"; done
+}
+
+daemon_start() {
+  local uid i
+  rm -f "$CONF"/*
+  configure
+  for uid in "${!TUNNEL_OF[@]}"; do rule "$uid" "${TUNNEL_OF[$uid]}"; done
   : >"$WORK/daemon.out"
   nsenter --net=/run/netns/lab-client "$BIN" run --config "$CONF/multi-region.toml" \
     >"$WORK/daemon.out" 2>"$WORK/daemon.log" 8>&- &
@@ -126,8 +136,8 @@ daemon_stop() {                           # daemon_stop SIGNAL
 capture_start() {
   : >"$WORK/tcpdump.log"
   nsenter --net=/run/netns/lab-isp tcpdump -i p-client -n -U -w "$WORK/direct.pcap" \
-    '(ip and not igmp and not udp port 51820) or
-     (ip6 and (tcp or (udp and not port 51820) or ip6[40] == 128 or ip6[40] == 129))' \
+    'not port 51820 and not port 1194 and
+     ((ip and not igmp) or (ip6 and (tcp or udp or ip6[40] == 128 or ip6[40] == 129)))' \
     >"$WORK/tcpdump.log" 2>&1 8>&- &
   SNIFFER=$!
   local i

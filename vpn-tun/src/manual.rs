@@ -56,7 +56,7 @@
 //! * Between 9488 and 9999 stands the plan's bypass list: what need not enter the device. When it
 //!   changes, entries that lead around are removed first and added last; live flows that go around
 //!   may lose a packet to the device meanwhile.
-//! * There is no moment in between: blackhole, rule and device route are added in this order, and a
+//! * There is no moment in between: blackhole, device route and rule are added in this order, and a
 //!   restart replaces each in place.
 //! * The device's subnets have no route in the main table, so a tunnel whose endpoint lies in such
 //!   a subnet still leaves by the uplink.

@@ -8,12 +8,11 @@ use crate::name::InterfaceName;
 use rtnetlink::packet_route::rule::RuleMessage;
 use vpn_core::{Bypass, Family};
 
-/// Blackhole of every family, then the rules of every family.
-pub(super) async fn install(
+/// Blackhole of every family the kernel has: answers these.
+pub(super) async fn blackholes(
     netlink: &Netlink,
     capture: &CaptureConfig,
-    device: &InterfaceName,
-) -> Result<(), ApplyError> {
+) -> Result<Vec<Family>, ApplyError> {
     let mut present = Vec::new();
     for &family in families(capture) {
         for route in netlink.routes(family, capture.table).await? {
@@ -35,7 +34,17 @@ pub(super) async fn install(
             Err(error) => return Err(error),
         }
     }
-    for family in present {
+    Ok(present)
+}
+
+/// The rules of these families.
+pub(super) async fn rules(
+    netlink: &Netlink,
+    capture: &CaptureConfig,
+    families: &[Family],
+    device: &InterfaceName,
+) -> Result<(), ApplyError> {
+    for &family in families {
         // The guard first: the capture never stands without it.
         for role in [Role::Guard, Role::Capture] {
             netlink.add_rule(message(family, capture, &role)).await?;

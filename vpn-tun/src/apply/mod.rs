@@ -6,8 +6,9 @@
 //! the `local` table is asked before, so loopback and the machine's own addresses keep working.
 //! That table holds two default routes: one to the device, and a worse one that is a blackhole.
 //! While the device exists, packets go to it. When it goes, its routes go with it, the blackhole
-//! is what is left, and nothing goes direct. The order of installing is blackhole, rule, device;
-//! the order of undoing is rule, then the rest. A packet finds the host's former routes, the
+//! is what is left, and nothing goes direct. The order of installing is blackhole, device, rule (with
+//! only the blackhole behind a rule, the kernel takes answers to our own sockets for spoofed: their
+//! way back would lead nowhere); the order of undoing is rule, then the rest. A packet finds the host's former routes, the
 //! blackhole or the device at every moment, and never the former routes after the first rule.
 //!
 //! A second rule behind the first blocks what the table left undecided (a socket bound to the uplink).
@@ -137,13 +138,14 @@ impl Applier {
             return self.netlink.link_up(self.index).await;
         };
         self.loosen_reverse_path()?;
-        capture::install(&self.netlink, &capture, &self.name).await?;
+        let families = capture::blackholes(&self.netlink, &capture).await?;
+        self.netlink.link_up(self.index).await?;
+        capture::lead_to(&self.netlink, &capture, self.index).await?;
+        capture::rules(&self.netlink, &capture, &families, &self.name).await?;
         self.applied.bypass.clear();
         let plan = self.applied.clone();
         self.guarded = None;
-        self.guard(&plan).await?;
-        self.netlink.link_up(self.index).await?;
-        capture::lead_to(&self.netlink, &capture, self.index).await
+        self.guard(&plan).await
     }
 
     /// Makes addresses, routes and MTU of the interface as planned. What both plans have is not

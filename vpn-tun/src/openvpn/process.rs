@@ -21,8 +21,9 @@ const FOLDERS: [&str; 3] = ["", "/usr/sbin/", "/usr/local/sbin/"];
 /// How long it may take to open the conversation.
 const GREETS: Duration = Duration::from_secs(10);
 
-/// How long it may take to end after it was asked to: it says goodbye to its server.
-const ENDS: Duration = Duration::from_secs(3);
+/// How long it may take to end after it was asked to: it says goodbye to its server. Whoever closes
+/// a tunnel waits a second.
+const ENDS: Duration = Duration::from_millis(600);
 
 /// Each process has a folder of its own.
 static FOLDER: AtomicU32 = AtomicU32::new(0);
