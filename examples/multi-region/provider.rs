@@ -37,7 +37,8 @@ impl Provider {
             };
         let profile = Profile::read(path).map_err(|cause| failed("openvpn", cause.into()))?;
         if profile.asks_password() && said.auth.is_none() {
-            let problem = "the profile asks for a user and a password: name their file with auth";
+            let problem = "the profile wants a user and a password, and no file beside it holds them: name \
+                 one with auth";
             return Err(failed("openvpn", problem.into()));
         }
         let interface = interface_of(name).map_err(|cause| failed("openvpn", cause.into()))?;

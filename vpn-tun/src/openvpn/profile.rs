@@ -77,7 +77,6 @@ const WRITES: &[&str] = &[
 /// Options that name a file to read, and which of their values it is. What is read may be sent to the
 /// server, so it has to lie beside the profile.
 const READS: &[(&str, usize)] = &[
-    ("auth-user-pass", 1),
     ("ca", 1),
     ("capath", 1),
     ("cert", 1),
@@ -326,7 +325,10 @@ impl Profile {
                 return Err(ProfileError::Tap { line });
             }
             "remote" => self.remotes.extend(value.map(str::to_owned)),
-            "auth-user-pass" => self.asks_password = value.is_none(),
+            // A file elsewhere is not read, but what it holds can be given otherwise.
+            "auth-user-pass" => {
+                self.asks_password = !value.is_some_and(|path| is_beside(&self.folder, path));
+            }
             "tun-mtu" => self.mtu = value.and_then(|v| v.parse().ok()),
             _ => {}
         }
@@ -348,7 +350,7 @@ impl Profile {
         &self.remotes
     }
 
-    /// Whether it wants a user's name and password, and does not say where they are.
+    /// Whether it wants a user's name and password, and no file beside it holds them.
     pub const fn asks_password(&self) -> bool {
         self.asks_password
     }
@@ -469,8 +471,7 @@ mod tests {
     #[test]
     fn only_files_beside_the_profile_are_read() {
         for line in [
-            "auth-user-pass /etc/shadow",
-            "auth-user-pass ../other/secret",
+            "pkcs12 ../other/secret",
             "ca a/../../b",
             "http-proxy proxy 8080 /etc/passwd",
         ] {
@@ -488,7 +489,21 @@ mod tests {
             "auth-user-pass /p/me.txt",
         ] {
             let text = format!("remote a\n{line}\n");
-            assert!(Profile::parse(text.as_bytes(), Path::new("/p")).is_ok());
+            let profile = Profile::parse(text.as_bytes(), Path::new("/p"));
+            assert!(!profile.expect("good").asks_password(), "{line}");
+        }
+    }
+
+    #[test]
+    fn credentials_elsewhere_have_to_be_given() {
+        for line in [
+            "auth-user-pass",
+            "auth-user-pass /etc/shadow",
+            "auth-user-pass ../other/secret",
+        ] {
+            let text = format!("remote a\n{line}\n");
+            let profile = Profile::parse(text.as_bytes(), Path::new("/p"));
+            assert!(profile.expect("good").asks_password(), "{line}");
         }
     }
 

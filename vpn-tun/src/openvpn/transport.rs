@@ -336,7 +336,7 @@ impl Runner {
             profile: &self.config.profile,
             interface: &self.config.interface,
             mark: self.config.mark,
-            asks: self.config.credentials.is_some(),
+            asks: self.config.credentials.is_some() || self.config.profile.asks_password(),
         };
         let mut process = match Process::start(&start).await {
             Ok(process) => process,
