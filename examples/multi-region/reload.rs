@@ -179,7 +179,7 @@ impl Reload {
         }
         for (name, provider) in &loaded.tunnels {
             // Its port, or its interface, is free only now.
-            if touched(name) && provider.is_exclusive() && !tunnels.contains_key(name) {
+            if gone.contains(name) && provider.is_exclusive() {
                 made.push((name, self.start(loaded, name, provider)?));
             }
         }
