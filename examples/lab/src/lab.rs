@@ -18,6 +18,7 @@ use crate::capture::{Capture, Seen};
 use crate::error::LabError;
 use crate::link::veth;
 use crate::namespace::{Namespace, RuntimeHandle};
+use crate::openvpn;
 use crate::provider::{PORT, Provider, ProviderKind, RegionPlan, site_of};
 use crate::wireguard_go::WireguardGo;
 
@@ -155,6 +156,14 @@ impl ProviderLab {
             .ok_or_else(|| LabError::Unknown(format!("region {name}")))
     }
 
+    /// Kills an OpenVPN region's server and starts it anew.
+    pub fn restart(&mut self, region: &str) -> Result<(), LabError> {
+        let found = self.regions.iter_mut().find(|r| r.name() == region);
+        found
+            .ok_or_else(|| LabError::Unknown(format!("region {region}")))?
+            .restart()
+    }
+
     /// The folder with the clients' profiles, `NAME.conf`; further files may be put there.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -235,8 +244,12 @@ fn is_of_app(packet: &Seen, endpoints: &[IpAddr]) -> bool {
     } else {
         packet.destination
     };
-    let of_tunnel =
-        packet.protocol == 17 && server.port() == PORT && endpoints.contains(&server.ip());
+    // WireGuard's, or OpenVPN's over UDP or TCP.
+    let carries = matches!(
+        (packet.protocol, server.port()),
+        (17, PORT) | (6 | 17, openvpn::PORT)
+    );
+    let of_tunnel = carries && endpoints.contains(&server.ip());
     // Neighbour discovery, and group membership (IGMP; MLD behind a hop-by-hop header).
     let of_neighbours = matches!(packet.protocol, 0 | 2 | 58)
         && (is_group_or_none(packet.destination.ip())

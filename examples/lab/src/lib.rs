@@ -39,6 +39,7 @@ mod key;
 mod lab;
 mod link;
 mod namespace;
+mod openvpn;
 mod process;
 mod provider;
 mod service;
@@ -53,6 +54,7 @@ pub use lab::{
 };
 pub use link::veth;
 pub use namespace::{Namespace, RuntimeHandle};
+pub use openvpn::{OpenVpnOptions, PASSWORD, USER};
 pub use process::{Output, Process};
 pub use provider::{Provider, ProviderKind, RegionPlan};
 pub use service::Site;

@@ -12,6 +12,7 @@ use crate::in_process::InProcess;
 use crate::key::{KeyPair, preshared_base64};
 use crate::lab::SHARED_DNS;
 use crate::namespace::{Namespace, RuntimeHandle};
+use crate::openvpn::{self, OpenVpn, OpenVpnOptions};
 use crate::service::Site;
 use crate::wireguard_go::WireguardGo;
 
@@ -31,6 +32,8 @@ pub enum ProviderKind {
     InProcess,
     /// The distribution's `wireguard-go`, set up by `wg`: somebody else's WireGuard. Needs root.
     WireguardGo,
+    /// The distribution's `openvpn`. Needs root.
+    OpenVpn(OpenVpnOptions),
 }
 
 impl ProviderKind {
@@ -39,6 +42,16 @@ impl ProviderKind {
         match self {
             Self::InProcess => &[],
             Self::WireguardGo => &["wireguard-go", "wg", "setpriv"],
+            Self::OpenVpn(_) => &["openvpn", "openssl", "setpriv"],
+        }
+    }
+
+    /// The key of a daemon's configuration that names its client's file; also its extension is told
+    /// by it.
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::InProcess | Self::WireguardGo => "wireguard",
+            Self::OpenVpn(_) => "openvpn",
         }
     }
 }
@@ -94,7 +107,7 @@ impl RegionPlan {
         Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, last_group(self.number))
     }
 
-    fn own_dns(&self) -> Ipv4Addr {
+    pub(crate) fn own_dns(&self) -> Ipv4Addr {
         Ipv4Addr::new(198, 18, self.number, 53)
     }
 
@@ -104,7 +117,7 @@ impl RegionPlan {
         Ipv4Addr::new(a, b, c, 1)
     }
 
-    fn gateway6(&self) -> Option<Ipv6Addr> {
+    pub(crate) fn gateway6(&self) -> Option<Ipv6Addr> {
         let mut segments = self.assigned6?.segments();
         segments[7] = 1;
         Some(segments.into())
@@ -195,6 +208,7 @@ const MASQUERADE: &str = "table inet region {
 enum Server {
     InProcess(InProcess),
     WireguardGo(WireguardGo),
+    OpenVpn(OpenVpn),
 }
 
 /// A running region. Dropping it ends its server and its services.
@@ -225,7 +239,11 @@ impl Provider {
                 false => None,
             },
         };
-        let profile = folder.join(format!("{}.conf", plan.name));
+        let extension = match plan.kind {
+            ProviderKind::OpenVpn(_) => "ovpn",
+            _ => "conf",
+        };
+        let profile = folder.join(format!("{}.{extension}", plan.name));
         write_private(&profile, &client_profile(&plan, &keys))?;
         let server = match plan.kind {
             ProviderKind::InProcess => {
@@ -234,6 +252,9 @@ impl Provider {
             ProviderKind::WireguardGo => {
                 Server::WireguardGo(WireguardGo::start(&plan, &keys, &namespace, folder)?)
             }
+            ProviderKind::OpenVpn(options) => Server::OpenVpn(OpenVpn::start(
+                &plan, &profile, &namespace, folder, options,
+            )?),
         };
         // What a region offers is reached through its tunnel only.
         namespace.refuse_on(
@@ -271,14 +292,18 @@ impl Provider {
         &self.namespace
     }
 
-    /// The client's wg-quick file.
+    /// The client's file: for wg-quick, or for OpenVPN.
     pub fn profile(&self) -> &Path {
         &self.profile
     }
 
     /// The address its server listens on.
     pub fn endpoint(&self) -> SocketAddr {
-        SocketAddr::new(self.plan.underlay4().into(), PORT)
+        let port = match self.plan.kind {
+            ProviderKind::OpenVpn(_) => openvpn::PORT,
+            _ => PORT,
+        };
+        SocketAddr::new(self.plan.underlay4().into(), port)
     }
 
     /// The process id of its server, if that is a process of its own.
@@ -286,6 +311,18 @@ impl Provider {
         match &self.server {
             Server::InProcess(_) => None,
             Server::WireguardGo(server) => Some(server.id()),
+            Server::OpenVpn(server) => Some(server.id()),
+        }
+    }
+
+    /// Kills an OpenVPN server and starts it anew: it knows no session any more.
+    pub fn restart(&mut self) -> Result<(), LabError> {
+        match &mut self.server {
+            Server::OpenVpn(server) => server.restart(&self.namespace),
+            _ => Err(LabError::Unknown(format!(
+                "a way to restart {}",
+                self.plan.name
+            ))),
         }
     }
 
@@ -294,6 +331,7 @@ impl Provider {
         let interface = match &self.server {
             Server::InProcess(_) => crate::in_process::INTERFACE,
             Server::WireguardGo(server) => server.interface(),
+            Server::OpenVpn(_) => openvpn::INTERFACE,
         };
         Capture::start(&self.namespace, interface)
     }
@@ -304,6 +342,7 @@ impl Provider {
         match &self.server {
             Server::InProcess(server) => Ok(server.drops()),
             Server::WireguardGo(server) => server.drops(),
+            Server::OpenVpn(server) => server.drops(),
         }
     }
 }

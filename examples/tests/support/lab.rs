@@ -46,7 +46,8 @@ impl Lab {
         let mut text = format!("rules = \"rules.db\"\n{top}\n[dns]\n{dns}\n\n");
         for region in lab.regions() {
             let (name, file) = (region.name(), region.profile().display());
-            text.push_str(&format!("[tunnel.{name}]\nwireguard = \"{file}\"\n"));
+            let key = region.plan().kind.key();
+            text.push_str(&format!("[tunnel.{name}]\n{key} = \"{file}\"\n"));
             text.push_str(&of_tunnel(name));
         }
         site.write("multi-region.toml", &text);
