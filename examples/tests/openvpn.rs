@@ -272,10 +272,16 @@ fn rounds_leave_nothing() {
             (_, 0) => {}
             (None, _) => first = Some(used(id)),
             (Some(first), _) if round == rounds => {
-                let last = used(id);
+                let mut last = used(id);
+                // The runtime keeps idle threads of blocking calls for a while.
+                let end = Instant::now() + SEEN;
+                while last.threads > first.threads && Instant::now() < end {
+                    thread::sleep(Duration::from_millis(100));
+                    last = used(id);
+                }
                 println!("after 1 round: {first:?}\nafter {rounds}: {last:?}");
                 assert_eq!(last.fds, first.fds, "file descriptors");
-                assert_eq!(last.threads, first.threads, "threads");
+                assert!(last.threads <= first.threads, "threads");
                 assert_eq!(last.filters, first.filters, "packet filter tables");
                 let grown = last.kilobytes.saturating_sub(first.kilobytes);
                 // Half a kilobyte a round would be a leak; the allocator's own noise is below.

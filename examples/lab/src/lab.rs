@@ -244,10 +244,10 @@ fn is_of_app(packet: &Seen, endpoints: &[IpAddr]) -> bool {
     } else {
         packet.destination
     };
-    // WireGuard's, or OpenVPN's over UDP or TCP.
+    // WireGuard's, or OpenVPN's over UDP or TCP. Without a port: a later fragment of one.
     let carries = matches!(
         (packet.protocol, server.port()),
-        (17, PORT) | (6 | 17, openvpn::PORT)
+        (17, PORT | 0) | (6 | 17, openvpn::PORT)
     );
     let of_tunnel = carries && endpoints.contains(&server.ip());
     // Neighbour discovery, and group membership (IGMP; MLD behind a hop-by-hop header).

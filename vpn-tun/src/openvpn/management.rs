@@ -4,6 +4,8 @@
 //! process sends by itself begin with `>`. Everything here is what a remote server may have had a
 //! hand in: its refusals and what it pushes are quoted in the log.
 
+use std::net::{IpAddr, SocketAddr};
+
 use vpn_core::{Assigned, DownCause};
 
 use super::credentials::Credentials;
@@ -18,13 +20,51 @@ pub(super) enum Told {
     /// It is not connected any more, or an attempt failed. It tries again.
     Lost(DownCause),
     /// The server accepted us and gave us this.
-    Connected(Assigned),
+    Connected(Assigned, Way),
     /// The server, or the configuration, says no: trying again does not help.
     Refused(String),
     /// The process ends.
     Ending(String),
-    /// It asks where a server is: host and port.
-    WhereIs(String, u16),
+    /// It asks where a server is.
+    WhereIs(Asked),
+}
+
+/// A question where a server is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Asked {
+    pub(super) host: String,
+    pub(super) port: u16,
+    /// As it says it: `udp`, `udp6`, `tcp-client`, `tcp4-client`.
+    protocol: String,
+    /// How often it has asked before.
+    before: usize,
+}
+
+impl Asked {
+    /// The line that answers it: with each attempt the next address of a family it takes.
+    pub(super) fn answer(&self, found: &[SocketAddr]) -> String {
+        let fits = |at: &&SocketAddr| match self.protocol.as_bytes().get(3) {
+            Some(b'4') => at.is_ipv4(),
+            Some(b'6') => at.is_ipv6(),
+            _ => true,
+        };
+        let found: Vec<&SocketAddr> = found.iter().filter(fits).collect();
+        match found.get(self.before % found.len().max(1)) {
+            Some(at) => format!("remote MOD {} {}\n", at.ip(), at.port()),
+            None => "remote SKIP\n".to_owned(),
+        }
+    }
+}
+
+/// How packets get to the server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Way {
+    /// Where the server is, as far as the process said.
+    pub(super) server: Option<SocketAddr>,
+    /// Whether each packet is a datagram of its own, so that it has to fit the path.
+    pub(super) datagrams: bool,
+    /// What OpenVPN adds to a packet, in bytes.
+    pub(super) overhead: u16,
 }
 
 /// One process's side of the conversation.
@@ -33,6 +73,10 @@ pub(super) struct Management {
     credentials: Option<Credentials>,
     profile_mtu: Option<u16>,
     pushed: Pushed,
+    /// Whether it asked for a server over UDP.
+    datagrams: bool,
+    /// How often it asked.
+    asked: usize,
     /// What the last message of importance said, for an end without one.
     last_error: Option<String>,
 }
@@ -46,15 +90,9 @@ impl Management {
             credentials,
             profile_mtu,
             pushed: Pushed::default(),
+            datagrams: false,
+            asked: 0,
             last_error: None,
-        }
-    }
-
-    /// The line that answers where a server is.
-    pub(super) fn remote(found: Option<std::net::SocketAddr>) -> String {
-        match found {
-            Some(addr) => format!("remote MOD {} {}\n", addr.ip(), addr.port()),
-            None => "remote SKIP\n".to_owned(),
         }
     }
 
@@ -75,8 +113,15 @@ impl Management {
             "PASSWORD" => self.password(rest, say),
             "REMOTE" => {
                 let mut parts = rest.split(',');
-                let host = parts.next()?.to_owned();
-                Some(Told::WhereIs(host, parts.next()?.parse().ok()?))
+                let asked = Asked {
+                    host: parts.next()?.to_owned(),
+                    port: parts.next()?.parse().ok()?,
+                    protocol: parts.next().unwrap_or_default().to_owned(),
+                    before: self.asked,
+                };
+                self.asked += 1;
+                self.datagrams = asked.protocol.starts_with("udp");
+                Some(Told::WhereIs(asked))
             }
             "FATAL" => Some(Told::Ending(match self.last_error.take() {
                 Some(earlier) => format!("{rest} ({earlier})"),
@@ -92,13 +137,21 @@ impl Management {
         let (state, about) = (fields.next()?, fields.next().unwrap_or_default());
         match (state, about) {
             ("CONNECTED", "SUCCESS") => Some(match self.pushed.assigned(self.profile_mtu) {
-                Some(assigned) => Told::Connected(assigned),
+                Some(assigned) => Told::Connected(
+                    assigned,
+                    Way {
+                        // Our own address in the tunnel is between.
+                        server: server(fields.nth(1), fields.next()),
+                        datagrams: self.datagrams,
+                        overhead: self.pushed.overhead(),
+                    },
+                ),
                 None => Told::Refused("the server gave no address".to_owned()),
             }),
             ("RECONNECTING", why) => {
                 self.pushed = Pushed::default();
                 Some(Told::Lost(match why {
-                    "" | "ping-restart" | "tls-error" | "connection-reset" => DownCause::NoAnswer,
+                    "" | "ping-restart" | "server_poll" | "tls-error" => DownCause::NoAnswer,
                     other => DownCause::Network(other.chars().take(MAX_QUOTED).collect()),
                 }))
             }
@@ -150,6 +203,11 @@ impl Management {
     }
 }
 
+fn server(address: Option<&str>, port: Option<&str>) -> Option<SocketAddr> {
+    let address: IpAddr = address?.parse().ok()?;
+    Some(SocketAddr::new(address.to_canonical(), port?.parse().ok()?))
+}
+
 /// As the management interface reads a word.
 fn quoted(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
@@ -180,18 +238,21 @@ mod tests {
         let (mut m, mut say) = (with(None), String::new());
         assert_eq!(m.line(">HOLD:Waiting for hold release:0", &mut say), None);
         assert_eq!(say, "hold release\n");
-        assert_eq!(
-            m.line(">REMOTE:vpn.example,1194,udp", &mut say),
-            Some(Told::WhereIs("vpn.example".to_owned(), 1194))
-        );
+        let asked = m.line(">REMOTE:vpn.example,1194,udp", &mut say);
+        let Some(Told::WhereIs(asked)) = asked else {
+            panic!("{asked:?}");
+        };
+        assert_eq!((asked.host.as_str(), asked.port), ("vpn.example", 1194));
         assert_eq!(m.line(REPLY, &mut say), None);
-        let Some(Told::Connected(assigned)) = m.line(
+        let Some(Told::Connected(assigned, way)) = m.line(
             ">STATE:2,CONNECTED,SUCCESS,10.100.0.2,192.0.2.21,1194,,",
             &mut say,
         ) else {
             panic!("not connected");
         };
         assert_eq!(assigned.mtu, 1400);
+        assert_eq!(way.server, "192.0.2.21:1194".parse().ok());
+        assert!(way.datagrams);
         assert_eq!(
             m.line(">STATE:3,RECONNECTING,ping-restart,,,,,", &mut say),
             Some(Told::Lost(DownCause::NoAnswer))
@@ -217,6 +278,30 @@ mod tests {
         );
         let asked = with(None).line(need, &mut say);
         assert!(matches!(asked, Some(Told::Refused(_))));
+    }
+
+    #[test]
+    fn each_attempt_gets_the_next_address_of_its_family() {
+        let (mut m, mut say) = (with(None), String::new());
+        let found: Vec<SocketAddr> = ["192.0.2.1:1194", "[2001:db8::1]:1194", "192.0.2.2:1194"]
+            .map(|at| at.parse().expect("an address"))
+            .into();
+        let mut answer = |protocol: &str, found: &[SocketAddr]| match m
+            .line(&format!(">REMOTE:x,1194,{protocol}"), &mut say)
+        {
+            Some(Told::WhereIs(asked)) => asked.answer(found),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(answer("udp", &found), "remote MOD 192.0.2.1 1194\n");
+        assert_eq!(answer("udp", &found), "remote MOD 2001:db8::1 1194\n");
+        assert_eq!(answer("udp4", &found), "remote MOD 192.0.2.1 1194\n");
+        assert_eq!(answer("tcp4-client", &found), "remote MOD 192.0.2.2 1194\n");
+        assert_eq!(
+            answer("tcp6-client", &found),
+            "remote MOD 2001:db8::1 1194\n"
+        );
+        assert_eq!(answer("udp6", &found[..1]), "remote SKIP\n");
+        assert_eq!(answer("udp", &[]), "remote SKIP\n");
     }
 
     #[test]

@@ -21,6 +21,9 @@ const FOLDERS: [&str; 3] = ["", "/usr/sbin/", "/usr/local/sbin/"];
 /// How long it may take to open the conversation.
 const GREETS: Duration = Duration::from_secs(10);
 
+/// Longest wait between its own attempts: it doubles from a second.
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
+
 /// How long it may take to end after it was asked to: it says goodbye to its server. Whoever closes
 /// a tunnel waits a second.
 const ENDS: Duration = Duration::from_millis(600);
@@ -70,6 +73,8 @@ pub(super) struct Process {
 pub(super) struct Start<'a> {
     pub(super) profile: &'a Profile,
     pub(super) interface: &'a InterfaceName,
+    /// How long a server may take to say its first word.
+    pub(super) patience: Duration,
     /// Exempts its sockets from the capture.
     pub(super) mark: Option<u32>,
     /// It has to ask for user and password, whatever file the profile names.
@@ -152,6 +157,12 @@ fn spawn(start: &Start<'_>, management: &Path) -> io::Result<Child> {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .kill_on_drop(true);
+        command
+            .args([
+                "--server-poll-timeout",
+                &start.patience.as_secs().to_string(),
+            ])
+            .args(["--connect-retry", "1", &LONGEST_RETRY.as_secs().to_string()]);
         if let Some(mark) = start.mark {
             command.args(["--mark", &mark.to_string()]);
         }

@@ -19,6 +19,7 @@ pub(super) struct Pushed {
     routes: Vec<IpNet>,
     mtu: Option<u16>,
     topology_subnet: bool,
+    aead: bool,
     ifconfig: Option<(Ipv4Addr, Ipv4Addr)>,
 }
 
@@ -74,6 +75,9 @@ impl Pushed {
             ("route-ipv6", [network, ..]) => {
                 self.route(network.parse::<Ipv6Net>().ok()?.trunc().into());
             }
+            ("cipher", [cipher, ..]) => {
+                self.aead = cipher.ends_with("-GCM") || *cipher == "CHACHA20-POLY1305";
+            }
             ("tun-mtu", [mtu, ..]) => self.mtu = mtu.parse().ok(),
             _ => {}
         }
@@ -83,6 +87,18 @@ impl Pushed {
     fn route(&mut self, net: IpNet) {
         if self.routes.len() < MAX_PUSHED && !self.routes.contains(&net) {
             self.routes.push(net);
+        }
+    }
+
+    /// What OpenVPN adds to a packet, at most, in bytes.
+    pub(super) const fn overhead(&self) -> u16 {
+        /// Opcode and peer id, and the byte of a compression that is off.
+        const HEAD: u16 = 4 + 1;
+        match self.aead {
+            // Packet id and tag.
+            true => HEAD + 4 + 16,
+            // Packet id, the longest HMAC there is, initialisation vector and padding.
+            false => HEAD + 4 + 64 + 16 + 16,
         }
     }
 
@@ -135,6 +151,19 @@ mod tests {
         assert_eq!(got.dns, [IpAddr::from([198, 18, 1, 53])]);
         assert_eq!(got.mtu, 1400);
         assert_eq!(got.routes.len(), 2);
+    }
+
+    #[test]
+    fn what_openvpn_adds_depends_on_the_cipher() {
+        let with = |message: &str| {
+            let mut pushed = Pushed::default();
+            pushed.take(message);
+            pushed.overhead()
+        };
+        assert_eq!(with("PUSH_REPLY,cipher AES-256-GCM"), 25);
+        assert_eq!(with("PUSH_REPLY,cipher CHACHA20-POLY1305"), 25);
+        assert_eq!(with("PUSH_REPLY,cipher AES-256-CBC"), 105);
+        assert_eq!(with("PUSH_REPLY"), 105);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use vpn_core::{
 };
 
 use super::credentials::Credentials;
-use super::management::{Management, Told};
+use super::management::{Management, Told, Way};
 use super::process::{Process, Start};
 use super::profile::Profile;
 use crate::InterfaceName;
@@ -29,6 +29,12 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// How long the first attempt may take before the tunnel is down, unless said otherwise. OpenVPN
 /// itself waits a minute for a server's first word.
 const NO_ANSWER_AFTER: Duration = Duration::from_secs(15);
+
+/// The least MTU, in bytes, however narrow the path says it is (RFC 791: what every host takes).
+const NARROWEST: u16 = 576;
+
+/// How often the path's MTU is looked at: it changes with the route to the server.
+const LOOK_AT_PATH: Duration = Duration::from_secs(10);
 
 /// How a tunnel through OpenVPN is run.
 #[derive(Clone, Debug)]
@@ -107,12 +113,13 @@ impl OpenVpnConfig {
         self.dns.as_deref()
     }
 
-    /// What the server gave, and what is said instead.
-    fn instead(&self, mut assigned: Assigned) -> Assigned {
+    /// What the server gave, what is said instead, and what the path leaves.
+    fn instead(&self, mut assigned: Assigned, path: Option<u16>) -> Assigned {
         if let Some(dns) = &self.dns {
             assigned.dns.clone_from(dns);
         }
-        assigned.mtu = self.mtu.unwrap_or(assigned.mtu);
+        let fits = path.unwrap_or(assigned.mtu).max(NARROWEST);
+        assigned.mtu = self.mtu.unwrap_or(assigned.mtu.min(fits));
         assigned
     }
 }
@@ -293,6 +300,15 @@ enum End {
     Again { why: String, after_up: bool },
 }
 
+/// What the conversation goes on with.
+enum Heard {
+    Close,
+    Line(Option<String>),
+    /// No answer for too long.
+    Nothing,
+    Time,
+}
+
 impl Runner {
     async fn run(mut self) {
         let mut wait = FIRST_WAIT;
@@ -335,6 +351,7 @@ impl Runner {
         let start = Start {
             profile: &self.config.profile,
             interface: &self.config.interface,
+            patience: self.config.no_answer_after,
             mark: self.config.mark,
             asks: self.config.credentials.is_some() || self.config.profile.asks_password(),
         };
@@ -350,8 +367,18 @@ impl Runner {
         end
     }
 
-    fn is_connecting(&self) -> bool {
-        self.shared.state.get() == TransportState::Connecting
+    /// The tunnel is up with what it was given, as far as that fits the path.
+    fn up(&self, assigned: &Assigned, way: Way) {
+        let path = way.server.filter(|_| way.datagrams).and_then(|server| {
+            let headers = if server.is_ipv4() { 20 + 8 } else { 40 + 8 };
+            let path = self.underlay.mtu_to(server)?;
+            Some(path.saturating_sub(headers + way.overhead))
+        });
+        let assigned = self.config.instead(assigned.clone(), path);
+        let mtu = &self.shared.mtu;
+        mtu.store(assigned.mtu, std::sync::atomic::Ordering::Relaxed);
+        let state = TransportState::Up(Arc::new(assigned));
+        self.shared.state.set(state);
     }
 
     async fn converse(&mut self, process: &mut Process) -> End {
@@ -359,36 +386,63 @@ impl Runner {
         let mut talk = Management::new(self.config.credentials.clone(), mtu);
         let mut after_up = false;
         let mut say = Management::GREETING.to_owned();
+        let mut given = None;
+        let mut look = tokio::time::interval(LOOK_AT_PATH);
         let patience = tokio::time::Instant::now() + self.config.no_answer_after;
         loop {
+            let connecting = self.shared.state.get() == TransportState::Connecting;
             if !say.is_empty() && process.say(&say).await.is_err() {
                 let why = "openvpn is gone".to_owned();
                 return End::Again { why, after_up };
             }
             say.clear();
-            let line = tokio::select! {
-                _ = self.closing.wait_for(|closing| *closing) => return End::Closed,
-                line = process.line() => line,
-                () = tokio::time::sleep_until(patience), if self.is_connecting() => {
+            let heard = tokio::select! {
+                _ = self.closing.wait_for(|closing| *closing) => Heard::Close,
+                line = process.line() => Heard::Line(line),
+                () = tokio::time::sleep_until(patience), if connecting => Heard::Nothing,
+                _ = look.tick() => Heard::Time,
+            };
+            let line = match heard {
+                Heard::Close => return End::Closed,
+                Heard::Line(Some(line)) => line,
+                Heard::Line(None) => {
+                    let why = "openvpn ended".to_owned();
+                    return End::Again { why, after_up };
+                }
+                Heard::Nothing => {
                     // It goes on trying; who waits for it should not.
-                    self.shared.state.set(TransportState::Down(DownCause::NoAnswer));
+                    let cause = DownCause::NoAnswer;
+                    self.shared.state.set(TransportState::Down(cause));
                     continue;
                 }
-            };
-            let Some(line) = line else {
-                let why = "openvpn ended".to_owned();
-                return End::Again { why, after_up };
+                Heard::Time => {
+                    if let (Some((assigned, way)), TransportState::Up(_)) =
+                        (&given, self.shared.state.get())
+                    {
+                        self.up(assigned, *way);
+                    }
+                    continue;
+                }
             };
             match talk.line(&line, &mut say) {
                 None => {}
                 Some(Told::Lost(cause)) => self.shared.state.set(TransportState::Down(cause)),
-                Some(Told::WhereIs(host, port)) => {
+                Some(Told::WhereIs(asked)) => {
                     // Over sockets of the underlay: the program's own look-up would be captured.
-                    let found = self.underlay.resolve(&host, port).await;
-                    let first = found.ok().and_then(|all| all.first().copied());
-                    say.push_str(&Management::remote(first));
+                    let found = tokio::select! {
+                        _ = self.closing.wait_for(|closing| *closing) => return End::Closed,
+                        found = self.underlay.resolve(&asked.host, asked.port) => found,
+                    };
+                    match found {
+                        Ok(all) => say.push_str(&asked.answer(&all)),
+                        Err(error) => {
+                            say.push_str(&asked.answer(&[]));
+                            let cause = DownCause::Resolve(error.to_string());
+                            self.shared.state.set(TransportState::Down(cause));
+                        }
+                    }
                 }
-                Some(Told::Connected(assigned)) => {
+                Some(Told::Connected(assigned, way)) => {
                     if self.shared.attached().is_none() {
                         match Attached::open(&self.config.interface).await {
                             Ok(attached) => drop(self.shared.attach(Some(Arc::new(attached)))),
@@ -399,12 +453,8 @@ impl Runner {
                         }
                     }
                     after_up = true;
-                    let assigned = self.config.instead(assigned);
-                    let mtu = &self.shared.mtu;
-                    mtu.store(assigned.mtu, std::sync::atomic::Ordering::Relaxed);
-                    self.shared
-                        .state
-                        .set(TransportState::Up(Arc::new(assigned)));
+                    self.up(&assigned, way);
+                    given = Some((assigned, way));
                 }
                 Some(Told::Refused(why)) => return End::Refused(why),
                 Some(Told::Ending(why)) if why.contains("AUTH_FAILED") => return End::Refused(why),
