@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::Error;
 use crate::explain::Question;
 use crate::report::Reporter;
+use crate::switch::Switch;
 
 /// Longest request line: a path of 4 KiB and some JSON around it.
 const MAX_REQUEST: u64 = 8 * 1024;
@@ -38,6 +39,7 @@ pub(crate) enum Request {
     Status,
     Explain(Question),
     Reload,
+    Switch(Switch),
 }
 
 /// The listening end; the file is removed when it is dropped.

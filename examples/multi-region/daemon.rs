@@ -5,7 +5,7 @@
 //! which drops everything until rules and tunnels are there. On the way out it is undone in the
 //! reverse order.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ use crate::control::Listener;
 use crate::direct;
 use crate::error::{Error, system};
 use crate::host;
+use crate::metrics;
 use crate::plan::Loaded;
 use crate::policy::Policy;
 use crate::reload::Reload;
@@ -56,6 +57,10 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
         }
     }
     let control = Listener::bind(&loaded.config.control.socket).await?;
+    let metrics = match loaded.config.metrics {
+        Some(address) => Some(metrics::Listener::bind(address).await?),
+        None => None,
+    };
     let mut system_state = SystemState::new(&loaded.config)?;
     let mut prepared = prepare(&loaded, &system_state)?;
     let mut engaged = system_state.engage().await;
@@ -85,9 +90,11 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
         prepared,
         rules,
         &reload,
+        loaded.config.rules.as_ref(),
         &shutdown,
         &mut system_state,
         control,
+        metrics,
         &mut stop,
     )
     .await;
@@ -168,16 +175,18 @@ async fn serve(
     prepared: Prepared,
     feed: Rules,
     reload: &Reload,
+    database: Option<&PathBuf>,
     shutdown: &CancellationToken,
     system_state: &mut SystemState,
     control: Listener,
+    metrics: Option<metrics::Listener>,
     stop: &mut Signals,
 ) -> Result<(), Error> {
     let Prepared {
         engine,
         tunnels,
         rules,
-        policy: _,
+        policy,
     } = prepared;
     let handle = engine.handle();
     let mut plan = handle.plan();
@@ -188,8 +197,14 @@ async fn serve(
         feed: feed.status.clone(),
         rules,
         reload: reload.clone(),
+        policy,
+        database: database.cloned(),
     };
-    let control = tokio::spawn(control.serve(reporter, shutdown.clone()));
+    let mut told = JoinSet::new();
+    told.spawn(control.serve(reporter.clone(), shutdown.clone()));
+    if let Some(metrics) = metrics {
+        told.spawn(metrics.serve(reporter, shutdown.clone()));
+    }
     let first_try = tokio::time::timeout(FIRST_TRY, all_tried(tunnels, feed.status, &handle));
     tokio::pin!(first_try);
     let mut ready = false;
@@ -239,9 +254,9 @@ async fn serve(
         Some(Err(join)) => Err(system("the engine's task ended")(join)),
     };
     shutdown.cancel();
-    // Both end by the token; a panic in one ended it as well.
+    // All end by the token; a panic in one ended it as well.
     let _ = feed.task.await;
-    let _ = control.await;
+    while told.join_next().await.is_some() {}
     result
 }
 

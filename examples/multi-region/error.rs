@@ -92,6 +92,13 @@ pub(crate) enum Error {
         #[source]
         cause: std::io::Error,
     },
+    /// Nobody can ask for metrics there.
+    #[error("metrics = \"{address}\"")]
+    Metrics {
+        address: std::net::SocketAddr,
+        #[source]
+        cause: std::io::Error,
+    },
     /// The engine ended by itself.
     #[error("the engine ended")]
     Engine(#[from] vpn_routing::engine::EngineError),
@@ -118,6 +125,7 @@ impl Error {
             | Self::Direct { .. }
             | Self::InUse { .. }
             | Self::Control { .. }
+            | Self::Metrics { .. }
             | Self::Argument(_) => 2,
             _ => 1,
         }

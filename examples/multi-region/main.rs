@@ -18,12 +18,15 @@ mod direct;
 mod error;
 mod explain;
 mod host;
+mod metrics;
 mod plan;
 mod policy;
 mod provider;
 mod reload;
 mod report;
+mod resources;
 mod rule;
+mod switch;
 mod system;
 mod view;
 

@@ -36,6 +36,15 @@ impl Known {
         found.unwrap_or(Target::Block(DropReason::BlockedByDefault))
     }
 
+    /// Whether a rule of today could name this.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        match name {
+            "block" => true,
+            direct::NAME => self.direct.is_some(),
+            name => self.tunnels.contains_key(name) || self.groups.contains_key(name),
+        }
+    }
+
     /// What is wrong with these rules.
     pub(crate) fn problems(&self, rules: &RuleSnapshot) -> Vec<RuleError> {
         CompiledRules::check(rules, self)

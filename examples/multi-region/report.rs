@@ -1,17 +1,23 @@
 //! What the daemon tells over its control socket, as JSON.
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use vpn_core::{DropCounters, Owner, TransportState, TunnelId};
 use vpn_routing::alloc::Role;
+use vpn_routing::conn::Origin;
 use vpn_routing::engine::{EngineGone, EngineHandle};
 use vpn_routing::group::GroupStatus;
-use vpn_routing::router::{FlowStatus, Status, TunnelStatus};
+use vpn_routing::router::{AppStatus, FlowStatus, Status, TunnelStatus};
 use vpn_routing::rules::{FeedStatus, RuleCache};
 
 use crate::control::Request;
 use crate::explain::explain;
+use crate::policy::Policy;
 use crate::reload::Reload;
+use crate::resources;
 
 fn drops(counters: &DropCounters) -> Value {
     counters
@@ -24,6 +30,9 @@ fn drops(counters: &DropCounters) -> Value {
 /// Flows listed in a report; all are counted.
 const LISTED_FLOWS: usize = 100;
 
+/// Applications listed in a report, by tunnel: those that moved most bytes.
+const LISTED_APPS: usize = 200;
+
 /// Answers questions about a running engine. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Reporter {
@@ -32,6 +41,10 @@ pub(crate) struct Reporter {
     pub(crate) feed: watch::Receiver<FeedStatus>,
     pub(crate) rules: RuleCache,
     pub(crate) reload: Reload,
+    /// What names stand for now.
+    pub(crate) policy: Policy,
+    /// The database of rules, if the configuration names one.
+    pub(crate) database: Option<PathBuf>,
 }
 
 impl Reporter {
@@ -40,16 +53,21 @@ impl Reporter {
             Request::Status => self.status().await,
             Request::Explain(question) => explain(&self.engine, &self.rules, question).await,
             Request::Reload => return self.reload.answer().await,
+            Request::Switch(switch) => return self.switch(switch).await,
         };
         answer.unwrap_or_else(|gone| json!({ "error": gone.to_string() }))
     }
 
     async fn status(&self) -> Result<Value, EngineGone> {
         let flows = self.engine.flows(LISTED_FLOWS).await?;
+        let apps = self.engine.apps(LISTED_APPS).await?;
         let report = self.engine.status().await?;
         let rules = self.feed.borrow().clone();
         let mut value = status(&report, &self.interface, &rules);
         value["flow_list"] = flows.iter().map(|f| flow(f, &report)).collect();
+        value["apps"] = apps.iter().map(|a| app(a, &report)).collect();
+        value["process"] = resources::own();
+        value["rules"]["database"] = self.database.is_some().into();
         Ok(value)
     }
 }
@@ -62,6 +80,22 @@ fn flow(flow: &FlowStatus, status: &Status) -> Value {
         "uid": flow.owner.as_ref().map(|owner| owner.uid),
         "executable": flow.owner.as_ref().and_then(executable_of),
         "rule": flow.rule.map_or_else(|| "default".to_owned(), |id| id.to_string()),
+    })
+}
+
+/// What one application does through one tunnel.
+fn app(app: &AppStatus, status: &Status) -> Value {
+    let owner = app.owner.as_ref();
+    let path = |path: &Arc<Path>| path.to_string_lossy().into_owned();
+    json!({
+        "uid": owner.map(|owner| owner.uid),
+        "executable": owner.and_then(executable_of),
+        "cgroup": owner.and_then(|owner| owner.cgroup.as_ref().map(path)),
+        "package": owner.and_then(|owner| owner.package.as_deref()),
+        "inbound": app.origin == Origin::Tunnel,
+        "tunnel": name_of(status, app.tunnel),
+        "flows": app.flows,
+        "bytes": { "tx": app.tx_bytes, "rx": app.rx_bytes },
     })
 }
 
@@ -121,10 +155,19 @@ fn status(status: &Status, interface: &str, rules: &FeedStatus) -> Value {
         "tunnels": tunnels,
         "groups": groups,
         "flows": status.flows,
+        "dns": {
+            "queries": status.dns.counters.queries,
+            "answers": status.dns.counters.answers,
+            "unexpected": status.dns.counters.unexpected,
+            "refused": status.dns.counters.refused,
+            "pending": status.dns.pending,
+            "names": status.dns.names,
+        },
         "drops": drops(&accounts.drops),
         "packets": {
             "in_device": accounts.in_device,
             "in_tunnels": accounts.in_tunnels,
+            "made": accounts.made,
             "out_device": accounts.out_device,
             "out_tunnels": accounts.out_tunnels,
             "held": accounts.held,
@@ -181,6 +224,9 @@ fn tunnel(tunnel: &TunnelStatus, status: &Status) -> Value {
         "dns": tunnel.dns,
         "mtu": tunnel.mtu,
         "flows": tunnel.flows,
+        "names": tunnel.names,
+        "round_trip_ms": tunnel.round_trip.map(|time| time.as_secs_f64() * 1e3),
+        "resources": resources::tunnel(&tunnel.resources),
         "packets": { "tx": counters.tx_packets, "rx": counters.rx_packets },
         "bytes": { "tx": counters.tx_bytes, "rx": counters.rx_bytes },
         "drops": drops(&counters.drops),

@@ -160,7 +160,7 @@ fn executable(path: &Path) -> Result<PathBuf, Error> {
 }
 
 /// As it is written in files and on the command line.
-fn as_word(on_down: &OnDown) -> String {
+pub(crate) fn as_word(on_down: &OnDown) -> String {
     match on_down {
         OnDown::Fallback(name) => name.clone(),
         other => other.to_string(),

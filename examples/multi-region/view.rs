@@ -30,6 +30,40 @@ fn drops(value: &Value) -> String {
     }
 }
 
+/// Bytes as people read them.
+fn mebibytes(bytes: &Value) -> String {
+    match bytes.as_u64() {
+        Some(bytes) if bytes < 1 << 20 => format!("{:.1} KiB", bytes as f64 / 1024.0),
+        Some(bytes) => format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)),
+        None => "-".to_owned(),
+    }
+}
+
+/// What a tunnel occupies, and how far its other end is.
+fn occupied(tunnel: &Value) -> String {
+    let (resources, beside) = (&tunnel["resources"], &tunnel["resources"]["process"]);
+    let mut line = format!(
+        "{} fds, {} tasks, {} memory",
+        resources["fds"],
+        resources["tasks"],
+        mebibytes(&resources["memory"]),
+    );
+    if beside.is_object() {
+        let _ = write!(
+            line,
+            "; process {}: {} fds, {} threads, {} memory",
+            beside["pid"],
+            text(&beside["fds"]),
+            beside["threads"],
+            mebibytes(&beside["memory"]),
+        );
+    }
+    if let Some(time) = tunnel["round_trip_ms"].as_f64() {
+        let _ = write!(line, "   round trip {time:.1} ms");
+    }
+    line
+}
+
 /// `multi-region status`
 pub(crate) fn status(value: &Value, json: bool) {
     if json {
@@ -65,6 +99,7 @@ pub(crate) fn status(value: &Value, json: bool) {
             tunnel["flows"],
             drops(&tunnel["drops"]),
         );
+        let _ = writeln!(out, "  {}", occupied(tunnel));
     }
     for (name, group) in value["groups"].as_object().into_iter().flatten() {
         let members = group["members"].as_array().into_iter().flatten();
@@ -80,6 +115,21 @@ pub(crate) fn status(value: &Value, json: bool) {
         );
     }
     let _ = writeln!(out, "\nall drops: {}", drops(&value["drops"]));
+    let dns = &value["dns"];
+    let _ = writeln!(
+        out,
+        "dns: {} queries, {} answers, {} waiting, {} names",
+        dns["queries"], dns["answers"], dns["pending"], dns["names"],
+    );
+    let process = &value["process"];
+    let _ = writeln!(
+        out,
+        "process: {} fds, {} threads, {} tasks, {} memory",
+        text(&process["fds"]),
+        process["threads"],
+        process["tasks"],
+        mebibytes(&process["memory"]),
+    );
     for problem in value["rules"]["problems"].as_array().into_iter().flatten() {
         let _ = writeln!(out, "rule problem: {}", text(problem));
     }

@@ -36,6 +36,7 @@ pub mod manual;
 pub mod owner;
 pub mod packet;
 pub mod plan;
+pub mod resources;
 pub mod rule;
 #[cfg(feature = "testing")]
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
@@ -52,6 +53,7 @@ pub use id::{Generation, GroupId, RuleId, TunnelId};
 pub use owner::{Evidence, Owner, OwnerAnswer, OwnerDetail, OwnerQuery, OwnerResolver};
 pub use packet::{Offload, Packet, PacketBatch, ParseError, Parsed};
 pub use plan::{Bypass, InterfacePlan, PlanChange, Way};
+pub use resources::Resources;
 pub use rule::{
     Action, FilterRule, InboundRule, OnChange, OnDown, OwnerMatch, PortRange, Rule, RuleMatch,
     RuleSnapshot, RuleSource,

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use tokio::sync::watch;
 
 use crate::packet::PacketBatch;
+use crate::resources::Resources;
 use crate::verdict::DropCounters;
 
 /// What a transport can do.
@@ -270,6 +271,11 @@ pub trait TunnelTransport: Debug + Send + Sync {
     fn round_trip(&self) -> Option<Duration> {
         None
     }
+
+    /// What it occupies on this machine; default: it cannot tell. Cheap: asked for every report.
+    fn resources(&self) -> Resources {
+        Resources::default()
+    }
 }
 
 macro_rules! forward {
@@ -316,6 +322,9 @@ macro_rules! forward {
             }
             fn round_trip(&self) -> Option<Duration> {
                 (**self).round_trip()
+            }
+            fn resources(&self) -> Resources {
+                (**self).resources()
             }
         }
     )*};

@@ -9,6 +9,7 @@ mod tunnel;
 mod value;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::de::IgnoredAny;
@@ -65,6 +66,9 @@ pub(crate) struct Config {
     /// Where is written what to undo after a crash, 0600. Default `multi-region.journal`.
     #[serde(default = "journal")]
     pub(crate) journal: PathBuf,
+    /// Where metrics are told, by HTTP: an address of this host alone. Default nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) metrics: Option<SocketAddr>,
     #[serde(default)]
     pub(crate) interface: Interface,
     #[serde(default)]
@@ -293,6 +297,16 @@ impl Config {
         if self.rules.is_none() && tables.iter().all(|table| table.is_none()) {
             let problem = "missing; name a database, or write [[rule]] tables here";
             return wrong("rules".to_owned(), problem.to_owned());
+        }
+        if let Some(address) = self.metrics {
+            let problem = match address {
+                _ if !address.ip().is_loopback() => "not a loopback address: others could read it",
+                _ if address.port() == 0 => "name a port",
+                _ => "",
+            };
+            if !problem.is_empty() {
+                return wrong("metrics".to_owned(), problem.to_owned());
+            }
         }
         match self.default.as_str() {
             "block" => {}

@@ -184,6 +184,10 @@ impl<T: TunnelTransport, W: Write + Send> TunnelTransport for PcapTap<T, W> {
     fn idle_limit(&self) -> Option<Duration> {
         self.inner.idle_limit()
     }
+    fn resources(&self) -> crate::Resources {
+        self.inner.resources()
+    }
+
     fn round_trip(&self) -> Option<Duration> {
         self.inner.round_trip()
     }

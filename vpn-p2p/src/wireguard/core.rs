@@ -424,6 +424,17 @@ impl Core {
                 .any(|peer| peer.session.is_ready() || (up && !peer.health.is_waiting()))
     }
 
+    /// Bytes of memory that peers, their sessions and what waits take, about.
+    pub(super) fn bytes(&self) -> usize {
+        let peers = self.peers.iter().map(|peer| {
+            let session: &dyn Session = peer.session.as_ref();
+            size_of::<PeerState>() + size_of_val(session)
+        });
+        let blocked = self.blocked.iter().map(|run| run.bytes.capacity());
+        let arrived = self.arrived.iter().map(Received::bytes_left);
+        peers.chain(blocked).chain(arrived).sum()
+    }
+
     pub(super) fn snapshot(&self) -> WireGuardStats {
         let mut stats = self.stats;
         stats.last_handshake = self

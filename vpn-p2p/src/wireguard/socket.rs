@@ -45,6 +45,11 @@ pub(super) struct Received {
 }
 
 impl Received {
+    /// Bytes of the datagrams that are left.
+    pub(super) fn bytes_left(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Takes the first datagram.
     pub(super) fn pop(&mut self) -> Option<BytesMut> {
         if self.bytes.is_empty() {

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use tokio::task::JoinHandle;
 use vpn_core::packet::PacketBatch;
 use vpn_core::{
-    DropCounters, StateWatch, TransportCapabilities, TransportError, TransportState,
+    DropCounters, Resources, StateWatch, TransportCapabilities, TransportError, TransportState,
     TunnelTransport, Underlay, UnderlayError,
 };
 
@@ -215,6 +215,18 @@ impl TunnelTransport for WireGuardTransport {
 
     fn round_trip(&self) -> Option<Duration> {
         self.shared.core().round_trip()
+    }
+
+    fn resources(&self) -> Resources {
+        let running = {
+            let task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+            task.as_ref().is_some_and(|task| !task.is_finished())
+        };
+        let mut resources = Resources::default();
+        resources.descriptors = self.shared.sockets().iter().count();
+        resources.tasks = usize::from(running);
+        resources.bytes = size_of::<Shared>() + self.shared.core().bytes();
+        resources
     }
 
     async fn close(&self) {

@@ -42,6 +42,10 @@ pub struct ConnId(u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct OwnerSlot(pub u32);
 
+/// Where the bytes of a flow are counted; given by the router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct UsageSlot(pub u32);
+
 /// Who began a flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Origin {
@@ -111,6 +115,8 @@ pub struct Conn {
     pub socket: u64,
     /// Whose flow.
     pub owner: OwnerSlot,
+    /// Where its bytes are counted.
+    pub usage: UsageSlot,
     /// The endpoint-independent mapping it counts in, where its protocol has them.
     pub mapping: Option<MappingId>,
 }

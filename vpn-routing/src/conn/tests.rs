@@ -27,6 +27,7 @@ fn conn(tunnel: u16, device: FlowKey, phase: Phase, now: Stamp) -> Conn {
         origin: Origin::Device,
         mapping: None,
         owner: OwnerSlot(0),
+        usage: UsageSlot(0),
         socket: 0,
         phase,
         dns: DnsFlow::No,

@@ -10,7 +10,7 @@ use vpn_core::{
 
 use super::EngineError;
 use crate::group::{GroupConfig, GroupError};
-use crate::router::{Explanation, FlowStatus, Status, TunnelOptions};
+use crate::router::{AppStatus, Explanation, FlowStatus, Status, TunnelOptions};
 use crate::routes::RoutePolicy;
 
 /// Commands that may wait for the engine; a caller beyond that waits for its turn.
@@ -20,6 +20,7 @@ const COMMANDS: usize = 16;
 pub(super) enum Command {
     Status(oneshot::Sender<Status>),
     Flows(usize, oneshot::Sender<Vec<FlowStatus>>),
+    Apps(usize, oneshot::Sender<Vec<AppStatus>>),
     Explain(
         Option<Owner>,
         FlowKey,
@@ -85,6 +86,11 @@ impl EngineHandle {
     /// Up to `limit` flows.
     pub async fn flows(&self, limit: usize) -> Result<Vec<FlowStatus>, EngineGone> {
         self.ask(|reply| Command::Flows(limit, reply)).await
+    }
+
+    /// What applications do, by tunnel: up to `limit`, those first that moved most bytes.
+    pub async fn apps(&self, limit: usize) -> Result<Vec<AppStatus>, EngineGone> {
+        self.ask(|reply| Command::Apps(limit, reply)).await
     }
 
     /// Why a new flow of this owner would go where it goes.

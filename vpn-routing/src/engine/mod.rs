@@ -429,6 +429,18 @@ impl Engine {
         }
     }
 
+    /// The router's report, with what only transports can tell.
+    fn status(&self) -> Status {
+        let mut status = self.router.status();
+        for tunnel in &mut status.tunnels {
+            if let Some(Some(link)) = self.links.get(tunnel.id.index()) {
+                tunnel.round_trip = link.transport.round_trip();
+                tunnel.resources = link.transport.resources();
+            }
+        }
+        status
+    }
+
     fn refresh_rules(&mut self, now: Instant) {
         if self.rules.generation() != self.router.generation() {
             self.router
@@ -449,8 +461,9 @@ impl Engine {
     fn command(&mut self, command: Command) {
         match command {
             // A caller that has gone away does not want the answer any more.
-            Command::Status(reply) => drop(reply.send(self.router.status())),
+            Command::Status(reply) => drop(reply.send(self.status())),
             Command::Flows(limit, reply) => drop(reply.send(self.router.flows(limit))),
+            Command::Apps(limit, reply) => drop(reply.send(self.router.apps(limit))),
             Command::Explain(owner, flow, name, reply) => {
                 let told = match name {
                     Some(name) => self.router.explain_query(owner.as_ref(), flow, &name),

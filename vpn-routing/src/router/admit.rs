@@ -116,6 +116,7 @@ impl Router {
             }
             _ => None,
         };
+        let usage = self.usages.acquire(OUTSIDER, tunnel);
         let conn = Conn {
             device,
             wire,
@@ -124,6 +125,7 @@ impl Router {
             generation: self.generation,
             rule: Some(rule),
             owner: OUTSIDER,
+            usage,
             socket: 0,
             phase: Phase::asked(parsed.message),
             dns: DnsFlow::No,
@@ -144,6 +146,7 @@ impl Router {
                 Ok(id)
             }
             Err(_) => {
+                self.usages.release(usage);
                 self.unmap(mapping);
                 Err(DropReason::FlowTableFull)
             }

@@ -110,6 +110,7 @@ impl Router {
             self.unmap(mapping);
             return Drop(DropReason::OwnerQuota, Some(tunnel));
         };
+        let usage = self.usages.acquire(owner_slot, tunnel);
         let conn = Conn {
             device: flow,
             wire,
@@ -119,6 +120,7 @@ impl Router {
             generation: self.generation,
             rule,
             owner: owner_slot,
+            usage,
             socket: owner.map_or(0, |o| o.socket),
             phase: Phase::first(parsed.message),
             dns: self.dns_flow(&flow),
@@ -133,6 +135,7 @@ impl Router {
         match entered {
             Ok(id) => Send(id),
             Err(error) => {
+                self.usages.release(usage);
                 self.owners.release(owner_slot);
                 self.unmap(mapping);
                 Drop(

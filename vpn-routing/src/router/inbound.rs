@@ -102,6 +102,7 @@ impl Router {
         }
         let conn = self.conns.get_mut(id).ok_or(DropReason::Unsolicited)?;
         conn.saw_inbound(now, parsed.message);
+        self.usages.received(conn.usage, packet.len() as u64);
         if let Some((_, back)) = &conn.translation.source {
             back.apply_parsed(packet, parsed);
         }

@@ -96,6 +96,7 @@ mod standing;
 mod status;
 mod translate;
 mod tunnels;
+mod usage;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -120,7 +121,7 @@ pub use config::{Answer, Answers, HoldLimits, HoldQuota, RouterConfig};
 pub use dns::DnsCounters;
 pub use options::TunnelOptions;
 pub use status::{
-    Accounts, DnsStatus, Explanation, FlowStatus, Status, TunnelCounters, TunnelStatus,
+    Accounts, AppStatus, DnsStatus, Explanation, FlowStatus, Status, TunnelCounters, TunnelStatus,
 };
 
 use dns::Dns;
@@ -132,6 +133,7 @@ use owners::Owners;
 use reset::Walk;
 use screen::Tells;
 use tunnels::Tunnels;
+use usage::Usages;
 
 /// How often the sweep for expired flows runs.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -205,6 +207,7 @@ pub struct Router {
     allocator: Allocator,
     conns: ConnTable,
     owners: Owners,
+    usages: Usages,
     nat: Mappings,
     guests: Guests,
     tells: Tells,
@@ -246,6 +249,7 @@ impl Router {
             allocator: Allocator::new(config.address_policy),
             conns: ConnTable::new(config.max_flows, config.timeouts),
             owners: Owners::default(),
+            usages: Usages::default(),
             nat: Mappings::new(config.seed),
             guests: Guests::default(),
             tells: Tells::default(),

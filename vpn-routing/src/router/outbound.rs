@@ -208,6 +208,7 @@ impl Router {
             Ok(()) => {
                 slot.counters.tx_packets += 1;
                 slot.counters.tx_bytes += bytes;
+                self.usages.sent(conn.usage, bytes);
                 if slot.queue.len() == 1 {
                     self.tunnels.list(tunnel);
                 }
@@ -408,6 +409,9 @@ impl Router {
         let conn = self.conns.get_mut(id)?;
         let old = std::mem::replace(&mut conn.owner, slot);
         conn.socket = owner.map_or(0, |o| o.socket);
+        let usage = self.usages.acquire(slot, conn.tunnel);
+        self.usages
+            .release(std::mem::replace(&mut conn.usage, usage));
         self.owners.release(old);
         None
     }

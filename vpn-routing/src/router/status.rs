@@ -1,15 +1,19 @@
 //! What a router can tell about itself: counters, tunnels, flows, and why a flow goes where.
 
+use std::cmp::Reverse;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use vpn_core::rule::FilterAction;
 use vpn_core::{
     DomainName, DropCounters, DropReason, Evidence, FlowKey, Generation, InterfacePlan, Owner,
-    OwnerDetail, RuleId, TransportState, TunnelId, Verdict,
+    OwnerDetail, Resources, RuleId, TransportState, TunnelId, Verdict,
 };
 
 use super::dns::DnsCounters;
+use super::owners::OUTSIDER;
 use super::resolve::Way;
+use super::usage::Account;
 use super::{Router, SWEEP_INTERVAL};
 use crate::alloc::Placement;
 use crate::conn::Origin;
@@ -87,6 +91,11 @@ pub struct TunnelStatus {
     pub names: usize,
     /// Its counters.
     pub counters: TunnelCounters,
+    /// How long a packet takes to its other end and back, if that was measured. The router does
+    /// not know; the engine asks the transport, as for what follows.
+    pub round_trip: Option<Duration>,
+    /// What its transport occupies.
+    pub resources: Resources,
 }
 
 /// DNS, as a status report shows it. All of it is bounded:
@@ -117,6 +126,25 @@ pub struct FlowStatus {
     pub rule: Option<RuleId>,
     /// Who began it.
     pub origin: Origin,
+}
+
+/// What one application does through one tunnel, as a status report shows it. Its counters begin
+/// with its first flow through that tunnel, and end with the last.
+#[derive(Clone, Debug)]
+pub struct AppStatus {
+    /// Whose flows; `None` if no rule asked, or if somebody behind the tunnel began them.
+    pub owner: Option<Owner>,
+    /// Who began them.
+    pub origin: Origin,
+    /// Through which tunnel.
+    pub tunnel: TunnelId,
+    /// How many there are.
+    pub flows: usize,
+    /// Bytes that were sent, IP headers included. Fragments behind the first of a datagram are
+    /// counted for the tunnel only.
+    pub tx_bytes: u64,
+    /// Bytes that came, likewise.
+    pub rx_bytes: u64,
 }
 
 /// A whole report.
@@ -222,6 +250,8 @@ impl Router {
                 flows: flows[id.index()],
                 names: self.dns.book.names_in(id),
                 counters: slot.counters.clone(),
+                round_trip: None,
+                resources: Resources::default(),
             })
             .collect();
         Status {
@@ -251,6 +281,24 @@ impl Router {
             origin: conn.origin,
         };
         self.conns.iter().take(limit).map(status).collect()
+    }
+
+    /// What applications do, by tunnel: up to `limit`, those first that moved most bytes.
+    pub fn apps(&self, limit: usize) -> Vec<AppStatus> {
+        let mut accounts: Vec<_> = self.usages.iter().collect();
+        accounts.sort_by_key(|account| Reverse(account.tx_bytes + account.rx_bytes));
+        let app = |account: &Account| AppStatus {
+            owner: self.owners.get(account.owner).cloned(),
+            origin: match account.owner {
+                OUTSIDER => Origin::Tunnel,
+                _ => Origin::Device,
+            },
+            tunnel: account.tunnel,
+            flows: account.flows as usize,
+            tx_bytes: account.tx_bytes,
+            rx_bytes: account.rx_bytes,
+        };
+        accounts.into_iter().take(limit).map(app).collect()
     }
 
     /// Why a new flow of this owner would go where it goes. Changes nothing.

@@ -70,6 +70,7 @@ impl Router {
     /// A flow was removed: what it counted in elsewhere.
     pub(super) fn flow_gone(&mut self, conn: &Conn) {
         self.dns.flow_gone(conn);
+        self.usages.release(conn.usage);
         self.owners.release(conn.owner);
         self.unmap(conn.mapping);
         if let (Origin::Tunnel, Some(rule)) = (conn.origin, conn.rule) {

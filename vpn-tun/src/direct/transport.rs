@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use vpn_core::packet::PacketBatch;
 use vpn_core::{
-    Assigned, DeviceError, DownCause, DropCounters, Family, StateSender, StateWatch,
+    Assigned, DeviceError, DownCause, DropCounters, Family, Resources, StateSender, StateWatch,
     TransportCapabilities, TransportError, TransportState, TunDevice, TunnelTransport,
 };
 
@@ -130,6 +130,15 @@ impl TunnelTransport for DirectTransport {
 
     async fn writable(&self) -> Result<(), TransportError> {
         self.tun.writable().await.map_err(error)
+    }
+
+    fn resources(&self) -> Resources {
+        let mut resources = Resources::default();
+        // The device.
+        resources.descriptors = 1;
+        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        resources.tasks = keeper.iter().filter(|task| !task.is_finished()).count();
+        resources
     }
 
     async fn close(&self) {

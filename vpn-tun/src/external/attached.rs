@@ -1,7 +1,7 @@
 //! Touches one interface of another program: its packets, past the kernel's own stack.
 
 use std::io::{self, Read, Write};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use socket2::Socket;
 use tokio::io::Interest;
@@ -34,6 +34,12 @@ struct Buffers {
 }
 
 impl Attached {
+    /// Bytes of its buffers.
+    pub(crate) fn bytes(&self) -> usize {
+        let buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        buffers.received.capacity() + buffers.sent.capacity()
+    }
+
     /// Takes the interface over: shut towards the stack first, then up, then heard.
     pub(crate) async fn open(name: &InterfaceName) -> Result<Self, ExternalError> {
         let missing = || ExternalError::Missing(name.clone());

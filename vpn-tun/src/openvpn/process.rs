@@ -113,6 +113,11 @@ impl Process {
         })
     }
 
+    /// Its number; 0 once it has ended.
+    pub(super) fn id(&self) -> u32 {
+        self.child.id().unwrap_or(0)
+    }
+
     /// The next line; `None` once it is gone. Cancel-safe.
     pub(super) async fn line(&mut self) -> Option<String> {
         self.lines.next_line().await.ok().flatten()

@@ -9,8 +9,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use vpn_core::packet::PacketBatch;
 use vpn_core::{
-    Assigned, DownCause, DropCounters, DropReason, StateSender, StateWatch, TransportCapabilities,
-    TransportError, TransportState, TunnelTransport, Underlay,
+    Assigned, DownCause, DropCounters, DropReason, Resources, StateSender, StateWatch,
+    TransportCapabilities, TransportError, TransportState, TunnelTransport, Underlay,
 };
 
 use super::credentials::Credentials;
@@ -143,6 +143,8 @@ struct Shared {
     /// Changes with `attached`.
     changed: watch::Sender<u64>,
     mtu: std::sync::atomic::AtomicU16,
+    /// The process that runs; 0 while none does.
+    process: std::sync::atomic::AtomicU32,
 }
 
 impl Shared {
@@ -172,6 +174,7 @@ impl OpenVpnTransport {
             attached: RwLock::new(None),
             changed: watch::Sender::new(0),
             mtu: std::sync::atomic::AtomicU16::new(1500),
+            process: std::sync::atomic::AtomicU32::new(0),
         });
         let closing = watch::Sender::new(false);
         let runner = Runner {
@@ -268,6 +271,26 @@ impl TunnelTransport for OpenVpnTransport {
         }
     }
 
+    fn resources(&self) -> Resources {
+        let mut resources = Resources::default();
+        let process = self
+            .shared
+            .process
+            .load(std::sync::atomic::Ordering::Relaxed);
+        if process != 0 {
+            resources.process = Some(process);
+            // The conversation, and what tells that it ended.
+            resources.descriptors += 2;
+        }
+        if let Some(attached) = self.shared.attached() {
+            resources.descriptors += 1;
+            resources.bytes += attached.bytes();
+        }
+        let runner = self.runner.lock().unwrap_or_else(PoisonError::into_inner);
+        resources.tasks = runner.iter().filter(|task| !task.is_finished()).count();
+        resources
+    }
+
     async fn close(&self) {
         self.closing.send_replace(true);
         let runner = {
@@ -362,7 +385,11 @@ impl Runner {
             }
             Err(error) => return again(format!("openvpn does not start: {error}")),
         };
+        let running = &self.shared.process;
+        running.store(process.id(), std::sync::atomic::Ordering::Relaxed);
         let end = self.converse(&mut process).await;
+        let running = &self.shared.process;
+        running.store(0, std::sync::atomic::Ordering::Relaxed);
         process.end().await;
         end
     }

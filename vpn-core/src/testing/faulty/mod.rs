@@ -252,6 +252,10 @@ impl<T: TunnelTransport> TunnelTransport for Faulty<T> {
     fn idle_limit(&self) -> Option<Duration> {
         self.inner.idle_limit()
     }
+    fn resources(&self) -> crate::Resources {
+        self.inner.resources()
+    }
+
     fn round_trip(&self) -> Option<Duration> {
         self.inner.round_trip()
     }
