@@ -105,6 +105,9 @@ pub(crate) enum Error {
     /// The engine is not there any more.
     #[error(transparent)]
     Gone(#[from] vpn_routing::engine::EngineGone),
+    /// The terminal cannot be written to.
+    #[error("the terminal")]
+    Terminal(#[source] std::io::Error),
     /// No runtime.
     #[error("cannot start the runtime")]
     Runtime(#[source] std::io::Error),

@@ -8,6 +8,7 @@
 //! multi-region check --config multi-region.toml
 //! multi-region run --config multi-region.toml
 //! multi-region status --control multi-region.sock
+//! multi-region top --control multi-region.sock
 //! ```
 
 mod check;
@@ -28,6 +29,7 @@ mod resources;
 mod rule;
 mod switch;
 mod system;
+mod top;
 mod view;
 
 use std::io::IsTerminal as _;
@@ -71,6 +73,12 @@ enum Command {
         /// As JSON.
         #[arg(long)]
         json: bool,
+    },
+    /// A running daemon, seen live; keys send apps through other tunnels.
+    Top {
+        /// Control socket.
+        #[arg(long)]
+        control: PathBuf,
     },
     /// Which way a flow takes, and why.
     Explain {
@@ -124,6 +132,7 @@ async fn dispatch(command: Command) -> Result<(), Error> {
             view::status(&status, json);
             Ok(())
         }
+        Command::Top { control } => top::run(&control).await,
         Command::Explain {
             control,
             question,

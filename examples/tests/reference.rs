@@ -97,7 +97,7 @@ fn the_reference_documents_exactly_the_keys_there_are() {
     let mut keys = Vec::new();
     for key in keys_of(&place, "") {
         let (head, name) = match key.as_str() {
-            "default" | "direct" | "lockdown" | "on_exit" | "rules" | "journal" => {
+            "default" | "direct" | "lockdown" | "on_exit" | "rules" | "journal" | "metrics" => {
                 keys.push(key);
                 continue;
             }

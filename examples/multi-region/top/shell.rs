@@ -1,0 +1,211 @@
+//! Touches the terminal, the clock and the control socket: draws, asks once a second, and hears keys.
+
+use std::collections::BTreeMap;
+use std::io::{self, IsTerminal as _, Stdout, stdin, stdout};
+use std::panic;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crossterm::event::{Event, EventStream, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use crossterm::terminal::{
+    EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
+};
+use crossterm::{cursor, execute};
+use futures_util::StreamExt as _;
+use nix::unistd::{Uid, User};
+use ratatui::Terminal;
+use ratatui::backend::CrosstermBackend;
+use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+
+use super::model::{Ask, Key, Model};
+use super::snapshot::{Owner, Snapshot};
+use super::view::view;
+use crate::control::{self, Request};
+use crate::error::{Error, chain};
+use crate::switch::{App, Switch};
+
+/// Between two questions.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+
+/// Answers that wait to be shown; who has one more waits.
+const ANSWERS: usize = 4;
+
+/// What the daemon said, or why it did not.
+enum Answer {
+    Snapshot(Box<Snapshot>),
+    Gone(String),
+    Switched(Result<String, String>),
+}
+
+/// Shows the daemon until it is told to stop. The daemon may come and go meanwhile.
+pub(crate) async fn run(control: &Path) -> Result<(), Error> {
+    if !stdout().is_terminal() || !stdin().is_terminal() {
+        let text = format!(
+            "top: this is no terminal; for a report once: multi-region status --control {}",
+            control.display()
+        );
+        return Err(Error::Argument(text));
+    }
+    let mut terminate = signal(SignalKind::terminate()).map_err(Error::Runtime)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(Error::Runtime)?;
+    let mut screen = Screen::take().map_err(Error::Terminal)?;
+    let mut keys = EventStream::new();
+    let (answered, mut answers) = mpsc::channel(ANSWERS);
+    let asking = tokio::spawn(ask_for_ever(control.to_owned(), answered.clone()));
+    let mut model = Model::new(control.display().to_string());
+    let outcome = loop {
+        if let Err(error) = screen.terminal.draw(|frame| view(frame, &model)) {
+            break Err(Error::Terminal(error));
+        }
+        let key = tokio::select! {
+            _ = terminate.recv() => break Ok(()),
+            _ = hangup.recv() => break Ok(()),
+            Some(answer) = answers.recv() => {
+                match answer {
+                    Answer::Snapshot(snapshot) => model.snapshot(Instant::now(), *snapshot),
+                    Answer::Gone(why) => model.gone(why),
+                    Answer::Switched(outcome) => model.said(outcome),
+                }
+                None
+            }
+            event = keys.next() => match event {
+                Some(Ok(Event::Key(key))) => key_of(key),
+                // A new size, say: it is drawn anew.
+                Some(Ok(_)) => None,
+                Some(Err(error)) => break Err(Error::Terminal(error)),
+                None => break Ok(()),
+            },
+        };
+        match key.and_then(|key| model.key(key)) {
+            None => {}
+            Some(Ask::Quit) => break Ok(()),
+            Some(Ask::Switch(owner, to)) => {
+                let (control, answered) = (control.to_owned(), answered.clone());
+                tokio::spawn(async move {
+                    let outcome = switch(&control, owner, to).await;
+                    // Nobody may be left to tell.
+                    let _ = answered.send(Answer::Switched(outcome)).await;
+                });
+            }
+        }
+    };
+    asking.abort();
+    outcome
+}
+
+/// The terminal, taken over; as before when dropped, also by a panic.
+struct Screen {
+    terminal: Terminal<CrosstermBackend<Stdout>>,
+}
+
+impl Screen {
+    fn take() -> io::Result<Self> {
+        let former = panic::take_hook();
+        // What a panic says must not be lost with the second screen.
+        panic::set_hook(Box::new(move |info| {
+            give_back();
+            former(info);
+        }));
+        enable_raw_mode()?;
+        let taken = execute!(stdout(), EnterAlternateScreen, cursor::Hide);
+        let terminal = taken.and_then(|()| Terminal::new(CrosstermBackend::new(stdout())));
+        match terminal {
+            Ok(terminal) => Ok(Self { terminal }),
+            Err(error) => {
+                give_back();
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        give_back();
+    }
+}
+
+fn give_back() {
+    // What cannot be given back is gone.
+    let _ = execute!(stdout(), LeaveAlternateScreen, cursor::Show);
+    let _ = disable_raw_mode();
+}
+
+fn key_of(event: KeyEvent) -> Option<Key> {
+    if event.kind == KeyEventKind::Release {
+        return None;
+    }
+    let control = event.modifiers.contains(KeyModifiers::CONTROL);
+    match event.code {
+        KeyCode::Char('c') if control => Some(Key::Interrupt),
+        KeyCode::Char(_) if control => None,
+        KeyCode::Char(c) => Some(Key::Char(c)),
+        KeyCode::Up => Some(Key::Up),
+        KeyCode::Down => Some(Key::Down),
+        KeyCode::Enter => Some(Key::Enter),
+        KeyCode::Esc => Some(Key::Escape),
+        _ => None,
+    }
+}
+
+/// Asks until nobody listens any more.
+async fn ask_for_ever(control: PathBuf, answered: mpsc::Sender<Answer>) {
+    let mut users = BTreeMap::new();
+    let mut tick = tokio::time::interval(ASK_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let answer = match control::ask(&control, &Request::Status).await {
+            Ok(value) => understood(value, &mut users),
+            // Of the error only the cause: whose socket it is, is on the screen.
+            Err(error) => Answer::Gone(
+                std::error::Error::source(&error)
+                    .map_or_else(|| error.to_string(), |cause| chain(cause)),
+            ),
+        };
+        if answered.send(answer).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn understood(value: Value, users: &mut BTreeMap<u32, String>) -> Answer {
+    let mut snapshot: Snapshot = match serde_json::from_value(value) {
+        Ok(snapshot) => snapshot,
+        Err(error) => return Answer::Gone(format!("its answer makes no sense: {error}")),
+    };
+    let uids: Vec<u32> = snapshot
+        .apps
+        .iter()
+        .filter_map(|app| app.owner.uid)
+        .collect();
+    users.retain(|uid, _| uids.contains(uid));
+    for uid in uids {
+        let name = || match User::from_uid(Uid::from_raw(uid)) {
+            Ok(Some(user)) => user.name,
+            _ => format!("uid {uid}"),
+        };
+        users.entry(uid).or_insert_with(name);
+    }
+    snapshot.users.clone_from(users);
+    Answer::Snapshot(Box::new(snapshot))
+}
+
+/// Which rule says so now, or why not.
+async fn switch(control: &Path, owner: Owner, to: String) -> Result<String, String> {
+    let app = App {
+        uid: owner.uid,
+        executable: owner.executable.map(PathBuf::from),
+        package: owner.package,
+    };
+    let request = Request::Switch(Switch { app, to });
+    let answer = control::ask(control, &request).await;
+    let answer = answer.map_err(|error| {
+        std::error::Error::source(&error).map_or_else(|| error.to_string(), |cause| chain(cause))
+    })?;
+    let word = |key: &str| answer[key].as_str().unwrap_or("-").to_owned();
+    Ok(format!("{}: {}", word("rule"), word("says")))
+}
