@@ -56,11 +56,7 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
             tracing::warn!(tunnel = %name, "{warning}");
         }
     }
-    let control = Listener::bind(&loaded.config.control.socket).await?;
-    let metrics = match loaded.config.metrics {
-        Some(address) => Some(metrics::Listener::bind(address).await?),
-        None => None,
-    };
+    let asked = Asked::bind(&loaded).await?;
     let mut system_state = SystemState::new(&loaded.config)?;
     let mut prepared = prepare(&loaded, &system_state)?;
     let mut engaged = system_state.engage().await;
@@ -90,11 +86,9 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
         prepared,
         rules,
         &reload,
-        loaded.config.rules.as_ref(),
         &shutdown,
         &mut system_state,
-        control,
-        metrics,
+        asked,
         &mut stop,
     )
     .await;
@@ -113,6 +107,8 @@ struct Prepared {
     tunnels: Vec<StateWatch>,
     rules: RuleCache,
     policy: Policy,
+    /// The database of rules, if there is one.
+    database: Option<PathBuf>,
 }
 
 /// The engine with its tunnels, which begin to connect once this task waits for something.
@@ -148,6 +144,7 @@ fn prepare(loaded: &Loaded, system_state: &SystemState) -> Result<Prepared, Erro
         tunnels,
         rules,
         policy: Policy::new(known),
+        database: loaded.config.rules.clone(),
     })
 }
 
@@ -164,6 +161,33 @@ async fn open_direct(
     Ok(())
 }
 
+/// Where the daemon is asked what it does.
+struct Asked {
+    control: Listener,
+    metrics: Option<metrics::Listener>,
+}
+
+impl Asked {
+    async fn bind(loaded: &Loaded) -> Result<Self, Error> {
+        let control = Listener::bind(&loaded.config.control.socket).await?;
+        let metrics = match loaded.config.metrics {
+            Some(address) => Some(metrics::Listener::bind(address).await?),
+            None => None,
+        };
+        Ok(Self { control, metrics })
+    }
+
+    /// Answers until `shutdown`.
+    fn serve(self, reporter: &Reporter, shutdown: &CancellationToken) -> JoinSet<()> {
+        let mut answering = JoinSet::new();
+        answering.spawn(self.control.serve(reporter.clone(), shutdown.clone()));
+        if let Some(metrics) = self.metrics {
+            answering.spawn(metrics.serve(reporter.clone(), shutdown.clone()));
+        }
+        answering
+    }
+}
+
 /// The rules' feed, which runs.
 struct Rules {
     status: watch::Receiver<FeedStatus>,
@@ -175,11 +199,9 @@ async fn serve(
     prepared: Prepared,
     feed: Rules,
     reload: &Reload,
-    database: Option<&PathBuf>,
     shutdown: &CancellationToken,
     system_state: &mut SystemState,
-    control: Listener,
-    metrics: Option<metrics::Listener>,
+    asked: Asked,
     stop: &mut Signals,
 ) -> Result<(), Error> {
     let Prepared {
@@ -187,6 +209,7 @@ async fn serve(
         tunnels,
         rules,
         policy,
+        database,
     } = prepared;
     let handle = engine.handle();
     let mut plan = handle.plan();
@@ -198,13 +221,9 @@ async fn serve(
         rules,
         reload: reload.clone(),
         policy,
-        database: database.cloned(),
+        database,
     };
-    let mut told = JoinSet::new();
-    told.spawn(control.serve(reporter.clone(), shutdown.clone()));
-    if let Some(metrics) = metrics {
-        told.spawn(metrics.serve(reporter, shutdown.clone()));
-    }
+    let mut answering = asked.serve(&reporter, shutdown);
     let first_try = tokio::time::timeout(FIRST_TRY, all_tried(tunnels, feed.status, &handle));
     tokio::pin!(first_try);
     let mut ready = false;
@@ -256,7 +275,7 @@ async fn serve(
     shutdown.cancel();
     // All end by the token; a panic in one ended it as well.
     let _ = feed.task.await;
-    while told.join_next().await.is_some() {}
+    while answering.join_next().await.is_some() {}
     result
 }
 

