@@ -16,6 +16,7 @@
 //! | [`transport`] | [`TunnelTransport`]: packets to and from one tunnel |
 //! | [`directory`] | [`PeerDirectory`]: which peers exist and where |
 //! | [`underlay`] | [`Underlay`]: sockets that bypass the capture |
+//! | [`network`] | what happens to the network below: [`NetworkEvent`] |
 //! | [`testing`] | in-memory device and transport, faults, pcap, virtual clock (feature `testing`) |
 //! | [`manual`] | how-tos: implement a device, a transport, a rule source |
 //!
@@ -33,6 +34,7 @@ pub mod domain;
 pub mod flow;
 pub mod id;
 pub mod manual;
+pub mod network;
 pub mod owner;
 pub mod packet;
 pub mod plan;
@@ -50,6 +52,7 @@ pub use directory::{DirectoryError, PeerDirectory, PeerId, PeerRecord};
 pub use domain::{DomainName, DomainPattern};
 pub use flow::{Family, FlowKey, Protocol};
 pub use id::{Generation, GroupId, RuleId, TunnelId};
+pub use network::NetworkEvent;
 pub use owner::{Evidence, Owner, OwnerAnswer, OwnerDetail, OwnerQuery, OwnerResolver};
 pub use packet::{Offload, Packet, PacketBatch, ParseError, Parsed};
 pub use plan::{Bypass, InterfacePlan, PlanChange, Way};

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use ipnet::IpNet;
 use tokio::sync::watch;
 
+use crate::network::NetworkEvent;
 use crate::packet::PacketBatch;
 use crate::resources::Resources;
 use crate::verdict::DropCounters;
@@ -260,6 +261,21 @@ pub trait TunnelTransport: Debug + Send + Sync {
     /// every other state, and for other transports, nothing happens.
     fn rest(&self) {}
 
+    /// The network below is another one, or gone, or the machine slept. Called once per
+    /// [event](NetworkEvent), from the task that drives the transport; it returns at once, and what
+    /// follows happens in the transport's own time.
+    ///
+    /// * On [`Changed`](NetworkEvent::Changed) and [`Woke`](NetworkEvent::Woke) a transport asks its
+    ///   peer for a new proof at once, by new sockets and with its name resolved anew, whatever its
+    ///   state: also where it believes to be up, for that may be long past. It goes on with growing
+    ///   pauses until it is answered. Up to the answer, or the usual time without one, its state may
+    ///   stay as it is, and packets go where they went.
+    /// * On [`Lost`](NetworkEvent::Lost) it is down at once. It may go on trying, with pauses.
+    /// * A dormant transport stays dormant, a closed one closed.
+    ///
+    /// Default: nothing happens, which is right where nothing below can change.
+    fn network_changed(&self, _event: NetworkEvent) {}
+
     /// After how long without packets it wants to [`rest`](Self::rest); `None`: never. Asked once,
     /// when the tunnel is added.
     fn idle_limit(&self) -> Option<Duration> {
@@ -316,6 +332,9 @@ macro_rules! forward {
             }
             fn rest(&self) {
                 (**self).rest();
+            }
+            fn network_changed(&self, event: NetworkEvent) {
+                (**self).network_changed(event);
             }
             fn idle_limit(&self) -> Option<Duration> {
                 (**self).idle_limit()

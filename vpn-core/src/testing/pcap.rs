@@ -9,6 +9,7 @@ use async_trait::async_trait;
 
 use super::VirtualClock;
 use crate::device::{DeviceCapabilities, DeviceError, TunDevice};
+use crate::network::NetworkEvent;
 use crate::packet::PacketBatch;
 use crate::transport::{StateWatch, TransportCapabilities, TransportError, TunnelTransport};
 use crate::verdict::DropCounters;
@@ -180,6 +181,9 @@ impl<T: TunnelTransport, W: Write + Send> TunnelTransport for PcapTap<T, W> {
     }
     fn rest(&self) {
         self.inner.rest();
+    }
+    fn network_changed(&self, event: NetworkEvent) {
+        self.inner.network_changed(event);
     }
     fn idle_limit(&self) -> Option<Duration> {
         self.inner.idle_limit()

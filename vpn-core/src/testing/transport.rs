@@ -1,13 +1,14 @@
 //! A tunnel whose far end is the test.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 
 use super::queue::{InjectError, Queue};
+use crate::network::NetworkEvent;
 use crate::packet::segment::split;
 use crate::packet::{BufferPool, Offload, Packet, PacketBatch, Parsed};
 use crate::transport::{
@@ -31,6 +32,7 @@ struct Shared {
     idle_limit: Option<Duration>,
     round_trip: AtomicU64,
     woken: AtomicU64,
+    network_events: Mutex<Vec<NetworkEvent>>,
 }
 
 /// A tunnel in memory: made by [`memory_transport`].
@@ -86,6 +88,7 @@ fn memory(
         idle_limit,
         round_trip: AtomicU64::new(0),
         woken: AtomicU64::new(0),
+        network_events: Mutex::default(),
     });
     (MemoryTransport(shared.clone()), FarSide(shared))
 }
@@ -125,6 +128,12 @@ impl FarSide {
     /// How often the tunnel was woken while it was dormant.
     pub fn woken(&self) -> u64 {
         self.0.woken.load(Ordering::Relaxed)
+    }
+
+    /// What the tunnel was told of the network below since this was asked last, oldest first.
+    pub fn take_network_events(&self) -> Vec<NetworkEvent> {
+        let events = self.0.network_events.lock();
+        std::mem::take(&mut *events.unwrap_or_else(PoisonError::into_inner))
     }
 
     /// How many packets the strict source check took.
@@ -331,6 +340,11 @@ impl TunnelTransport for MemoryTransport {
         if up && self.0.idle_limit.is_some() {
             self.0.state.set(TransportState::Dormant);
         }
+    }
+
+    fn network_changed(&self, event: NetworkEvent) {
+        let events = self.0.network_events.lock();
+        events.unwrap_or_else(PoisonError::into_inner).push(event);
     }
 
     fn idle_limit(&self) -> Option<Duration> {

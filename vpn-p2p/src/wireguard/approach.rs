@@ -28,21 +28,23 @@ pub(super) async fn approach(shared: &Shared, peers: Vec<usize>) {
         let Some((endpoint, attempts, permit, alone)) = begun else {
             continue;
         };
+        let known = match endpoint {
+            Endpoint::Name { .. } => shared.core().last_known(index),
+            Endpoint::Address(_) => None,
+        };
+        // A resolver may take its time, and most peers stay where they are.
+        let greeted = known.filter(|at| greet(shared, index, *at).is_ok());
         // A second try from a new port gets past a mapping that went stale on the way, and off a
         // network that is gone. Not where clients know the port.
         if attempts > 0 && alone && shared.listen_port.is_none() && !any_alive(shared) {
             shared.forget_sockets();
         }
-        let outcome = reach(shared, &endpoint, attempts).await;
-        let now = Instant::now();
-        let asked = outcome.and_then(|at| {
-            let mut messages = Vec::new();
-            shared.core().reached(index, at, now, &mut messages);
-            shared.measure();
-            shared
-                .send_all(&mut messages)
-                .map_err(|error| DownCause::Network(format!("cannot send to {at}: {error}")))
+        let outcome = reach(shared, &endpoint, attempts, greeted).await;
+        let asked = outcome.and_then(|at| match greeted {
+            Some(known) if known == at => Ok(()),
+            _ => greet(shared, index, at),
         });
+        let now = Instant::now();
         if let Some(peer) = shared.core().peer_mut(index) {
             match &asked {
                 Ok(()) => peer.health.reached(permit, now),
@@ -60,6 +62,20 @@ pub(super) async fn approach(shared: &Shared, peers: Vec<usize>) {
     }
 }
 
+/// Asks a peer at this address for a handshake.
+fn greet(shared: &Shared, index: usize, at: SocketAddr) -> Result<(), DownCause> {
+    let bound = shared.bind(at.is_ipv4());
+    bound.map_err(|error| DownCause::Network(error.to_string()))?;
+    let mut messages = Vec::new();
+    let mut core = shared.core();
+    core.reached(index, at, Instant::now(), &mut messages);
+    drop(core);
+    shared.measure();
+    shared
+        .send_all(&mut messages)
+        .map_err(|error| DownCause::Network(format!("cannot send to {at}: {error}")))
+}
+
 fn any_alive(shared: &Shared) -> bool {
     shared.core().standing(Instant::now()) == Standing::Alive
 }
@@ -68,6 +84,7 @@ async fn reach(
     shared: &Shared,
     endpoint: &Endpoint,
     attempts: u32,
+    greeted: Option<SocketAddr>,
 ) -> Result<SocketAddr, DownCause> {
     let addresses = match endpoint {
         Endpoint::Address(address) => vec![*address],
@@ -86,6 +103,9 @@ async fn reach(
     };
     if addresses.is_empty() {
         return Err(DownCause::Resolve(format!("{endpoint}: no address")));
+    }
+    if let Some(still) = greeted.filter(|at| addresses.contains(at)) {
+        return Ok(still);
     }
     // Each attempt begins with another address: one that swallows everything does not win.
     let first = attempts as usize % addresses.len();

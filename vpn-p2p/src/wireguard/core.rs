@@ -400,6 +400,37 @@ impl Core {
         standing
     }
 
+    /// The network is gone: every peer that was asked or has a session is silent.
+    pub(super) fn cut_off(&mut self) {
+        for peer in &mut self.peers {
+            if peer.configured.is_some() || peer.session.is_ready() {
+                peer.health.cut_off();
+            }
+        }
+        self.alive = false;
+    }
+
+    /// The network is another one: every peer that can be approached is, also one whose session
+    /// seems to be in order. Whether there is one.
+    pub(super) fn moved(&mut self, now: Instant) -> bool {
+        let peers = self.peers.iter_mut();
+        let mut any = false;
+        for peer in peers.filter(|peer| peer.configured.is_some()) {
+            peer.health.moved(now);
+            // The way there may be another, and carry less.
+            peer.path = None;
+            any = true;
+        }
+        any
+    }
+
+    /// Where a peer was before the network changed, while nothing was tried since.
+    pub(super) fn last_known(&self, index: usize) -> Option<SocketAddr> {
+        let peer = self.peers.get(index)?;
+        let fresh = peer.health.has_moved() && peer.health.attempts() == 0;
+        peer.endpoint.filter(|_| fresh)
+    }
+
     /// Forgets every session, and that anything was asked.
     pub(super) fn forget_sessions(&mut self, now: Instant) {
         for peer in &mut self.peers {

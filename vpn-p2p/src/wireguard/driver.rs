@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -98,6 +98,8 @@ pub(super) struct Shared {
     pub(super) waits_for_peers: bool,
     /// It was woken: the task looks at once.
     pub(super) woken: Notify,
+    /// The network below changed, and the task has not seen it yet.
+    pub(super) moved: AtomicBool,
 }
 
 impl Shared {
@@ -114,6 +116,7 @@ impl Shared {
         Self {
             waits_for_peers,
             woken: Notify::new(),
+            moved: AtomicBool::new(false),
             core: Mutex::new(Core::new(config, &options)),
             sockets: Mutex::default(),
             state,
@@ -316,7 +319,13 @@ pub(super) async fn drive(shared: Arc<Shared>) {
         tokio::select! {
             () = shared.closing.cancelled() => break,
             () = &mut unblocking => {}
-            () = shared.woken.notified() => interval.reset_immediately(),
+            () = shared.woken.notified() => {
+                if shared.follow() {
+                    // It may wait for a resolver of the old network.
+                    attempt = None;
+                }
+                interval.reset_immediately();
+            }
             _ = interval.tick() => {
                 if shared.is_dormant() {
                     continue;

@@ -34,6 +34,10 @@ pub(super) struct Health {
     next_attempt: Option<Instant>,
     backoff: Backoff,
     breaker: Breaker,
+    /// The network was lost since it was last heard: it is silent, whatever was asked when.
+    cut_off: bool,
+    /// The network changed since it was last heard: attempts go on although it is not silent yet.
+    moved: bool,
 }
 
 impl Health {
@@ -44,7 +48,28 @@ impl Health {
             next_attempt: None,
             backoff: Backoff::new(RETRY, seed),
             breaker: Breaker::new(BREAKER),
+            cut_off: false,
+            moved: false,
         }
+    }
+
+    /// The network is gone: silent at once.
+    pub(super) const fn cut_off(&mut self) {
+        self.cut_off = true;
+    }
+
+    /// The network is another one: an attempt is due now, and again with growing pauses until
+    /// something is heard. What failed on the old network says nothing about this one.
+    pub(super) fn moved(&mut self, now: Instant) {
+        self.moved = true;
+        self.next_attempt = Some(now);
+        self.backoff.reset();
+        self.breaker = Breaker::new(BREAKER);
+    }
+
+    /// Whether nothing was heard since the network changed.
+    pub(super) const fn has_moved(&self) -> bool {
+        self.moved
     }
 
     /// Something was sent that a living peer answers: a handshake message, or data (whitepaper
@@ -59,6 +84,8 @@ impl Health {
     pub(super) fn heard(&mut self, now: Instant) {
         self.waiting_since = None;
         self.next_attempt = None;
+        self.cut_off = false;
+        self.moved = false;
         self.backoff.succeeded(now);
     }
 
@@ -69,8 +96,8 @@ impl Health {
 
     /// Whether an answer is outstanding for too long.
     pub(super) fn is_silent(&self, now: Instant) -> bool {
-        self.waiting_since
-            .is_some_and(|since| now.saturating_duration_since(since) >= self.no_answer_after)
+        let too_long = |since| now.saturating_duration_since(since) >= self.no_answer_after;
+        self.cut_off || self.waiting_since.is_some_and(too_long)
     }
 
     /// Demands an attempt now, unless one is planned.
@@ -100,7 +127,7 @@ impl Health {
     /// Name and socket were had; whether the peer answers is seen later.
     pub(super) fn reached(&mut self, permit: Permit, now: Instant) {
         self.breaker.succeeded(permit);
-        if self.is_silent(now) {
+        if self.moved || self.is_silent(now) {
             self.plan(now);
         }
     }
@@ -159,6 +186,63 @@ mod tests {
             let permit = health.begin(now).unwrap();
             health.reached(permit, now);
         }
+    }
+
+    #[test]
+    fn a_change_of_the_network_is_tried_at_once_and_then_with_growing_pauses() {
+        let start = Instant::now();
+        let mut health = Health::new(Duration::from_secs(15), 3);
+        health.heard(start);
+        let mut now = start + Duration::from_secs(100);
+        health.moved(now);
+        let (end, mut attempts) = (now + Duration::from_secs(30), Vec::new());
+        while now < end {
+            if health.is_due(now)
+                && let Some(permit) = health.begin(now)
+            {
+                attempts.push(now);
+                health.reached(permit, now);
+            }
+            now += Duration::from_millis(10);
+        }
+        assert_eq!(attempts[0], start + Duration::from_secs(100));
+        assert!(attempts[1] - attempts[0] <= Duration::from_millis(1_010));
+        assert!((6..=14).contains(&attempts.len()), "{}", attempts.len());
+        health.heard(now);
+        assert!(!health.is_due(now + Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn many_changes_are_no_more_attempts_than_changes_and_forget_an_open_breaker() {
+        let mut now = Instant::now();
+        let mut health = Health::new(Duration::from_secs(15), 3);
+        health.demand(now);
+        for _ in 0..5 {
+            while !health.is_due(now) {
+                now += Duration::from_millis(10);
+            }
+            let permit = health.begin(now).unwrap();
+            health.failed(permit, now);
+        }
+        health.demand(now);
+        for _ in 0..50 {
+            health.moved(now);
+        }
+        let permit = health.begin(now).expect("the breaker is new");
+        health.reached(permit, now);
+        assert!(!health.is_due(now));
+    }
+
+    #[test]
+    fn without_a_network_it_is_silent_until_it_is_heard() {
+        let now = Instant::now();
+        let mut health = Health::new(Duration::from_secs(15), 3);
+        health.cut_off();
+        assert!(health.is_silent(now));
+        health.moved(now);
+        assert!(health.is_silent(now), "not proven yet");
+        health.heard(now);
+        assert!(!health.is_silent(now));
     }
 
     #[test]

@@ -15,6 +15,7 @@
 //! | `noise` | gotatun behind [`Session`](crate::session::Session), and the gate before it |
 //! | `socket` | the UDP socket |
 //! | `driver` | the task: clock and sockets |
+//! | `network` | what follows when the network below changes |
 //! | `approach` | one attempt to reach a peer: its name, a socket, a handshake |
 //! | `outbound`, `inbound` | a batch's way through all of these |
 //! | `transport` | the [`TunnelTransport`](vpn_core::TunnelTransport) |
@@ -25,6 +26,7 @@ mod demand;
 mod driver;
 mod health;
 mod inbound;
+mod network;
 mod noise;
 mod options;
 mod outbound;

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use tokio::task::JoinHandle;
 use vpn_core::packet::PacketBatch;
 use vpn_core::{
-    DropCounters, Resources, StateWatch, TransportCapabilities, TransportError, TransportState,
-    TunnelTransport, Underlay, UnderlayError,
+    DropCounters, NetworkEvent, Resources, StateWatch, TransportCapabilities, TransportError,
+    TransportState, TunnelTransport, Underlay, UnderlayError,
 };
 
 use super::driver::{Shared, Sockets, drive};
@@ -207,6 +207,10 @@ impl TunnelTransport for WireGuardTransport {
 
     fn rest(&self) {
         self.shared.rest();
+    }
+
+    fn network_changed(&self, event: NetworkEvent) {
+        self.shared.network_changed(event);
     }
 
     fn idle_limit(&self) -> Option<Duration> {

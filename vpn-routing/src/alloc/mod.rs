@@ -196,7 +196,8 @@ impl Allocator {
     }
 
     /// Tells the host's own networks: each interface address with its prefix length. Replaces
-    /// those told before; looked at by the next [`admit`](Self::admit).
+    /// those told before; looked at by the next [`admit`](Self::admit), and by
+    /// [`conflicts`](Self::conflicts).
     pub fn set_host_networks(&mut self, networks: impl IntoIterator<Item = IpNet>) {
         self.host = networks.into_iter().collect();
     }
@@ -204,6 +205,14 @@ impl Allocator {
     /// The host's own networks, as they were told.
     pub fn host_networks(&self) -> &[IpNet] {
         &self.host
+    }
+
+    /// Where the addresses of an admitted tunnel overlap the host's networks as they are now.
+    pub fn conflicts(&self, tunnel: TunnelId) -> Vec<Conflict> {
+        let places = self.tunnels.get(&tunnel).into_iter().flatten();
+        places
+            .filter_map(|&(assigned, _)| conflict::with_host(assigned, &self.host))
+            .collect()
     }
 
     /// Sets a tunnel's priority for [`Policy::Priority`]; larger is more important, default 0.

@@ -222,6 +222,9 @@ fn the_hosts_networks_are_reported_and_not_taken() {
         a.release(UK);
     }
     assert!(admit(&mut a, UK, "172.16.0.2/12").conflicts.is_empty());
+    a.set_host_networks([net("172.16.5.1/16")]);
+    assert_eq!(a.conflicts(UK)[0].kind, ConflictKind::Contains);
+    assert!(a.conflicts(FR).is_empty());
 }
 
 #[test]

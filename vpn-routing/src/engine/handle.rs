@@ -1,11 +1,13 @@
 //! Talking to a running engine.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot, watch};
 use vpn_core::{
-    DomainName, Evidence, FlowKey, GroupId, InterfacePlan, Owner, OwnerQuery, OwnerResolver,
-    TunnelId, TunnelTransport,
+    DomainName, Evidence, FlowKey, GroupId, InterfacePlan, NetworkEvent, Owner, OwnerQuery,
+    OwnerResolver, TunnelId, TunnelTransport,
 };
 
 use super::EngineError;
@@ -33,6 +35,8 @@ pub(super) enum Command {
         oneshot::Sender<Result<Vec<GroupId>, GroupError>>,
     ),
     SetTunnelOptions(TunnelId, TunnelOptions, oneshot::Sender<()>),
+    NetworkChanged(NetworkEvent, oneshot::Sender<()>),
+    SetHost(Vec<IpNet>, Vec<IpAddr>, oneshot::Sender<()>),
     AddTunnel(
         String,
         Arc<dyn TunnelTransport>,
@@ -180,6 +184,26 @@ impl EngineHandle {
         options: TunnelOptions,
     ) -> Result<(), EngineGone> {
         self.ask(|reply| Command::SetTunnelOptions(tunnel, options, reply))
+            .await
+    }
+
+    /// Tells every transport what happened to the network below, as
+    /// [`TunnelTransport::network_changed`] has it. Returns when all have been told, not when they
+    /// are connected again.
+    pub async fn network_changed(&self, event: NetworkEvent) -> Result<(), EngineGone> {
+        self.ask(|reply| Command::NetworkChanged(event, reply))
+            .await
+    }
+
+    /// Says which networks the host is on now, and which resolvers its own configuration names, in
+    /// place of those it was on: see [`Router::set_host_networks`](crate::Router::set_host_networks)
+    /// and [`RouterConfig::steered`](crate::RouterConfig::steered).
+    pub async fn set_host(
+        &self,
+        networks: Vec<IpNet>,
+        resolvers: Vec<IpAddr>,
+    ) -> Result<(), EngineGone> {
+        self.ask(|reply| Command::SetHost(networks, resolvers, reply))
             .await
     }
 

@@ -193,6 +193,11 @@ impl Engine {
         self.router.set_host_networks(networks);
     }
 
+    /// Further addresses whose queries are steered: see [`Router::set_steered`].
+    pub fn set_steered(&mut self, resolvers: Vec<std::net::IpAddr>) {
+        self.router.set_steered(resolvers);
+    }
+
     /// The way to talk to the engine while it runs.
     pub fn handle(&self) -> EngineHandle {
         self.handle.clone()
@@ -479,6 +484,17 @@ impl Engine {
             Command::SetGroups(groups, reply) => drop(reply.send(self.set_groups(groups))),
             Command::SetTunnelOptions(tunnel, options, reply) => {
                 self.set_tunnel_options(tunnel, options);
+                let _ = reply.send(());
+            }
+            Command::NetworkChanged(event, reply) => {
+                for link in self.links.iter().flatten() {
+                    link.transport.network_changed(event);
+                }
+                let _ = reply.send(());
+            }
+            Command::SetHost(networks, resolvers, reply) => {
+                self.set_host_networks(networks);
+                self.set_steered(resolvers);
                 let _ = reply.send(());
             }
             Command::AddTunnel(name, transport, reply) => {

@@ -300,9 +300,26 @@ impl Router {
         self.update_plan();
     }
 
-    /// Says which networks the host itself is on, so that collisions with them are reported.
+    /// Says which networks the host itself is on, so that collisions with them are reported: those
+    /// of tunnels that are there already at once, if the networks are others than before.
     pub fn set_host_networks(&mut self, networks: impl IntoIterator<Item = ipnet::IpNet>) {
+        let before = self.allocator.host_networks().to_vec();
         self.allocator.set_host_networks(networks);
+        if before == self.allocator.host_networks() {
+            return;
+        }
+        for tunnel in self.allocator.tunnels().collect::<Vec<_>>() {
+            let conflicts = self.allocator.conflicts(tunnel);
+            if !conflicts.is_empty() {
+                self.events.push_back(Event::Conflicts(tunnel, conflicts));
+            }
+        }
+    }
+
+    /// Replaces [`RouterConfig::steered`], after the system's own resolvers changed. Queries that
+    /// are under way go on as they began.
+    pub fn set_steered(&mut self, resolvers: Vec<std::net::IpAddr>) {
+        self.config.steered = resolvers;
     }
 
     /// The tunnel of this name.
