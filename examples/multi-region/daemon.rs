@@ -26,6 +26,7 @@ use crate::direct;
 use crate::error::{Error, system};
 use crate::host;
 use crate::metrics;
+use crate::network::{self, Follower};
 use crate::plan::Loaded;
 use crate::policy::Policy;
 use crate::reload::Reload;
@@ -117,13 +118,14 @@ fn prepare(loaded: &Loaded, system_state: &SystemState) -> Result<Prepared, Erro
     let owners =
         LinuxOwners::new(device.index()).map_err(system("cannot ask the kernel for owners"))?;
     let config = RouterConfig {
-        steered: underlay.servers().to_vec(),
+        steered: underlay.servers(),
         ..loaded.config.router()
     };
     let rules = RuleCache::new();
     let mut engine = Engine::new(device.clone(), Arc::new(owners), rules.clone(), config);
     let mut known = loaded.known();
-    engine.set_host_networks(host::networks(&known.interfaces, device.name().as_str()));
+    let ours = network::ours(device.name());
+    engine.set_host_networks(host::networks(&known.interfaces, &*ours));
     known.tunnels.clear();
     known.direct = None;
     let mut tunnels = Vec::new();
@@ -191,6 +193,7 @@ impl Asked {
 /// The rules' feed, which runs.
 struct Rules {
     status: watch::Receiver<FeedStatus>,
+    recompile: Arc<Notify>,
     task: JoinHandle<()>,
 }
 
@@ -214,6 +217,14 @@ async fn serve(
     let handle = engine.handle();
     let mut plan = handle.plan();
     let mut task = tokio::spawn(engine.run());
+    let mut follower = Follower::start(
+        network::ours(system_state.device().name()),
+        handle.clone(),
+        policy.clone(),
+        Arc::clone(&feed.recompile),
+        Arc::clone(system_state.underlay()),
+    )
+    .await;
     let reporter = Reporter {
         engine: handle.clone(),
         interface: system_state.device().name().to_string(),
@@ -242,6 +253,11 @@ async fn serve(
             Ok(()) = plan.changed() => {
                 let wanted = plan.borrow_and_update().clone();
                 system_state.apply(&wanted).await;
+            }
+            notice = follower.next() => {
+                let wanted = plan.borrow().clone();
+                system_state.follow_dns(&wanted);
+                follower.follow(notice).await;
             }
             tried = &mut first_try, if !ready => {
                 // What the tunnels were assigned is in force before anybody is told.
@@ -327,7 +343,12 @@ fn start_rules(
             () = follow_interfaces(policy, again) => {}
         }
     });
-    (shutdown, recompile, Rules { status, task })
+    let rules = Rules {
+        status,
+        recompile: Arc::clone(&recompile),
+        task,
+    };
+    (shutdown, recompile, rules)
 }
 
 /// Rules that name an interface mean the prefixes it has now.

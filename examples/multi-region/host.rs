@@ -28,9 +28,10 @@ pub(crate) fn interfaces() -> Interfaces {
     found
 }
 
-/// The networks this host itself is on, those of `own` apart, and what every host has.
-pub(crate) fn networks(interfaces: &Interfaces, own: &str) -> Vec<IpNet> {
-    let others = interfaces.iter().filter(|(name, _)| *name != own);
+/// The networks this host itself is on, those of its own interfaces apart, and what every host
+/// has.
+pub(crate) fn networks(interfaces: &Interfaces, ours: impl Fn(&str) -> bool) -> Vec<IpNet> {
+    let others = interfaces.iter().filter(|(name, _)| !ours(name));
     let nets = others.flat_map(|(_, nets)| nets.iter().copied());
     let link_local = |net: &IpNet| match net.addr() {
         IpAddr::V4(addr) => addr.is_link_local(),

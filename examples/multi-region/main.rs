@@ -20,6 +20,7 @@ mod error;
 mod explain;
 mod host;
 mod metrics;
+mod network;
 mod plan;
 mod policy;
 mod provider;

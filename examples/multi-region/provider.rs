@@ -146,13 +146,16 @@ impl Provider {
     }
 }
 
-/// The interface of a tunnel that another program runs: `ovpn-` and the tunnel's name, which is
+/// How the interfaces of tunnels begin that other programs carry.
+pub(crate) const INTERFACES: &str = "ovpn-";
+
+/// The interface of a tunnel that another program runs: [`INTERFACES`] and the tunnel's name, which is
 /// cut to what the kernel takes, with a hash that tells it from others.
 fn interface_of(tunnel: &str) -> Result<InterfaceName, vpn_tun::NameError> {
     use std::hash::{Hash as _, Hasher as _};
     /// Without the final NUL of `IFNAMSIZ`.
     const LONGEST: usize = 15;
-    let mut name = format!("ovpn-{tunnel}");
+    let mut name = format!("{INTERFACES}{tunnel}");
     if name.len() > LONGEST {
         let mut hasher = std::hash::DefaultHasher::new();
         tunnel.hash(&mut hasher);

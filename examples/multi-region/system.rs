@@ -44,7 +44,8 @@ impl SystemState {
         SystemDns::recover(&journal)
             .map_err(system("cannot restore resolv.conf of a former run"))?;
         let capture = CaptureConfig::default().lockdown(config.lockdown);
-        let mut underlay = MarkedUnderlay::new(capture.mark);
+        let mut underlay =
+            MarkedUnderlay::new(capture.mark).own_resolvers(vec![config.dns.resolver]);
         // For the system's own file it knows better: behind a local stub are other resolvers.
         if config.dns.path != Path::new(RESOLV_CONF) {
             underlay = underlay.resolv_conf(&config.dns.path);
@@ -81,7 +82,7 @@ impl SystemState {
     /// What a way past the tunnels is made of: the system's own resolvers are asked through it.
     pub(crate) fn direct(&self) -> DirectConfig {
         DirectConfig::beside(self.device.name(), self.capture.clone())
-            .dns(self.underlay.servers().to_vec())
+            .dns(self.underlay.servers())
             .journal(self.journal.clone())
     }
 
@@ -110,6 +111,14 @@ impl SystemState {
         if plan.mtu != 0 {
             self.device.mtu_changed(plan.mtu);
         }
+        if let Err(error) = self.dns.apply(&plan.dns) {
+            tracing::error!("DNS is not as planned: {}", chain(&error));
+        }
+    }
+
+    /// The network below is another one: who brings it up may have written resolv.conf anew.
+    pub(crate) fn follow_dns(&mut self, plan: &InterfacePlan) {
+        self.underlay.reread();
         if let Err(error) = self.dns.apply(&plan.dns) {
             tracing::error!("DNS is not as planned: {}", chain(&error));
         }

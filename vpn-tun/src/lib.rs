@@ -9,6 +9,7 @@
 //! | [`dns`] | `resolv.conf` |
 //! | [`journal`] | a small file that says what to undo after a crash |
 //! | [`underlay`] | sockets below the tunnels: marked, bound, protected |
+//! | [`watch`] | links, addresses, routes and sleep: what happens to the network below |
 //! | [`manual`] | how the capture works, tuning, troubleshooting |
 //!
 //! Linux is complete; elsewhere the crate compiles and offers [`name`] and
@@ -37,6 +38,8 @@ pub mod openvpn;
 mod sysctl;
 #[cfg(target_os = "linux")]
 pub mod underlay;
+#[cfg(target_os = "linux")]
+pub mod watch;
 
 #[cfg(target_os = "linux")]
 pub use apply::{Applier, ApplyError, CaptureConfig, OnExit};
@@ -55,6 +58,8 @@ pub use nft::NftError;
 pub use sysctl::SysctlError;
 #[cfg(target_os = "linux")]
 pub use underlay::MarkedUnderlay;
+#[cfg(target_os = "linux")]
+pub use watch::NetworkWatch;
 
 #[cfg(all(doctest, target_os = "linux"))]
 #[doc = include_str!("../README.md")]

@@ -103,7 +103,7 @@
 //! let capture = CaptureConfig::default();
 //! let underlay = MarkedUnderlay::new(capture.mark);
 //! let config = DirectConfig::beside(&"vpn0".parse()?, capture)
-//!     .dns(underlay.servers().to_vec())
+//!     .dns(underlay.servers())
 //!     .journal(Journal::open("/run/my-vpn.journal")?);
 //! // A tunnel like the others: hand it to the engine under the name that rules call "direct".
 //! let direct = DirectTransport::open(config).await?;

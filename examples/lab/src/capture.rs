@@ -133,6 +133,12 @@ impl Capture {
         })
     }
 
+    /// The packets so far, oldest first.
+    pub fn so_far(&self) -> Vec<Seen> {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.kept.clone()
+    }
+
     /// Ends the capture after everything that was under way has been read: the packets, oldest
     /// first (at most 65,536), and how many there were in all.
     pub fn finish(mut self) -> (Vec<Seen>, u64) {

@@ -183,15 +183,20 @@ impl Netlink {
 
     /// Index, name and MTU of every interface.
     pub(crate) async fn links(&self) -> Result<Vec<(u32, String, u32)>, ApplyError> {
-        let all: Vec<LinkMessage> = self
-            .handle
-            .link()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .map_err(|e| failed(Step::Dump("interfaces"), cause_of(e)))?;
-        Ok(all.into_iter().map(|link| described(&link)).collect())
+        let all = self.all_links().await?;
+        Ok(all.iter().map(described).collect())
+    }
+
+    /// Every interface.
+    pub(crate) async fn all_links(&self) -> Result<Vec<LinkMessage>, ApplyError> {
+        let all = self.handle.link().get().execute().try_collect().await;
+        all.map_err(|e| failed(Step::Dump("interfaces"), cause_of(e)))
+    }
+
+    /// Every address of every interface.
+    pub(crate) async fn addresses(&self) -> Result<Vec<AddressMessage>, ApplyError> {
+        let all = self.handle.address().get().execute().try_collect().await;
+        all.map_err(|e| failed(Step::Dump("addresses"), cause_of(e)))
     }
 
     pub(crate) async fn link_up(&self, index: u32) -> Result<(), ApplyError> {

@@ -39,6 +39,7 @@ mod uplink;
 pub use config::{DEFAULT_ADDRESSES, DirectConfig, DirectError, device_beside};
 pub use transport::DirectTransport;
 pub use uplink::LOOK_EVERY;
+pub(crate) use uplink::{MAIN_TABLE, outputs};
 
 use crate::apply::CaptureConfig;
 use crate::apply::netlink::Netlink;

@@ -4,12 +4,12 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use vpn_core::packet::PacketBatch;
 use vpn_core::{
-    Assigned, DeviceError, DownCause, DropCounters, Family, Resources, StateSender, StateWatch,
-    TransportCapabilities, TransportError, TransportState, TunDevice, TunnelTransport,
+    Assigned, DeviceError, DownCause, DropCounters, Family, NetworkEvent, Resources, StateSender,
+    StateWatch, TransportCapabilities, TransportError, TransportState, TunDevice, TunnelTransport,
 };
 
 use super::config::{DirectConfig, DirectError};
@@ -53,6 +53,8 @@ pub struct DirectTransport {
     tun: Arc<LinuxTun>,
     state: Arc<StateSender>,
     closing: watch::Sender<bool>,
+    /// The uplink is to be looked at now.
+    look: Arc<Notify>,
     keeper: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -81,11 +83,15 @@ impl DirectTransport {
             return Err(error);
         }
         let closing = watch::Sender::new(false);
+        let look = Arc::new(Notify::new());
         Ok(Self {
             tun: keeper.tun.clone(),
             state: keeper.state.clone(),
-            keeper: Mutex::new(Some(tokio::spawn(keeper.run(closing.subscribe())))),
+            keeper: Mutex::new(Some(tokio::spawn(
+                keeper.run(closing.subscribe(), Arc::clone(&look)),
+            ))),
             closing,
+            look,
         })
     }
 }
@@ -139,6 +145,10 @@ impl TunnelTransport for DirectTransport {
         let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
         resources.tasks = keeper.iter().filter(|task| !task.is_finished()).count();
         resources
+    }
+
+    fn network_changed(&self, _: NetworkEvent) {
+        self.look.notify_one();
     }
 
     async fn close(&self) {
@@ -258,12 +268,13 @@ impl Keeper {
         self.config.dns.iter().filter(carried).copied().collect()
     }
 
-    async fn run(mut self, mut closing: watch::Receiver<bool>) {
+    async fn run(mut self, mut closing: watch::Receiver<bool>, look: Arc<Notify>) {
         let mut failed = false;
         loop {
             tokio::select! {
                 // Also an error: the transport is gone.
                 _ = closing.wait_for(|closing| *closing) => break,
+                () = look.notified() => {}
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
             match self.look().await {

@@ -17,7 +17,7 @@ use crate::apply::{ApplyError, families_of};
 pub const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// The kernel's main routing table.
-const MAIN_TABLE: u32 = 254;
+pub(crate) const MAIN_TABLE: u32 = 254;
 
 /// Where the main table leads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,7 +65,7 @@ fn note(uplink: &mut Uplink, family: Family, route: &RouteMessage, name: &str, m
 }
 
 /// The interfaces a route leads to, one or several.
-fn outputs(route: &RouteMessage) -> impl Iterator<Item = u32> {
+pub(crate) fn outputs(route: &RouteMessage) -> impl Iterator<Item = u32> {
     route
         .attributes
         .iter()

@@ -85,6 +85,9 @@ impl Management {
     /// What is said as soon as it is connected.
     pub(super) const GREETING: &str = "log on\nstate on\nhold release\n";
 
+    /// Has it connect anew, with the interface left as it is (`persist-tun`).
+    pub(super) const RECONNECT: &str = "signal SIGUSR1\n";
+
     pub(super) fn new(credentials: Option<Credentials>, profile_mtu: Option<u16>) -> Self {
         Self {
             credentials,

@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use vpn_core::packet::PacketBatch;
 use vpn_core::{
-    Assigned, DownCause, DropCounters, DropReason, Resources, StateSender, StateWatch,
-    TransportCapabilities, TransportError, TransportState, TunnelTransport, Underlay,
+    Assigned, DownCause, DropCounters, DropReason, NetworkEvent, Resources, StateSender,
+    StateWatch, TransportCapabilities, TransportError, TransportState, TunnelTransport, Underlay,
 };
 
 use super::credentials::Credentials;
@@ -133,6 +133,8 @@ impl OpenVpnConfig {
 pub struct OpenVpnTransport {
     shared: Arc<Shared>,
     closing: watch::Sender<bool>,
+    /// The network below is another one.
+    moved: Arc<Notify>,
     runner: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -177,16 +179,19 @@ impl OpenVpnTransport {
             process: std::sync::atomic::AtomicU32::new(0),
         });
         let closing = watch::Sender::new(false);
+        let moved = Arc::new(Notify::new());
         let runner = Runner {
             shared: shared.clone(),
             config,
             underlay,
             closing: closing.subscribe(),
+            moved: Arc::clone(&moved),
         };
         Self {
             shared,
             runner: Mutex::new(Some(tokio::spawn(runner.run()))),
             closing,
+            moved,
         }
     }
 
@@ -291,6 +296,18 @@ impl TunnelTransport for OpenVpnTransport {
         resources
     }
 
+    /// OpenVPN connects anew, at once, also where it waits before the next attempt.
+    fn network_changed(&self, event: NetworkEvent) {
+        if event.calls_for_reconnect() {
+            self.moved.notify_one();
+        } else if event == NetworkEvent::Lost
+            && !matches!(self.shared.state.get(), TransportState::Down(_))
+        {
+            let cause = DownCause::Network("there is no network".to_owned());
+            self.shared.state.set(TransportState::Down(cause));
+        }
+    }
+
     async fn close(&self) {
         self.closing.send_replace(true);
         let runner = {
@@ -311,6 +328,7 @@ struct Runner {
     config: OpenVpnConfig,
     underlay: Arc<dyn Underlay>,
     closing: watch::Receiver<bool>,
+    moved: Arc<Notify>,
 }
 
 /// How a process came to its end.
@@ -330,6 +348,8 @@ enum Heard {
     /// No answer for too long.
     Nothing,
     Time,
+    /// The network below is another one.
+    Moved,
 }
 
 impl Runner {
@@ -358,9 +378,10 @@ impl Runner {
             }
             tokio::select! {
                 _ = self.closing.wait_for(|closing| *closing) => break,
-                () = tokio::time::sleep(wait) => {}
+                () = tokio::time::sleep(wait) => wait = (wait * 2).min(LONGEST_WAIT),
+                // What failed on the old network says nothing about this one.
+                () = self.moved.notified() => wait = FIRST_WAIT,
             }
-            wait = (wait * 2).min(LONGEST_WAIT);
         }
         self.shared.state.set(TransportState::Closed);
     }
@@ -428,9 +449,14 @@ impl Runner {
                 line = process.line() => Heard::Line(line),
                 () = tokio::time::sleep_until(patience), if connecting => Heard::Nothing,
                 _ = look.tick() => Heard::Time,
+                () = self.moved.notified() => Heard::Moved,
             };
             let line = match heard {
                 Heard::Close => return End::Closed,
+                Heard::Moved => {
+                    say.push_str(Management::RECONNECT);
+                    continue;
+                }
                 Heard::Line(Some(line)) => line,
                 Heard::Line(None) => {
                     let why = "openvpn ended".to_owned();

@@ -12,7 +12,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -48,20 +48,29 @@ pub struct MarkedUnderlay {
     device: Option<InterfaceName>,
     protect: Option<ProtectHook>,
     hosts: PathBuf,
-    nameservers: Vec<IpAddr>,
+    /// Where resolvers are read; `None`: they were said.
+    resolv_conf: Option<PathBuf>,
+    /// Resolvers that are ourselves.
+    own: Vec<IpAddr>,
+    nameservers: Arc<RwLock<Vec<IpAddr>>>,
 }
 
 impl MarkedUnderlay {
     /// A factory for sockets with this mark; the same as [`crate::CaptureConfig::mark`]. 0 marks
-    /// nothing. Reads `/etc/resolv.conf` now, so that a later rewrite of it doesn't matter.
+    /// nothing. Reads `/etc/resolv.conf` now, and again whenever it asks for a name: another network
+    /// has other resolvers. Say which are [our own](Self::own_resolvers) if it is ever rewritten.
     pub fn new(mark: u32) -> Self {
-        Self {
+        let this = Self {
             mark,
             device: None,
             protect: None,
             hosts: PathBuf::from("/etc/hosts"),
-            nameservers: system_nameservers(),
-        }
+            resolv_conf: Some(PathBuf::from(RESOLV_CONF)),
+            own: Vec::new(),
+            nameservers: Arc::default(),
+        };
+        this.reread();
+        this
     }
 
     /// Binds every socket to an interface (`SO_BINDTODEVICE`). Default: none.
@@ -81,20 +90,55 @@ impl MarkedUnderlay {
     /// Reads another file than `/etc/resolv.conf`, now.
     #[must_use]
     pub fn resolv_conf(mut self, path: &Path) -> Self {
-        self.nameservers = read_nameservers(path);
+        self.resolv_conf = Some(path.to_owned());
+        self.nameservers = Arc::default();
+        self.reread();
+        self
+    }
+
+    /// Resolvers that are reached through the tunnels. A file that names one of them was written by
+    /// us, and what was read before it holds on. Default: none.
+    #[must_use]
+    pub fn own_resolvers(mut self, own: Vec<IpAddr>) -> Self {
+        self.own = own;
         self
     }
 
     /// Asks these resolvers instead, at port 53.
     #[must_use]
     pub fn nameservers(mut self, servers: Vec<IpAddr>) -> Self {
-        self.nameservers = servers;
+        self.resolv_conf = None;
+        self.nameservers = Arc::new(RwLock::new(servers));
         self
     }
 
-    /// The resolvers it asks.
-    pub fn servers(&self) -> &[IpAddr] {
-        &self.nameservers
+    /// The resolvers it asks, as they were read last.
+    pub fn servers(&self) -> Vec<IpAddr> {
+        let servers = self.nameservers.read();
+        servers.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads again which resolvers there are; whether they are others now. A file that is missing,
+    /// names none or is our own changes nothing.
+    pub fn reread(&self) -> bool {
+        let Some(path) = &self.resolv_conf else {
+            return false;
+        };
+        let read = if path == Path::new(RESOLV_CONF) {
+            system_nameservers()
+        } else {
+            read_nameservers(path)
+        };
+        let mut known = self
+            .nameservers
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let unusable = read.is_empty() || read.iter().any(|server| self.own.contains(server));
+        if unusable || *known == read {
+            return false;
+        }
+        *known = read;
+        true
     }
 
     /// Looks names up in another file than `/etc/hosts`.
@@ -148,7 +192,8 @@ impl Underlay for MarkedUnderlay {
         }
         let mut found = resolver::in_hosts(&self.hosts, host);
         if found.is_empty() {
-            found = resolver::ask(self, &self.nameservers, host)
+            self.reread();
+            found = resolver::ask(self, &self.servers(), host)
                 .await
                 .map_err(|problem| UnderlayError::Resolve {
                     name: host.to_owned(),
@@ -178,7 +223,7 @@ impl fmt::Debug for MarkedUnderlay {
             .field("mark", &format_args!("{:#x}", self.mark))
             .field("device", &self.device)
             .field("protect", &self.protect.is_some())
-            .field("nameservers", &self.nameservers.len())
+            .field("nameservers", &self.servers().len())
             .finish_non_exhaustive()
     }
 }

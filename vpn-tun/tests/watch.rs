@@ -1,0 +1,148 @@
+//! The network below is watched, in a namespace of its own.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // helpers of tests are no tests to the lint
+
+mod common;
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::{Result, in_namespace};
+use vpn_core::{InterfacePlan, NetworkEvent};
+use vpn_tun::watch::Notice;
+use vpn_tun::{Applier, CaptureConfig, LinuxTun, NetworkWatch, TunConfig};
+
+/// From a change to its notice. What is promised is far less; a busy machine takes its time.
+const SOON: Duration = Duration::from_secs(1);
+
+/// Runs `ip` with these lines of arguments, at one go, in this thread's namespace.
+fn ip(lines: &[&str]) {
+    let mut command = Command::new("ip");
+    let mut ip = command.args(["-batch", "-"]).stdin(Stdio::piped()).spawn();
+    let ip = ip.as_mut().unwrap();
+    let text = lines.join("\n");
+    ip.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    assert!(ip.wait().unwrap().success(), "ip {lines:?}");
+}
+
+/// Two uplinks; the second has no default route yet.
+fn two_uplinks() {
+    ip(&[
+        "link set lo up",
+        "link add wan0 type veth peer name far0",
+        "link add wan1 type veth peer name far1",
+        "address add 192.0.2.10/24 dev wan0",
+        "address add 198.51.100.10/24 dev wan1",
+        "link set far0 up",
+        "link set far1 up",
+        "link set wan0 addrgenmode none up",
+        "link set wan1 addrgenmode none up",
+        "route add default via 192.0.2.1 dev wan0",
+    ]);
+}
+
+async fn watch() -> Result<NetworkWatch> {
+    two_uplinks();
+    // A veth's carrier comes a moment after both ends are up.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    Ok(NetworkWatch::start(Arc::new(|name: &str| name == "vpn0")).await?)
+}
+
+/// The next notice of the network; those of addresses are passed over.
+async fn next(watch: &mut NetworkWatch) -> Result<NetworkEvent> {
+    let told = async {
+        loop {
+            if let Notice::Network(event) = watch.next().await {
+                return event;
+            }
+        }
+    };
+    let begun = Instant::now();
+    let event = tokio::time::timeout(SOON * 10, told).await?;
+    assert!(
+        begun.elapsed() < SOON,
+        "{event} after {:?}",
+        begun.elapsed()
+    );
+    Ok(event)
+}
+
+/// Nothing of the network is told before something that is provoked at the end: the last event is
+/// the only one.
+async fn only(watch: &mut NetworkWatch, expected: NetworkEvent) -> Result<()> {
+    assert_eq!(next(watch).await?, expected);
+    let more = tokio::time::timeout(Duration::from_secs(1), next(watch)).await;
+    assert!(more.is_err(), "{more:?}");
+    Ok(())
+}
+
+#[test]
+fn an_address_a_link_and_a_default_route_are_events() {
+    in_namespace(|| async {
+        let mut watch = watch().await?;
+        // The client's address changes: the default route goes with the old one.
+        ip(&[
+            "address del 192.0.2.10/24 dev wan0",
+            "address add 192.0.2.77/24 dev wan0",
+            "route add default via 192.0.2.1 dev wan0",
+        ]);
+        only(&mut watch, NetworkEvent::Changed).await?;
+        // Another uplink takes over.
+        ip(&[
+            "route add default via 198.51.100.1 dev wan1 metric 50",
+            "route del default dev wan0",
+        ]);
+        only(&mut watch, NetworkEvent::Changed).await?;
+        // A cable is pulled and plugged in; routes without a carrier lead nowhere.
+        ip(&["link set far1 down"]);
+        only(&mut watch, NetworkEvent::Lost).await?;
+        ip(&["link set far1 up"]);
+        only(&mut watch, NetworkEvent::Changed).await?;
+        // So short that nothing is to be seen of it afterwards.
+        ip(&["link set far1 down", "link set far1 up"]);
+        only(&mut watch, NetworkEvent::Changed).await
+    });
+}
+
+#[test]
+fn our_own_interfaces_and_what_no_tunnel_uses_are_none() {
+    in_namespace(|| async {
+        let mut watch = watch().await?;
+        let tun = LinuxTun::create(TunConfig::named("vpn0".parse()?))?;
+        let mut applier = Applier::new(tun.name(), Some(CaptureConfig::default()))?;
+        applier.engage().await?;
+        for n in 1..50u8 {
+            let plan = InterfacePlan {
+                addresses: [format!("10.5.{n}.2/16").parse()?].into(),
+                ..InterfacePlan::default()
+            };
+            applier.apply(&plan).await?;
+        }
+        ip(&[
+            "link add docker0 type bridge",
+            "address add 172.17.0.1/16 dev docker0",
+            "link set docker0 up",
+        ]);
+        let more: Vec<String> = (20..70)
+            .map(|n| format!("address add 192.0.2.{n}/24 dev wan0"))
+            .collect();
+        ip(&more.iter().map(String::as_str).collect::<Vec<_>>());
+        ip(&["link set far0 down"]);
+        only(&mut watch, NetworkEvent::Lost).await?;
+        applier.disengage(vpn_tun::OnExit::Open).await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn other_addresses_are_noticed_without_an_event() {
+    in_namespace(|| async {
+        let mut watch = watch().await?;
+        ip(&["address add 192.0.2.20/24 dev wan0"]);
+        let notice = tokio::time::timeout(SOON * 10, watch.next()).await?;
+        assert_eq!(notice, Notice::Addresses);
+        Ok(())
+    });
+}
