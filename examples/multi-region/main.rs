@@ -33,7 +33,6 @@ mod system;
 mod top;
 mod view;
 
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -107,7 +106,8 @@ fn main() -> ExitCode {
                 .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
         )
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        // Colours are not compiled in, and asking for them is a panic.
+        .with_ansi(false)
         .init();
     let outcome = tokio::runtime::Builder::new_current_thread()
         .enable_all()

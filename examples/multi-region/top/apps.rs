@@ -39,7 +39,8 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, model: &Model) {
             true if model.link == Link::Live => Style::new().add_modifier(Modifier::REVERSED),
             _ => Style::new(),
         };
-        frame.render_widget(Line::styled(line_of(app, model), style), at);
+        frame.buffer_mut().set_style(at, style);
+        frame.render_widget(Line::raw(line_of(app, model)), at);
     }
 }
 
@@ -69,6 +70,5 @@ fn cells(names: &[String; 2], numbers: &[String; 5]) -> String {
         line.push(' ');
         line.push_str(&right(text, *width));
     }
-    line.push(' ');
     line
 }

@@ -11,9 +11,12 @@ use super::model::{Link, Model, Note};
 use super::view::{BAD, DIM, GOOD, TITLE, WAIT, left, right, row, title};
 use super::words;
 
+/// Columns of the drops.
+const DROPS: u16 = 36;
+
 pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, model: &Model) {
     let [drops_area, rest] =
-        Layout::horizontal([Constraint::Percentage(50), Constraint::Min(0)]).areas(area);
+        Layout::horizontal([Constraint::Length(DROPS), Constraint::Min(0)]).areas(area);
     drops(frame, drops_area, model);
     daemon(frame, rest, model);
 }
@@ -47,8 +50,8 @@ fn drops(frame: &mut Frame<'_>, area: Rect, model: &Model) {
         let line = format!(
             " {} {} {}",
             left(reason, 19),
-            right(&words::count(*count), 7),
-            right(&now, 8)
+            right(&words::count(*count), 6),
+            right(&now, 7)
         );
         frame.render_widget(Line::styled(line, style), at);
     }

@@ -14,10 +14,10 @@ use super::view::{BAD, DIM, GOOD, HEAD, WAIT, left, right, row, title};
 use super::words;
 
 /// Columns: name, state, assigned, role, round trip, rates in and out.
-const WIDTHS: [usize; 7] = [9, 10, 15, 9, 8, 8, 8];
+const WIDTHS: [usize; 7] = [8, 10, 14, 9, 7, 7, 7];
 
 /// Columns of all that, with a space at the edge and before each.
-const TABLE: u16 = 1 + 67 + 7;
+const TABLE: u16 = 62 + 7 + 2;
 
 /// A sparkline narrower than this says nothing.
 const LEAST_SPARKLINE: u16 = 3;
@@ -38,7 +38,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, model: &Model) {
         let names = ["name", "state", "assigned", "role"].map(str::to_owned);
         let numbers = ["rtt", "in/s", "out/s"].map(str::to_owned);
         let mut line = cells(&names, &numbers);
-        line.push_str("  last two minutes");
+        line.push_str("  2 minutes");
         frame.render_widget(Line::styled(line, HEAD), at);
     }
     // The last row is for all of them, whatever does not fit.
