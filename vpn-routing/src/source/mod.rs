@@ -7,19 +7,22 @@
 //! | `TomlRules` | `toml` | by whoever edits the file |
 //! | `Layered` | `tokio` | when one of the sources it is made of changes |
 //!
+//! The files are for Unix: who may write them, and which users they name, is judged by its
+//! permissions and its users. A host elsewhere implements `RuleSource`.
+//!
 //! A source is brought into force by `rules::RuleFeed`.
 
-#[cfg(any(feature = "sqlite", feature = "toml"))]
+#[cfg(all(unix, any(feature = "sqlite", feature = "toml")))]
 mod changes;
 #[cfg(feature = "tokio")]
 mod fixed;
 #[cfg(feature = "tokio")]
 mod layered;
-#[cfg(any(feature = "sqlite", feature = "toml"))]
+#[cfg(all(unix, any(feature = "sqlite", feature = "toml")))]
 mod permission;
-#[cfg(feature = "sqlite")]
+#[cfg(all(unix, feature = "sqlite"))]
 mod sqlite;
-#[cfg(feature = "toml")]
+#[cfg(all(unix, feature = "toml"))]
 mod toml;
 
 #[cfg(feature = "tokio")]
@@ -28,9 +31,9 @@ pub use fixed::StaticRules;
 #[cfg(feature = "tokio")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tokio")))]
 pub use layered::{LAYER_DEADLINE, Layered};
-#[cfg(feature = "sqlite")]
+#[cfg(all(unix, feature = "sqlite"))]
 #[cfg_attr(docsrs, doc(cfg(feature = "sqlite")))]
 pub use sqlite::{BUSY_TIMEOUT, POLL_EVERY, SCHEMA_VERSION, SqliteError, SqliteRules};
-#[cfg(feature = "toml")]
+#[cfg(all(unix, feature = "toml"))]
 #[cfg_attr(docsrs, doc(cfg(feature = "toml")))]
 pub use toml::{TomlError, TomlRules};
