@@ -19,6 +19,7 @@ use vpn_routing::engine::{Engine, EngineHandle};
 use vpn_routing::owner::LinuxOwners;
 use vpn_routing::rules::{FeedStatus, RuleCache, RuleFeed};
 use vpn_tun::DirectConfig;
+use vpn_tun::watch::Ours;
 
 use crate::config::OnExit;
 use crate::control::Listener;
@@ -110,6 +111,8 @@ struct Prepared {
     policy: Policy,
     /// The database of rules, if there is one.
     database: Option<PathBuf>,
+    /// Which interfaces are the daemon's own.
+    ours: Ours,
 }
 
 /// The engine with its tunnels, which begin to connect once this task waits for something.
@@ -124,7 +127,7 @@ fn prepare(loaded: &Loaded, system_state: &SystemState) -> Result<Prepared, Erro
     let rules = RuleCache::new();
     let mut engine = Engine::new(device.clone(), Arc::new(owners), rules.clone(), config);
     let mut known = loaded.known();
-    let ours = network::ours(device.name());
+    let ours = network::ours(device.name(), &loaded.config);
     engine.set_host_networks(host::networks(&known.interfaces, &*ours));
     known.tunnels.clear();
     known.direct = None;
@@ -147,6 +150,7 @@ fn prepare(loaded: &Loaded, system_state: &SystemState) -> Result<Prepared, Erro
         rules,
         policy: Policy::new(known),
         database: loaded.config.rules.clone(),
+        ours,
     })
 }
 
@@ -213,12 +217,13 @@ async fn serve(
         rules,
         policy,
         database,
+        ours,
     } = prepared;
     let handle = engine.handle();
     let mut plan = handle.plan();
     let mut task = tokio::spawn(engine.run());
     let mut follower = Follower::start(
-        network::ours(system_state.device().name()),
+        ours,
         handle.clone(),
         policy.clone(),
         Arc::clone(&feed.recompile),

@@ -9,16 +9,19 @@ use vpn_tun::direct::device_beside;
 use vpn_tun::watch::{Notice, Ours};
 use vpn_tun::{InterfaceName, MarkedUnderlay, NetworkWatch};
 
+use crate::config::Config;
 use crate::host;
 use crate::policy::Policy;
 use crate::provider;
 
 /// Which interfaces belong to the daemon: its device, the way past the tunnels, and those of
 /// tunnels that other programs carry.
-pub(crate) fn ours(device: &InterfaceName) -> Ours {
-    let own = [device.clone(), device_beside(device)];
+pub(crate) fn ours(device: &InterfaceName, config: &Config) -> Ours {
+    let mut own = vec![device.to_string(), device_beside(device).to_string()];
+    let attached = config.tunnel.values();
+    own.extend(attached.filter_map(|tunnel| tunnel.interface.clone()));
     Arc::new(move |name: &str| {
-        own.iter().any(|ours| ours.as_str() == name) || name.starts_with(provider::INTERFACES)
+        own.iter().any(|ours| ours == name) || name.starts_with(provider::INTERFACES)
     })
 }
 

@@ -9,6 +9,7 @@ use vpn_core::TunnelTransport;
 use vpn_p2p::WgQuick;
 use vpn_p2p::wg_quick::WgQuickError;
 use vpn_p2p::wireguard::WireGuardTransport;
+use vpn_tun::external::{ExternalConfig, ExternalTransport};
 use vpn_tun::openvpn::{Credentials, OpenVpnConfig, OpenVpnTransport, Profile};
 use vpn_tun::{CaptureConfig, InterfaceName, MarkedUnderlay};
 
@@ -20,6 +21,7 @@ use crate::error::Error;
 pub(crate) enum Provider {
     WireGuard(Box<WgQuick>),
     OpenVpn(Box<OpenVpnConfig>),
+    Interface(Box<ExternalConfig>),
 }
 
 impl Provider {
@@ -27,6 +29,16 @@ impl Provider {
     pub(crate) fn read(name: &str, said: &Tunnel) -> Result<Self, Error> {
         if let Some(path) = &said.wireguard {
             return Self::wireguard(name, path, said);
+        }
+        if let Some(interface) = &said.interface {
+            // `problem` has refused what is no name.
+            let interface = InterfaceName::new(interface.as_str());
+            let interface = interface.map_err(|cause| Error::Provider {
+                tunnel: name.to_owned(),
+                key: "interface",
+                cause: cause.into(),
+            })?;
+            return Ok(Self::interface(interface, said));
         }
         let path = said.openvpn.as_deref().unwrap_or(Path::new(""));
         let failed =
@@ -55,6 +67,20 @@ impl Provider {
             config = config.mtu(mtu);
         }
         Ok(Self::OpenVpn(Box::new(config)))
+    }
+
+    fn interface(name: InterfaceName, said: &Tunnel) -> Self {
+        let mut config = ExternalConfig::new(name);
+        if let Some(addresses) = &said.addresses {
+            config = config.addresses(addresses.clone());
+        }
+        if let Some(dns) = &said.dns {
+            config = config.dns(dns.clone());
+        }
+        if let Some(mtu) = said.mtu() {
+            config = config.mtu(mtu);
+        }
+        Self::Interface(Box::new(config))
     }
 
     fn wireguard(name: &str, path: &Path, said: &Tunnel) -> Result<Self, Error> {
@@ -101,6 +127,9 @@ impl Provider {
                 let config = config.as_ref().clone().mark(capture.mark);
                 Ok(Arc::new(OpenVpnTransport::start(config, underlay)))
             }
+            Self::Interface(config) => {
+                Ok(Arc::new(ExternalTransport::start(config.as_ref().clone())))
+            }
         }
     }
 
@@ -109,6 +138,7 @@ impl Provider {
         match self {
             Self::WireGuard(file) => file.interface.mtu,
             Self::OpenVpn(config) => config.said_mtu(),
+            Self::Interface(config) => config.said_mtu(),
         }
     }
 
@@ -117,6 +147,7 @@ impl Provider {
         match self {
             Self::WireGuard(file) => &file.interface.addresses,
             Self::OpenVpn(_) => &[],
+            Self::Interface(config) => config.said_addresses().unwrap_or_default(),
         }
     }
 
@@ -125,6 +156,7 @@ impl Provider {
         match self {
             Self::WireGuard(file) => Some(&file.interface.dns),
             Self::OpenVpn(config) => config.said_dns(),
+            Self::Interface(config) => Some(config.said_dns()),
         }
     }
 
@@ -132,7 +164,7 @@ impl Provider {
     pub(crate) fn warnings(&self) -> Vec<String> {
         match self {
             Self::WireGuard(file) => file.warnings.iter().map(ToString::to_string).collect(),
-            Self::OpenVpn(_) => Vec::new(),
+            Self::OpenVpn(_) | Self::Interface(_) => Vec::new(),
         }
     }
 
@@ -141,7 +173,7 @@ impl Provider {
     pub(crate) fn is_exclusive(&self) -> bool {
         match self {
             Self::WireGuard(file) => file.interface.listen_port.is_some(),
-            Self::OpenVpn(_) => true,
+            Self::OpenVpn(_) | Self::Interface(_) => true,
         }
     }
 }

@@ -10,6 +10,7 @@ use vpn_p2p::wireguard::{NO_ANSWER_AFTER, WireGuardOptions};
 use vpn_routing::nat::{PrefixMap, PrefixMapError, PrefixMaps};
 use vpn_routing::router::TunnelOptions;
 use vpn_routing::routes::RoutePolicy;
+use vpn_tun::InterfaceName;
 
 use super::value::{Count, Span};
 
@@ -23,6 +24,12 @@ pub(crate) struct Tunnel {
     /// The provider's OpenVPN profile.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) openvpn: Option<PathBuf>,
+    /// An interface that another program makes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) interface: Option<String>,
+    /// What it was assigned; with `interface`. Default the interface's addresses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) addresses: Option<Vec<IpNet>>,
     /// File of user and password, 0600; with `openvpn`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) auth: Option<PathBuf>,
@@ -134,23 +141,38 @@ impl Tunnel {
 
     /// What is wrong with it: the key, and what would be right.
     pub(super) fn problem(&self) -> Option<(&'static str, String)> {
-        match (&self.wireguard, &self.openvpn) {
-            (None, None) => {
-                return Some(("wireguard", "missing; or openvpn: name a file".to_owned()));
-            }
-            (Some(_), Some(_)) => {
-                return Some((
-                    "openvpn",
-                    "beside wireguard: a tunnel is one of them".to_owned(),
-                ));
-            }
-            (Some(_), None) if self.auth.is_some() => {
-                return Some(("auth", "only with openvpn".to_owned()));
-            }
-            (None, Some(_)) if self.connect == Connect::OnDemand => {
-                return Some(("connect", "on-demand only with wireguard".to_owned()));
-            }
-            _ => {}
+        let kinds = [
+            ("wireguard", self.wireguard.is_some()),
+            ("openvpn", self.openvpn.is_some()),
+            ("interface", self.interface.is_some()),
+        ];
+        let mut said = kinds.into_iter().filter(|(_, said)| *said);
+        let Some((kind, _)) = said.next() else {
+            let problem = "missing; name a file with it or with openvpn, or an interface";
+            return Some(("wireguard", problem.to_owned()));
+        };
+        if let Some((second, _)) = said.next() {
+            return Some((second, format!("beside {kind}: a tunnel is one of them")));
+        }
+        let name = self.interface.as_deref().map(InterfaceName::new);
+        if let Some(Err(error)) = name {
+            return Some(("interface", error.to_string()));
+        }
+        let only = [
+            ("auth", self.auth.is_some(), "openvpn"),
+            ("addresses", self.addresses.is_some(), "interface"),
+            ("connect", self.connect == Connect::OnDemand, "wireguard"),
+        ];
+        if let Some((key, _, with)) = only
+            .into_iter()
+            .find(|(_, said, with)| *said && kind != *with)
+        {
+            let what = if key == "connect" {
+                "on-demand only"
+            } else {
+                "only"
+            };
+            return Some((key, format!("{what} with {with}")));
         }
         if self.idle.is_some() && self.connect != Connect::OnDemand {
             return Some(("idle", "only with connect = \"on-demand\"".to_owned()));

@@ -190,6 +190,8 @@ pub enum Step {
     LinkUp,
     /// Setting the MTU.
     Mtu(u16),
+    /// Taking the kernel's queue off a link.
+    NoQueue,
 }
 
 impl std::fmt::Display for Step {
@@ -205,6 +207,7 @@ impl std::fmt::Display for Step {
             Self::RemoveAddress(net) => write!(f, "take {net} off the device"),
             Self::LinkUp => f.write_str("bring the device up"),
             Self::Mtu(mtu) => write!(f, "set the MTU to {mtu}"),
+            Self::NoQueue => f.write_str("take the queue off the interface"),
         }
     }
 }

@@ -3,17 +3,22 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use ipnet::IpNet;
+use rtnetlink::packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
 use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
 };
-use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::route::{
     RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use rtnetlink::packet_route::rule::RuleMessage;
+use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 use rtnetlink::{Handle, IpVersion, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 use vpn_core::Family;
 
@@ -31,6 +36,15 @@ impl Drop for Netlink {
     fn drop(&mut self) {
         self.driver.abort();
     }
+}
+
+/// What is known of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LinkSeen {
+    /// Administratively up.
+    pub(crate) up: bool,
+    /// In bytes.
+    pub(crate) mtu: u16,
 }
 
 /// Where a route leads.
@@ -210,6 +224,77 @@ impl Netlink {
         )
     }
 
+    /// Sends what is written to a link at once: a full one says so (`ENOBUFS`). A queue that
+    /// somebody chose is left as it is: answers whether it was the kernel's own.
+    pub(crate) async fn no_queue(&self, index: u32) -> Result<bool, ApplyError> {
+        let index = i32::try_from(index).unwrap_or_default();
+        let all: Vec<TcMessage> = self
+            .handle
+            .qdisc()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|error| failed(Step::Dump("queues"), cause_of(error)))?;
+        let of_link = |message: &&TcMessage| {
+            message.header.index == index && message.header.parent == TcHandle::ROOT
+        };
+        let root = all.iter().find(of_link);
+        // The kernel's own have no handle.
+        if root.is_some_and(|root| root.header.handle.major != 0) {
+            return Ok(false);
+        }
+        let mut queue = root_queue(index);
+        let kind = TcAttribute::Kind("noqueue".to_owned());
+        queue.attributes.push(kind);
+        let replace = RouteNetlinkMessage::NewQueueDiscipline(queue);
+        let result = self.tell(replace, NLM_F_CREATE | NLM_F_REPLACE).await;
+        done(Step::NoQueue, result).map(|()| true)
+    }
+
+    /// Gives a link the kernel's own queue again.
+    pub(crate) async fn own_queue(&self, index: u32) -> Result<(), ApplyError> {
+        let queue = root_queue(i32::try_from(index).unwrap_or_default());
+        let delete = RouteNetlinkMessage::DelQueueDiscipline(queue);
+        gone(Step::NoQueue, self.tell(delete, 0).await)
+    }
+
+    /// A request that the library has no call for.
+    async fn tell(&self, message: RouteNetlinkMessage, flags: u16) -> Result<(), rtnetlink::Error> {
+        let mut request = NetlinkMessage::from(message);
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+        let mut answers = self.handle.clone().request(request)?;
+        while let Some(answer) = answers.next().await {
+            if let NetlinkPayload::Error(error) = answer.payload
+                && error.code.is_some()
+            {
+                return Err(rtnetlink::Error::NetlinkError(error));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a link is up, and its MTU; `None` if there is none of that index.
+    pub(crate) async fn link(&self, index: u32) -> Result<Option<LinkSeen>, ApplyError> {
+        let mut found = self.handle.link().get().match_index(index).execute();
+        let link = match found.try_next().await.map_err(cause_of) {
+            Ok(link) => link,
+            Err(cause) if cause.raw_os_error() == Some(libc::ENODEV) => None,
+            Err(cause) => return Err(failed(Step::Dump("links"), cause)),
+        };
+        Ok(link.map(|link| LinkSeen {
+            up: link.header.flags.contains(LinkFlags::Up),
+            mtu: u16::try_from(described(&link).2).unwrap_or(u16::MAX),
+        }))
+    }
+
+    /// The addresses of a link, those of the link's own making apart (RFC 4291 §2.5.6).
+    pub(crate) async fn addresses_of(&self, index: u32) -> Result<Vec<IpNet>, ApplyError> {
+        let all = self.addresses().await?;
+        let of_link = all.iter().filter(|message| message.header.index == index);
+        Ok(of_link.filter_map(assigned).collect())
+    }
+
     pub(crate) async fn set_mtu(&self, index: u32, mtu: u16) -> Result<(), ApplyError> {
         let link = LinkMessageBuilder::<LinkUnspec>::new()
             .index(index)
@@ -220,6 +305,30 @@ impl Netlink {
             self.handle.link().change(link).execute().await,
         )
     }
+}
+
+/// The address a message is about, unless it is one of a link's own making.
+fn assigned(message: &AddressMessage) -> Option<IpNet> {
+    let (mut local, mut address) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(its) => local = Some(*its),
+            AddressAttribute::Address(its) => address = Some(*its),
+            _ => {}
+        }
+    }
+    // Of a pair the other address is the far end's; IPv6 without a pair has no "local".
+    let address = local.or(address)?;
+    let link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    let net = IpNet::new(address, message.header.prefix_len).ok()?;
+    (!link_local).then_some(net)
+}
+
+/// The queue before a link.
+fn root_queue(index: i32) -> TcMessage {
+    let mut message = TcMessage::with_index(index);
+    message.header.parent = TcHandle::ROOT;
+    message
 }
 
 /// `0.0.0.0/0` or `::/0`.

@@ -1,17 +1,17 @@
 //! Touches one interface of another program: its packets, past the kernel's own stack.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::sync::{Mutex, PoisonError};
 
 use socket2::Socket;
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use vpn_core::packet::{Packet, PacketBatch, segment};
 use vpn_core::{DropCounters, DropReason};
 
+use super::parts::{self, Stopped};
 use super::shut::Shut;
 use super::vnet::{self, HEADER};
-use super::{ExternalError, sys};
+use super::{ExternalError, poll, sys};
 use crate::InterfaceName;
 use crate::apply::netlink::Netlink;
 
@@ -25,6 +25,9 @@ pub(crate) struct Attached {
     /// For what is received, and for what is sent with its header in front.
     buffers: Mutex<Buffers>,
     shut: Shut,
+    index: u32,
+    /// Whether the kernel had a queue of its own before the interface.
+    queue_taken: bool,
 }
 
 #[derive(Debug)]
@@ -48,6 +51,8 @@ impl Attached {
         let netlink = Netlink::open()?;
         // Before the socket: one that is bound to an interface that is down begins with an error.
         netlink.link_up(index).await?;
+        // With a queue of the kernel's before it, a full tunnel would lose packets and tell nobody.
+        let queue_taken = netlink.no_queue(index).await?;
         let io = |doing| move |cause| ExternalError::Io { doing, cause };
         let socket = sys::open(index).map_err(io("open a packet socket"))?;
         Ok(Self {
@@ -57,7 +62,14 @@ impl Attached {
                 sent: Vec::with_capacity(LONGEST),
             }),
             shut,
+            index,
+            queue_taken,
         })
+    }
+
+    /// The interface's index: another one of its name has another one.
+    pub(crate) const fn index(&self) -> u32 {
+        self.index
     }
 
     /// Appends packets that came out of the tunnel. Those of a super-packet come one by one.
@@ -71,15 +83,9 @@ impl Attached {
         };
         let before = batch.len();
         while !batch.is_full() {
-            let into = &mut buffers.received[..];
-            let read = |socket: &Socket| {
-                let mut socket = socket;
-                socket.read(into)
-            };
-            let length = match self.socket.try_io(Interest::READABLE, read) {
+            let length = match poll::read(&self.socket, &mut buffers.received) {
                 Ok(length) => length,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) if batch.len() == before => return Err(error),
                 // It comes again with the next call.
                 Err(_) => break,
@@ -121,71 +127,45 @@ impl Attached {
 
     /// Sends one packet, or the segments of one.
     fn send(&self, packet: &Packet, buffer: &mut Vec<u8>) -> Result<(), Failed> {
-        if packet.offload.gso.is_none() && !packet.offload.partial_checksum {
-            return self.write(packet.bytes(), buffer);
-        }
-        let malformed = |_| Failed::Drop(DropReason::Malformed);
-        if packet.offload.gso.is_none() {
-            let mut whole = packet.shrunk();
-            segment::complete_checksum(&mut whole).map_err(malformed)?;
-            return self.write(whole.bytes(), buffer);
-        }
-        let mut pool = vpn_core::packet::BufferPool::new(1, 2048);
-        let mut result = Ok(());
-        segment::split(packet, &mut pool, |part| {
-            if result.is_ok() {
-                result = self.write(part.bytes(), buffer);
-            }
+        let sent = parts::each(packet, |part| {
+            buffer.clear();
+            buffer.extend_from_slice(&vnet::PLAIN);
+            buffer.extend_from_slice(part);
+            poll::write(&self.socket, buffer)
+        });
+        let error = match sent {
+            Ok(()) => return Ok(()),
+            Err(Stopped::Malformed) => return Err(Failed::Drop(DropReason::Malformed)),
+            Err(Stopped::Amid) => return Err(Failed::Drop(DropReason::QueueFull)),
+            Err(Stopped::Before(error)) => error,
+        };
+        Err(match error.raw_os_error() {
+            _ if error.kind() == io::ErrorKind::WouldBlock => Failed::Wait,
+            // The program does not keep up: its interface's queue is full.
+            Some(libc::ENOBUFS) => Failed::Drop(DropReason::QueueFull),
+            Some(libc::EMSGSIZE) => Failed::Drop(DropReason::TooBig),
+            Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV) => Failed::Gone(error),
+            _ => Failed::Drop(DropReason::Refused),
         })
-        .map_err(malformed)?;
-        match result {
-            // Some of it is sent already.
-            Err(Failed::Wait) => Err(Failed::Drop(DropReason::QueueFull)),
-            result => result,
-        }
-    }
-
-    fn write(&self, bytes: &[u8], buffer: &mut Vec<u8>) -> Result<(), Failed> {
-        buffer.clear();
-        buffer.extend_from_slice(&vnet::PLAIN);
-        buffer.extend_from_slice(bytes);
-        loop {
-            let write = |socket: &Socket| {
-                let mut socket = socket;
-                socket.write(buffer)
-            };
-            let Err(error) = self.socket.try_io(Interest::WRITABLE, write) else {
-                return Ok(());
-            };
-            return Err(match error.raw_os_error() {
-                Some(libc::EINTR) => continue,
-                Some(libc::EAGAIN) => Failed::Wait,
-                // The program does not keep up: its interface's queue is full.
-                Some(libc::ENOBUFS) => Failed::Drop(DropReason::QueueFull),
-                Some(libc::EMSGSIZE) => Failed::Drop(DropReason::TooBig),
-                Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV) => Failed::Gone(error),
-                _ => Failed::Drop(DropReason::Refused),
-            });
-        }
     }
 
     pub(crate) async fn readable(&self) -> io::Result<()> {
-        // Ready until a call finds nothing: that call clears it.
-        self.socket
-            .readable()
-            .await
-            .map(|mut guard| guard.retain_ready())
+        poll::readable(&self.socket).await
     }
 
     pub(crate) async fn writable(&self) -> io::Result<()> {
-        self.socket
-            .writable()
-            .await
-            .map(|mut guard| guard.retain_ready())
+        poll::writable(&self.socket).await
     }
 
     /// Gives the interface back.
     pub(crate) async fn detach(&self) {
+        // Gone with the interface, if that is.
+        if self.queue_taken
+            && let Ok(netlink) = Netlink::open()
+            && let Err(error) = netlink.own_queue(self.index).await
+        {
+            tracing::warn!(%error, "the interface stays without its queue");
+        }
         self.shut.open().await;
     }
 }

@@ -5,11 +5,19 @@
 //! gets no address and no route, so any number of them may have been given the same address.
 
 mod attached;
+mod native;
+mod parts;
+mod poll;
 mod shut;
+mod slot;
 mod sys;
+mod transport;
 mod vnet;
 
 pub(crate) use attached::Attached;
+pub use native::{NativeControl, NativeTransport};
+pub(crate) use slot::Slot;
+pub use transport::{ExternalConfig, ExternalTransport};
 
 use crate::nft::NftError;
 use crate::{ApplyError, InterfaceName};
@@ -21,6 +29,12 @@ pub enum ExternalError {
     /// There is none of that name. Start the program that makes it.
     #[error("there is no interface {0}")]
     Missing(InterfaceName),
+    /// It is there and not up.
+    #[error("the interface {0} is down")]
+    NotUp(InterfaceName),
+    /// It has no address, and none was said: packets would have no source.
+    #[error("the interface {0} has no address")]
+    NoAddress(InterfaceName),
     /// The packet filter, which keeps the kernel's stack away, refuses.
     #[error("cannot keep the kernel away from the interface")]
     Filter(#[source] NftError),

@@ -2,8 +2,8 @@
 //! device's addresses as its own, and answer them untranslated.
 //!
 //! A packet socket hears a packet before the packet filter does, so what the filter drops has
-//! reached us already. IPv6 is switched off on the interface, so that the kernel says nothing there
-//! by itself.
+//! reached us already. What the socket sends passes no filter; what the kernel would say there by
+//! itself (neighbours, groups, a route that was left) does, and is dropped.
 
 use serde_json::json;
 
@@ -26,10 +26,10 @@ impl Shut {
         commands.push(table.chain("filter", "prerouting", FIRST));
         let from = matches(meta("iifname"), "==", json!(name.as_str()));
         commands.push(table.rule("prerouting", vec![from, drop()]));
+        commands.push(table.chain("filter", "postrouting", FIRST));
+        let to = matches(meta("oifname"), "==", json!(name.as_str()));
+        commands.push(table.rule("postrouting", vec![to, drop()]));
         nft::run(commands).await.map_err(ExternalError::Filter)?;
-        // Missing where the kernel has no IPv6.
-        let off = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
-        let _ = std::fs::write(off, "1");
         Ok(Self { name: name.clone() })
     }
 

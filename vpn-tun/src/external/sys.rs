@@ -30,6 +30,11 @@ pub(super) fn open(index: u32) -> io::Result<AsyncFd<Socket>> {
         })?
     };
     socket.bind(&address)?;
+    register(socket)
+}
+
+/// Has tokio watch a socket.
+pub(super) fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
     // SAFETY: the socket owns its descriptor and is moved in, so it stays open, and the same, until
     // it is dropped together with its registration.
     Ok(unsafe { AsyncFd::register(socket) }?)

@@ -1,7 +1,8 @@
 //! A tunnel through OpenVPN: supervised, and taken over at its interface.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,8 +10,8 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use vpn_core::packet::PacketBatch;
 use vpn_core::{
-    Assigned, DownCause, DropCounters, DropReason, NetworkEvent, Resources, StateSender,
-    StateWatch, TransportCapabilities, TransportError, TransportState, TunnelTransport, Underlay,
+    Assigned, DownCause, DropCounters, NetworkEvent, Resources, StateWatch, TransportCapabilities,
+    TransportError, TransportState, TunnelTransport, Underlay,
 };
 
 use super::credentials::Credentials;
@@ -18,7 +19,7 @@ use super::management::{Management, Told, Way};
 use super::process::{Process, Start};
 use super::profile::Profile;
 use crate::InterfaceName;
-use crate::external::Attached;
+use crate::external::{Attached, Slot};
 
 /// First wait before a process that ended is started again; it doubles up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_secs(1);
@@ -131,103 +132,51 @@ impl OpenVpnConfig {
 /// 60 seconds. A refusal (a wrong password, say) is final: asking again would lock the account.
 #[derive(Debug)]
 pub struct OpenVpnTransport {
-    shared: Arc<Shared>,
-    closing: watch::Sender<bool>,
+    slot: Arc<Slot>,
     /// The network below is another one.
     moved: Arc<Notify>,
-    runner: Mutex<Option<JoinHandle<()>>>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    state: StateSender,
-    attached: RwLock<Option<Arc<Attached>>>,
-    /// Changes with `attached`.
-    changed: watch::Sender<u64>,
-    mtu: std::sync::atomic::AtomicU16,
     /// The process that runs; 0 while none does.
-    process: std::sync::atomic::AtomicU32,
-}
-
-impl Shared {
-    fn attached(&self) -> Option<Arc<Attached>> {
-        let attached = self.attached.read().unwrap_or_else(PoisonError::into_inner);
-        attached.clone()
-    }
-
-    fn attach(&self, new: Option<Arc<Attached>>) -> Option<Arc<Attached>> {
-        let old = {
-            let mut attached = self
-                .attached
-                .write()
-                .unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *attached, new)
-        };
-        self.changed.send_modify(|count| *count += 1);
-        old
-    }
+    process: Arc<AtomicU32>,
+    runner: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl OpenVpnTransport {
     /// Starts it. Its task must be polled in the network namespace it is for.
     pub fn start(config: OpenVpnConfig, underlay: Arc<dyn Underlay>) -> Self {
-        let shared = Arc::new(Shared {
-            state: StateSender::new(),
-            attached: RwLock::new(None),
-            changed: watch::Sender::new(0),
-            mtu: std::sync::atomic::AtomicU16::new(1500),
-            process: std::sync::atomic::AtomicU32::new(0),
-        });
-        let closing = watch::Sender::new(false);
+        let slot = Arc::new(Slot::new());
         let moved = Arc::new(Notify::new());
+        let process = Arc::new(AtomicU32::new(0));
         let runner = Runner {
-            shared: shared.clone(),
+            slot: slot.clone(),
             config,
             underlay,
-            closing: closing.subscribe(),
+            closing: slot.closing(),
             moved: Arc::clone(&moved),
+            process: Arc::clone(&process),
         };
         Self {
-            shared,
+            slot,
             runner: Mutex::new(Some(tokio::spawn(runner.run()))),
-            closing,
             moved,
-        }
-    }
-
-    fn open(&self) -> Result<Option<Arc<Attached>>, TransportError> {
-        match self.shared.state.get() {
-            TransportState::Closed => Err(TransportError::Closed),
-            _ => Ok(self.shared.attached()),
-        }
-    }
-
-    /// Waits until there is an interface, or another one; an error once it is closed.
-    async fn changed(&self) -> Result<(), TransportError> {
-        let (mut changed, mut closing) =
-            (self.shared.changed.subscribe(), self.closing.subscribe());
-        tokio::select! {
-            _ = changed.changed() => Ok(()),
-            _ = closing.wait_for(|closing| *closing) => Err(TransportError::Closed),
+            process,
         }
     }
 }
 
 impl Drop for OpenVpnTransport {
     fn drop(&mut self) {
-        self.closing.send_replace(true);
+        self.slot.close();
     }
 }
 
 #[async_trait]
 impl TunnelTransport for OpenVpnTransport {
     fn capabilities(&self) -> TransportCapabilities {
-        let mtu = self.shared.mtu.load(std::sync::atomic::Ordering::Relaxed);
-        TransportCapabilities::plain(mtu)
+        self.slot.capabilities()
     }
 
     fn state(&self) -> StateWatch {
-        self.shared.state.watch()
+        self.slot.watch()
     }
 
     fn try_recv(
@@ -235,11 +184,7 @@ impl TunnelTransport for OpenVpnTransport {
         batch: &mut PacketBatch,
         drops: &mut DropCounters,
     ) -> Result<usize, TransportError> {
-        match self.open()? {
-            // An interface that is gone comes again with the next process.
-            Some(attached) => Ok(attached.try_recv(batch, drops).unwrap_or(0)),
-            None => Ok(0),
-        }
+        self.slot.try_recv(batch, drops)
     }
 
     fn try_send(
@@ -247,47 +192,26 @@ impl TunnelTransport for OpenVpnTransport {
         batch: &mut PacketBatch,
         drops: &mut DropCounters,
     ) -> Result<usize, TransportError> {
-        let sent = match self.open()? {
-            Some(attached) => attached.try_send(batch, drops).ok(),
-            None => None,
-        };
-        Ok(sent.unwrap_or_else(|| {
-            let all = batch.len();
-            drops.add(DropReason::TunnelDown, all as u64);
-            batch.recycle_front(all);
-            0
-        }))
+        self.slot.try_send(batch, drops)
     }
 
     async fn readable(&self) -> Result<(), TransportError> {
-        match self.open()? {
-            Some(attached) => tokio::select! {
-                changed = self.changed() => changed,
-                ready = attached.readable() => ready.map_err(TransportError::Io),
-            },
-            None => self.changed().await,
-        }
+        self.slot.readable().await
     }
 
     async fn writable(&self) -> Result<(), TransportError> {
-        match self.open()? {
-            Some(attached) => attached.writable().await.map_err(TransportError::Io),
-            None => Ok(()),
-        }
+        self.slot.writable().await
     }
 
     fn resources(&self) -> Resources {
         let mut resources = Resources::default();
-        let process = self
-            .shared
-            .process
-            .load(std::sync::atomic::Ordering::Relaxed);
+        let process = self.process.load(Ordering::Relaxed);
         if process != 0 {
             resources.process = Some(process);
             // The conversation, and what tells that it ended.
             resources.descriptors += 2;
         }
-        if let Some(attached) = self.shared.attached() {
+        if let Some(attached) = self.slot.attached() {
             resources.descriptors += 1;
             resources.bytes += attached.bytes();
         }
@@ -300,16 +224,15 @@ impl TunnelTransport for OpenVpnTransport {
     fn network_changed(&self, event: NetworkEvent) {
         if event.calls_for_reconnect() {
             self.moved.notify_one();
-        } else if event == NetworkEvent::Lost
-            && !matches!(self.shared.state.get(), TransportState::Down(_))
+        } else if event == NetworkEvent::Lost && !matches!(self.slot.get(), TransportState::Down(_))
         {
             let cause = DownCause::Network("there is no network".to_owned());
-            self.shared.state.set(TransportState::Down(cause));
+            self.slot.set(TransportState::Down(cause));
         }
     }
 
     async fn close(&self) {
-        self.closing.send_replace(true);
+        self.slot.close();
         let runner = {
             let mut runner = self.runner.lock().unwrap_or_else(PoisonError::into_inner);
             runner.take()
@@ -318,16 +241,17 @@ impl TunnelTransport for OpenVpnTransport {
             // A panic in it ended it as well.
             let _ = runner.await;
         }
-        self.shared.state.set(TransportState::Closed);
+        self.slot.set(TransportState::Closed);
     }
 }
 
 /// Starts processes, one after the other, and follows what they say.
 struct Runner {
-    shared: Arc<Shared>,
+    slot: Arc<Slot>,
     config: OpenVpnConfig,
     underlay: Arc<dyn Underlay>,
     closing: watch::Receiver<bool>,
+    process: Arc<AtomicU32>,
     moved: Arc<Notify>,
 }
 
@@ -357,20 +281,20 @@ impl Runner {
         let mut wait = FIRST_WAIT;
         loop {
             let end = self.once().await;
-            if let Some(attached) = self.shared.attach(None) {
+            if let Some(attached) = self.slot.attach(None) {
                 attached.detach().await;
             }
             match end {
                 End::Closed => break,
                 End::Refused(why) => {
                     let cause = DownCause::Refused(why);
-                    self.shared.state.set(TransportState::Down(cause));
+                    self.slot.set(TransportState::Down(cause));
                     let _ = self.closing.wait_for(|closing| *closing).await;
                     break;
                 }
                 End::Again { why, after_up } => {
                     let cause = DownCause::Network(why);
-                    self.shared.state.set(TransportState::Down(cause));
+                    self.slot.set(TransportState::Down(cause));
                     if after_up {
                         wait = FIRST_WAIT;
                     }
@@ -383,7 +307,7 @@ impl Runner {
                 () = self.moved.notified() => wait = FIRST_WAIT,
             }
         }
-        self.shared.state.set(TransportState::Closed);
+        self.slot.set(TransportState::Closed);
     }
 
     /// One process, from its start to its end.
@@ -406,10 +330,10 @@ impl Runner {
             }
             Err(error) => return again(format!("openvpn does not start: {error}")),
         };
-        let running = &self.shared.process;
+        let running = &self.process;
         running.store(process.id(), std::sync::atomic::Ordering::Relaxed);
         let end = self.converse(&mut process).await;
-        let running = &self.shared.process;
+        let running = &self.process;
         running.store(0, std::sync::atomic::Ordering::Relaxed);
         process.end().await;
         end
@@ -423,10 +347,7 @@ impl Runner {
             Some(path.saturating_sub(headers + way.overhead))
         });
         let assigned = self.config.instead(assigned.clone(), path);
-        let mtu = &self.shared.mtu;
-        mtu.store(assigned.mtu, std::sync::atomic::Ordering::Relaxed);
-        let state = TransportState::Up(Arc::new(assigned));
-        self.shared.state.set(state);
+        self.slot.up(assigned);
     }
 
     async fn converse(&mut self, process: &mut Process) -> End {
@@ -438,7 +359,7 @@ impl Runner {
         let mut look = tokio::time::interval(LOOK_AT_PATH);
         let patience = tokio::time::Instant::now() + self.config.no_answer_after;
         loop {
-            let connecting = self.shared.state.get() == TransportState::Connecting;
+            let connecting = self.slot.get() == TransportState::Connecting;
             if !say.is_empty() && process.say(&say).await.is_err() {
                 let why = "openvpn is gone".to_owned();
                 return End::Again { why, after_up };
@@ -465,12 +386,12 @@ impl Runner {
                 Heard::Nothing => {
                     // It goes on trying; who waits for it should not.
                     let cause = DownCause::NoAnswer;
-                    self.shared.state.set(TransportState::Down(cause));
+                    self.slot.set(TransportState::Down(cause));
                     continue;
                 }
                 Heard::Time => {
                     if let (Some((assigned, way)), TransportState::Up(_)) =
-                        (&given, self.shared.state.get())
+                        (&given, self.slot.get())
                     {
                         self.up(assigned, *way);
                     }
@@ -479,7 +400,7 @@ impl Runner {
             };
             match talk.line(&line, &mut say) {
                 None => {}
-                Some(Told::Lost(cause)) => self.shared.state.set(TransportState::Down(cause)),
+                Some(Told::Lost(cause)) => self.slot.set(TransportState::Down(cause)),
                 Some(Told::WhereIs(asked)) => {
                     // Over sockets of the underlay: the program's own look-up would be captured.
                     let found = tokio::select! {
@@ -491,14 +412,14 @@ impl Runner {
                         Err(error) => {
                             say.push_str(&asked.answer(&[]));
                             let cause = DownCause::Resolve(error.to_string());
-                            self.shared.state.set(TransportState::Down(cause));
+                            self.slot.set(TransportState::Down(cause));
                         }
                     }
                 }
                 Some(Told::Connected(assigned, way)) => {
-                    if self.shared.attached().is_none() {
+                    if self.slot.attached().is_none() {
                         match Attached::open(&self.config.interface).await {
-                            Ok(attached) => drop(self.shared.attach(Some(Arc::new(attached)))),
+                            Ok(attached) => drop(self.slot.attach(Some(Arc::new(attached)))),
                             Err(error) => {
                                 let why = error.to_string();
                                 return End::Again { why, after_up };

@@ -1,5 +1,6 @@
-//! Tunnels through the distribution's OpenVPN, beside WireGuard, in a lab of their own: identical
-//! addresses of one subnet, refusals, servers that go and come, and nothing that goes direct.
+//! Tunnels of other programs, in a lab of their own: the distribution's OpenVPN beside WireGuard,
+//! identical addresses of one subnet, refusals, servers that go and come, interfaces that somebody
+//! else made; and nothing that goes direct.
 
 #![allow(
     clippy::expect_used,
@@ -20,6 +21,7 @@ use serde_json::Value;
 use support::app;
 use support::lab::{Lab, NO_RULE, nothing_direct};
 use vpn_lab::{LabPlan, OpenVpnOptions, PASSWORD, ProviderKind, RegionPlan, USER};
+use vpn_tun::apply::DEFAULT_MARK;
 
 /// What a change may take to be seen. Not a promise: what takes longer is broken.
 const SEEN: Duration = Duration::from_secs(30);
@@ -228,6 +230,66 @@ fn servers_that_go_and_come() {
     lab.only(1002, "fr", "http4");
     let (seen, _) = capture.finish();
     assert!(seen.is_empty(), "{seen:?}");
+}
+
+/// Interfaces that somebody else made, with one and the same address, are tunnels while they are
+/// there; afterwards they are as they were.
+#[test]
+fn interfaces_that_somebody_else_made() {
+    let mut plan = LabPlan::default();
+    plan.regions.truncate(2);
+    plan = plan.with_servers(ProviderKind::WireguardGo);
+    plan.client_rp_filter = 0;
+    let Some(mut lab) = Lab::start(plan, "on_exit = \"open\"", "apply = \"none\"") else {
+        return;
+    };
+    let mut text = "rules = \"rules.db\"\non_exit = \"open\"\n[dns]\napply = \"none\"\n".to_owned();
+    let mut interfaces = Vec::new();
+    for region in ["uk", "fr"] {
+        let interface = lab.lab.stock_client(region).expect("a client");
+        let mark = format!("set {interface} fwmark {DEFAULT_MARK:#x}");
+        lab.lab.client().tool("wg", &mark).expect("wg");
+        text.push_str(&format!(
+            "[tunnel.{region}]\ninterface = \"{interface}\"\ndns = [\"198.18.0.53\"]\n"
+        ));
+        interfaces.push(interface);
+    }
+    lab.site.write("multi-region.toml", &text);
+    lab.settle();
+    let before = lab.network();
+    lab.rule("--uid 1001 --to uk");
+    lab.rule("--uid 1002 --to fr");
+    let mut daemon = lab.daemon();
+    until(&lab, "uk", "up");
+    until(&lab, "fr", "up");
+    nothing_direct(&lab, || {
+        lab.only(1001, "uk", ALL);
+        lab.only(1002, "fr", ALL);
+        lab.gets_nothing(1003);
+    });
+    let told = tunnel(&lab, "uk");
+    assert_eq!(told["assigned"][0], "10.5.0.2/32", "{told}");
+    assert_eq!(lab.lab.drops().expect("counters"), 0);
+    assert!(daemon.terminate(), "{}", daemon.log());
+    assert_eq!(lab.network(), before, "they are as they were");
+
+    // An interface that goes takes its own tunnel along, and no other.
+    let mut daemon = lab.daemon();
+    until(&lab, "fr", "up");
+    let down = format!("link set {} down", interfaces[1]);
+    nothing_direct(&lab, || {
+        lab.lab.client().ip(&down).expect("ip");
+        until(&lab, "fr", "down");
+        lab.gets_nothing(1002);
+        lab.only(1001, "uk", "http4,http6");
+        lab.lab
+            .client()
+            .ip(&down.replace("down", "up"))
+            .expect("ip");
+        until(&lab, "fr", "up");
+        lab.only(1002, "fr", "http4");
+    });
+    assert!(daemon.terminate(), "{}", daemon.log());
 }
 
 /// Document 000's resource exhaustion: tunnels come and go, and nothing stays of them.

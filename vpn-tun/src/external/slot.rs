@@ -1,0 +1,152 @@
+//! Where a transport keeps an interface that comes and goes: its state, and its packets.
+
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use tokio::sync::watch;
+use vpn_core::packet::PacketBatch;
+use vpn_core::{
+    Assigned, DropCounters, DropReason, StateSender, StateWatch, TransportCapabilities,
+    TransportError, TransportState,
+};
+
+use super::Attached;
+
+/// MTU before anything is known, in bytes.
+const USUAL_MTU: u16 = 1500;
+
+/// A transport's state, and its interface while there is one. Shared by the transport and by the
+/// task that watches over it.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    state: StateSender,
+    attached: RwLock<Option<Arc<Attached>>>,
+    /// Counts how often `attached` changed.
+    changed: watch::Sender<u64>,
+    closing: watch::Sender<bool>,
+    mtu: AtomicU16,
+}
+
+impl Slot {
+    pub(crate) fn new() -> Self {
+        Self {
+            state: StateSender::new(),
+            attached: RwLock::new(None),
+            changed: watch::Sender::new(0),
+            closing: watch::Sender::new(false),
+            mtu: AtomicU16::new(USUAL_MTU),
+        }
+    }
+
+    /// Says where the tunnel stands.
+    pub(crate) fn set(&self, state: TransportState) {
+        self.state.set(state);
+    }
+
+    pub(crate) fn get(&self) -> TransportState {
+        self.state.get()
+    }
+
+    pub(crate) fn watch(&self) -> StateWatch {
+        self.state.watch()
+    }
+
+    /// It is up, with this.
+    pub(crate) fn up(&self, assigned: Assigned) {
+        self.mtu.store(assigned.mtu, Ordering::Relaxed);
+        self.state.set(TransportState::Up(Arc::new(assigned)));
+    }
+
+    /// Puts an interface in, or takes it out: answers the former one.
+    pub(crate) fn attach(&self, new: Option<Arc<Attached>>) -> Option<Arc<Attached>> {
+        let old = {
+            let mut attached = self
+                .attached
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *attached, new)
+        };
+        self.changed.send_modify(|count| *count += 1);
+        old
+    }
+
+    pub(crate) fn attached(&self) -> Option<Arc<Attached>> {
+        let attached = self.attached.read().unwrap_or_else(PoisonError::into_inner);
+        attached.clone()
+    }
+
+    /// Asks the task to end.
+    pub(crate) fn close(&self) {
+        self.closing.send_replace(true);
+    }
+
+    /// Whether, and when, the task is asked to end.
+    pub(crate) fn closing(&self) -> watch::Receiver<bool> {
+        self.closing.subscribe()
+    }
+
+    pub(crate) fn capabilities(&self) -> TransportCapabilities {
+        TransportCapabilities::plain(self.mtu.load(Ordering::Relaxed))
+    }
+
+    fn open(&self) -> Result<Option<Arc<Attached>>, TransportError> {
+        match *self.closing.borrow() || self.state.get() == TransportState::Closed {
+            true => Err(TransportError::Closed),
+            false => Ok(self.attached()),
+        }
+    }
+
+    pub(crate) fn try_recv(
+        &self,
+        batch: &mut PacketBatch,
+        drops: &mut DropCounters,
+    ) -> Result<usize, TransportError> {
+        match self.open()? {
+            // An interface that is gone comes again, or the task says that it is down.
+            Some(attached) => Ok(attached.try_recv(batch, drops).unwrap_or(0)),
+            None => Ok(0),
+        }
+    }
+
+    pub(crate) fn try_send(
+        &self,
+        batch: &mut PacketBatch,
+        drops: &mut DropCounters,
+    ) -> Result<usize, TransportError> {
+        let sent = match self.open()? {
+            Some(attached) => attached.try_send(batch, drops).ok(),
+            None => None,
+        };
+        Ok(sent.unwrap_or_else(|| {
+            let all = batch.len();
+            drops.add(DropReason::TunnelDown, all as u64);
+            batch.recycle_front(all);
+            0
+        }))
+    }
+
+    pub(crate) async fn readable(&self) -> Result<(), TransportError> {
+        // Before the look: what changes after it is seen.
+        let (mut changed, mut closing) = (self.changed.subscribe(), self.closing());
+        let attached = self.open()?;
+        tokio::select! {
+            _ = closing.wait_for(|closing| *closing) => Err(TransportError::Closed),
+            _ = changed.changed() => Ok(()),
+            ready = wait_for(attached.as_deref()) => ready.map_err(TransportError::Io),
+        }
+    }
+
+    pub(crate) async fn writable(&self) -> Result<(), TransportError> {
+        match self.open()? {
+            Some(attached) => attached.writable().await.map_err(TransportError::Io),
+            None => Ok(()),
+        }
+    }
+}
+
+async fn wait_for(attached: Option<&Attached>) -> std::io::Result<()> {
+    match attached {
+        Some(attached) => attached.readable().await,
+        None => std::future::pending().await,
+    }
+}
