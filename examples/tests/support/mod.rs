@@ -157,13 +157,18 @@ pub struct Daemon {
 impl Daemon {
     /// Starts it; see [`ready`](Self::ready).
     pub fn spawn(site: &Site, namespace: &Namespace) -> Self {
+        let command = site.command(&["run", "--config", "multi-region.toml"]);
+        Self::spawn_as(site, namespace, command)
+    }
+
+    /// Starts it by a command of its own, which ends in `run`.
+    pub fn spawn_as(site: &Site, namespace: &Namespace, mut command: Command) -> Self {
         let log = site.path("daemon.log");
         let errors = fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(&log)
             .expect("a log");
-        let mut command = site.command(&["run", "--config", "multi-region.toml"]);
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

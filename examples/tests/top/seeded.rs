@@ -11,7 +11,7 @@ use super::snapshot::Snapshot;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Said(u64, Snapshot),
+    Said(u64, Box<Snapshot>),
     Gone,
     Key(Key),
     Drawn(u16, u16),
@@ -82,7 +82,7 @@ fn step() -> impl Strategy<Value = Step> {
         Key::Char('q'),
     ];
     prop_oneof![
-        3 => (0u64..3_000, snapshot()).prop_map(|(after, said)| Step::Said(after, said)),
+        3 => (0u64..3_000, snapshot()).prop_map(|(after, said)| Step::Said(after, Box::new(said))),
         1 => Just(Step::Gone),
         4 => prop::sample::select(keys).prop_map(Step::Key),
         3 => (0u16..130, 0u16..50).prop_map(|(width, height)| Step::Drawn(width, height)),
@@ -100,7 +100,7 @@ proptest! {
             match step {
                 Step::Said(after, said) => {
                     now += Duration::from_millis(after);
-                    model.snapshot(now, said);
+                    model.snapshot(now, *said);
                 }
                 Step::Gone => model.gone("no answer".to_owned()),
                 Step::Key(key) => {
