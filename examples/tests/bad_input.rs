@@ -18,7 +18,7 @@ use std::os::unix::process::CommandExt;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use support::Site;
-use support::place::{KEY, Place, profile, site};
+use support::place::{CONFIG, KEY, Place, profile, site};
 
 /// A user without any right.
 const NOBODY: u32 = 65_534;
@@ -279,6 +279,41 @@ fn keys() {
             "[tunnel.fr]\nwireguard = \"uk.conf\"\nno_answer_after = \"1s\"",
             "toml:3:",
             "no_answer_after",
+        ),
+        (
+            "[tunnel.fr]\nmtu = 1400",
+            "tunnel.fr.wireguard: missing",
+            "openvpn",
+        ),
+        (
+            "[tunnel.fr]\nwireguard = \"uk.conf\"\nopenvpn = \"uk.ovpn\"",
+            "tunnel.fr.openvpn",
+            "one of them",
+        ),
+        (
+            "[tunnel.fr]\nopenvpn = \"uk.ovpn\"\ninterface = \"wg0\"",
+            "tunnel.fr.interface",
+            "one of them",
+        ),
+        (
+            "[tunnel.fr]\nwireguard = \"uk.conf\"\nauth = \"me.txt\"",
+            "tunnel.fr.auth",
+            "only with openvpn",
+        ),
+        (
+            "[tunnel.fr]\nopenvpn = \"uk.ovpn\"\naddresses = [\"10.0.0.2/32\"]",
+            "tunnel.fr.addresses",
+            "only with interface",
+        ),
+        (
+            "[tunnel.fr]\ninterface = \"wg0\"\nconnect = \"on-demand\"",
+            "tunnel.fr.connect",
+            "only with wireguard",
+        ),
+        (
+            "[tunnel.fr]\ninterface = \"a name of many letters\"",
+            "tunnel.fr.interface",
+            "name",
         ),
         ("[group.eu]\nmembers = []", "group.eu.members", "1 to"),
         (
@@ -606,5 +641,32 @@ fn nonsense_in_rule_add() {
         let output = place.output(site.command(&["rule", command, "--rules", "absent.db"]));
         assert_eq!(output.status.code(), Some(2), "{command}");
         Place::says(&output, &["absent.db", "No such file"]);
+    }
+}
+
+/// What an OpenVPN profile may not say, with the line.
+#[test]
+fn openvpn_profiles() {
+    let place = Place::new();
+    let missing = site();
+    let text = format!("{CONFIG}[tunnel.fr]\nopenvpn = \"not there.ovpn\"\n");
+    missing.write("multi-region.toml", &text);
+    place.both_fail(&missing, &["[tunnel.fr] openvpn", "not there.ovpn"]);
+    for (line, problem) in [
+        ("up /bin/true", "line 2: up is refused: it runs a program"),
+        ("plugin x.so", "line 2: plugin is refused"),
+        ("management 127.0.0.1 7505", "line 2: management is refused"),
+        ("log /etc/passwd", "line 2: log is refused"),
+        ("cd /", "line 2: cd is refused"),
+        ("ca /etc/ssl/ca.pem", "line 2: ca names /etc/ssl/ca.pem"),
+        ("dev tap", "line 2: a tap device"),
+        ("<ca>", "line 2: <ca> has no </ca>"),
+        ("auth-user-pass", "name one with auth"),
+    ] {
+        let site = site();
+        site.write("fr.ovpn", &format!("remote 192.0.2.1 1194\n{line}\n"));
+        let text = format!("{CONFIG}[tunnel.fr]\nopenvpn = \"fr.ovpn\"\n");
+        site.write("multi-region.toml", &text);
+        place.both_fail(&site, &["[tunnel.fr] openvpn", problem]);
     }
 }

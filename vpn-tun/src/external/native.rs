@@ -191,7 +191,13 @@ impl TunnelTransport for NativeTransport {
     ) -> Result<usize, TransportError> {
         self.open()?;
         let (mut done, mut sent) = (0, 0);
+        let mtu = usize::from(self.capabilities().mtu);
         for packet in batch.packets() {
+            if packet.offload.gso.is_none() && packet.bytes().len() > mtu {
+                drops.count(DropReason::TooBig);
+                done += 1;
+                continue;
+            }
             match parts::each(packet, |part| poll::write(&self.socket, part)) {
                 Ok(()) => sent += 1,
                 Err(Stopped::Malformed) => drops.count(DropReason::Malformed),
