@@ -1,5 +1,6 @@
 //! The router on virtual time, with providers that check source addresses.
 
+mod apps;
 mod change;
 mod demand;
 mod dns;

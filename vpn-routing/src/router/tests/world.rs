@@ -362,6 +362,15 @@ impl World {
     fn check(&self) {
         let accounts = self.router.accounts();
         assert!(accounts.balance(), "{accounts:?}");
+        // Every flow is counted in one account, of its own tunnel.
+        let (status, apps) = (self.router.status(), self.router.apps(usize::MAX));
+        for tunnel in &status.tunnels {
+            let of_it = apps.iter().filter(|app| app.tunnel == tunnel.id);
+            let flows: usize = of_it.map(|app| app.flows).sum();
+            assert_eq!(flows, tunnel.flows, "{apps:?}");
+        }
+        let flows: usize = apps.iter().map(|app| app.flows).sum();
+        assert_eq!(flows, status.flows, "{apps:?}");
     }
 }
 
