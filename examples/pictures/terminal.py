@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draws what a terminal shows as SVG: terminal.py TITLE < capture > picture.svg
 
-The input is that of `tmux capture-pane -e -p`. Bars and lines are drawn as shapes, so that they look
+The input is that of `tmux capture-pane -e -p -N`. Bars and lines are drawn as shapes, so that they look
 alike with every font; text is set cell by cell.
 """
 import re
@@ -99,14 +99,13 @@ def main():
                     for n, char in enumerate(text)
                 )
                 out.append(f'<path d="{shape}" fill="{front}"/>')
-            elif text.strip():
-                ahead = len(text) - len(text.lstrip())
-                word = text.strip()
+            else:
                 weight = ' font-weight="bold"' if bold else ""
-                out.append(
-                    f'<text x="{left + ahead * CELL:.1f}" y="{top + 13.5}" fill="{front}"{weight}'
-                    f' textLength="{len(word) * CELL:.1f}">{escape(word)}</text>'
-                )
+                for word in re.finditer(r"\S+", text):
+                    out.append(
+                        f'<text x="{left + word.start() * CELL:.1f}" y="{top + 13.5}" fill="{front}"{weight}'
+                        f' textLength="{len(word[0]) * CELL:.1f}">{escape(word[0])}</text>'
+                    )
             x = end
     dots = "".join(
         f'<circle cx="{EDGE + 6 + 16 * n}" cy="{BAR / 2 - 2}" r="5" fill="{colour}"/>'
@@ -118,10 +117,9 @@ def main():
         f"<title>{escape(title)}</title>"
         f'<rect width="100%" height="100%" rx="8" fill="{BACK}"/>{dots}'
         f'<text x="{width / 2:.0f}" y="{BAR / 2 + 3}" fill="{FAINT}" text-anchor="middle" font-size="12">{escape(title)}</text>'
-        f'<g xml:space="preserve">'
     )
     print("\n".join(out))
-    print("</g></svg>")
+    print("</svg>")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{RenderDirection, Sparkline};
 
-use super::model::Model;
+use super::model::{HISTORY, Model};
 use super::snapshot::{Bytes, Tunnel};
 use super::view::{BAD, DIM, GOOD, HEAD, WAIT, left, right, row, title};
 use super::words;
@@ -18,6 +18,9 @@ const WIDTHS: [usize; 7] = [8, 10, 14, 9, 7, 7, 7];
 
 /// Columns of all that, with a space at the edge and before each.
 const TABLE: u16 = 62 + 7 + 2;
+
+/// Columns of name, state and assigned, each with the space before.
+const BEFORE_CAUSE: usize = 3 + 8 + 10 + 14 + 1;
 
 /// A sparkline narrower than this says nothing.
 const LEAST_SPARKLINE: u16 = 3;
@@ -38,7 +41,8 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, model: &Model) {
         let names = ["name", "state", "assigned", "role"].map(str::to_owned);
         let numbers = ["rtt", "in/s", "out/s"].map(str::to_owned);
         let mut line = cells(&names, &numbers);
-        line.push_str("  2 minutes");
+        // A report a second.
+        line.push_str(&format!("  {} s", sparkline_width(at).min(HISTORY as u16)));
         frame.render_widget(Line::styled(line, HEAD), at);
     }
     // The last row is for all of them, whatever does not fit.
@@ -84,7 +88,15 @@ fn draw_one(frame: &mut Frame<'_>, at: Rect, name: &str, tunnel: &Tunnel, rate: 
             .unwrap_or_else(|| "-".to_owned()),
         role.split(' ').next().unwrap_or(role).to_owned(),
     ];
-    let line = cells(&names, &rates(tunnel.round_trip_ms, rate));
+    // What was measured before it went says nothing now.
+    let round_trip = tunnel.round_trip_ms.filter(|_| tunnel.state == "up");
+    let mut line = cells(&names, &rates(round_trip, rate));
+    // Why it is down, instead of how little it carries.
+    if let Some(cause) = &tunnel.cause {
+        let kept: String = line.chars().take(BEFORE_CAUSE).collect();
+        let width = line.chars().count() - kept.chars().count();
+        line = kept + &left(cause, width);
+    }
     // The state stands out.
     let state = 2 + WIDTHS[0]..2 + WIDTHS[0] + WIDTHS[1];
     let part = |from: usize, to: usize| -> String {
@@ -131,9 +143,14 @@ fn cells(names: &[String; 4], numbers: &[String; 3]) -> String {
     line
 }
 
+/// What the table leaves of the row, but for the edge.
+const fn sparkline_width(at: Rect) -> u16 {
+    at.width.saturating_sub(TABLE + 1)
+}
+
 /// In what the table leaves of the row, the newest at the right.
 fn sparkline(frame: &mut Frame<'_>, at: Rect, history: Option<&VecDeque<u64>>, style: Style) {
-    let width = at.width.saturating_sub(TABLE + 1);
+    let width = sparkline_width(at);
     let Some(history) = history.filter(|_| width >= LEAST_SPARKLINE) else {
         return;
     };

@@ -53,6 +53,7 @@ fn row_of<'a>(picture: &'a [String], start: &str) -> &'a str {
 fn tunnel(state: &str, rx: u64) -> Value {
     json!({
         "state": state,
+        "cause": (state == "down").then_some("the peer does not answer"),
         "role": "secondary of 10.5.0.2/32 (primary fr)",
         "assigned": ["10.5.0.2/32", "fd00:5::2/128"],
         "round_trip_ms": 12.34,
@@ -116,7 +117,11 @@ fn everything_is_shown_in_80_by_24() {
     ] {
         assert!(row("fr ").contains(part), "{part}: {}", row("fr "));
     }
-    assert!(row("uk ").contains("down"), "{}", row("uk "));
+    let uk = row("uk ");
+    assert!(
+        uk.contains("down       10.5.0.2/32    the peer does not answer"),
+        "{uk}"
+    );
     assert!(row("all").contains("150 kB"), "{}", row("all"));
     assert!(row("all").contains('█'), "a sparkline: {}", row("all"));
     for part in ["uk", "100 kB", "102 kB", "2"] {
