@@ -79,6 +79,22 @@ impl Table {
         }}})
     }
 
+    /// Adds a counter, for rules to count by.
+    pub(crate) fn counter(&self, name: &str) -> Value {
+        json!({"add": {"counter": {"family": self.family, "table": self.name, "name": name}}})
+    }
+
+    /// How many packets a counter has seen.
+    pub(crate) async fn packets(&self, counter: &str) -> Result<u64, NftError> {
+        let name = json!({"family": self.family, "table": self.name, "name": counter});
+        let told = ask(vec![json!({"list": {"counter": name}})]).await?;
+        let told: Value = serde_json::from_slice(&told).unwrap_or_default();
+        let listed = told["nftables"].as_array().into_iter().flatten();
+        let mut packets = listed.filter_map(|item| item["counter"]["packets"].as_u64());
+        let missing = || NftError::Refused("it does not say what it counted".to_owned());
+        packets.next().ok_or_else(missing)
+    }
+
     fn named(&self) -> Value {
         json!({"family": self.family, "name": self.name})
     }
@@ -90,6 +106,11 @@ pub(crate) fn accept() -> Value {
 
 pub(crate) fn drop() -> Value {
     json!({"drop": null})
+}
+
+/// Counts by a counter of the table.
+pub(crate) fn count(counter: &str) -> Value {
+    json!({"counter": counter})
 }
 
 /// `left op right`.
@@ -112,6 +133,11 @@ pub(crate) fn set(elements: Vec<Value>) -> Value {
 
 /// Runs commands as one transaction.
 pub(crate) async fn run(commands: Vec<Value>) -> Result<(), NftError> {
+    ask(commands).await.map(std::mem::drop)
+}
+
+/// Runs commands as one transaction: what they list.
+async fn ask(commands: Vec<Value>) -> Result<Vec<u8>, NftError> {
     let ruleset = json!({"nftables": commands}).to_string();
     let folders = FOLDERS.iter().map(|folder| format!("{folder}/nft"));
     let mut child = spawn(std::iter::once("nft".to_owned()).chain(folders))?;
@@ -127,7 +153,7 @@ pub(crate) async fn run(commands: Vec<Value>) -> Result<(), NftError> {
         .map_err(|_| NftError::Io(io::ErrorKind::TimedOut.into()))?
         .map_err(NftError::Io)?;
     if output.status.success() {
-        return Ok(());
+        return Ok(output.stdout);
     }
     let complaint = String::from_utf8_lossy(&output.stderr);
     let complaint = complaint.lines().next().unwrap_or_default();
@@ -142,7 +168,7 @@ fn spawn(names: impl Iterator<Item = String>) -> Result<tokio::process::Child, N
         let child = Command::new(name)
             .args(["-j", "-f", "-"])
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn();

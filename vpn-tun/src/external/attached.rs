@@ -1,6 +1,7 @@
 //! Touches one interface of another program: its packets, past the kernel's own stack.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use socket2::Socket;
@@ -15,6 +16,10 @@ use super::{ExternalError, poll, sys};
 use crate::InterfaceName;
 use crate::apply::netlink::Netlink;
 
+/// After how many packets it is looked whether the filter saw them too. It sees none that the kernel
+/// takes for broken; so many are not.
+const PROOF: u64 = 8;
+
 /// The longest packet there is, with its header.
 const LONGEST: usize = HEADER + 65_535;
 
@@ -26,6 +31,9 @@ pub(crate) struct Attached {
     buffers: Mutex<Buffers>,
     shut: Shut,
     index: u32,
+    /// Packets that came out of the tunnel.
+    received: AtomicU64,
+    proven: AtomicBool,
     /// Whether the kernel had a queue of its own before the interface.
     queue_taken: bool,
 }
@@ -63,6 +71,8 @@ impl Attached {
             }),
             shut,
             index,
+            received: AtomicU64::new(0),
+            proven: AtomicBool::new(false),
             queue_taken,
         })
     }
@@ -92,7 +102,9 @@ impl Attached {
             };
             take(&buffers.received[..length], batch, drops);
         }
-        Ok(batch.len() - before)
+        let count = batch.len() - before;
+        self.received.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
     }
 
     /// Sends from the front of a batch.
@@ -155,6 +167,18 @@ impl Attached {
 
     pub(crate) async fn writable(&self) -> io::Result<()> {
         poll::writable(&self.socket).await
+    }
+
+    /// Whether the kernel is kept away: what came to us has to be what the filter dropped. Says
+    /// nothing before some packets came.
+    pub(crate) async fn proven(&self) -> Result<bool, ExternalError> {
+        if self.received.load(Ordering::Relaxed) < PROOF || self.proven.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        match self.shut.dropped().await.map_err(ExternalError::Filter)? {
+            0 => Err(ExternalError::Twice),
+            _ => Ok(!self.proven.swap(true, Ordering::Relaxed)),
+        }
     }
 
     /// Gives the interface back.

@@ -29,6 +29,9 @@ pub enum ExternalError {
     /// There is none of that name. Start the program that makes it.
     #[error("there is no interface {0}")]
     Missing(InterfaceName),
+    /// Packets reach the kernel's stack as well, which would answer them untranslated.
+    #[error("the packet filter does not keep the kernel away: did somebody remove its rules?")]
+    Twice,
     /// It is there and not up.
     #[error("the interface {0} is down")]
     NotUp(InterfaceName),

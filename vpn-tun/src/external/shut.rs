@@ -9,10 +9,13 @@ use serde_json::json;
 
 use super::ExternalError;
 use crate::InterfaceName;
-use crate::nft::{self, Table, drop, matches, meta};
+use crate::nft::{self, NftError, Table, count, drop, matches, meta};
 
 /// Before connection tracking, and before everything else there is (`raw` of nft(8) is -300).
 const FIRST: i32 = -450;
+
+/// The counter of what was kept from the stack.
+const DROPPED: &str = "dropped";
 
 #[derive(Debug)]
 pub(super) struct Shut {
@@ -23,14 +26,20 @@ impl Shut {
     pub(super) async fn close(name: &InterfaceName) -> Result<Self, ExternalError> {
         let table = table(name);
         let mut commands: Vec<_> = table.anew().into();
+        commands.push(table.counter(DROPPED));
         commands.push(table.chain("filter", "prerouting", FIRST));
         let from = matches(meta("iifname"), "==", json!(name.as_str()));
-        commands.push(table.rule("prerouting", vec![from, drop()]));
+        commands.push(table.rule("prerouting", vec![from, count(DROPPED), drop()]));
         commands.push(table.chain("filter", "postrouting", FIRST));
         let to = matches(meta("oifname"), "==", json!(name.as_str()));
         commands.push(table.rule("postrouting", vec![to, drop()]));
         nft::run(commands).await.map_err(ExternalError::Filter)?;
         Ok(Self { name: name.clone() })
+    }
+
+    /// How many packets came out of the interface and were kept from the stack.
+    pub(super) async fn dropped(&self) -> Result<u64, NftError> {
+        table(&self.name).packets(DROPPED).await
     }
 
     /// Gives the interface back to the stack.

@@ -170,6 +170,11 @@ async fn look(slot: &Slot, config: &ExternalConfig) -> Result<(), ExternalError>
     if slot.attached().is_none() {
         slot.attach(Some(Arc::new(Attached::open(name).await?)));
     }
+    if let Some(attached) = slot.attached()
+        && attached.proven().await?
+    {
+        tracing::debug!(interface = %name, "the kernel is kept away");
+    }
     slot.up(Assigned {
         addresses,
         dns: config.dns.clone(),

@@ -34,8 +34,9 @@ const NO_ANSWER_AFTER: Duration = Duration::from_secs(15);
 /// The least MTU, in bytes, however narrow the path says it is (RFC 791: what every host takes).
 const NARROWEST: u16 = 576;
 
-/// How often the path's MTU is looked at: it changes with the route to the server.
-const LOOK_AT_PATH: Duration = Duration::from_secs(10);
+/// How often the path's MTU is looked at, which changes with the route to the server, and whether
+/// the kernel is kept away from the interface.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// How a tunnel through OpenVPN is run.
 #[derive(Clone, Debug)]
@@ -356,7 +357,7 @@ impl Runner {
         let mut after_up = false;
         let mut say = Management::GREETING.to_owned();
         let mut given = None;
-        let mut look = tokio::time::interval(LOOK_AT_PATH);
+        let mut look = tokio::time::interval(LOOK_EVERY);
         let patience = tokio::time::Instant::now() + self.config.no_answer_after;
         loop {
             let connecting = self.slot.get() == TransportState::Connecting;
@@ -390,6 +391,12 @@ impl Runner {
                     continue;
                 }
                 Heard::Time => {
+                    if let Some(attached) = self.slot.attached()
+                        && let Err(error) = attached.proven().await
+                    {
+                        let why = error.to_string();
+                        return End::Again { why, after_up };
+                    }
                     if let (Some((assigned, way)), TransportState::Up(_)) =
                         (&given, self.slot.get())
                     {
