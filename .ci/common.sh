@@ -57,6 +57,20 @@ stage() {
   SO_FAR+=", $name $((SECONDS - from))"
 }
 
+# shared_lab NAME [VARIABLE=VALUE...] : a lab script against ../shared/lab, where that is there.
+shared_lab() {
+  local lab=$1
+  shift
+  if [[ ! -x ../shared/lab/providers.sh ]]; then
+    skipped "$lab" "../shared/lab/providers.sh is not there"
+  elif [[ $EUID -ne 0 ]]; then
+    skipped "$lab" "not root"
+  else
+    # As long as it may wait for another lab, and as long again for its own work.
+    stage "$lab" env "$@" timeout -k 30 1800 ".ci/$lab"
+  fi
+}
+
 # skipped NAME REASON : a stage that cannot run here.
 skipped() {
   printf '\n== %s: SKIPPED: %s\n' "$1" "$2"
