@@ -7,6 +7,8 @@
 //! | [`apply`] | addresses, routes, policy rules and MTU, by netlink; the capture that fails closed; the packet filter beside it |
 //! | [`direct`] | the way to the uplink as a tunnel: a second interface, whose packets the kernel forwards |
 //! | [`dns`] | `resolv.conf` |
+//! | [`external`] | interfaces of other programs, past the kernel's stack; packets of native libraries |
+//! | [`openvpn`] | the distribution's OpenVPN as a tunnel: its process, its management interface |
 //! | [`journal`] | a small file that says what to undo after a crash |
 //! | [`underlay`] | sockets below the tunnels: marked, bound, protected |
 //! | [`watch`] | links, addresses, routes and sleep: what happens to the network below |
