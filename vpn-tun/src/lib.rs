@@ -14,13 +14,13 @@
 //! | [`watch`] | links, addresses, routes and sleep: what happens to the network below |
 //! | [`manual`] | how the capture works, tuning, troubleshooting |
 //!
-//! Linux is complete; elsewhere the crate compiles and offers [`name`] and
-//! [`vpn_core::device::NoDevice`], and a host brings its own [`vpn_core::TunDevice`].
+//! Linux is complete. Android has [`device`] by a descriptor; elsewhere the crate compiles and
+//! offers [`name`], [`SwapTun`] and [`vpn_core::device::NoDevice`], and a host brings its own
+//! [`vpn_core::TunDevice`].
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(target_os = "linux")]
 pub mod apply;
-#[cfg(target_os = "linux")]
 pub mod device;
 #[cfg(target_os = "linux")]
 pub mod direct;
@@ -45,8 +45,11 @@ pub mod watch;
 
 #[cfg(target_os = "linux")]
 pub use apply::{Applier, ApplyError, CaptureConfig, OnExit};
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub use device::FdTun;
 #[cfg(target_os = "linux")]
-pub use device::{LinuxTun, TunConfig, TunError};
+pub use device::LinuxTun;
+pub use device::{SwapTun, TunConfig, TunError};
 #[cfg(target_os = "linux")]
 pub use direct::{DirectConfig, DirectError, DirectTransport};
 #[cfg(target_os = "linux")]

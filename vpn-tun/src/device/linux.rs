@@ -9,10 +9,10 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use tun_rs::{AsyncDevice, DeviceBuilder};
 use vpn_core::device::{DeviceCapabilities, DeviceError};
-use vpn_core::packet::{HEADROOM, PacketBatch};
-use vpn_core::{DropCounters, DropReason, Offload, TunDevice};
+use vpn_core::packet::PacketBatch;
+use vpn_core::{DropCounters, TunDevice};
 
-use super::{TunConfig, TunError, sys};
+use super::{TunConfig, TunError, moving, runtime, sys};
 use crate::name::InterfaceName;
 
 /// A TUN device of Linux. See [`TunDevice`] for the contract.
@@ -144,35 +144,7 @@ impl TunDevice for LinuxTun {
         _: &mut DropCounters,
     ) -> Result<usize, DeviceError> {
         let device = self.device()?;
-        let room = batch.pool_mut().largest_packet();
-        let mut received = 0;
-        let mut end = None;
-        while !batch.is_full() {
-            let filled = batch.push_with(|buf| {
-                buf.resize(HEADROOM + room, 0);
-                match retry(|| device.try_recv(&mut buf[HEADROOM..])) {
-                    Ok(length) => {
-                        buf.truncate(HEADROOM + length.min(room));
-                        Some(Offload::NONE)
-                    }
-                    Err(error) => {
-                        end = Some(error);
-                        None
-                    }
-                }
-            });
-            if !filled {
-                break;
-            }
-            received += 1;
-        }
-        match end {
-            // What was received comes first; the error comes again with the next call.
-            Some(error) if received == 0 && error.kind() != io::ErrorKind::WouldBlock => {
-                Err(DeviceError::Io(error))
-            }
-            _ => Ok(received),
-        }
+        moving::receive(batch, |into| device.try_recv(into))
     }
 
     fn try_send(
@@ -181,25 +153,7 @@ impl TunDevice for LinuxTun {
         drops: &mut DropCounters,
     ) -> Result<usize, DeviceError> {
         let device = self.device()?;
-        let (mut done, mut sent) = (0, 0);
-        let mut failure = None;
-        for packet in batch.packets() {
-            match retry(|| device.try_send(packet.bytes())) {
-                Ok(_) => sent += 1,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if is_fatal(&error) => {
-                    failure = Some(error);
-                    break;
-                }
-                Err(_) => drops.count(DropReason::Refused),
-            }
-            done += 1;
-        }
-        batch.recycle_front(done);
-        match failure {
-            Some(error) if done == 0 => Err(DeviceError::Io(error)),
-            _ => Ok(sent),
-        }
+        moving::send(batch, drops, |bytes| device.try_send(bytes))
     }
 
     async fn readable(&self) -> Result<(), DeviceError> {
@@ -239,31 +193,6 @@ impl std::fmt::Debug for LinuxTun {
     }
 }
 
-/// Registering a descriptor outside a runtime panics, so ask first.
-fn runtime() -> Result<(), TunError> {
-    tokio::runtime::Handle::try_current()
-        .map(drop)
-        .map_err(|_| TunError::NoRuntime)
-}
-
-/// Repeats what a signal interrupted.
-fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    loop {
-        match call() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => return result,
-        }
-    }
-}
-
-/// Whether an error of a write is about the device, not about one packet.
-fn is_fatal(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EBADF | libc::EBADFD | libc::ENODEV | libc::ENXIO)
-    )
-}
-
 fn creation_error(cause: io::Error, name: Option<InterfaceName>) -> TunError {
     match (cause.raw_os_error(), name) {
         (Some(libc::EBUSY | libc::EEXIST), Some(name)) => TunError::NameInUse(name),
@@ -279,14 +208,6 @@ fn creation_error(cause: io::Error, name: Option<InterfaceName>) -> TunError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_errors_about_the_device_are_fatal() {
-        for code in [libc::EINVAL, libc::EMSGSIZE, libc::EIO, libc::ENOBUFS] {
-            assert!(!is_fatal(&io::Error::from_raw_os_error(code)));
-        }
-        assert!(is_fatal(&io::Error::from_raw_os_error(libc::EBADFD)));
-    }
 
     #[test]
     fn no_permission_says_what_to_do() {

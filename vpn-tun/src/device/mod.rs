@@ -1,15 +1,32 @@
 //! The virtual interface: packets of this machine's applications, in batches.
 //!
-//! [`LinuxTun`] is a plain TUN device: one packet per system call, no packet information. The
+//! | Device | What it is |
+//! |---|---|
+//! | `LinuxTun` | an interface of its own, or one taken over with its name |
+//! | `FdTun` | a descriptor and nothing more (Linux, Android) |
+//! | [`SwapTun`] | any of these, replaced while flows live |
+//!
+//! `LinuxTun` is a plain TUN device: one packet per system call, no packet information. The
 //! kernel removes it when its last descriptor closes, also after `kill -9`, and its routes with it;
 //! what then keeps packets from going direct is the capture of [`crate::apply`].
 
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod fd;
+#[cfg(target_os = "linux")]
 mod linux;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod moving;
+pub mod swap;
+#[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) mod sys;
 
 use std::io;
 
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub use fd::FdTun;
+#[cfg(target_os = "linux")]
 pub use linux::LinuxTun;
+pub use swap::SwapTun;
 
 use crate::name::InterfaceName;
 
@@ -67,6 +84,14 @@ impl TunConfig {
         self.queue_len = packets;
         self
     }
+}
+
+/// Registering a descriptor outside a runtime panics, so ask first.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn runtime() -> Result<(), TunError> {
+    tokio::runtime::Handle::try_current()
+        .map(drop)
+        .map_err(|_| TunError::NoRuntime)
 }
 
 /// Why there is no device.

@@ -1,13 +1,40 @@
 //! Touches raw descriptors: the only unsafe code of the device.
 #![allow(unsafe_code)]
 
+#[cfg(target_os = "linux")]
 use std::ffi::CString;
+use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
+#[cfg(target_os = "linux")]
 use std::os::fd::{IntoRawFd, OwnedFd};
 
+use tokio::io::unix::AsyncFd;
+#[cfg(target_os = "linux")]
 use tun_rs::AsyncDevice;
 
+/// Makes a descriptor non-blocking and has the runtime wait for it.
+pub(super) fn register(file: File) -> io::Result<AsyncFd<File>> {
+    let fd = file.as_raw_fd();
+    // SAFETY: `file` keeps the descriptor open over both calls; they take and give flags only.
+    let set = unsafe {
+        let flags = libc::fcntl(fd, libc::F_GETFL);
+        if flags < 0 {
+            flags
+        } else {
+            libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK)
+        }
+    };
+    if set < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the file owns its descriptor and is moved in, so it stays open, and the same, until
+    // it is dropped together with its registration.
+    Ok(unsafe { AsyncFd::register(file) }?)
+}
+
 /// Takes over the descriptor of a TUN device.
+#[cfg(target_os = "linux")]
 pub(super) fn adopt(fd: OwnedFd) -> io::Result<AsyncDevice> {
     let raw = fd.into_raw_fd();
     // SAFETY: `raw` came out of an `OwnedFd`, so it is open and nobody else closes it; the device
@@ -17,6 +44,7 @@ pub(super) fn adopt(fd: OwnedFd) -> io::Result<AsyncDevice> {
 }
 
 /// The index of the interface of this name in the calling thread's network namespace.
+#[cfg(target_os = "linux")]
 pub(crate) fn index_of(name: &str) -> Option<u32> {
     let name = CString::new(name).ok()?;
     // SAFETY: `name` is a NUL-terminated string that lives until the call returns.
