@@ -74,8 +74,10 @@ const ALL: &str = "http4 20,http6 5,echo4 5,echo6 5,dns 5";
 fn openvpn_tunnels_with_the_identical_address() {
     let mut us = openvpn("us", 3, OpenVpnOptions::default());
     us.assigned4 = Ipv4Addr::new(10, 102, 0, 2);
-    let mut fr = OpenVpnOptions::default();
-    fr.tcp = true;
+    let fr = OpenVpnOptions {
+        tcp: true,
+        ..OpenVpnOptions::default()
+    };
     let regions = vec![
         openvpn("uk", 1, OpenVpnOptions::default()),
         openvpn("fr", 2, fr),
