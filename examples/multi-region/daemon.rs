@@ -78,9 +78,7 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
         path.to_owned(),
         &loaded,
         prepared.engine.handle(),
-        system_state.underlay().clone(),
-        system_state.capture().clone(),
-        system_state.direct(),
+        &system_state,
         prepared.policy.clone(),
         recompile,
     );

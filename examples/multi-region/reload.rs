@@ -17,6 +17,7 @@ use crate::error::{Error, chain};
 use crate::plan::Loaded;
 use crate::policy::Policy;
 use crate::provider::Provider;
+use crate::system::SystemState;
 
 /// Where a key begins that can change at run time. Rules are watched and need no reload.
 const LIVE: [&str; 5] = ["default", "direct", "on_exit", "tunnel.", "group."];
@@ -50,9 +51,7 @@ impl Reload {
         path: PathBuf,
         loaded: &Loaded,
         engine: EngineHandle,
-        underlay: Arc<MarkedUnderlay>,
-        capture: CaptureConfig,
-        direct: DirectConfig,
+        system: &SystemState,
         policy: Policy,
         recompile: Arc<Notify>,
     ) -> Self {
@@ -64,9 +63,9 @@ impl Reload {
         Self {
             path,
             engine,
-            underlay,
-            capture,
-            direct,
+            underlay: Arc::clone(system.underlay()),
+            capture: system.capture().clone(),
+            direct: system.direct(),
             policy,
             recompile,
             current: Arc::new(Mutex::new(current)),

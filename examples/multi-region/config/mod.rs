@@ -192,7 +192,7 @@ impl Config {
             *file = folder.join(&file);
         }
         for tunnel in config.tunnel.values_mut() {
-            tunnel.from_folder(folder);
+            tunnel.relative_to(folder);
         }
         let wrong = |key: &str, problem| {
             Err(Error::Config {

@@ -105,7 +105,7 @@ impl Tunnel {
     }
 
     /// Relative paths are meant from here.
-    pub(super) fn from_folder(&mut self, folder: &Path) {
+    pub(super) fn relative_to(&mut self, folder: &Path) {
         let files = [&mut self.wireguard, &mut self.openvpn, &mut self.auth];
         for file in files.into_iter().flatten() {
             *file = folder.join(&file);
