@@ -24,7 +24,7 @@ use super::model::{Ask, Key, Model};
 use super::snapshot::{Owner, Snapshot};
 use super::view::view;
 use crate::control::{self, Request};
-use crate::error::{Error, chain};
+use crate::error::{Error, chain, system};
 use crate::switch::{App, Switch};
 
 /// Between two questions.
@@ -54,7 +54,7 @@ pub(crate) async fn run(control: &Path) -> Result<(), Error> {
     let mut screen = Screen::take().map_err(Error::Terminal)?;
     let mut keys = EventStream::new();
     let (answered, mut answers) = mpsc::channel(ANSWERS);
-    let asking = tokio::spawn(ask_for_ever(control.to_owned(), answered.clone()));
+    let mut asking = tokio::spawn(ask_for_ever(control.to_owned(), answered.clone()));
     let mut model = Model::new(control.display().to_string());
     let outcome = loop {
         if let Err(error) = screen.terminal.draw(|frame| view(frame, &model)) {
@@ -63,6 +63,8 @@ pub(crate) async fn run(control: &Path) -> Result<(), Error> {
         let key = tokio::select! {
             _ = terminate.recv() => break Ok(()),
             _ = hangup.recv() => break Ok(()),
+            // Only a panic ends it while somebody listens.
+            ended = &mut asking => break ended.map_err(system("asking the daemon")),
             Some(answer) = answers.recv() => {
                 match answer {
                     Answer::Snapshot(snapshot) => model.snapshot(Instant::now(), *snapshot),

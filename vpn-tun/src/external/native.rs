@@ -10,8 +10,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use vpn_core::packet::{Offload, PacketBatch};
 use vpn_core::{
-    Assigned, DownCause, DropCounters, DropReason, StateSender, StateWatch, TransportCapabilities,
-    TransportError, TransportState, TunnelTransport,
+    Assigned, DownCause, DropCounters, DropReason, Resources, StateSender, StateWatch,
+    TransportCapabilities, TransportError, TransportState, TunnelTransport,
 };
 
 use super::parts::{self, Stopped};
@@ -143,6 +143,13 @@ impl TunnelTransport for NativeTransport {
 
     fn state(&self) -> StateWatch {
         self.shared.state.watch()
+    }
+
+    fn resources(&self) -> Resources {
+        let mut resources = Resources::default();
+        resources.descriptors = 1;
+        resources.bytes = self.buffer.lock().map_or(0, |buffer| buffer.capacity());
+        resources
     }
 
     fn try_recv(

@@ -1,12 +1,13 @@
 //! Where a transport keeps an interface that comes and goes: its state, and its packets.
 
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use vpn_core::packet::PacketBatch;
 use vpn_core::{
-    Assigned, DropCounters, DropReason, StateSender, StateWatch, TransportCapabilities,
+    Assigned, DropCounters, DropReason, Resources, StateSender, StateWatch, TransportCapabilities,
     TransportError, TransportState,
 };
 
@@ -87,6 +88,18 @@ impl Slot {
 
     pub(crate) fn capabilities(&self) -> TransportCapabilities {
         TransportCapabilities::plain(self.mtu.load(Ordering::Relaxed))
+    }
+
+    /// What the interface takes while there is one, and the task that watches over it.
+    pub(crate) fn resources(&self, runner: &Mutex<Option<JoinHandle<()>>>) -> Resources {
+        let mut resources = Resources::default();
+        if let Some(attached) = self.attached() {
+            resources.descriptors = 1;
+            resources.bytes = attached.bytes();
+        }
+        let runner = runner.lock().unwrap_or_else(PoisonError::into_inner);
+        resources.tasks = runner.iter().filter(|task| !task.is_finished()).count();
+        resources
     }
 
     fn open(&self) -> Result<Option<Arc<Attached>>, TransportError> {

@@ -10,8 +10,8 @@ use ipnet::IpNet;
 use tokio::task::JoinHandle;
 use vpn_core::packet::PacketBatch;
 use vpn_core::{
-    Assigned, DownCause, DropCounters, StateWatch, TransportCapabilities, TransportError,
-    TransportState, TunnelTransport,
+    Assigned, DownCause, DropCounters, Resources, StateWatch, TransportCapabilities,
+    TransportError, TransportState, TunnelTransport,
 };
 
 use super::slot::Slot;
@@ -216,6 +216,10 @@ impl TunnelTransport for ExternalTransport {
 
     async fn writable(&self) -> Result<(), TransportError> {
         self.slot.writable().await
+    }
+
+    fn resources(&self) -> Resources {
+        self.slot.resources(&self.runner)
     }
 
     async fn close(&self) {

@@ -205,19 +205,13 @@ impl TunnelTransport for OpenVpnTransport {
     }
 
     fn resources(&self) -> Resources {
-        let mut resources = Resources::default();
+        let mut resources = self.slot.resources(&self.runner);
         let process = self.process.load(Ordering::Relaxed);
         if process != 0 {
             resources.process = Some(process);
             // The conversation, and what tells that it ended.
             resources.descriptors += 2;
         }
-        if let Some(attached) = self.slot.attached() {
-            resources.descriptors += 1;
-            resources.bytes += attached.bytes();
-        }
-        let runner = self.runner.lock().unwrap_or_else(PoisonError::into_inner);
-        resources.tasks = runner.iter().filter(|task| !task.is_finished()).count();
         resources
     }
 
