@@ -12,6 +12,7 @@
 //! | [`rule`] | what a rule says: [`Rule`], [`RuleSource`] |
 //! | [`verdict`] | what became of a packet: [`Verdict`], [`DropReason`], [`DropCounters`] |
 //! | [`plan`] | what the virtual interface should look like: [`InterfacePlan`] |
+//! | [`rebuild`] | when a host that cannot change its interface builds a new one |
 //! | [`device`] | [`TunDevice`]: packets to and from the operating system |
 //! | [`transport`] | [`TunnelTransport`]: packets to and from one tunnel |
 //! | [`directory`] | [`PeerDirectory`]: which peers exist and where |
@@ -38,6 +39,7 @@ pub mod network;
 pub mod owner;
 pub mod packet;
 pub mod plan;
+pub mod rebuild;
 pub mod resources;
 pub mod rule;
 #[cfg(feature = "testing")]
