@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use vpn_core::{InterfacePlan, RuleSource, StateWatch, TransportState};
 use vpn_routing::RouterConfig;
@@ -44,6 +45,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often the addresses of interfaces are looked at.
 const INTERFACES_EVERY: Duration = Duration::from_secs(2);
 
+/// How often what is ours is compared with what others made of it.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
 /// Between two looks whether the engine has heard of what its tunnels said.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
@@ -59,7 +63,7 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
         }
     }
     let asked = Asked::bind(&loaded).await?;
-    let mut system_state = SystemState::new(&loaded.config)?;
+    let mut system_state = SystemState::new(&loaded.config).await?;
     let mut prepared = prepare(&loaded, &system_state)?;
     let mut engaged = system_state.engage().await;
     if let (Ok(()), Some(asked_by)) = (&engaged, direct_asked_by) {
@@ -132,7 +136,13 @@ fn prepare(loaded: &Loaded, system_state: &SystemState) -> Result<Prepared, Erro
     let mut tunnels = Vec::new();
     for (name, provider) in &loaded.tunnels {
         let said = &loaded.config.tunnel[name];
-        let transport = provider.start(name, said, underlay, system_state.capture())?;
+        let transport = provider.start(
+            name,
+            said,
+            underlay,
+            system_state.capture(),
+            system_state.journal(),
+        )?;
         tunnels.push(transport.state());
         let id = engine.add_tunnel(name, transport)?;
         known.tunnels.insert(name.clone(), id);
@@ -236,11 +246,14 @@ async fn serve(
         reload: reload.clone(),
         policy,
         database,
+        journal: system_state.journal().clone(),
     };
     let mut answering = asked.serve(&reporter, shutdown);
     let first_try = tokio::time::timeout(FIRST_TRY, all_tried(tunnels, feed.status, &handle));
     tokio::pin!(first_try);
     let mut ready = false;
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut reloading = JoinSet::new();
     let ended = loop {
         tokio::select! {
@@ -259,9 +272,10 @@ async fn serve(
             }
             notice = follower.next() => {
                 let wanted = plan.borrow().clone();
-                system_state.follow_dns(&wanted);
+                system_state.follow_dns(&wanted).await;
                 follower.follow(notice).await;
             }
+            _ = looks.tick(), if ready => system_state.look().await,
             tried = &mut first_try, if !ready => {
                 // What the tunnels were assigned is in force before anybody is told.
                 if let Ok(Some(wanted)) = tried {

@@ -9,6 +9,7 @@
 //! multi-region run --config multi-region.toml
 //! multi-region status --control multi-region.sock
 //! multi-region top --control multi-region.sock
+//! multi-region recover --config multi-region.toml
 //! ```
 
 mod check;
@@ -38,6 +39,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use config::Config;
 use error::Error;
 
 /// Many tunnels at once on one interface, per app.
@@ -58,6 +60,13 @@ enum Command {
     },
     /// Validate a configuration and print the plan. Exit code 2 on an error.
     Check {
+        /// Configuration file.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Undo what a daemon that was killed left on this machine, and say what. Also what
+    /// `on_exit = "block"` leaves.
+    Recover {
         /// Configuration file.
         #[arg(long)]
         config: PathBuf,
@@ -127,6 +136,7 @@ async fn dispatch(command: Command) -> Result<(), Error> {
     match command {
         Command::Run { config } => daemon::run(&config).await,
         Command::Check { config } => check::check(&config).await,
+        Command::Recover { config } => system::recover(&Config::read(&config)?).await,
         Command::Rule(command) => rule::run(command),
         Command::Status { control, json } => {
             let status = control::ask(&control, &control::Request::Status).await?;

@@ -11,7 +11,7 @@ use vpn_p2p::wg_quick::WgQuickError;
 use vpn_p2p::wireguard::WireGuardTransport;
 use vpn_tun::external::{ExternalConfig, ExternalTransport};
 use vpn_tun::openvpn::{Credentials, OpenVpnConfig, OpenVpnTransport, Profile};
-use vpn_tun::{CaptureConfig, InterfaceName, MarkedUnderlay};
+use vpn_tun::{CaptureConfig, InterfaceName, Journal, MarkedUnderlay};
 
 use crate::config::{self, Tunnel};
 use crate::error::Error;
@@ -110,6 +110,7 @@ impl Provider {
         said: &Tunnel,
         underlay: &Arc<MarkedUnderlay>,
         capture: &CaptureConfig,
+        journal: &Journal,
     ) -> Result<Arc<dyn TunnelTransport>, Error> {
         let underlay = Arc::clone(underlay);
         match self {
@@ -125,10 +126,12 @@ impl Provider {
             }
             Self::OpenVpn(config) => {
                 let config = config.as_ref().clone().mark(capture.mark);
+                let config = config.journal(journal.clone());
                 Ok(Arc::new(OpenVpnTransport::start(config, underlay)))
             }
             Self::Interface(config) => {
-                Ok(Arc::new(ExternalTransport::start(config.as_ref().clone())))
+                let config = config.as_ref().clone().journal(journal.clone());
+                Ok(Arc::new(ExternalTransport::start(config)))
             }
         }
     }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex, Notify};
 use vpn_core::{TunnelId, TunnelTransport};
 use vpn_routing::engine::EngineHandle;
-use vpn_tun::{CaptureConfig, DirectConfig, MarkedUnderlay};
+use vpn_tun::{CaptureConfig, DirectConfig, Journal, MarkedUnderlay};
 
 use crate::config::OnExit;
 use crate::direct;
@@ -33,6 +33,7 @@ pub(crate) struct Reload {
     underlay: Arc<MarkedUnderlay>,
     capture: CaptureConfig,
     direct: DirectConfig,
+    journal: Journal,
     policy: Policy,
     recompile: Arc<Notify>,
     /// What is in force; held while it changes.
@@ -66,6 +67,7 @@ impl Reload {
             underlay: Arc::clone(system.underlay()),
             capture: system.capture().clone(),
             direct: system.direct(),
+            journal: system.journal().clone(),
             policy,
             recompile,
             current: Arc::new(Mutex::new(current)),
@@ -212,7 +214,7 @@ impl Reload {
         provider: &Provider,
     ) -> Result<Arc<dyn TunnelTransport>, Error> {
         let said = &loaded.config.tunnel[name];
-        provider.start(name, said, &self.underlay, &self.capture)
+        provider.start(name, said, &self.underlay, &self.capture, &self.journal)
     }
 }
 

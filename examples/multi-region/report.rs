@@ -12,6 +12,7 @@ use vpn_routing::engine::{EngineGone, EngineHandle};
 use vpn_routing::group::GroupStatus;
 use vpn_routing::router::{AppStatus, FlowStatus, Status, TunnelStatus};
 use vpn_routing::rules::{FeedStatus, RuleCache};
+use vpn_tun::Journal;
 
 use crate::control::Request;
 use crate::explain::explain;
@@ -45,6 +46,8 @@ pub(crate) struct Reporter {
     pub(crate) policy: Policy,
     /// The database of rules, if the configuration names one.
     pub(crate) database: Option<PathBuf>,
+    /// What others changed of what is ours.
+    pub(crate) journal: Journal,
 }
 
 impl Reporter {
@@ -64,12 +67,24 @@ impl Reporter {
         let report = self.engine.status().await?;
         let rules = self.feed.borrow().clone();
         let mut value = status(&report, &self.interface, &rules);
+        value["changed_by_others"] = changed_by_others(&self.journal);
         value["flow_list"] = flows.iter().map(|f| flow(f, &report)).collect();
         value["apps"] = apps.iter().map(|a| app(a, &report)).collect();
         value["process"] = resources::own();
         value["rules"]["database"] = self.database.is_some().into();
         Ok(value)
     }
+}
+
+fn changed_by_others(journal: &Journal) -> Value {
+    let changes = journal.foreign_changes();
+    let changes = changes.iter().map(|change| {
+        json!({
+            "kind": change.kind(),
+            "change": change.to_string(),
+        })
+    });
+    changes.collect()
 }
 
 fn flow(flow: &FlowStatus, status: &Status) -> Value {

@@ -1,5 +1,6 @@
 //! What the daemon changes on this machine, made in one order and undone in the other.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,12 +8,14 @@ use std::time::Duration;
 use vpn_core::{InterfacePlan, TunDevice};
 use vpn_tun::dns::RESOLV_CONF;
 use vpn_tun::{
-    Applier, CaptureConfig, DirectConfig, DnsApply, InterfaceName, Journal, LinuxTun,
-    MarkedUnderlay, OnExit, SystemDns, TunConfig,
+    Applier, CaptureConfig, DirectConfig, DnsApply, InterfaceName, Journal, Leave, LinuxTun,
+    MarkedUnderlay, OnExit, RecoverError, Recovered, SystemDns, TunConfig,
 };
 
 use crate::config::{self, ApplyDns, Config};
+use crate::control::{State, state_of};
 use crate::error::{Error, chain, system};
+use crate::view;
 
 /// How long undoing may take. The kernel answers in milliseconds.
 const UNDO_TIMEOUT: Duration = Duration::from_secs(3);
@@ -29,8 +32,8 @@ pub(crate) struct SystemState {
 }
 
 impl SystemState {
-    /// Makes the device. It goes with this value: up to here nothing has to be undone.
-    pub(crate) fn new(config: &Config) -> Result<Self, Error> {
+    /// Makes the device, which goes with this value, and undoes what a killed run left.
+    pub(crate) async fn new(config: &Config) -> Result<Self, Error> {
         let name = config.interface.name.as_str();
         let device_error = |cause: Box<dyn std::error::Error + Send + Sync>| Error::Device {
             name: name.to_owned(),
@@ -40,10 +43,9 @@ impl SystemState {
         let device =
             LinuxTun::create(TunConfig::named(checked)).map_err(|e| device_error(e.into()))?;
         let journal = Journal::open(&config.journal).map_err(system("cannot open the journal"))?;
-        // Before the file is read: these are the resolvers of the uplink.
-        SystemDns::recover(&journal)
-            .map_err(system("cannot restore resolv.conf of a former run"))?;
-        let capture = CaptureConfig::default().lockdown(config.lockdown);
+        let capture = capture(config);
+        // Before the file is read: these are the resolvers of the uplink. The capture is taken over.
+        undo_leftovers(&journal, &capture, Leave::Capture).await?;
         let mut underlay =
             MarkedUnderlay::new(capture.mark).own_resolvers(vec![config.dns.resolver]);
         // For the system's own file it knows better: behind a local stub are other resolvers.
@@ -54,6 +56,7 @@ impl SystemState {
             .map_err(system("cannot prepare the capture"))?
             .with_journal(journal.clone());
         let dns = SystemDns::new(dns_apply(config.dns.apply), &config.dns.path)
+            .on_interface(device.name().clone())
             .with_journal(journal.clone());
         Ok(Self {
             device: Arc::new(device),
@@ -111,17 +114,33 @@ impl SystemState {
         if plan.mtu != 0 {
             self.device.mtu_changed(plan.mtu);
         }
-        if let Err(error) = self.dns.apply(&plan.dns) {
+        if let Err(error) = self.dns.apply(&plan.dns).await {
             tracing::error!("DNS is not as planned: {}", chain(&error));
         }
     }
 
     /// The network below is another one: who brings it up may have written resolv.conf anew.
-    pub(crate) fn follow_dns(&mut self, plan: &InterfacePlan) {
+    pub(crate) async fn follow_dns(&mut self, plan: &InterfacePlan) {
         self.underlay.reread();
-        if let Err(error) = self.dns.apply(&plan.dns) {
+        if let Err(error) = self.dns.follow(&plan.dns).await {
             tracing::error!("DNS is not as planned: {}", chain(&error));
         }
+    }
+
+    /// Looks whether somebody else changed what is ours. The journal knows it then, and has logged
+    /// it; it stays as they made it.
+    pub(crate) async fn look(&mut self) {
+        if let Err(error) = self.applier.look().await {
+            tracing::debug!("cannot look at the interface: {}", chain(&error));
+        }
+        if let Err(error) = self.dns.look().await {
+            tracing::debug!("cannot look at the resolvers: {}", chain(&error));
+        }
+    }
+
+    /// What is to be undone, and what others changed of it.
+    pub(crate) const fn journal(&self) -> &Journal {
+        &self.journal
     }
 
     /// Undoes everything; with `Block` all but the block itself. Bounded in time.
@@ -131,7 +150,8 @@ impl SystemState {
         let restored = self
             .dns
             .restore()
-            .map_err(system("cannot restore resolv.conf"));
+            .await
+            .map_err(system("cannot restore the resolvers"));
         let on_exit = match on_exit {
             config::OnExit::Block => OnExit::Block,
             config::OnExit::Open => OnExit::Open,
@@ -140,8 +160,76 @@ impl SystemState {
             .await
             .map_err(system("cannot undo the capture"))?
             .map_err(system("cannot undo the capture"))?;
-        restored.map(drop)
+        restored?;
+        // What a part could not undo itself: it was left behind, say.
+        let leave = match on_exit {
+            OnExit::Block => Leave::Capture,
+            OnExit::Open => Leave::Nothing,
+        };
+        if !self.journal.is_empty() {
+            undo_leftovers(&self.journal, &self.capture, leave).await?;
+        }
+        Ok(())
     }
+}
+
+/// `multi-region recover`: undoes what a killed daemon left, and says what.
+pub(crate) async fn recover(config: &Config) -> Result<(), Error> {
+    let socket = &config.control.socket;
+    let control = |cause| Error::Control {
+        path: socket.clone(),
+        cause,
+    };
+    let state = state_of(socket).await.map_err(control)?;
+    if state == State::Alive {
+        let problem = "a daemon answers there: stop it first, it undoes what it did itself";
+        return Err(control(io::Error::other(problem)));
+    }
+    let journal = Journal::open(&config.journal).map_err(system("cannot open the journal"))?;
+    let Recovered { done, failed, .. } =
+        vpn_tun::recover(&journal, &capture(config), Leave::Nothing).await;
+    let mut said: Vec<String> = done.iter().map(ToString::to_string).collect();
+    if state == State::Stale {
+        std::fs::remove_file(socket).map_err(control)?;
+        said.push(format!("removed {}", socket.display()));
+    }
+    if said.is_empty() && failed.is_empty() {
+        said.push("nothing to undo".to_owned());
+    }
+    for line in said {
+        view::print(&format!("{line}\n"));
+    }
+    all_undone(failed)
+}
+
+/// Undoes what is left, and logs what.
+async fn undo_leftovers(
+    journal: &Journal,
+    capture: &CaptureConfig,
+    leave: Leave,
+) -> Result<(), Error> {
+    let recovered = vpn_tun::recover(journal, capture, leave).await;
+    for done in &recovered.done {
+        tracing::info!("left by a former run: {done}");
+    }
+    all_undone(recovered.failed)
+}
+
+/// The first error; the others are logged.
+fn all_undone(failed: Vec<RecoverError>) -> Result<(), Error> {
+    let mut failed = failed.into_iter();
+    let first = failed.next();
+    for error in failed {
+        tracing::error!("{}", chain(&error));
+    }
+    match first {
+        Some(error) => Err(system("something of a former run is not undone")(error)),
+        None => Ok(()),
+    }
+}
+
+fn capture(config: &Config) -> CaptureConfig {
+    CaptureConfig::default().lockdown(config.lockdown)
 }
 
 const fn dns_apply(apply: ApplyDns) -> DnsApply {

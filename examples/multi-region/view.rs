@@ -133,6 +133,9 @@ pub(crate) fn status(value: &Value, json: bool) {
     for problem in value["rules"]["problems"].as_array().into_iter().flatten() {
         let _ = writeln!(out, "rule problem: {}", text(problem));
     }
+    for change in value["changed_by_others"].as_array().into_iter().flatten() {
+        let _ = writeln!(out, "changed by others: {}", text(&change["change"]));
+    }
     if let Value::String(error) = &value["rules"]["error"] {
         let _ = writeln!(out, "rules cannot be loaded: {error}");
     }

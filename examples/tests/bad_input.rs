@@ -78,10 +78,6 @@ fn configurations() {
         &["toml:3:", "dnsmasq"],
     );
     bad(
-        &format!("rules = \"r.db\"\n[dns]\napply = \"resolved\"\n{rest}"),
-        &["dns.apply"],
-    );
-    bad(
         &format!("rules = \"r.db\"\n[dns]\napply = \"resolv.conf\"\npath = \"no/file\"\n{rest}"),
         &["dns.path", "no/file"],
     );

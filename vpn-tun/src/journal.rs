@@ -1,8 +1,20 @@
 //! Touches a small file that says what to undo, so that a killed process can be undone later.
 //!
 //! Each entry is written, with mode 0600, before the change it describes is made; the file goes
-//! when nothing is left to undo. What the kernel itself tells (routes and rules carry our protocol
-//! number) is not in it.
+//! when nothing is left to undo. An entry says enough to find every change it stands for: that of a
+//! capture its table and priorities, where rules and routes carry our protocol number.
+//!
+//! | entry | stands for |
+//! |---|---|
+//! | `here` | the boot and the network namespace that all of this is of |
+//! | `capture:TABLE` | policy rules and routes of a capture |
+//! | `direct:TABLE` | policy rules of the direct transport |
+//! | `interface:NAME` | addresses, routes and MTU of an interface |
+//! | `attached:NAME` | queue and state of an interface of another program |
+//! | `nft:FAMILY:NAME` | a table of the packet filter |
+//! | `sysctl:WHOSE:PATH` | a setting: what it was, and what we made of it |
+//! | `resolv_conf`, `resolved:NAME` | resolvers of applications |
+//! | `openvpn:NAME` | a process, by the folder only it knows |
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,13 +23,21 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::foreign::ForeignChange;
+
 /// First line of the file; another one is refused, not guessed at.
-const MAGIC: &str = "vpn-tun journal 1";
+const MAGIC: &str = "vpn-tun journal 2";
+
+/// The entry that says where and when the others were made.
+const HERE: &str = "here";
+
+/// The entry that outlives a reboot: a file's content does.
+pub(crate) const RESOLV_CONF: &str = "resolv_conf";
 
 /// Largest journal read back, in bytes: two copies of a large resolv.conf in hexadecimal.
 const MAX_LEN: u64 = 1 << 20;
 
-/// What to undo. Clones share the file.
+/// What to undo, and what others changed of it meanwhile. Clones share both.
 #[derive(Clone, Debug)]
 pub struct Journal {
     inner: Arc<Mutex<Inner>>,
@@ -27,6 +47,8 @@ pub struct Journal {
 struct Inner {
     path: PathBuf,
     entries: BTreeMap<String, String>,
+    /// What others changed, by who noticed it.
+    foreign: BTreeMap<String, Vec<ForeignChange>>,
 }
 
 /// Why the journal cannot be used.
@@ -61,6 +83,13 @@ impl Journal {
     /// is no journal.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, JournalError> {
         let path = path.into();
+        // What was being written when its writer was killed describes nothing that was done.
+        match fs::remove_file(beside(&path)) {
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
+                return Err(JournalError::Io { path, cause });
+            }
+            _ => {}
+        }
         let entries = match read(&path) {
             Ok(text) => parse(&text).map_err(|line| JournalError::Foreign {
                 path: path.clone(),
@@ -70,13 +99,58 @@ impl Journal {
             Err(cause) => return Err(JournalError::Io { path, cause }),
         };
         Ok(Self {
-            inner: Arc::new(Mutex::new(Inner { path, entries })),
+            inner: Arc::new(Mutex::new(Inner {
+                path,
+                entries,
+                foreign: BTreeMap::new(),
+            })),
         })
     }
 
     /// Whether nothing is to be undone.
     pub fn is_empty(&self) -> bool {
         self.lock().entries.is_empty()
+    }
+
+    /// What others changed of what we made, as far as it was looked at: by
+    /// [`Applier::look`](crate::Applier::look), [`SystemDns::look`](crate::SystemDns::look), and the
+    /// transports by themselves.
+    pub fn foreign_changes(&self) -> Vec<ForeignChange> {
+        let mut all: Vec<_> = self.lock().foreign.values().flatten().cloned().collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+
+    /// Notes what somebody has noticed, in place of what they noticed before. What is new is logged.
+    pub(crate) fn noticed(&self, by: &str, changes: Vec<ForeignChange>) {
+        let mut inner = self.lock();
+        let before = inner.foreign.remove(by).unwrap_or_default();
+        for change in changes.iter().filter(|change| !before.contains(change)) {
+            tracing::warn!("somebody else changed what is ours, and it stays so: {change}");
+        }
+        for change in before.iter().filter(|change| !changes.contains(change)) {
+            tracing::info!("as it was again: {change}");
+        }
+        if !changes.is_empty() {
+            inner.foreign.insert(by.to_owned(), changes);
+        }
+    }
+
+    /// Forgets what is gone with a former boot or another network namespace: how many entries.
+    /// Whoever has their place here now is not ours.
+    pub(crate) fn forget_elsewhere(&self) -> Result<usize, JournalError> {
+        let mut inner = self.lock();
+        match inner.entries.get(HERE) {
+            Some(there) if *there != here() => {}
+            _ => return Ok(0),
+        }
+        let before = inner.entries.len();
+        inner.entries.retain(|key, _| key == RESOLV_CONF);
+        // The entry itself was none of them.
+        let gone = before - inner.entries.len() - 1;
+        inner.save()?;
+        Ok(gone)
     }
 
     pub(crate) fn get(&self, key: &str) -> Option<String> {
@@ -94,7 +168,11 @@ impl Journal {
 
     pub(crate) fn set(&self, key: &str, value: impl Into<String>) -> Result<(), JournalError> {
         let mut inner = self.lock();
-        inner.entries.insert(key.to_owned(), value.into());
+        let value = value.into();
+        if inner.entries.get(key) == Some(&value) {
+            return Ok(());
+        }
+        inner.entries.insert(key.to_owned(), value);
         inner.save()
     }
 
@@ -122,7 +200,12 @@ impl Journal {
 }
 
 impl Inner {
-    fn save(&self) -> Result<(), JournalError> {
+    fn save(&mut self) -> Result<(), JournalError> {
+        if self.entries.keys().all(|key| key == HERE) {
+            self.entries.clear();
+        } else if !self.entries.contains_key(HERE) {
+            self.entries.insert(HERE.to_owned(), here());
+        }
         self.write().map_err(|cause| JournalError::Io {
             path: self.path.clone(),
             cause,
@@ -137,8 +220,7 @@ impl Inner {
                 _ => Ok(()),
             };
         }
-        let mut temporary = self.path.clone().into_os_string();
-        temporary.push(".new");
+        let temporary = beside(&self.path);
         let mut file = fs::OpenOptions::new()
             .write(true)
             .create(true)
@@ -150,8 +232,27 @@ impl Inner {
             writeln!(file, "{key} {value}")?;
         }
         file.sync_all()?;
-        fs::rename(&temporary, &self.path)
+        fs::rename(&temporary, &self.path)?;
+        // The name too: what is done next may outlive a loss of power.
+        match self.path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => fs::File::open(folder)?.sync_all(),
+            _ => fs::File::open(".")?.sync_all(),
+        }
     }
+}
+
+/// Where the next content is written, before it takes the journal's place.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.to_owned().into_os_string();
+    name.push(".new");
+    name.into()
+}
+
+/// This boot, and the network namespace of this thread.
+fn here() -> String {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let namespace = fs::read_link("/proc/thread-self/ns/net").unwrap_or_default();
+    format!("{}/{}", boot.trim(), namespace.display())
 }
 
 fn read(path: &Path) -> io::Result<String> {
@@ -213,6 +314,30 @@ mod tests {
         again.remove("rp_filter_all").unwrap();
         again.remove("other").unwrap();
         assert!(again.is_empty() && !path.exists());
+    }
+
+    #[test]
+    fn what_was_being_written_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        fs::write(dir.path().join("journal.new"), "half a li").unwrap();
+        assert!(Journal::open(&path).unwrap().is_empty());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_is_of_another_boot_is_forgotten_but_for_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let text = format!("{MAGIC}\n{HERE} another\n{RESOLV_CONF} x\nnft:inet:t x\n");
+        fs::write(&path, text).unwrap();
+        let journal = Journal::open(&path).unwrap();
+        assert_eq!(journal.forget_elsewhere().unwrap(), 1);
+        assert_eq!(journal.get(RESOLV_CONF).as_deref(), Some("x"));
+        journal.set("nft:inet:t", "x").unwrap();
+        let again = Journal::open(&path).unwrap();
+        assert_eq!(again.forget_elsewhere().unwrap(), 0, "made here");
+        assert!(again.get("nft:inet:t").is_some());
     }
 
     #[test]

@@ -6,10 +6,11 @@
 //! | [`device`] | the virtual interface: packets in, packets out |
 //! | [`apply`] | addresses, routes, policy rules and MTU, by netlink; the capture that fails closed; the packet filter beside it |
 //! | [`direct`] | the way to the uplink as a tunnel: a second interface, whose packets the kernel forwards |
-//! | [`dns`] | `resolv.conf` |
+//! | [`dns`] | `resolv.conf`, systemd-resolved |
 //! | [`external`] | interfaces of other programs, past the kernel's stack; packets of native libraries |
 //! | [`openvpn`] | the distribution's OpenVPN as a tunnel: its process, its management interface |
 //! | [`journal`] | a small file that says what to undo after a crash |
+//! | [`recover()`] | what a killed run left, as its journal says |
 //! | [`underlay`] | sockets below the tunnels: marked, bound, protected |
 //! | [`watch`] | links, addresses, routes and sleep: what happens to the network below |
 //! | [`manual`] | how the capture works, tuning, troubleshooting |
@@ -29,6 +30,8 @@ pub mod dns;
 #[cfg(target_os = "linux")]
 pub mod external;
 #[cfg(target_os = "linux")]
+mod foreign;
+#[cfg(target_os = "linux")]
 pub mod journal;
 pub mod manual;
 pub mod name;
@@ -36,6 +39,10 @@ pub mod name;
 mod nft;
 #[cfg(target_os = "linux")]
 pub mod openvpn;
+#[cfg(target_os = "linux")]
+mod program;
+#[cfg(target_os = "linux")]
+mod recover;
 #[cfg(target_os = "linux")]
 mod sysctl;
 #[cfg(target_os = "linux")]
@@ -55,10 +62,14 @@ pub use direct::{DirectConfig, DirectError, DirectTransport};
 #[cfg(target_os = "linux")]
 pub use dns::{DnsApply, DnsError, SystemDns};
 #[cfg(target_os = "linux")]
+pub use foreign::ForeignChange;
+#[cfg(target_os = "linux")]
 pub use journal::Journal;
 pub use name::{InterfaceName, NameError};
 #[cfg(target_os = "linux")]
 pub use nft::NftError;
+#[cfg(target_os = "linux")]
+pub use recover::{Leave, RecoverError, Recovered, Undone, recover};
 #[cfg(target_os = "linux")]
 pub use sysctl::SysctlError;
 #[cfg(target_os = "linux")]

@@ -69,14 +69,26 @@
 //! ```no_run
 //! # #[cfg(target_os = "linux")]
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! use vpn_tun::{Applier, CaptureConfig, Journal, SystemDns};
+//! use vpn_tun::{CaptureConfig, Journal, Leave, recover};
 //! let journal = Journal::open("/run/my-vpn.journal")?;
-//! Applier::remove_leftovers(&CaptureConfig::default(), Some(&journal)).await?;
-//! SystemDns::recover(&journal)?;
+//! let recovered = recover(&journal, &CaptureConfig::default(), Leave::Nothing).await;
+//! for done in &recovered.done {
+//!     println!("{done}");
+//! }
+//! assert!(recovered.failed.is_empty(), "the journal keeps what failed");
 //! # Ok(())
 //! # }
 //! # fn main() {}
 //! ```
+//!
+//! A start does the same first, with `Leave::Capture`: what the former run needed and this one does
+//! not (the direct transport, a tunnel of OpenVPN) is gone, and the capture stands all the time.
+//!
+//! The journal has to be given to all that changes the system: [`Applier`](crate::Applier),
+//! [`SystemDns`](crate::SystemDns), [`DirectConfig`](crate::DirectConfig) and
+//! [`OpenVpnConfig`](crate::openvpn::OpenVpnConfig) take clones of one. Its entries are of one boot and
+//! one network namespace: elsewhere all but the content of `resolv.conf` is forgotten, since whoever has
+//! the same names there is somebody else.
 //!
 //! What the bypass list let around before the crash goes around until then: rules stay, and nobody is
 //! there to take them back.
@@ -84,6 +96,26 @@
 //! By hand: `ip rule flush protocol 118; ip -6 rule flush protocol 118; ip route flush table 30320;
 //! ip -6 route flush table 30320; nft delete table inet vpn_tun_guard_30320; nft delete table arp
 //! vpn_tun_guard_30320; nft delete table inet vpn_tun_direct_30320`.
+//!
+//! # What others change
+//!
+//! [`Applier::look`](crate::Applier::look) and [`SystemDns::look`](crate::SystemDns::look) compare
+//! what was made with what is there; the transports do so by themselves. What differs is logged once,
+//! and [`Journal::foreign_changes`](crate::Journal::foreign_changes) lists it:
+//!
+//! * It is not corrected. The next plan adds and removes what differs between the plans, and writes the
+//!   packet filter's tables anew where it concerns them.
+//! * It is not overwritten in the end: a file or a setting that has another value than ours stays.
+//! * A value that somebody set to what we had set it to cannot be told from ours.
+//! * If the network below changes, [`SystemDns::follow`](crate::SystemDns::follow) takes what was
+//!   written into `resolv.conf` for the former content.
+//!
+//! # systemd-resolved
+//!
+//! [`DnsApply::Resolved`](crate::DnsApply::Resolved) runs `resolvectl dns`, `domain` (`~.`) and
+//! `default-route` for the device; what the service knows of it goes with the device. It asks on
+//! behalf of every app, in the name of its own user: give that user a rule, or a default, or no
+//! name is found. DNS per app needs it out of the way.
 //!
 //! # Lockdown
 //!
@@ -150,3 +182,6 @@
 //! | `EINVAL` or "Invalid argument" when an app connects | the blackhole: the device is gone or down |
 //! | IPv6 fails, IPv4 works | MTU below 1280, or `disable_ipv6` on the device: IPv6 is then blocked |
 //! | every app asks the same resolver | systemd-resolved asks for all of them; DNS per app needs it out of the way |
+//! | no name is found with systemd-resolved | its user (`systemd-resolve`) has no rule: it asks for everybody |
+//! | `cannot undo what was changed` | the journal keeps it: mend the cause, and `recover` again |
+//! | `…: not a journal of this program` | the file is of another version: undo by hand, then remove it |

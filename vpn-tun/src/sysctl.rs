@@ -1,12 +1,12 @@
-//! Touches settings under `/proc/sys`, and remembers what they were.
+//! Touches settings under `/proc/sys`, and remembers what they were and what they were made.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
 
+use crate::foreign::ForeignChange;
 use crate::journal::{Journal, JournalError};
 
-/// What the journal's entries begin with; the rest is the path.
+/// What the journal's entries begin with; whose it is and the path follow.
 const PREFIX: &str = "sysctl:";
 
 /// A setting that could not be changed.
@@ -22,62 +22,167 @@ pub struct SysctlError {
     pub cause: io::Error,
 }
 
+/// A setting that was changed.
+#[derive(Clone, Debug)]
+struct Setting {
+    former: String,
+    ours: String,
+    /// It had our value at some time: since then, another one is somebody else's.
+    written: bool,
+}
+
 /// Settings that were changed, with their former values, which come back in any order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Changed {
-    former: BTreeMap<String, String>,
+    settings: BTreeMap<String, Setting>,
     journal: Option<Journal>,
+    prefix: String,
+}
+
+/// What restoring did.
+#[derive(Debug, Default)]
+pub(crate) struct Restored {
+    /// Path and value of what has its former value again.
+    pub(crate) back: Vec<(String, String)>,
+    /// What others changed meanwhile.
+    pub(crate) left: Vec<ForeignChange>,
 }
 
 impl Changed {
-    /// Takes over what the journal says a former run changed below `folder`.
-    pub(crate) fn new(journal: Option<Journal>, folder: &str) -> Self {
-        let former = journal.as_ref().map(|j| entries(j, folder));
-        Self {
-            former: former.unwrap_or_default(),
-            journal,
+    /// Takes over what the journal says a former run changed for the same purpose.
+    ///
+    /// # Errors
+    ///
+    /// [`JournalError::Foreign`] if that cannot be understood.
+    pub(crate) fn new(journal: Option<Journal>, whose: &str) -> Result<Self, JournalError> {
+        let prefix = format!("{PREFIX}{whose}:");
+        let mut settings = BTreeMap::new();
+        if let Some(journal) = &journal {
+            for (path, entry) in journal.with_prefix(&prefix) {
+                let Some((former, ours)) = entry.split_once(' ') else {
+                    return Err(journal.unreadable(&format!("{prefix}{path}")));
+                };
+                let setting = Setting {
+                    former: former.to_owned(),
+                    ours: ours.to_owned(),
+                    written: false,
+                };
+                settings.insert(path, setting);
+            }
         }
+        Ok(Self {
+            settings,
+            journal,
+            prefix,
+        })
     }
 
     /// Whether this setting was changed.
     pub(crate) fn contains(&self, path: &str) -> bool {
-        self.former.contains_key(path)
+        self.settings.contains_key(path)
     }
 
-    /// Sets `path` to `value`, unless it is that already. A setting that is not there is left out.
+    /// Sets `path` to `value`, unless it is that already, or somebody else has set it since we did.
+    /// A setting that is not there is left out, and forgotten if it was ours.
     pub(crate) fn set<E>(&mut self, path: &str, value: &str) -> Result<(), E>
     where
         E: From<SysctlError> + From<JournalError>,
     {
         let Some(now) = read(path) else {
-            return Ok(());
+            return Ok(self.forget(path)?);
         };
-        if now == value {
-            return Ok(());
-        }
-        if !self.contains(path) {
-            if let Some(journal) = &self.journal {
-                journal.set(&format!("{PREFIX}{path}"), now.clone())?;
+        match self.settings.get_mut(path) {
+            Some(setting) if setting.written && now != setting.ours => return Ok(()),
+            Some(setting) if now == value => {
+                setting.written = true;
+                return Ok(());
             }
-            self.former.insert(path.to_owned(), now);
+            None if now == value => return Ok(()),
+            _ => {}
         }
-        Ok(write(path, value)?)
+        self.note(path, &now, value)?;
+        write(path, value)?;
+        if let Some(setting) = self.settings.get_mut(path) {
+            setting.written = true;
+        }
+        Ok(())
     }
 
-    /// Brings every former value back. What is gone needs none.
-    pub(crate) fn restore<E>(&mut self) -> Result<(), E>
+    /// Remembers a setting that has this value already, and loses it by the change of another one.
+    pub(crate) fn keep(&mut self, path: &str, value: &str) -> Result<(), JournalError> {
+        match read(path) {
+            Some(now) if now == value && !self.contains(path) => self.note(path, value, value),
+            _ => Ok(()),
+        }
+    }
+
+    /// What others changed since.
+    pub(crate) fn look(&self) -> Vec<ForeignChange> {
+        let written = self.settings.iter().filter(|(_, setting)| setting.written);
+        written
+            .filter_map(|(path, setting)| {
+                let now = read(path).filter(|now| *now != setting.ours)?;
+                let path = path.clone();
+                Some(ForeignChange::Setting { path, now })
+            })
+            .collect()
+    }
+
+    /// Brings every former value back where ours still is. What is gone needs none.
+    pub(crate) fn restore<E>(&mut self) -> Result<Restored, E>
     where
         E: From<SysctlError> + From<JournalError>,
     {
-        // In the order of names, so that `all` comes before the interfaces it overwrites.
-        while let Some((path, value)) = self.former.first_key_value() {
-            if Path::new(path).exists() {
-                write(path, value)?;
+        let mut restored = Restored::default();
+        // Judged before anything is written: `all` overwrites the interfaces' own.
+        let mut back = Vec::new();
+        for (path, setting) in &self.settings {
+            match read(path) {
+                Some(now) if now == setting.ours => back.push((path.clone(), &setting.former)),
+                // Never written, or back already.
+                Some(now) if now == setting.former => {}
+                Some(now) => {
+                    let path = path.clone();
+                    restored.left.push(ForeignChange::Setting { path, now });
+                }
+                None => {}
             }
-            if let Some(journal) = &self.journal {
-                journal.remove(&format!("{PREFIX}{path}"))?;
-            }
-            self.former.pop_first();
+        }
+        back.sort_by_key(|(path, _)| !path.contains("/all/"));
+        for (path, former) in back {
+            write(&path, former)?;
+            restored.back.push((path, former.clone()));
+        }
+        for path in self.settings.keys().cloned().collect::<Vec<_>>() {
+            self.forget(&path)?;
+        }
+        Ok(restored)
+    }
+
+    /// Written down before it is changed. The first former value counts.
+    fn note(&mut self, path: &str, now: &str, value: &str) -> Result<(), JournalError> {
+        let known = self.settings.get(path);
+        let former = known.map_or(now, |setting| &setting.former).to_owned();
+        if let Some(journal) = &self.journal {
+            journal.set(
+                &format!("{}{path}", self.prefix),
+                format!("{former} {value}"),
+            )?;
+        }
+        let setting = Setting {
+            former,
+            ours: value.to_owned(),
+            written: false,
+        };
+        self.settings.insert(path.to_owned(), setting);
+        Ok(())
+    }
+
+    fn forget(&mut self, path: &str) -> Result<(), JournalError> {
+        if self.settings.remove(path).is_some()
+            && let Some(journal) = &self.journal
+        {
+            journal.remove(&format!("{}{path}", self.prefix))?;
         }
         Ok(())
     }
@@ -96,14 +201,6 @@ fn write(path: &str, value: &str) -> Result<(), SysctlError> {
     })
 }
 
-fn entries(journal: &Journal, folder: &str) -> BTreeMap<String, String> {
-    journal
-        .with_prefix(PREFIX)
-        .into_iter()
-        .filter(|(path, _)| path.starts_with(folder))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,9 +212,8 @@ mod tests {
         let journal = Journal::open(dir.path().join("journal")).unwrap();
         let file = dir.path().join("forwarding");
         let path = file.to_str().unwrap();
-        let folder = dir.path().to_str().unwrap();
         std::fs::write(&file, "0\n").unwrap();
-        let mut killed = Changed::new(Some(journal), folder);
+        let mut killed = Changed::new(Some(journal.clone()), "test").unwrap();
         killed.set::<Error>(path, "1").unwrap();
         killed.set::<Error>(path, "2").unwrap();
         killed.set::<Error>("/nonexistent/setting", "1").unwrap();
@@ -125,11 +221,53 @@ mod tests {
         drop(killed);
         let journal = Journal::open(dir.path().join("journal")).unwrap();
         assert!(!journal.is_empty());
-        let mut next = Changed::new(Some(journal.clone()), folder);
+        assert!(
+            !Changed::new(Some(journal.clone()), "other")
+                .unwrap()
+                .contains(path)
+        );
+        let mut next = Changed::new(Some(journal.clone()), "test").unwrap();
         assert!(next.contains(path));
         next.set::<Error>(path, "1").unwrap();
         next.restore::<Error>().unwrap();
         assert_eq!(read(path).as_deref(), Some("0"));
         assert!(journal.is_empty());
+    }
+
+    #[test]
+    fn what_others_set_is_told_and_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("forwarding");
+        let path = file.to_str().unwrap();
+        for (theirs, again) in [("0", "0"), ("2", "2"), ("1", "0")] {
+            std::fs::write(&file, "0\n").unwrap();
+            let mut changed = Changed::new(None, "test").unwrap();
+            changed.set::<Error>(path, "1").unwrap();
+            assert_eq!(changed.look(), []);
+            std::fs::write(&file, theirs).unwrap();
+            let foreign = changed.look();
+            assert_eq!(foreign.len(), usize::from(theirs != "1"));
+            changed.set::<Error>(path, "1").unwrap();
+            assert_eq!(read(path).as_deref(), Some(theirs), "it is not fought");
+            let left = changed.restore::<Error>().unwrap().left;
+            assert_eq!(left.len(), usize::from(theirs == "2"));
+            assert_eq!(read(path).as_deref(), Some(again));
+        }
+    }
+
+    /// Killed between the entry and the change: the former value is nobody else's.
+    #[test]
+    fn what_was_noted_and_not_done_is_done_by_the_next_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(dir.path().join("journal")).unwrap();
+        let file = dir.path().join("forwarding");
+        let path = file.to_str().unwrap();
+        std::fs::write(&file, "0\n").unwrap();
+        journal.set(&format!("sysctl:test:{path}"), "0 1").unwrap();
+        let mut next = Changed::new(Some(journal), "test").unwrap();
+        next.set::<Error>(path, "1").unwrap();
+        assert_eq!(read(path).as_deref(), Some("1"));
+        next.restore::<Error>().unwrap();
+        assert_eq!(read(path).as_deref(), Some("0"));
     }
 }

@@ -32,14 +32,17 @@ fn a_bind_mounted_file_is_written_and_restored() {
         fs::write(&new, "").unwrap();
         fs::rename(&new, &path).unwrap_err();
         let mut dns = SystemDns::new(DnsApply::ResolvConf, &path);
-        dns.apply(&BTreeSet::from(["10.9.9.9".parse().unwrap()]))
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
             .unwrap();
+        let servers = BTreeSet::from(["10.9.9.9".parse().unwrap()]);
+        runtime.block_on(dns.apply(&servers)).unwrap();
         assert!(
             fs::read_to_string(&below)
                 .unwrap()
                 .contains("nameserver 10.9.9.9\n")
         );
-        assert_eq!(dns.restore().unwrap(), Restored::Restored);
+        assert_eq!(runtime.block_on(dns.restore()).unwrap(), Restored::Restored);
         assert_eq!(fs::read_to_string(&below).unwrap(), before);
     };
     std::thread::spawn(run).join().unwrap();

@@ -68,10 +68,6 @@ pub(crate) enum ApplyDns {
 impl Dns {
     /// What is wrong with it: the key, and what would be right.
     pub(super) fn problem(&self) -> Option<(&'static str, String)> {
-        if self.apply == ApplyDns::Resolved {
-            let problem = vpn_tun::DnsError::ResolvedNotAvailable.to_string();
-            return Some(("apply", problem));
-        }
         if !reaches_the_interface(self.resolver) {
             let problem = "a query to this address never reaches the interface";
             return Some(("resolver", problem.to_owned()));

@@ -6,6 +6,7 @@
 pub mod app;
 pub mod lab;
 pub mod place;
+pub mod trace;
 pub mod traffic;
 
 use std::fs;
@@ -161,6 +162,20 @@ impl Daemon {
         Self::spawn_as(site, namespace, command)
     }
 
+    /// Starts it so that it finds programs in its own folder first, and waits for `ready`.
+    pub fn start_with_path(site: &Site, namespace: &Namespace) -> Self {
+        let path = std::env::var("PATH").unwrap_or_default();
+        let mut command = Command::new("env");
+        command
+            .arg(format!("PATH={}:{path}", site.path("").display()))
+            .arg(site.program())
+            .args(["run", "--config", "multi-region.toml"])
+            .current_dir(site.path(""));
+        let this = Self::spawn_as(site, namespace, command);
+        this.ready();
+        this
+    }
+
     /// Starts it by a command of its own, which ends in `run`.
     pub fn spawn_as(site: &Site, namespace: &Namespace, mut command: Command) -> Self {
         let log = site.path("daemon.log");
@@ -170,6 +185,8 @@ impl Daemon {
             .open(&log)
             .expect("a log");
         command
+            // What it leaves of temporary files is seen in the listing.
+            .env("TMPDIR", site.path(""))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(errors);
@@ -216,6 +233,11 @@ impl Daemon {
     pub fn kill(&mut self) {
         self.process.signal(Signal::SIGKILL);
         self.process.wait(LIMIT).expect("an end");
+    }
+
+    /// Asks it to end, and does not wait.
+    pub fn ask_to_end(&mut self) {
+        self.process.signal(Signal::SIGTERM);
     }
 
     /// Waits for its end: the exit code.

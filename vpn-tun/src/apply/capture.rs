@@ -167,12 +167,17 @@ pub(super) async fn lead_nowhere(
 }
 
 /// Removes everything but what belongs to `direct`: the rules first, so that no packet meets half a
-/// table.
-pub(super) async fn remove(netlink: &Netlink, capture: &CaptureConfig) -> Result<(), ApplyError> {
+/// table. Answers how many rules and routes there were.
+pub(super) async fn remove(
+    netlink: &Netlink,
+    capture: &CaptureConfig,
+) -> Result<(usize, usize), ApplyError> {
+    let (mut rules, mut routes) = (0, 0);
     for &family in families(capture) {
         for (part, rule) in netlink.rules(family, capture).await? {
             if part != Part::Direct {
                 netlink.remove_rule(rule).await?;
+                rules += 1;
             }
         }
     }
@@ -180,8 +185,26 @@ pub(super) async fn remove(netlink: &Netlink, capture: &CaptureConfig) -> Result
         for route in netlink.routes(family, capture.table).await? {
             if netlink::is_ours(&route) {
                 netlink.remove_message(route).await?;
+                routes += 1;
             }
         }
     }
-    Ok(())
+    Ok((rules, routes))
+}
+
+/// Whether anything of the capture stands.
+pub(super) async fn is_there(
+    netlink: &Netlink,
+    capture: &CaptureConfig,
+) -> Result<bool, ApplyError> {
+    for &family in families(capture) {
+        let rules = netlink.rules(family, capture).await?;
+        let routes = netlink.routes(family, capture.table).await?;
+        if rules.iter().any(|(part, _)| *part != Part::Direct)
+            || routes.iter().any(netlink::is_ours)
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

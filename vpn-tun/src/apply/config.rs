@@ -188,6 +188,8 @@ pub enum Step {
     RemoveAddress(IpNet),
     /// Bringing the link up.
     LinkUp,
+    /// Taking the link down again.
+    LinkDown,
     /// Setting the MTU.
     Mtu(u16),
     /// Taking the kernel's queue off a link.
@@ -206,8 +208,18 @@ impl std::fmt::Display for Step {
             Self::AddAddress(net) => write!(f, "put {net} on the device"),
             Self::RemoveAddress(net) => write!(f, "take {net} off the device"),
             Self::LinkUp => f.write_str("bring the device up"),
+            Self::LinkDown => f.write_str("take the interface down again"),
             Self::Mtu(mtu) => write!(f, "set the MTU to {mtu}"),
             Self::NoQueue => f.write_str("take the queue off the interface"),
+        }
+    }
+}
+
+impl From<crate::nft::RemoveError> for ApplyError {
+    fn from(error: crate::nft::RemoveError) -> Self {
+        match error {
+            crate::nft::RemoveError::Filter(error) => Self::Guard(error),
+            crate::nft::RemoveError::Journal(error) => Self::Journal(error),
         }
     }
 }

@@ -51,7 +51,7 @@ impl Guarded {
         }
     }
 
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.addresses.is_empty() && !self.lockdown
     }
 }
@@ -72,7 +72,7 @@ pub(super) async fn remove(capture: &CaptureConfig) -> Result<(), NftError> {
 }
 
 /// One table per family of hooks, named after the capture's routing table.
-fn tables(capture: &CaptureConfig) -> [Table; 2] {
+pub(super) fn tables(capture: &CaptureConfig) -> [Table; 2] {
     ["inet", "arp"].map(|family| Table {
         family,
         name: format!("vpn_tun_guard_{}", capture.table),

@@ -27,8 +27,10 @@
 mod capture;
 pub(crate) mod config;
 mod guard;
+mod leftover;
 pub(crate) mod netlink;
 pub(crate) mod policy;
+pub(crate) mod record;
 mod rp_filter;
 
 use std::path::Path;
@@ -42,11 +44,15 @@ pub use config::{
 };
 
 use crate::device::sys::index_of;
+use crate::foreign::ForeignChange;
 use crate::journal::Journal;
 use crate::name::InterfaceName;
-use crate::nft::NftError;
+use crate::nft::{NftError, Tables};
+use crate::sysctl::Changed;
 use guard::Guarded;
+pub(crate) use leftover::{Removed, remove_capture, remove_from_interfaces, remove_settings};
 use netlink::{Netlink, Target};
+use record::OnInterface;
 
 /// The kernel's main routing table.
 const MAIN_TABLE: u32 = 254;
@@ -54,8 +60,8 @@ const MAIN_TABLE: u32 = 254;
 /// Exists where the kernel has IPv6. `/proc/net` would be the namespace of the main thread.
 const IF_INET6: &str = "/proc/thread-self/net/if_inet6";
 
-/// Journal entry: the former value of `net.ipv4.conf.all.rp_filter`.
-const RP_FILTER: &str = "rp_filter_all";
+/// Whose settings and tables ours are, in the journal.
+pub(crate) const OWNER: &str = "capture";
 
 /// Applies plans to one interface.
 ///
@@ -77,10 +83,13 @@ pub struct Applier {
     dirty: bool,
     /// A change of the bypass list was not seen through.
     unsure_of_bypass: bool,
-    /// The former value of `rp_filter`, if it was raised.
-    rp_filter: Option<u8>,
+    /// Reverse-path filtering, once it was looked at.
+    settings: Option<Changed>,
     /// What the packet filter guards, once it does.
     guarded: Option<Guarded>,
+    tables: Tables,
+    /// What was done to the interface, as the journal has it.
+    on_interface: OnInterface,
 }
 
 impl Applier {
@@ -108,14 +117,17 @@ impl Applier {
             applied: InterfacePlan::default(),
             dirty: false,
             unsure_of_bypass: false,
-            rp_filter: None,
+            settings: None,
             guarded: None,
+            tables: Tables::new(None, OWNER),
+            on_interface: OnInterface::default(),
         })
     }
 
-    /// Writes what to undo to a journal before each change that outlives the device.
+    /// Writes what to undo to a journal before each change.
     #[must_use]
     pub fn with_journal(mut self, journal: Journal) -> Self {
+        self.tables = Tables::new(Some(journal.clone()), OWNER);
         self.journal = Some(journal);
         self
     }
@@ -137,7 +149,12 @@ impl Applier {
         let Some(capture) = self.capture.clone() else {
             return self.netlink.link_up(self.index).await;
         };
-        self.loosen_reverse_path()?;
+        let journal = self.journal.as_ref();
+        record::note_capture(journal, record::CAPTURE, &capture)?;
+        let mut settings = Changed::new(journal.cloned(), OWNER)?;
+        let loosened = rp_filter::loosen(&mut settings);
+        self.settings = Some(settings);
+        loosened?;
         let families = capture::blackholes(&self.netlink, &capture).await?;
         self.netlink.link_up(self.index).await?;
         capture::lead_to(&self.netlink, &capture, self.index).await?;
@@ -195,17 +212,50 @@ impl Applier {
             }
         }
         self.go_to(&InterfacePlan::default()).await?;
-        if let (Some(capture), OnExit::Open) = (&self.capture, on_exit) {
+        let capture = self.capture.clone();
+        if let (Some(capture), OnExit::Open) = (&capture, on_exit) {
             remove_guard(capture).await?;
+            self.tables.gone(&guard::tables(capture))?;
             self.guarded = None;
         }
-        self.restore_reverse_path()
+        self.restore_interface().await?;
+        if let Some(settings) = &mut self.settings {
+            for change in settings.restore::<ApplyError>()?.left {
+                tracing::warn!("left as somebody else made it: {change}");
+            }
+        }
+        match &capture {
+            // What still blocks is still to be undone.
+            Some(capture) if !capture::is_there(&self.netlink, capture).await? => {
+                let journal = self.journal.as_ref();
+                Ok(record::forget_capture(journal, record::CAPTURE, capture)?)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Looks whether somebody else changed what was applied: addresses, routes, rules, packet filter,
+    /// reverse-path filtering. It stays as they made it; a later plan changes only what differs
+    /// between the plans. The journal is told as well, if there is one.
+    ///
+    /// Cheap enough for every other second. Not while another call is under way.
+    ///
+    /// # Errors
+    ///
+    /// [`ApplyError::Netlink`] if the kernel does not say.
+    pub async fn look(&mut self) -> Result<Vec<ForeignChange>, ApplyError> {
+        let mut found = self.netlink.missing().await?;
+        found.extend(self.settings.iter().flat_map(Changed::look));
+        found.extend(self.tables.look().await);
+        if let Some(journal) = &self.journal {
+            journal.noticed(OWNER, found.clone());
+        }
+        Ok(found)
     }
 
     /// Undoes what a former run left, also one that was killed: rules, routes, packet filter,
-    /// reverse-path filtering, and what [`crate::DirectTransport`] set up. Its devices and addresses
-    /// went with it. For resolv.conf see
-    /// [`crate::SystemDns::recover`].
+    /// reverse-path filtering, and what [`crate::DirectTransport`] set up. [`crate::recover()`] undoes
+    /// the rest too, and says what it did.
     ///
     /// # Errors
     ///
@@ -215,18 +265,9 @@ impl Applier {
         journal: Option<&Journal>,
     ) -> Result<(), ApplyError> {
         capture.check()?;
-        capture::remove(&Netlink::open()?, capture).await?;
-        remove_guard(capture).await?;
+        leftover::remove_capture(capture, journal).await?;
         crate::direct::remove_leftovers(capture, journal).await?;
-        if let Some(journal) = journal
-            && let Some(entry) = journal.get(RP_FILTER)
-        {
-            let Ok(value) = entry.parse() else {
-                return Err(journal.unreadable(RP_FILTER).into());
-            };
-            rp_filter::restore(Path::new(rp_filter::CONF), value)?;
-            journal.remove(RP_FILTER)?;
-        }
+        leftover::remove_settings(journal)?;
         Ok(())
     }
 
@@ -283,6 +324,7 @@ impl Applier {
             self.applied.changes_to(next)
         };
         self.dirty = true;
+        self.note_interface(next).await?;
         // An address is guarded before it is there and after it is gone, and what may go around is
         // let through by filter and rules or not at all.
         let mut both = next.clone();
@@ -306,6 +348,10 @@ impl Applier {
         if self.guarded.as_ref() == Some(&wanted) {
             return Ok(());
         }
+        let tables = guard::tables(capture);
+        if !wanted.is_empty() {
+            self.tables.note(&tables)?;
+        }
         match guard::install(capture, &self.name, &wanted).await {
             Err(error) if capture.lockdown => return Err(ApplyError::Guard(error)),
             Err(error) => {
@@ -314,9 +360,46 @@ impl Applier {
                     tracing::warn!(%error, "the device's addresses may answer on other interfaces");
                 }
             }
-            Ok(()) => {}
+            Ok(()) if wanted.is_empty() => self.tables.gone(&tables)?,
+            Ok(()) => self.tables.made(&tables).await,
         }
         self.guarded = Some(wanted);
+        Ok(())
+    }
+
+    /// Writes down what this plan does to the interface, beside what was done.
+    async fn note_interface(&mut self, next: &InterfacePlan) -> Result<(), ApplyError> {
+        if self.journal.is_none() {
+            return Ok(());
+        }
+        let mut noted = self.on_interface.clone();
+        noted.addresses = self
+            .applied
+            .addresses
+            .union(&next.addresses)
+            .copied()
+            .collect();
+        if noted.index == 0 {
+            noted.index = self.index;
+            let links = self.netlink.links().await?;
+            let own = links.into_iter().find(|link| link.0 == self.index);
+            noted.former_mtu = own.map_or(0, |link| link.2);
+        }
+        if next.mtu != 0 {
+            noted.mtu = next.mtu;
+        }
+        if noted != self.on_interface {
+            noted.note(self.journal.as_ref(), &self.name)?;
+            self.on_interface = noted;
+        }
+        Ok(())
+    }
+
+    /// Brings the interface's MTU back, if there is still one.
+    async fn restore_interface(&mut self) -> Result<(), ApplyError> {
+        leftover::restore_mtu(&self.netlink, &self.on_interface).await?;
+        OnInterface::forget(self.journal.as_ref(), self.name.as_str())?;
+        self.on_interface = OnInterface::default();
         Ok(())
     }
 
@@ -374,42 +457,6 @@ impl Applier {
             PlanChange::SetDns(_) => Ok(()),
             PlanChange::SetBypass(list) => self.set_bypass(list).await,
         }
-    }
-
-    fn loosen_reverse_path(&mut self) -> Result<(), ApplyError> {
-        // What a killed run noted is older than what is there now.
-        if let Some(journal) = &self.journal
-            && let Some(value) = journal.get(RP_FILTER).and_then(|v| v.parse().ok())
-        {
-            self.rp_filter = Some(value);
-        }
-        let known = self.rp_filter.is_some();
-        let changed =
-            rp_filter::loosen(Path::new(rp_filter::CONF), |former| match &self.journal {
-                Some(journal) if !known => journal
-                    .set(RP_FILTER, former.to_string())
-                    .map_err(ApplyError::from),
-                _ => Ok(()),
-            })?;
-        if let (Some(former), false) = (changed, known) {
-            tracing::info!(
-                former,
-                "strict reverse-path filtering loosened while captured"
-            );
-            self.rp_filter = Some(former);
-        }
-        Ok(())
-    }
-
-    fn restore_reverse_path(&mut self) -> Result<(), ApplyError> {
-        if let Some(former) = self.rp_filter {
-            rp_filter::restore(Path::new(rp_filter::CONF), former)?;
-            self.rp_filter = None;
-        }
-        if let Some(journal) = &self.journal {
-            journal.remove(RP_FILTER)?;
-        }
-        Ok(())
     }
 }
 

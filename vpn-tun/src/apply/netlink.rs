@@ -1,7 +1,9 @@
 //! Touches the kernel's links, addresses, routes and rules: one typed call per request.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use ipnet::IpNet;
@@ -24,12 +26,23 @@ use vpn_core::Family;
 
 use super::config::{ApplyError, BLACKHOLE_METRIC, CaptureConfig, DEVICE_METRIC, PROTOCOL, Step};
 use super::policy::{self, Part};
+use crate::foreign::ForeignChange;
 
-/// A netlink socket in the network namespace of the thread that opened it.
+/// A netlink socket in the network namespace of the thread that opened it. It knows what was added
+/// through it and not removed through it.
 #[derive(Debug)]
 pub(crate) struct Netlink {
     handle: Handle,
     driver: tokio::task::JoinHandle<()>,
+    held: Mutex<Held>,
+}
+
+/// What was added.
+#[derive(Debug, Default)]
+struct Held {
+    rules: Vec<RuleMessage>,
+    routes: BTreeSet<(u32, IpNet, Target)>,
+    addresses: BTreeSet<(u32, IpNet)>,
 }
 
 impl Drop for Netlink {
@@ -37,6 +50,9 @@ impl Drop for Netlink {
         self.driver.abort();
     }
 }
+
+/// The kind of queue that is none (tc(8)).
+const NO_QUEUE: &str = "noqueue";
 
 /// What is known of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +64,7 @@ pub(crate) struct LinkSeen {
 }
 
 /// Where a route leads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Target {
     /// Nowhere, and nothing further is asked.
     Blackhole,
@@ -63,7 +79,73 @@ impl Netlink {
         Ok(Self {
             handle,
             driver: tokio::spawn(connection),
+            held: Mutex::default(),
         })
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What of that is not there any more: somebody else removed it.
+    pub(crate) async fn missing(&self) -> Result<Vec<ForeignChange>, ApplyError> {
+        let mut missing = Vec::new();
+        for family in [Family::V4, Family::V6] {
+            let of_family = |rule: &&RuleMessage| rule.header.family == address_family(family);
+            let rules: Vec<_> = self
+                .held()
+                .rules
+                .iter()
+                .filter(of_family)
+                .cloned()
+                .collect();
+            if !rules.is_empty() {
+                let there = self.all_rules(family).await?;
+                let gone = rules
+                    .iter()
+                    .filter(|rule| !there.iter().any(|t| policy::is_same(rule, t)));
+                missing.extend(gone.map(|rule| ForeignChange::Rule {
+                    family,
+                    priority: policy::priority_of(rule).unwrap_or_default(),
+                }));
+            }
+            let held = self.held().routes.clone();
+            let of_family = held
+                .into_iter()
+                .filter(|(_, net, _)| Family::of(net.addr()) == family);
+            let routes: Vec<_> = of_family.collect();
+            if !routes.is_empty() {
+                let there = self.all_routes(family).await?;
+                let is_there = |table, net, target| {
+                    there
+                        .iter()
+                        .any(|route| is_route(route, table, net, target))
+                };
+                for (table, destination, target) in routes {
+                    if !is_there(table, destination, target) {
+                        missing.push(ForeignChange::Route { destination, table });
+                    }
+                }
+            }
+        }
+        let addresses = self.held().addresses.clone();
+        if !addresses.is_empty() {
+            let there: Vec<AddressMessage> = self
+                .handle
+                .address()
+                .get()
+                .execute()
+                .try_collect()
+                .await
+                .map_err(|e| failed(Step::Dump("addresses"), cause_of(e)))?;
+            let gone = addresses
+                .into_iter()
+                .filter(|(index, net)| !there.iter().any(|a| is_address(a, *index, *net)));
+            missing.extend(
+                gone.map(|(interface, address)| ForeignChange::Address { interface, address }),
+            );
+        }
+        Ok(missing)
     }
 
     pub(crate) async fn add_route(
@@ -75,7 +157,9 @@ impl Netlink {
     ) -> Result<(), ApplyError> {
         // Replacing makes it idempotent, and takes over a leftover without a gap.
         let request = self.handle.route().add(route(net, table, target)).replace();
-        done(step, request.execute().await)
+        done(step, request.execute().await)?;
+        self.held().routes.insert((table, net.trunc(), target));
+        Ok(())
     }
 
     pub(crate) async fn remove_route(
@@ -85,7 +169,9 @@ impl Netlink {
         target: Target,
     ) -> Result<(), ApplyError> {
         let request = self.handle.route().del(route(net, table, target));
-        gone(Step::RemoveRoute(net), request.execute().await)
+        gone(Step::RemoveRoute(net), request.execute().await)?;
+        self.held().routes.remove(&(table, net.trunc(), target));
+        Ok(())
     }
 
     /// All routes of a table.
@@ -94,17 +180,36 @@ impl Netlink {
         family: Family,
         table: u32,
     ) -> Result<Vec<RouteMessage>, ApplyError> {
+        let all = self.all_routes(family).await?;
+        Ok(all.into_iter().filter(|r| table_of(r) == table).collect())
+    }
+
+    async fn all_routes(&self, family: Family) -> Result<Vec<RouteMessage>, ApplyError> {
         let mut query = RouteMessage::default();
         query.header.address_family = address_family(family);
-        let all: Vec<RouteMessage> = self
-            .handle
+        self.handle
             .route()
             .get(query)
             .execute()
             .try_collect()
             .await
-            .map_err(|e| failed(Step::Dump("routes"), cause_of(e)))?;
-        Ok(all.into_iter().filter(|r| table_of(r) == table).collect())
+            .map_err(|e| failed(Step::Dump("routes"), cause_of(e)))
+    }
+
+    /// Removes the routes of ours that lead to a device, from any table: how many.
+    pub(crate) async fn remove_routes_to(
+        &self,
+        family: Family,
+        index: u32,
+    ) -> Result<usize, ApplyError> {
+        let mut removed = 0;
+        for route in self.all_routes(family).await? {
+            if is_ours(&route) && route.attributes.contains(&RouteAttribute::Oif(index)) {
+                self.remove_message(route).await?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
     }
 
     pub(crate) async fn remove_message(&self, route: RouteMessage) -> Result<(), ApplyError> {
@@ -112,18 +217,26 @@ impl Netlink {
             Some(Family::V6) => default_of(Family::V6),
             _ => default_of(Family::V4),
         };
+        let held =
+            |(table, net, target): &(u32, IpNet, Target)| !is_route(&route, *table, *net, *target);
+        self.held().routes.retain(held);
         let result = self.handle.route().del(route).execute().await;
         gone(Step::RemoveRoute(net), result)
     }
 
     pub(crate) async fn add_rule(&self, rule: RuleMessage) -> Result<(), ApplyError> {
         let mut request = self.handle.rule().add();
-        *request.message_mut() = rule;
+        *request.message_mut() = rule.clone();
         match request.execute().await.map_err(cause_of) {
-            Err(cause) if cause.raw_os_error() == Some(libc::EEXIST) => Ok(()),
-            Err(cause) => Err(failed(Step::Rule, cause)),
-            Ok(()) => Ok(()),
+            Err(cause) if cause.raw_os_error() == Some(libc::EEXIST) => {}
+            Err(cause) => return Err(failed(Step::Rule, cause)),
+            Ok(()) => {}
         }
+        let mut held = self.held();
+        if !held.rules.contains(&rule) {
+            held.rules.push(rule);
+        }
+        Ok(())
     }
 
     /// The rules of this capture, also of a former run: they carry our protocol number, and stand
@@ -133,25 +246,31 @@ impl Netlink {
         family: Family,
         capture: &CaptureConfig,
     ) -> Result<Vec<(Part, RuleMessage)>, ApplyError> {
-        let version = match family {
-            Family::V4 => IpVersion::V4,
-            Family::V6 => IpVersion::V6,
-        };
-        let all: Vec<RuleMessage> = self
-            .handle
-            .rule()
-            .get(version)
-            .execute()
-            .try_collect()
-            .await
-            .map_err(|e| failed(Step::Dump("policy rules"), cause_of(e)))?;
+        let all = self.all_rules(family).await?;
         Ok(all
             .into_iter()
             .filter_map(|rule| Some((policy::part_of(&rule, capture)?, rule)))
             .collect())
     }
 
+    async fn all_rules(&self, family: Family) -> Result<Vec<RuleMessage>, ApplyError> {
+        let version = match family {
+            Family::V4 => IpVersion::V4,
+            Family::V6 => IpVersion::V6,
+        };
+        self.handle
+            .rule()
+            .get(version)
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|e| failed(Step::Dump("policy rules"), cause_of(e)))
+    }
+
     pub(crate) async fn remove_rule(&self, rule: RuleMessage) -> Result<(), ApplyError> {
+        self.held()
+            .rules
+            .retain(|held| !policy::is_same(held, &rule));
         gone(Step::Rule, self.handle.rule().del(rule).execute().await)
     }
 
@@ -179,7 +298,9 @@ impl Netlink {
             .message_mut()
             .attributes
             .push(AddressAttribute::Flags(flags));
-        done(Step::AddAddress(net), request.replace().execute().await)
+        done(Step::AddAddress(net), request.replace().execute().await)?;
+        self.held().addresses.insert((index, net));
+        Ok(())
     }
 
     pub(crate) async fn remove_address(&self, index: u32, net: IpNet) -> Result<(), ApplyError> {
@@ -192,7 +313,9 @@ impl Netlink {
         };
         message.attributes.push(AddressAttribute::Local(net.addr()));
         let result = self.handle.address().del(message).execute().await;
-        gone(Step::RemoveAddress(net), result)
+        gone(Step::RemoveAddress(net), result)?;
+        self.held().addresses.remove(&(index, net));
+        Ok(())
     }
 
     /// Index, name and MTU of every interface.
@@ -224,9 +347,14 @@ impl Netlink {
         )
     }
 
-    /// Sends what is written to a link at once: a full one says so (`ENOBUFS`). A queue that
-    /// somebody chose is left as it is: answers whether it was the kernel's own.
-    pub(crate) async fn no_queue(&self, index: u32) -> Result<bool, ApplyError> {
+    /// Whether the queue before a link is the kernel's own, and not one that somebody chose.
+    pub(crate) async fn has_own_queue(&self, index: u32) -> Result<bool, ApplyError> {
+        let root = self.queue_of(index).await?;
+        // The kernel's own have no handle.
+        Ok(root.is_none_or(|root| root.header.handle.major == 0))
+    }
+
+    async fn queue_of(&self, index: u32) -> Result<Option<TcMessage>, ApplyError> {
         let index = i32::try_from(index).unwrap_or_default();
         let all: Vec<TcMessage> = self
             .handle
@@ -236,24 +364,29 @@ impl Netlink {
             .try_collect()
             .await
             .map_err(|error| failed(Step::Dump("queues"), cause_of(error)))?;
-        let of_link = |message: &&TcMessage| {
+        let of_link = |message: &TcMessage| {
             message.header.index == index && message.header.parent == TcHandle::ROOT
         };
-        let root = all.iter().find(of_link);
-        // The kernel's own have no handle.
-        if root.is_some_and(|root| root.header.handle.major != 0) {
-            return Ok(false);
-        }
-        let mut queue = root_queue(index);
-        let kind = TcAttribute::Kind("noqueue".to_owned());
+        Ok(all.into_iter().find(of_link))
+    }
+
+    /// Sends what is written to a link at once: a full one says so (`ENOBUFS`).
+    pub(crate) async fn no_queue(&self, index: u32) -> Result<(), ApplyError> {
+        let mut queue = root_queue(i32::try_from(index).unwrap_or_default());
+        let kind = TcAttribute::Kind(NO_QUEUE.to_owned());
         queue.attributes.push(kind);
         let replace = RouteNetlinkMessage::NewQueueDiscipline(queue);
         let result = self.tell(replace, NLM_F_CREATE | NLM_F_REPLACE).await;
-        done(Step::NoQueue, result).map(|()| true)
+        done(Step::NoQueue, result)
     }
 
-    /// Gives a link the kernel's own queue again.
+    /// Gives a link the kernel's own queue again, unless somebody chose another one meanwhile.
     pub(crate) async fn own_queue(&self, index: u32) -> Result<(), ApplyError> {
+        let ours = TcAttribute::Kind(NO_QUEUE.to_owned());
+        let root = self.queue_of(index).await?;
+        if root.is_some_and(|root| !root.attributes.contains(&ours)) {
+            return Ok(());
+        }
         let queue = root_queue(i32::try_from(index).unwrap_or_default());
         let delete = RouteNetlinkMessage::DelQueueDiscipline(queue);
         gone(Step::NoQueue, self.tell(delete, 0).await)
@@ -293,6 +426,17 @@ impl Netlink {
         let all = self.addresses().await?;
         let of_link = all.iter().filter(|message| message.header.index == index);
         Ok(of_link.filter_map(assigned).collect())
+    }
+
+    pub(crate) async fn link_down(&self, index: u32) -> Result<(), ApplyError> {
+        let link = LinkMessageBuilder::<LinkUnspec>::new()
+            .index(index)
+            .down()
+            .build();
+        gone(
+            Step::LinkDown,
+            self.handle.link().change(link).execute().await,
+        )
     }
 
     pub(crate) async fn set_mtu(&self, index: u32, mtu: u16) -> Result<(), ApplyError> {
@@ -393,6 +537,29 @@ fn route(net: IpNet, table: u32, target: Target) -> RouteMessage {
     };
     route.attributes.push(RouteAttribute::Priority(metric));
     route
+}
+
+/// Whether a route that was read back is this one of ours.
+fn is_route(route: &RouteMessage, table: u32, net: IpNet, target: Target) -> bool {
+    let leads = match target {
+        Target::Blackhole => route.header.kind == RouteType::BlackHole,
+        Target::Device(index) => route.attributes.contains(&RouteAttribute::Oif(index)),
+    };
+    let to = RouteAttribute::Destination(net.addr().into());
+    leads
+        && is_ours(route)
+        && route.header.address_family == address_family(Family::of(net.addr()))
+        && table_of(route) == table
+        && route.header.destination_prefix_length == net.prefix_len()
+        && (net.prefix_len() == 0 || route.attributes.contains(&to))
+}
+
+fn is_address(message: &AddressMessage, index: u32, net: IpNet) -> bool {
+    message.header.index == index
+        && message.header.prefix_len == net.prefix_len()
+        && message.attributes.iter().any(|attribute| {
+            matches!(attribute, AddressAttribute::Local(a) | AddressAttribute::Address(a) if *a == net.addr())
+        })
 }
 
 fn described(link: &LinkMessage) -> (u32, String, u32) {

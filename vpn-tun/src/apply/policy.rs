@@ -314,6 +314,20 @@ pub(super) fn leads_around(rule: &RuleMessage, capture: &CaptureConfig) -> bool 
     rule.attributes.contains(&around)
 }
 
+/// Whether a rule that was read back is this one of ours: the kernel adds what it has of its own.
+pub(super) fn is_same(ours: &RuleMessage, there: &RuleMessage) -> bool {
+    let inverted = |rule: &RuleMessage| rule.header.flags.contains(RuleFlags::Invert);
+    ours.header.family == there.header.family
+        && ours.header.action == there.header.action
+        && ours.header.dst_len == there.header.dst_len
+        && inverted(ours) == inverted(there)
+        && table_of(ours) == table_of(there)
+        && ours.attributes.iter().all(|attribute| {
+            // By its number, or in the header.
+            matches!(attribute, RuleAttribute::Table(_)) || there.attributes.contains(attribute)
+        })
+}
+
 fn table_of(rule: &RuleMessage) -> u32 {
     rule.attributes
         .iter()
@@ -324,7 +338,7 @@ fn table_of(rule: &RuleMessage) -> u32 {
         .unwrap_or(rule.header.table.into())
 }
 
-fn priority_of(rule: &RuleMessage) -> Option<u32> {
+pub(crate) fn priority_of(rule: &RuleMessage) -> Option<u32> {
     rule.attributes.iter().find_map(|a| match a {
         RuleAttribute::Priority(priority) => Some(*priority),
         _ => None,

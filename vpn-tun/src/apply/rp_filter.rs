@@ -6,42 +6,46 @@
 //! raising `all` to 2 loosens every interface at once and lowering it again restores each.
 
 use std::fs;
-use std::io;
 use std::path::Path;
 
 use super::config::ApplyError;
+use crate::sysctl::Changed;
 
 /// Where the settings are, for the network namespace of the calling thread.
-pub(super) const CONF: &str = "/proc/sys/net/ipv4/conf";
+const CONF: &str = "/proc/sys/net/ipv4/conf";
 
 const STRICT: u8 = 1;
-const LOOSE: u8 = 2;
+const LOOSE: &str = "2";
 
 /// Loosens strict filtering, if any interface has it or would get it.
-///
-/// Returns the former value of `all` if it was changed. `note` is called with it before the change.
-pub(super) fn loosen<E: From<ApplyError>>(
-    conf: &Path,
-    note: impl FnOnce(u8) -> Result<(), E>,
-) -> Result<Option<u8>, E> {
-    let Some(all) = read(&conf.join("all/rp_filter")) else {
-        return Ok(None);
-    };
-    if !any_strict(all, others(conf)) {
-        return Ok(None);
-    }
-    note(all)?;
-    restore(conf, LOOSE)?;
-    Ok(Some(all))
+pub(super) fn loosen(changed: &mut Changed) -> Result<(), ApplyError> {
+    loosen_in(Path::new(CONF), changed)
 }
 
-/// Writes a value of `all`.
-pub(super) fn restore(conf: &Path, value: u8) -> Result<(), ApplyError> {
-    let path = conf.join("all/rp_filter");
-    fs::write(&path, format!("{value}\n")).map_err(|cause: io::Error| ApplyError::ReversePath {
-        path: path.display().to_string(),
-        cause,
-    })
+fn loosen_in(conf: &Path, changed: &mut Changed) -> Result<(), ApplyError> {
+    let all = conf.join("all/rp_filter");
+    let Some(now) = read(&all) else {
+        return Ok(());
+    };
+    let path = all.to_string_lossy();
+    // What a killed run loosened is ours.
+    if !any_strict(now, others(conf)) && !changed.contains(&path) {
+        return Ok(());
+    }
+    match changed.set(&path, LOOSE) {
+        Err(ApplyError::Setting(error)) => Err(ApplyError::ReversePath {
+            path: error.path,
+            cause: error.cause,
+        }),
+        Ok(()) => {
+            tracing::info!(
+                former = now,
+                "strict reverse-path filtering loosened while captured"
+            );
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 /// Whether filtering is strict anywhere: the larger value counts.
@@ -78,16 +82,13 @@ mod tests {
 
     fn run(values: &[(&str, u8)]) -> (Option<u8>, u8) {
         let dir = conf(values);
-        let mut noted = None;
-        let changed = loosen::<ApplyError>(dir.path(), |old| {
-            noted = Some(old);
-            Ok(())
-        });
-        assert_eq!(changed.as_ref().ok().copied().flatten(), noted);
-        (
-            changed.unwrap(),
-            read(&dir.path().join("all/rp_filter")).unwrap(),
-        )
+        let all = dir.path().join("all/rp_filter");
+        let mut changed = Changed::new(None, "test").unwrap();
+        loosen_in(dir.path(), &mut changed).unwrap();
+        let loosened = read(&all).unwrap();
+        let back = changed.restore::<ApplyError>().unwrap().back;
+        let former = back.first().map(|(_, former)| former.parse().unwrap());
+        (former, loosened)
     }
 
     #[test]

@@ -2,16 +2,16 @@
 
 use std::path::Path;
 
+use super::OWNER;
 use super::config::DirectError;
 use super::table::Opened;
 use super::uplink::Uplink;
-use crate::journal::Journal;
+use crate::foreign::ForeignChange;
+use crate::journal::{Journal, JournalError};
 use crate::name::InterfaceName;
-use crate::sysctl::{self, Changed};
+use crate::sysctl::{self, Changed, Restored};
 
 /// Where the settings are, for the network namespace of the calling thread.
-pub(super) const FOLDER: &str = "/proc/sys/net/";
-
 const V4: &str = "/proc/sys/net/ipv4/conf";
 const V6: &str = "/proc/sys/net/ipv6/conf";
 
@@ -27,11 +27,16 @@ pub(super) struct Forwarding {
 }
 
 impl Forwarding {
-    pub(super) fn new(journal: Option<Journal>) -> Self {
-        Self {
-            changed: Changed::new(journal, FOLDER),
+    pub(super) fn new(journal: Option<Journal>) -> Result<Self, JournalError> {
+        Ok(Self {
+            changed: Changed::new(journal, OWNER)?,
             narrow: Path::new(&format!("{V6}/lo/{FORCE}")).exists(),
-        }
+        })
+    }
+
+    /// What others set meanwhile.
+    pub(super) fn look(&self) -> Vec<ForeignChange> {
+        self.changed.look()
     }
 
     /// The interfaces that would be opened: those that don't forward by themselves.
@@ -70,6 +75,10 @@ impl Forwarding {
                 if sysctl::read(&path).is_some_and(|value| value == "1") {
                     self.set(&path, "2")?;
                 }
+                // `all` overwrites it now, and again on the way back.
+                if name != "all" {
+                    self.changed.keep(&format!("{V6}/{name}/forwarding"), "1")?;
+                }
             }
             self.set(&format!("{V6}/all/forwarding"), "1")?;
         } else if self.narrow {
@@ -81,7 +90,7 @@ impl Forwarding {
     }
 
     /// Brings the former settings back.
-    pub(super) fn close(&mut self) -> Result<(), DirectError> {
+    pub(super) fn close(&mut self) -> Result<Restored, DirectError> {
         self.changed.restore()
     }
 
@@ -110,7 +119,7 @@ mod tests {
                 println!("SKIPPED: no network namespace of our own; run as root");
                 return;
             }
-            let value = |path: &str| sysctl::read(&format!("{FOLDER}{path}")).unwrap();
+            let value = |path: &str| sysctl::read(&format!("/proc/sys/net/{path}")).unwrap();
             let seen = || {
                 [
                     "ipv4/conf/lo/forwarding",
@@ -128,7 +137,7 @@ mod tests {
             };
             let mut forwarding = Forwarding {
                 narrow: false,
-                ..Forwarding::new(None)
+                ..Forwarding::new(None).unwrap()
             };
             let needed = forwarding.needed(&uplink);
             assert!(needed.v6_everywhere && needed.v6.is_empty() && needed.v4.contains("lo"));

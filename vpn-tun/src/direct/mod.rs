@@ -27,7 +27,8 @@
 //! * Three policy rules per family, and a route to each address in the main table.
 //!
 //! All of it goes with [`close`](vpn_core::TunnelTransport::close), or later with
-//! [`remove_leftovers`]; settings under `/proc/sys` come back from the journal. A firewall of the
+//! [`recover`](fn@crate::recover); settings under `/proc/sys` come back from the journal. What
+//! somebody else changes meanwhile stays as they made it, and is told. A firewall of the
 //! host that drops forwarded packets has the last word: let it accept what comes from the interface.
 
 mod config;
@@ -41,28 +42,39 @@ pub use transport::DirectTransport;
 pub use uplink::LOOK_EVERY;
 pub(crate) use uplink::{MAIN_TABLE, outputs};
 
-use crate::apply::CaptureConfig;
 use crate::apply::netlink::Netlink;
+use crate::apply::record::{self, DIRECT};
+use crate::apply::{ApplyError, CaptureConfig, Removed};
 use crate::journal::Journal;
 use crate::nft::{self, NftError};
-use crate::sysctl::Changed;
+use crate::sysctl::{Changed, Restored};
 
-/// Undoes what a transport left that was killed. Part of
-/// [`Applier::remove_leftovers`](crate::Applier::remove_leftovers).
-///
-/// # Errors
-///
-/// [`ApplyError`](crate::ApplyError).
-pub async fn remove_leftovers(
+/// Whose settings and tables ours are, in the journal.
+const OWNER: &str = "direct";
+
+/// Undoes what a transport left that was killed: forwarding first, filter last.
+pub(crate) async fn remove_leftovers(
     capture: &CaptureConfig,
     journal: Option<&Journal>,
-) -> Result<(), crate::ApplyError> {
-    let mut changed = Changed::new(journal.cloned(), forwarding::FOLDER);
-    changed.restore::<crate::ApplyError>()?;
-    transport::remove_rules(&Netlink::open()?, capture).await?;
-    match nft::run(table::table(capture).gone().into()).await {
-        // Nobody but that program could have made it, and a kernel without the filter has none.
-        Err(NftError::Missing | NftError::Refused(_)) | Ok(()) => Ok(()),
-        Err(error) => Err(crate::ApplyError::Guard(error)),
+) -> Result<(Removed, Restored), ApplyError> {
+    let restored = Changed::new(journal.cloned(), OWNER)?.restore::<ApplyError>()?;
+    let mut removed = Removed {
+        rules: transport::remove_rules(&Netlink::open()?, capture).await?,
+        ..Removed::default()
+    };
+    let table = table::table(capture);
+    if let Some(journal) = journal
+        && nft::noted(journal, OWNER).contains(&table)
+    {
+        let tables = nft::remove_noted(journal, &[table]).await?;
+        removed.tables = tables.iter().map(ToString::to_string).collect();
+    } else {
+        match nft::run(table.gone().into()).await {
+            // Nobody but that program could have made it, and a kernel without the filter has none.
+            Err(NftError::Missing | NftError::Refused(_)) | Ok(()) => {}
+            Err(error) => return Err(ApplyError::Guard(error)),
+        }
     }
+    record::forget_capture(journal, DIRECT, capture)?;
+    Ok((removed, restored))
 }

@@ -12,6 +12,7 @@ use vpn_core::{
     StateWatch, TransportCapabilities, TransportError, TransportState, TunDevice, TunnelTransport,
 };
 
+use super::OWNER;
 use super::config::{DirectConfig, DirectError};
 use super::forwarding::Forwarding;
 use super::table::{self, Opened};
@@ -19,9 +20,10 @@ use super::uplink::{self, LOOK_EVERY, Uplink, carried};
 use crate::apply::config::Step;
 use crate::apply::netlink::{Netlink, Target};
 use crate::apply::policy::{Device, Part, Role, message};
+use crate::apply::record::{self, DIRECT};
 use crate::apply::{ApplyError, CaptureConfig, families_of};
 use crate::device::{LinuxTun, TunConfig};
-use crate::nft;
+use crate::nft::{self, NftError, Tables};
 
 /// The kernel's main routing table.
 const MAIN_TABLE: u32 = 254;
@@ -71,7 +73,8 @@ impl DirectTransport {
         let tun = TunConfig::named(config.interface.clone()).mtu(config.mtu.unwrap_or(USUAL_MTU));
         let mut keeper = Keeper {
             netlink: Netlink::open()?,
-            forwarding: Forwarding::new(config.journal.clone()),
+            forwarding: Forwarding::new(config.journal.clone())?,
+            tables: Tables::new(config.journal.clone(), OWNER),
             tun: Arc::new(LinuxTun::create(tun)?),
             state: Arc::new(StateSender::new()),
             uplink: Uplink::default(),
@@ -181,6 +184,7 @@ struct Keeper {
     forwarding: Forwarding,
     tun: Arc<LinuxTun>,
     state: Arc<StateSender>,
+    tables: Tables,
     uplink: Uplink,
     opened: Option<Opened>,
 }
@@ -194,6 +198,8 @@ impl Keeper {
             self.config.interface
         );
         let _ = std::fs::write(quiet, "1");
+        let journal = self.config.journal.as_ref();
+        record::note_capture(journal, DIRECT, &self.config.capture)?;
         self.look().await?;
         remove_rules(&self.netlink, &self.config.capture).await?;
         for &family in families_of(self.config.capture.ipv6) {
@@ -234,9 +240,12 @@ impl Keeper {
         let uplink = uplink::look(&self.netlink, &[ours, captured]).await?;
         let needed = self.forwarding.needed(&uplink);
         if self.opened.as_ref() != Some(&needed) {
+            let tables = [table::table(&self.config.capture)];
+            self.tables.note(&tables)?;
             nft::run(table::commands(&self.config, &needed)).await?;
+            self.tables.made(&tables).await;
         }
-        // Each time: who sets `ip_forward` sets that of every interface.
+        // Each time: an interface that comes again begins anew.
         self.forwarding.open(&self.config.interface, &needed)?;
         self.opened = Some(needed);
         let mtu = self.config.mtu.or(uplink.mtu).unwrap_or(USUAL_MTU);
@@ -287,37 +296,71 @@ impl Keeper {
                 Err(_) => {}
                 Ok(()) => failed = false,
             }
+            self.look_at_others().await;
         }
         self.tear_down().await;
     }
 
-    /// Undoes as much as it can: forwarding first, filter last.
+    /// Tells what somebody else changed of ours. It stays so.
+    async fn look_at_others(&mut self) {
+        let Some(journal) = &self.config.journal else {
+            return;
+        };
+        // What the kernel does not say now, it says the next time.
+        let mut found = self.netlink.missing().await.unwrap_or_default();
+        found.extend(self.forwarding.look());
+        found.extend(self.tables.look().await);
+        journal.noticed(OWNER, found);
+    }
+
+    /// Undoes as much as it can: forwarding first, filter last. What stays, stays in the journal.
     async fn tear_down(&mut self) {
-        if let Err(error) = self.forwarding.close() {
-            tracing::warn!(%error, "forwarding stays on");
+        match self.forwarding.close() {
+            Ok(restored) => {
+                for change in restored.left {
+                    tracing::warn!("left as somebody else made it: {change}");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "forwarding stays on"),
         }
         self.tun.shutdown();
-        if let Err(error) = remove_rules(&self.netlink, &self.config.capture).await {
+        let capture = &self.config.capture;
+        let journal = self.config.journal.as_ref();
+        let rules = match remove_rules(&self.netlink, capture).await {
+            Ok(_) => record::forget_capture(journal, DIRECT, capture).map_err(ApplyError::from),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = rules {
             tracing::warn!(%error, "rules of the direct transport stay");
         }
-        let table = table::table(&self.config.capture);
-        if let Err(error) = nft::run(table.gone().into()).await {
+        let table = table::table(capture);
+        let removed = match nft::run(table.gone().into()).await {
+            // Nobody but that program could have made it.
+            Ok(()) | Err(NftError::Missing) => self.tables.gone(&[table]).map_err(ApplyError::from),
+            Err(error) => Err(ApplyError::Guard(error)),
+        };
+        if let Err(error) = removed {
             tracing::warn!(%error, "the direct transport's packet filter stays");
+        }
+        if let Some(journal) = journal {
+            journal.noticed(OWNER, Vec::new());
         }
     }
 }
 
-/// Removes the transport's policy rules, also those of a former run.
+/// Removes the transport's policy rules, also those of a former run: how many.
 pub(super) async fn remove_rules(
     netlink: &Netlink,
     capture: &CaptureConfig,
-) -> Result<(), ApplyError> {
+) -> Result<usize, ApplyError> {
+    let mut removed = 0;
     for &family in families_of(capture.ipv6) {
         for (part, rule) in netlink.rules(family, capture).await? {
             if part == Part::Direct {
                 netlink.remove_rule(rule).await?;
+                removed += 1;
             }
         }
     }
-    Ok(())
+    Ok(removed)
 }

@@ -1,14 +1,18 @@
-//! Touches `resolv.conf`: tells applications which resolver to ask.
+//! Touches `resolv.conf`, or tells systemd-resolved: which resolver applications ask.
 //!
 //! The file may be bind-mounted (containers, network namespaces), so it is written in place, never
 //! replaced. What was in it is kept, in memory and in the journal, and comes back only if the file
-//! still holds what was written: a change by somebody else is reported, not overwritten.
+//! still holds what was written: a change by somebody else is told, not overwritten.
+//!
+//! systemd-resolved is told by its program `resolvectl`, for one interface: what it was told goes with
+//! the interface.
 //!
 //! [`Lookup`] says whether something asks on behalf of applications, so that nobody can tell who
 //! wants to know.
 
 mod asker;
 mod resolv_conf;
+mod resolved;
 mod written;
 
 use std::collections::BTreeSet;
@@ -17,10 +21,13 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use crate::journal::{Journal, JournalError};
+use crate::foreign::ForeignChange;
+use crate::journal::{Journal, JournalError, RESOLV_CONF as ENTRY};
+use crate::name::InterfaceName;
 pub use asker::{HiddenAsker, Lookup};
 pub(crate) use resolv_conf::nameservers;
-use written::{Written, read, undo, write_in_place};
+use resolved::Resolved;
+use written::{Written, read, target_of, undo, write_in_place};
 
 /// The usual file.
 pub const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -28,8 +35,8 @@ pub const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Largest resolv.conf handled, in bytes; a real one has a few hundred.
 pub(crate) const MAX_LEN: usize = 64 * 1024;
 
-/// Journal entry: path, former content and written content, in hexadecimal.
-const ENTRY: &str = "resolv_conf";
+/// Whose look at the file it is, in the journal.
+const OWNER: &str = "dns";
 
 /// How applications are told their resolvers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,7 +46,9 @@ pub enum DnsApply {
     /// [`ResolvConf`](Self::ResolvConf).
     #[default]
     Auto,
-    /// Through systemd-resolved. Refused for now: [`DnsError::ResolvedNotAvailable`].
+    /// Through systemd-resolved, by its program `resolvectl`; with
+    /// [`on_interface`](SystemDns::on_interface). It asks on behalf of every app, so all of them get
+    /// the resolver of its own rule.
     Resolved,
     /// By writing the file.
     ResolvConf,
@@ -69,11 +78,18 @@ pub enum DnsError {
     /// Not one of the four words.
     #[error("{0:?} is not a way to apply DNS: use auto, resolved, resolv.conf or none")]
     UnknownKind(String),
-    /// systemd-resolved asks on behalf of every app, so DNS per app is impossible through it.
-    #[error(
-        "systemd-resolved is not supported: it asks on behalf of every app; use none, or resolv.conf with the stub switched off"
-    )]
-    ResolvedNotAvailable,
+    /// systemd-resolved is told about interfaces, and none was said.
+    #[error("systemd-resolved is told the resolvers of an interface, and none was named")]
+    NoInterface,
+    /// No such program. Install systemd-resolved, or write `resolv.conf`.
+    #[error("the program resolvectl is missing: install systemd-resolved, or use resolv.conf")]
+    NoResolvectl,
+    /// It could not be run, or did not end.
+    #[error("cannot run resolvectl")]
+    Resolvectl(#[source] io::Error),
+    /// It refused: systemd-resolved does not run, or does not let us.
+    #[error("resolvectl refuses: {0}")]
+    Refused(String),
     /// The file cannot be read or written.
     #[error("cannot {doing} {path}")]
     Io {
@@ -107,8 +123,12 @@ pub enum Restored {
 pub struct SystemDns {
     apply: DnsApply,
     path: PathBuf,
+    interface: Option<InterfaceName>,
     journal: Option<Journal>,
+    /// The way, once it was chosen: it does not follow what we write ourselves.
+    chosen: Option<DnsApply>,
     written: Option<Written>,
+    resolved: Option<Resolved>,
 }
 
 impl SystemDns {
@@ -117,9 +137,19 @@ impl SystemDns {
         Self {
             apply,
             path: path.into(),
+            interface: None,
             journal: None,
+            chosen: None,
             written: None,
+            resolved: None,
         }
+    }
+
+    /// The interface whose resolvers systemd-resolved is told.
+    #[must_use]
+    pub fn on_interface(mut self, interface: InterfaceName) -> Self {
+        self.interface = Some(interface);
+        self
     }
 
     /// Writes the former content to a journal before the file is changed.
@@ -129,70 +159,146 @@ impl SystemDns {
         self
     }
 
-    /// Tells applications these resolvers; none restores. Lines other than `nameserver` stay.
+    /// Tells applications these resolvers; none restores. Lines other than `nameserver` stay. What
+    /// somebody else wrote since the last call is left alone, and told by [`look`](Self::look).
     ///
     /// # Errors
     ///
     /// [`DnsError`]. A file that was written halfway is restored by [`restore`](Self::restore).
-    pub fn apply(&mut self, servers: &BTreeSet<IpAddr>) -> Result<(), DnsError> {
-        match self.kind() {
-            DnsApply::None => return Ok(()),
-            DnsApply::Resolved => return Err(DnsError::ResolvedNotAvailable),
-            DnsApply::Auto | DnsApply::ResolvConf => {}
+    pub async fn apply(&mut self, servers: &BTreeSet<IpAddr>) -> Result<(), DnsError> {
+        let kind = match self.chosen {
+            Some(kind) => kind,
+            None => *self.chosen.insert(self.kind()),
+        };
+        match kind {
+            DnsApply::None => Ok(()),
+            _ if servers.is_empty() => self.restore().await.map(drop),
+            DnsApply::Resolved => self.tell_resolved(servers).await,
+            DnsApply::Auto | DnsApply::ResolvConf => self.write(servers),
         }
-        if servers.is_empty() {
-            return self.restore().map(drop);
-        }
-        let now = read(&self.path)?;
-        // What a killed run wrote is not the former content; what it noted is.
-        let noted = self.written.take().or_else(|| self.noted());
-        let former = match noted {
-            Some(written) if written.is_ours(now.as_deref()) => written.former,
-            _ => now,
+    }
+
+    async fn tell_resolved(&mut self, servers: &BTreeSet<IpAddr>) -> Result<(), DnsError> {
+        let resolved = match &mut self.resolved {
+            Some(resolved) => resolved,
+            none => {
+                let interface = self.interface.clone().ok_or(DnsError::NoInterface)?;
+                tracing::warn!(
+                    "systemd-resolved asks on behalf of every app: all of them get the resolver \
+                     of the rule for its own user"
+                );
+                none.insert(Resolved::new(interface, self.journal.clone()))
+            }
+        };
+        resolved.tell(servers).await
+    }
+
+    fn write(&mut self, servers: &BTreeSet<IpAddr>) -> Result<(), DnsError> {
+        let target = target_of(&self.path);
+        let now = read(&target)?;
+        let former = match self.written.take() {
+            Some(written) if written.target == target && written.is_ours(now.as_deref()) => {
+                written.former
+            }
+            // Theirs by now; what is ours of it is undone in the end.
+            Some(written) => {
+                self.written = Some(written);
+                return Ok(());
+            }
+            // What a killed run wrote is not the former content; what it noted is.
+            None => match self.noted() {
+                Some(noted) if noted.target == target && noted.is_ours(now.as_deref()) => {
+                    noted.former
+                }
+                _ => now.clone(),
+            },
         };
         let content = resolv_conf::with_servers(former.as_deref().unwrap_or_default(), servers);
-        let written = Written { former, content };
+        let written = Written {
+            target,
+            former,
+            content,
+        };
         if let Some(journal) = &self.journal {
-            journal.set(ENTRY, written.to_entry(&self.path))?;
+            journal.set(ENTRY, written.to_entry())?;
         }
         // Noted first: a write that fails halfway is restored too.
-        let content = written.content.clone();
-        self.written = Some(written);
-        write_in_place(&self.path, &content)
+        let written = self.written.insert(written);
+        if now.as_ref() == Some(&written.content) {
+            return Ok(());
+        }
+        write_in_place(&written.target, &written.content)
+    }
+
+    /// As [`apply`](Self::apply), when the network below is another one: whoever brought it up wrote
+    /// its resolvers into the file, and they are the former content from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`DnsError`].
+    pub async fn follow(&mut self, servers: &BTreeSet<IpAddr>) -> Result<(), DnsError> {
+        if let Some(written) = &self.written
+            && !written.is_in_force(&self.path)?
+        {
+            // Theirs, or gone; what is ours behind a link that leads elsewhere now is undone.
+            self.restore().await?;
+        }
+        self.apply(servers).await
+    }
+
+    /// Looks whether somebody else told applications other resolvers. The journal is told as well, if
+    /// there is one. With systemd-resolved a program is asked: not every second.
+    ///
+    /// # Errors
+    ///
+    /// [`DnsError`] if the file cannot be read or the program not be run.
+    pub async fn look(&self) -> Result<Vec<ForeignChange>, DnsError> {
+        let mut found = Vec::new();
+        if let Some(written) = &self.written
+            && !written.is_in_force(&self.path)?
+        {
+            found.push(ForeignChange::ResolvConf(self.path.clone()));
+        }
+        if let Some(resolved) = &self.resolved {
+            found.extend(resolved.look().await?);
+        }
+        if let Some(journal) = &self.journal {
+            journal.noticed(OWNER, found.clone());
+        }
+        Ok(found)
     }
 
     /// Brings the former content back, if the file still holds what was written. Idempotent.
     ///
     /// # Errors
     ///
-    /// [`DnsError::Io`] and [`DnsError::Journal`]; nothing is forgotten, so call it again.
-    pub fn restore(&mut self) -> Result<Restored, DnsError> {
-        let Some(written) = self.written.clone() else {
+    /// [`DnsError`]; nothing is forgotten, so call it again.
+    pub async fn restore(&mut self) -> Result<Restored, DnsError> {
+        if let Some(resolved) = &mut self.resolved {
+            let outcome = resolved.revert().await?;
+            self.resolved = None;
+            return Ok(outcome);
+        }
+        let Some(written) = &self.written else {
             return Ok(Restored::Nothing);
         };
-        let outcome = undo(&self.path, &written)?;
+        let outcome = undo(written)?;
         if let Some(journal) = &self.journal {
             journal.remove(ENTRY)?;
+            journal.noticed(OWNER, Vec::new());
         }
         self.written = None;
         Ok(outcome)
     }
 
-    /// Restores what a killed run wrote, as its journal says.
+    /// Restores what a killed run wrote into a file, as its journal says. What it told
+    /// systemd-resolved went with its interface.
     ///
     /// # Errors
     ///
     /// [`DnsError::Io`] and [`DnsError::Journal`]; the journal keeps its entry.
     pub fn recover(journal: &Journal) -> Result<Restored, DnsError> {
-        let Some(entry) = journal.get(ENTRY) else {
-            return Ok(Restored::Nothing);
-        };
-        let Some((path, written)) = Written::from_entry(&entry) else {
-            return Err(journal.unreadable(ENTRY).into());
-        };
-        let outcome = undo(&path, &written)?;
-        journal.remove(ENTRY)?;
-        Ok(outcome)
+        recover_file(journal).map(|outcome| outcome.map_or(Restored::Nothing, |(_, done)| done))
     }
 
     fn kind(&self) -> DnsApply {
@@ -204,10 +310,28 @@ impl SystemDns {
     }
 
     fn noted(&self) -> Option<Written> {
-        let entry = self.journal.as_ref()?.get(ENTRY)?;
-        let (path, written) = Written::from_entry(&entry)?;
-        (path == self.path).then_some(written)
+        Written::from_entry(&self.journal.as_ref()?.get(ENTRY)?)
     }
+}
+
+/// As [`SystemDns::recover`], with the file that it is about.
+pub(crate) fn recover_file(journal: &Journal) -> Result<Option<(PathBuf, Restored)>, DnsError> {
+    let Some(entry) = journal.get(ENTRY) else {
+        return Ok(None);
+    };
+    let Some(written) = Written::from_entry(&entry) else {
+        return Err(journal.unreadable(ENTRY).into());
+    };
+    let outcome = undo(&written)?;
+    journal.remove(ENTRY)?;
+    Ok(Some((written.target, outcome)))
+}
+
+/// Reverts what systemd-resolved was told of interfaces that are still there: their names.
+pub(crate) async fn recover_resolved(
+    journal: &Journal,
+) -> Result<Vec<(String, Restored)>, DnsError> {
+    resolved::recover(journal).await
 }
 
 fn resolved_in_charge(path: &Path) -> bool {
@@ -229,6 +353,14 @@ mod tests {
 
     const BEFORE: &str = "# mine\nnameserver 192.0.2.1\nsearch example.org\n";
 
+    /// Nothing in these tests waits for anything.
+    fn done<T>(future: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        runtime.block_on(future)
+    }
+
     fn servers(list: &[&str]) -> BTreeSet<IpAddr> {
         list.iter().map(|s| s.parse().unwrap()).collect()
     }
@@ -245,8 +377,8 @@ mod tests {
         let (_dir, path) = file(BEFORE);
         let inode = fs::metadata(&path).unwrap().ino();
         let mut dns = SystemDns::new(DnsApply::ResolvConf, &path);
-        dns.apply(&servers(&["10.9.9.9"])).unwrap();
-        dns.apply(&servers(&["10.8.8.8", "fd00::1"])).unwrap();
+        done(dns.apply(&servers(&["10.9.9.9"]))).unwrap();
+        done(dns.apply(&servers(&["10.8.8.8", "fd00::1"]))).unwrap();
         let now = fs::read(&path).unwrap();
         assert_eq!(
             nameservers(&now),
@@ -260,21 +392,55 @@ mod tests {
                 .unwrap()
                 .contains("search example.org\n")
         );
-        assert_eq!(dns.restore().unwrap(), Restored::Restored);
+        assert_eq!(done(dns.restore()).unwrap(), Restored::Restored);
         assert_eq!(fs::read_to_string(&path).unwrap(), BEFORE);
         assert_eq!(fs::metadata(&path).unwrap().ino(), inode);
-        assert_eq!(dns.restore().unwrap(), Restored::Nothing);
+        assert_eq!(done(dns.restore()).unwrap(), Restored::Nothing);
     }
 
     #[test]
     fn a_foreign_change_is_kept() {
         let (_dir, path) = file(BEFORE);
         let mut dns = SystemDns::new(DnsApply::ResolvConf, &path);
-        dns.apply(&servers(&["10.9.9.9"])).unwrap();
+        done(dns.apply(&servers(&["10.9.9.9"]))).unwrap();
         fs::write(&path, "nameserver 198.51.100.1\n").unwrap();
-        assert_eq!(dns.restore().unwrap(), Restored::ChangedByOthers);
+        let seen = done(dns.look()).unwrap();
+        assert_eq!(seen, [ForeignChange::ResolvConf(path.clone())]);
+        done(dns.apply(&servers(&["10.8.8.8"]))).unwrap();
+        let theirs = || fs::read_to_string(&path).unwrap();
+        assert_eq!(theirs(), "nameserver 198.51.100.1\n", "it is not fought");
+        // A network that came up wrote it: that is what comes back then.
+        done(dns.follow(&servers(&["10.8.8.8"]))).unwrap();
+        assert!(theirs().contains("nameserver 10.8.8.8\n"));
+        done(dns.follow(&servers(&["10.8.8.8"]))).unwrap();
+        assert_eq!(done(dns.restore()).unwrap(), Restored::Restored);
+        assert_eq!(theirs(), "nameserver 198.51.100.1\n");
+
+        done(dns.apply(&servers(&["10.9.9.9"]))).unwrap();
+        fs::write(&path, "nameserver 198.51.100.2\n").unwrap();
+        assert_eq!(done(dns.restore()).unwrap(), Restored::ChangedByOthers);
+        assert_eq!(theirs(), "nameserver 198.51.100.2\n");
+    }
+
+    /// A link that leads elsewhere later does not keep what was written where it led before.
+    #[test]
+    fn behind_a_link_that_others_moved_the_file_is_restored() {
+        let (dir, target) = file(BEFORE);
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("resolv.conf", &link).unwrap();
+        let mut dns = SystemDns::new(DnsApply::ResolvConf, &link);
+        done(dns.apply(&servers(&["10.9.9.9"]))).unwrap();
+        assert_eq!(done(dns.look()).unwrap(), []);
+        let theirs = dir.path().join("theirs");
+        fs::write(&theirs, "nameserver 198.51.100.1\n").unwrap();
+        fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink(&theirs, &link).unwrap();
+        assert_eq!(done(dns.look()).unwrap().len(), 1);
+        done(dns.apply(&servers(&["10.8.8.8"]))).unwrap();
+        assert_eq!(done(dns.restore()).unwrap(), Restored::Restored);
+        assert_eq!(fs::read_to_string(&target).unwrap(), BEFORE);
         assert_eq!(
-            fs::read_to_string(&path).unwrap(),
+            fs::read_to_string(&theirs).unwrap(),
             "nameserver 198.51.100.1\n"
         );
     }
@@ -285,7 +451,7 @@ mod tests {
         let journal = Journal::open(dir.path().join("journal")).unwrap();
         let killed = |list: &[&str]| {
             let mut dns = SystemDns::new(DnsApply::ResolvConf, &path).with_journal(journal.clone());
-            dns.apply(&servers(list)).unwrap();
+            done(dns.apply(&servers(list))).unwrap();
         };
         killed(&["10.9.9.9"]);
         killed(&["10.8.8.8"]);
@@ -300,9 +466,9 @@ mod tests {
         let (_dir, path) = file("");
         fs::remove_file(&path).unwrap();
         let mut dns = SystemDns::new(DnsApply::ResolvConf, &path);
-        dns.apply(&servers(&["10.9.9.9"])).unwrap();
+        done(dns.apply(&servers(&["10.9.9.9"]))).unwrap();
         assert!(path.exists());
-        dns.apply(&servers(&[])).unwrap();
+        done(dns.apply(&servers(&[]))).unwrap();
         assert!(!path.exists());
     }
 
@@ -316,9 +482,9 @@ mod tests {
                 fs::remove_file(&target).unwrap();
             }
             let mut dns = SystemDns::new(DnsApply::ResolvConf, &link);
-            dns.apply(&servers(&["10.9.9.9"])).unwrap();
+            done(dns.apply(&servers(&["10.9.9.9"]))).unwrap();
             assert!(target.exists());
-            assert_eq!(dns.restore().unwrap(), Restored::Restored);
+            assert_eq!(done(dns.restore()).unwrap(), Restored::Restored);
             assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
             assert_eq!(target.exists(), !missing);
         }
@@ -330,7 +496,7 @@ mod tests {
         let (dir, path) = file(BEFORE);
         let journal = Journal::open(dir.path().join("journal")).unwrap();
         let mut dns = SystemDns::new(DnsApply::ResolvConf, &path).with_journal(journal.clone());
-        dns.apply(&servers(&["10.9.9.9"])).unwrap();
+        done(dns.apply(&servers(&["10.9.9.9"]))).unwrap();
         let entry = journal.get(ENTRY).unwrap();
         let written = fs::read(&path).unwrap();
         for former in [BEFORE.to_owned(), BEFORE.repeat(9), String::new()] {
@@ -354,7 +520,7 @@ mod tests {
         let journal = Journal::open(dir.path().join("journal")).unwrap();
         journal.set(ENTRY, "2f .zz .00").unwrap();
         let error = SystemDns::recover(&journal).unwrap_err();
-        assert!(error.to_string().contains("line 2"), "{error}");
+        assert!(error.to_string().contains("line 3"), "{error}");
         assert!(!journal.is_empty());
         assert_eq!(fs::read_to_string(&path).unwrap(), BEFORE);
     }
@@ -363,13 +529,11 @@ mod tests {
     fn none_touches_nothing_and_words_are_checked() {
         let (_dir, path) = file(BEFORE);
         let mut dns = SystemDns::new("none".parse().unwrap(), &path);
-        dns.apply(&servers(&["10.9.9.9"])).unwrap();
+        done(dns.apply(&servers(&["10.9.9.9"]))).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), BEFORE);
         let mut dns = SystemDns::new("resolved".parse().unwrap(), &path);
-        assert!(matches!(
-            dns.apply(&servers(&["10.9.9.9"])),
-            Err(DnsError::ResolvedNotAvailable)
-        ));
+        let error = done(dns.apply(&servers(&["10.9.9.9"]))).unwrap_err();
+        assert!(matches!(error, DnsError::NoInterface), "{error}");
         assert!("dnsmasq".parse::<DnsApply>().is_err());
     }
 }

@@ -2,14 +2,23 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::{DnsError, MAX_LEN, Restored};
 use crate::journal::{from_hex, to_hex};
 
+/// Links followed to a file that is not there; the kernel follows as many (`MAXSYMLINKS`).
+const MAX_LINKS: usize = 40;
+
+/// Everybody reads the file, whatever mask we run with.
+const MODE: u32 = 0o644;
+
 /// What was done to the file. `former` is `None` if there was none.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Written {
+    /// The file itself, behind all links: a link that leads elsewhere later does not hide it.
+    pub(super) target: PathBuf,
     pub(super) former: Option<Vec<u8>>,
     pub(super) content: Vec<u8>,
 }
@@ -25,27 +34,58 @@ impl Written {
         now == self.content || now[same..] == *former.get(same..).unwrap_or_default()
     }
 
-    pub(super) fn to_entry(&self, path: &Path) -> String {
+    /// Whether whoever reads `path` reads what we wrote.
+    pub(super) fn is_in_force(&self, path: &Path) -> Result<bool, DnsError> {
+        let now = read(&self.target)?;
+        Ok(target_of(path) == self.target && now.as_ref() == Some(&self.content))
+    }
+
+    pub(super) fn to_entry(&self) -> String {
         use std::os::unix::ffi::OsStrExt;
         let former = self.former.as_deref().map_or("-".into(), to_hex);
         // A dot keeps empty content a word.
         format!(
             "{} .{former} .{}",
-            to_hex(path.as_os_str().as_bytes()),
+            to_hex(self.target.as_os_str().as_bytes()),
             to_hex(&self.content)
         )
     }
 
-    pub(super) fn from_entry(entry: &str) -> Option<(PathBuf, Self)> {
+    pub(super) fn from_entry(entry: &str) -> Option<Self> {
         use std::os::unix::ffi::OsStringExt;
         let mut words = entry.split(' ');
-        let path = std::ffi::OsString::from_vec(from_hex(words.next()?)?);
+        let target = std::ffi::OsString::from_vec(from_hex(words.next()?)?).into();
         let former = match words.next()?.strip_prefix('.')? {
             "-" => None,
             hex => Some(from_hex(hex)?),
         };
         let content = from_hex(words.next()?.strip_prefix('.')?)?;
-        Some((path.into(), Self { former, content }))
+        Some(Self {
+            target,
+            former,
+            content,
+        })
+    }
+}
+
+/// The file behind all links, there or not.
+pub(super) fn target_of(path: &Path) -> PathBuf {
+    if let Ok(real) = fs::canonicalize(path) {
+        return real;
+    }
+    let mut target = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        match (fs::read_link(&target), target.parent()) {
+            (Ok(next), Some(folder)) => target = folder.join(next),
+            _ => break,
+        }
+    }
+    // So that it is the same by any working directory.
+    match (target.parent(), target.file_name()) {
+        (Some(folder), Some(name)) if !folder.as_os_str().is_empty() => {
+            fs::canonicalize(folder).map_or_else(|_| target.clone(), |folder| folder.join(name))
+        }
+        _ => std::path::absolute(&target).unwrap_or(target),
     }
 }
 
@@ -56,16 +96,20 @@ impl std::fmt::Debug for Written {
 }
 
 /// Brings the former content back, unless somebody else wrote the file meanwhile.
-pub(super) fn undo(path: &Path, written: &Written) -> Result<Restored, DnsError> {
-    if !written.is_ours(read(path)?.as_deref()) {
+pub(super) fn undo(written: &Written) -> Result<Restored, DnsError> {
+    let now = read(&written.target)?;
+    if now == written.former {
+        // Never written: also a file that cannot be.
+        return Ok(Restored::Restored);
+    }
+    if !written.is_ours(now.as_deref()) {
         return Ok(Restored::ChangedByOthers);
     }
     match &written.former {
-        Some(former) => write_in_place(path, former)?,
+        Some(former) => write_in_place(&written.target, former)?,
         // A link that led nowhere led to the file we made: the link is not ours.
-        None => fs::canonicalize(path)
-            .and_then(fs::remove_file)
-            .map_err(|cause| failed("remove", path, cause))?,
+        None => fs::remove_file(&written.target)
+            .map_err(|cause| failed("remove", &written.target, cause))?,
     }
     Ok(Restored::Restored)
 }
@@ -90,11 +134,15 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, DnsError> {
 /// Overwrites, then cuts: a reader in between sees lines of both, never an empty file.
 pub(super) fn write_in_place(path: &Path, content: &[u8]) -> Result<(), DnsError> {
     let write = || {
+        let there = path.exists();
         let mut file = fs::OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(false)
             .open(path)?;
+        if !there {
+            file.set_permissions(fs::Permissions::from_mode(MODE))?;
+        }
         file.write_all(content)?;
         file.set_len(content.len() as u64)?;
         file.sync_all()

@@ -6,15 +6,19 @@ use std::sync::{Mutex, PoisonError};
 
 use socket2::Socket;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Mutex as AsyncMutex;
 use vpn_core::packet::{Packet, PacketBatch, segment};
 use vpn_core::{DropCounters, DropReason};
 
+use super::borrowed::Borrowed;
 use super::parts::{self, Stopped};
 use super::shut::Shut;
 use super::vnet::{self, HEADER};
 use super::{ExternalError, poll, sys};
 use crate::InterfaceName;
 use crate::apply::netlink::Netlink;
+use crate::foreign::ForeignChange;
+use crate::journal::Journal;
 
 /// After how many packets it is looked whether the filter saw them too. It sees none that the kernel
 /// takes for broken; so many are not.
@@ -29,13 +33,13 @@ pub(crate) struct Attached {
     socket: AsyncFd<Socket>,
     /// For what is received, and for what is sent with its header in front.
     buffers: Mutex<Buffers>,
-    shut: Shut,
+    shut: AsyncMutex<Shut>,
     index: u32,
     /// Packets that came out of the tunnel.
     received: AtomicU64,
     proven: AtomicBool,
-    /// Whether the kernel had a queue of its own before the interface.
-    queue_taken: bool,
+    /// What else is given back.
+    borrowed: Borrowed,
 }
 
 #[derive(Debug)]
@@ -52,28 +56,31 @@ impl Attached {
     }
 
     /// Takes the interface over: shut towards the stack first, then up, then heard.
-    pub(crate) async fn open(name: &InterfaceName) -> Result<Self, ExternalError> {
+    pub(crate) async fn open(
+        name: &InterfaceName,
+        journal: Option<&Journal>,
+    ) -> Result<Self, ExternalError> {
         let missing = || ExternalError::Missing(name.clone());
         let index = crate::device::sys::index_of(name.as_str()).ok_or_else(missing)?;
-        let shut = Shut::close(name).await?;
-        let netlink = Netlink::open()?;
-        // Before the socket: one that is bound to an interface that is down begins with an error.
-        netlink.link_up(index).await?;
-        // With a queue of the kernel's before it, a full tunnel would lose packets and tell nobody.
-        let queue_taken = netlink.no_queue(index).await?;
-        let io = |doing| move |cause| ExternalError::Io { doing, cause };
-        let socket = sys::open(index).map_err(io("open a packet socket"))?;
+        let mut shut = Shut::close(name, journal).await?;
+        let (borrowed, socket) = match take_over(name, index, journal).await {
+            Ok(taken) => taken,
+            Err(error) => {
+                shut.open().await;
+                return Err(error);
+            }
+        };
         Ok(Self {
             socket,
             buffers: Mutex::new(Buffers {
                 received: vec![0; LONGEST],
                 sent: Vec::with_capacity(LONGEST),
             }),
-            shut,
+            shut: AsyncMutex::new(shut),
             index,
             received: AtomicU64::new(0),
             proven: AtomicBool::new(false),
-            queue_taken,
+            borrowed,
         })
     }
 
@@ -175,22 +182,49 @@ impl Attached {
         if self.received.load(Ordering::Relaxed) < PROOF || self.proven.load(Ordering::Relaxed) {
             return Ok(false);
         }
-        match self.shut.dropped().await.map_err(ExternalError::Filter)? {
+        match self
+            .shut
+            .lock()
+            .await
+            .dropped()
+            .await
+            .map_err(ExternalError::Filter)?
+        {
             0 => Err(ExternalError::Twice),
             _ => Ok(!self.proven.swap(true, Ordering::Relaxed)),
         }
     }
 
+    /// What somebody else changed of what keeps the kernel's stack away.
+    pub(crate) async fn look(&self) -> Vec<ForeignChange> {
+        self.shut.lock().await.look().await
+    }
+
     /// Gives the interface back.
     pub(crate) async fn detach(&self) {
         // Gone with the interface, if that is.
-        if self.queue_taken
-            && let Ok(netlink) = Netlink::open()
-            && let Err(error) = netlink.own_queue(self.index).await
-        {
-            tracing::warn!(%error, "the interface stays without its queue");
+        if let Err(error) = self.borrowed.give_back().await {
+            tracing::warn!(%error, "the interface is not as it was");
         }
-        self.shut.open().await;
+        self.shut.lock().await.open().await;
+    }
+}
+
+/// What is needed of the interface, and its packets. On an error it is as before.
+async fn take_over(
+    name: &InterfaceName,
+    index: u32,
+    journal: Option<&Journal>,
+) -> Result<(Borrowed, AsyncFd<Socket>), ExternalError> {
+    let netlink = Netlink::open()?;
+    let borrowed = Borrowed::take(&netlink, name, index, journal).await?;
+    match sys::open(index) {
+        Ok(socket) => Ok((borrowed, socket)),
+        Err(cause) => {
+            borrowed.give_back().await?;
+            let doing = "open a packet socket";
+            Err(ExternalError::Io { doing, cause })
+        }
     }
 }
 

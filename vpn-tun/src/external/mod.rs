@@ -5,6 +5,7 @@
 //! gets no address and no route, so any number of them may have been given the same address.
 
 mod attached;
+mod borrowed;
 mod native;
 mod parts;
 mod poll;
@@ -19,8 +20,21 @@ pub use native::{NativeControl, NativeTransport};
 pub(crate) use slot::Slot;
 pub use transport::{ExternalConfig, ExternalTransport};
 
-use crate::nft::NftError;
+use crate::journal::{Journal, JournalError};
+use crate::nft::{self, NftError};
 use crate::{ApplyError, InterfaceName};
+
+/// Undoes what was left of interfaces that are attached no more: answers the tables that were
+/// there, and the interfaces that are as before.
+pub(crate) async fn remove_leftovers(
+    journal: &Journal,
+) -> Result<(Vec<String>, Vec<String>), ApplyError> {
+    let interfaces = borrowed::Borrowed::recover(journal).await?;
+    let tables = nft::noted(journal, shut::KIND);
+    let removed = nft::remove_noted(journal, &tables).await?;
+    let tables = removed.iter().map(ToString::to_string).collect();
+    Ok((tables, interfaces))
+}
 
 /// Why an interface of another program cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +58,9 @@ pub enum ExternalError {
     /// The interface cannot be set up.
     #[error("cannot set up the interface")]
     Apply(#[from] ApplyError),
+    /// What to undo could not be written down; nothing was changed.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// The system refuses.
     #[error("cannot {doing}")]
     Io {

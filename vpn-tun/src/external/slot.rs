@@ -12,6 +12,8 @@ use vpn_core::{
 };
 
 use super::Attached;
+use crate::InterfaceName;
+use crate::journal::Journal;
 
 /// MTU before anything is known, in bytes.
 const USUAL_MTU: u16 = 1500;
@@ -74,6 +76,18 @@ impl Slot {
     pub(crate) fn attached(&self) -> Option<Arc<Attached>> {
         let attached = self.attached.read().unwrap_or_else(PoisonError::into_inner);
         attached.clone()
+    }
+
+    /// Tells what somebody else changed of what keeps the kernel's stack away. It stays so.
+    pub(crate) async fn look_at_others(&self, journal: Option<&Journal>, name: &InterfaceName) {
+        let Some(journal) = journal else {
+            return;
+        };
+        let found = match self.attached() {
+            Some(attached) => attached.look().await,
+            None => Vec::new(),
+        };
+        journal.noticed(name.as_str(), found);
     }
 
     /// Asks the task to end.

@@ -18,6 +18,7 @@ use super::slot::Slot;
 use super::{Attached, ExternalError};
 use crate::InterfaceName;
 use crate::apply::netlink::Netlink;
+use crate::journal::Journal;
 
 /// How often the interface is looked at: whether it is there, its addresses and its MTU.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -29,6 +30,7 @@ pub struct ExternalConfig {
     addresses: Option<Vec<IpNet>>,
     dns: Vec<IpAddr>,
     mtu: Option<u16>,
+    journal: Option<Journal>,
 }
 
 impl ExternalConfig {
@@ -39,7 +41,16 @@ impl ExternalConfig {
             addresses: None,
             dns: Vec::new(),
             mtu: None,
+            journal: None,
         }
+    }
+
+    /// Writes what to undo to a journal, so that [`recover`](fn@crate::recover) gives the interface
+    /// back after we were killed.
+    #[must_use]
+    pub fn journal(mut self, journal: Journal) -> Self {
+        self.journal = Some(journal);
+        self
     }
 
     /// What the tunnel was assigned. Default: the addresses the interface has.
@@ -127,6 +138,8 @@ async fn run(slot: Arc<Slot>, config: ExternalConfig) {
             let cause = DownCause::Network(text_of(&error));
             slot.set(TransportState::Down(cause));
         }
+        slot.look_at_others(config.journal.as_ref(), &config.interface)
+            .await;
         tokio::select! {
             _ = closing.wait_for(|closing| *closing) => break,
             () = tokio::time::sleep(LOOK_EVERY) => {}
@@ -135,6 +148,8 @@ async fn run(slot: Arc<Slot>, config: ExternalConfig) {
     if let Some(old) = slot.attach(None) {
         old.detach().await;
     }
+    slot.look_at_others(config.journal.as_ref(), &config.interface)
+        .await;
     slot.set(TransportState::Closed);
 }
 
@@ -168,7 +183,9 @@ async fn look(slot: &Slot, config: &ExternalConfig) -> Result<(), ExternalError>
         return Err(ExternalError::NoAddress(name.clone()));
     }
     if slot.attached().is_none() {
-        slot.attach(Some(Arc::new(Attached::open(name).await?)));
+        slot.attach(Some(Arc::new(
+            Attached::open(name, config.journal.as_ref()).await?,
+        )));
     }
     if let Some(attached) = slot.attached()
         && attached.proven().await?

@@ -16,6 +16,8 @@ mod profile;
 mod pushed;
 mod transport;
 
+pub(crate) use process::end_leftovers;
+
 pub use credentials::{Credentials, CredentialsError};
 pub use profile::{MAX_PROFILE, Profile, ProfileError};
 pub use transport::{OpenVpnConfig, OpenVpnTransport};

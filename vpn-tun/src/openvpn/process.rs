@@ -1,6 +1,8 @@
 //! Starts one `openvpn`, and carries its management conversation.
 
+use std::ffi::OsString;
 use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -14,6 +16,8 @@ use tokio::process::{Child, Command};
 
 use super::profile::Profile;
 use crate::InterfaceName;
+use crate::journal::{Journal, from_hex, to_hex};
+use crate::program;
 
 /// Where else the program is, when `PATH` of a daemon leaves the system's folders out.
 const FOLDERS: [&str; 3] = ["", "/usr/sbin/", "/usr/local/sbin/"];
@@ -31,32 +35,76 @@ const ENDS: Duration = Duration::from_millis(600);
 /// Each process has a folder of its own.
 static FOLDER: AtomicU32 = AtomicU32::new(0);
 
-/// A folder that nobody else can look into, and that goes when it is dropped.
+/// What the journal's entries begin with; the interface follows. They hold the folder.
+const PREFIX: &str = "openvpn:";
+
+/// The socket in it, which no other process has as an argument.
+const SOCKET: &str = "management";
+
+/// A folder that nobody else can look into, and that goes when it is dropped. It is in the journal
+/// for as long as there is one.
 #[derive(Debug)]
-struct Private(PathBuf);
+struct Private {
+    path: PathBuf,
+    noted: Option<(Journal, String)>,
+}
 
 impl Private {
-    fn new() -> io::Result<Self> {
+    fn new(interface: &InterfaceName, journal: Option<&Journal>) -> io::Result<Self> {
         let number = FOLDER.fetch_add(1, Ordering::Relaxed);
         let name = format!("vpn-tun-openvpn-{}-{number}", std::process::id());
         let path = std::env::temp_dir().join(name);
+        let mut noted = None;
+        if let Some(journal) = journal {
+            let key = format!("{PREFIX}{interface}");
+            let entry = to_hex(path.as_os_str().as_bytes());
+            journal.set(&key, entry).map_err(io::Error::other)?;
+            noted = Some((journal.clone(), key));
+        }
+        let this = Self { path, noted };
         // Made anew or not at all: nobody's folder or link is followed.
-        match std::fs::DirBuilder::new().mode(0o700).create(&path) {
+        match std::fs::DirBuilder::new().mode(0o700).create(&this.path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 // Of a process that had our number before, if it is ours at all.
-                std::fs::remove_dir_all(&path)?;
-                std::fs::DirBuilder::new().mode(0o700).create(&path)?;
+                std::fs::remove_dir_all(&this.path)?;
+                std::fs::DirBuilder::new().mode(0o700).create(&this.path)?;
             }
             made => made?,
         }
-        Ok(Self(path))
+        Ok(this)
     }
 }
 
 impl Drop for Private {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        let _ = std::fs::remove_dir_all(&self.path);
+        if let Some((journal, key)) = &self.noted
+            && let Err(error) = journal.remove(key)
+        {
+            tracing::warn!(%error, "the journal still names a process that ended");
+        }
     }
+}
+
+/// Ends the processes that a former run left, and removes their folders: how many there were, by
+/// their interfaces.
+pub(crate) async fn end_leftovers(journal: &Journal) -> io::Result<Vec<(String, usize)>> {
+    let mut ended = Vec::new();
+    for (interface, entry) in journal.with_prefix(PREFIX) {
+        let key = format!("{PREFIX}{interface}");
+        let Some(bytes) = from_hex(&entry) else {
+            return Err(io::Error::other(journal.unreadable(&key)));
+        };
+        let folder = PathBuf::from(OsString::from_vec(bytes));
+        let count = program::end_those_with(&folder.join(SOCKET)).await?;
+        match std::fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        journal.remove(&key).map_err(io::Error::other)?;
+        ended.push((interface, count));
+    }
+    Ok(ended)
 }
 
 /// A running `openvpn`. It ends when this is dropped.
@@ -75,6 +123,8 @@ pub(super) struct Start<'a> {
     pub(super) interface: &'a InterfaceName,
     /// How long a server may take to say its first word.
     pub(super) patience: Duration,
+    /// Where it is written down.
+    pub(super) journal: Option<&'a Journal>,
     /// Exempts its sockets from the capture.
     pub(super) mark: Option<u32>,
     /// It has to ask for user and password, whatever file the profile names.
@@ -84,8 +134,8 @@ pub(super) struct Start<'a> {
 impl Process {
     /// Starts it, and waits until it speaks.
     pub(super) async fn start(start: &Start<'_>) -> io::Result<Self> {
-        let folder = Private::new()?;
-        let path = folder.0.join("management");
+        let folder = Private::new(start.interface, start.journal)?;
+        let path = folder.path.join(SOCKET);
         let listener = UnixListener::bind(&path)?;
         let mut child = spawn(start, &path)?;
         // The text that was checked, not the file: that may be another one by now.

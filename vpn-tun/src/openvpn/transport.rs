@@ -20,6 +20,7 @@ use super::process::{Process, Start};
 use super::profile::Profile;
 use crate::InterfaceName;
 use crate::external::{Attached, Slot};
+use crate::journal::Journal;
 
 /// First wait before a process that ended is started again; it doubles up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_secs(1);
@@ -35,7 +36,7 @@ const NO_ANSWER_AFTER: Duration = Duration::from_secs(15);
 const NARROWEST: u16 = 576;
 
 /// How often the path's MTU is looked at, which changes with the route to the server, and whether
-/// the kernel is kept away from the interface.
+/// the kernel is kept away from the interface, and what others changed of that.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// How a tunnel through OpenVPN is run.
@@ -48,6 +49,7 @@ pub struct OpenVpnConfig {
     dns: Option<Vec<IpAddr>>,
     mtu: Option<u16>,
     no_answer_after: Duration,
+    journal: Option<Journal>,
 }
 
 impl OpenVpnConfig {
@@ -62,7 +64,16 @@ impl OpenVpnConfig {
             dns: None,
             mtu: None,
             no_answer_after: NO_ANSWER_AFTER,
+            journal: None,
         }
+    }
+
+    /// Writes what to undo to a journal, so that [`recover`](fn@crate::recover) finds the process and
+    /// the packet filter of its interface after we were killed.
+    #[must_use]
+    pub fn journal(mut self, journal: Journal) -> Self {
+        self.journal = Some(journal);
+        self
     }
 
     /// Marks its sockets, which exempts them from a capture: without, they would go into the tunnels
@@ -279,6 +290,9 @@ impl Runner {
             if let Some(attached) = self.slot.attach(None) {
                 attached.detach().await;
             }
+            self.slot
+                .look_at_others(self.config.journal.as_ref(), &self.config.interface)
+                .await;
             match end {
                 End::Closed => break,
                 End::Refused(why) => {
@@ -315,6 +329,7 @@ impl Runner {
             profile: &self.config.profile,
             interface: &self.config.interface,
             patience: self.config.no_answer_after,
+            journal: self.config.journal.as_ref(),
             mark: self.config.mark,
             asks: self.config.credentials.is_some() || self.config.profile.asks_password(),
         };
@@ -385,6 +400,9 @@ impl Runner {
                     continue;
                 }
                 Heard::Time => {
+                    self.slot
+                        .look_at_others(self.config.journal.as_ref(), &self.config.interface)
+                        .await;
                     if let Some(attached) = self.slot.attached()
                         && let Err(error) = attached.proven().await
                     {
@@ -419,7 +437,8 @@ impl Runner {
                 }
                 Some(Told::Connected(assigned, way)) => {
                     if self.slot.attached().is_none() {
-                        match Attached::open(&self.config.interface).await {
+                        let journal = self.config.journal.as_ref();
+                        match Attached::open(&self.config.interface, journal).await {
                             Ok(attached) => drop(self.slot.attach(Some(Arc::new(attached)))),
                             Err(error) => {
                                 let why = error.to_string();
