@@ -21,8 +21,9 @@ struct Fixture {
 }
 
 impl Fixture {
-    async fn new() -> Self {
-        let tun = LinuxTun::create(TunConfig::named("vpn0".parse().unwrap()).mtu(1400)).unwrap();
+    async fn new(offload: bool) -> Self {
+        let config = TunConfig::named("vpn0".parse().unwrap()).mtu(1400);
+        let tun = LinuxTun::create(config.offload(offload)).unwrap();
         let handle = common::netlink();
         let ours = "10.5.0.2".parse().unwrap();
         let address = handle.address().add(tun.index(), ours, 16);
@@ -75,7 +76,8 @@ impl DeviceFixture for Fixture {
 #[test]
 fn the_device_of_the_kernel_conforms() {
     in_namespace(|| async {
-        tun_device(Fixture::new).await?;
+        tun_device(async || Fixture::new(false).await).await?;
+        tun_device(async || Fixture::new(true).await).await?;
         Ok(())
     });
 }

@@ -124,8 +124,10 @@ impl TunDevice for FdTun {
         drops: &mut DropCounters,
     ) -> Result<usize, DeviceError> {
         let fd = self.fd()?;
-        moving::send(batch, drops, |bytes| {
-            fd.try_io(Interest::WRITABLE, |mut file| file.write(bytes))
+        moving::send(batch, drops, |packet| {
+            moving::plainly(packet, |bytes| {
+                fd.try_io(Interest::WRITABLE, |mut file| file.write(bytes))
+            })
         })
     }
 

@@ -1,7 +1,7 @@
 //! Touches the TUN descriptor.
 
-use std::io;
-use std::os::fd::OwnedFd;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -12,7 +12,7 @@ use vpn_core::device::{DeviceCapabilities, DeviceError};
 use vpn_core::packet::PacketBatch;
 use vpn_core::{DropCounters, TunDevice};
 
-use super::{TunConfig, TunError, moving, runtime, sys};
+use super::{TunConfig, TunError, moving, proof, runtime, sys, vnet};
 use crate::name::InterfaceName;
 
 /// A TUN device of Linux. See [`TunDevice`] for the contract.
@@ -32,6 +32,8 @@ pub struct LinuxTun {
     name: InterfaceName,
     index: u32,
     mtu: AtomicU16,
+    /// Each packet has its offload description in front (`IFF_VNET_HDR`).
+    described: bool,
 }
 
 impl LinuxTun {
@@ -44,13 +46,11 @@ impl LinuxTun {
     ///
     /// See [`TunError`]; nothing is left behind.
     pub fn create(config: TunConfig) -> Result<Self, TunError> {
-        if config.offload {
-            return Err(TunError::Unsupported("offload"));
-        }
         runtime()?;
+        let offload = config.offload && proof::offload_works();
         let mut builder = DeviceBuilder::new()
             .mtu(config.mtu)
-            .offload(false)
+            .offload(offload)
             .enable(false);
         if let Some(name) = &config.name {
             // The kernel would attach to somebody's persistent TUN without a word.
@@ -73,7 +73,7 @@ impl LinuxTun {
                 cause,
             })?,
         }
-        Self::wrap(device)
+        Self::wrap(device, offload)
     }
 
     /// Takes over a TUN that somebody else opened: Android's `VpnService`, a privileged parent.
@@ -84,7 +84,7 @@ impl LinuxTun {
     /// [`TunError::NotTun`] if it is something else. The descriptor is closed in any case of error.
     pub fn from_fd(fd: OwnedFd) -> Result<Self, TunError> {
         runtime()?;
-        Self::wrap(sys::adopt(fd).map_err(TunError::NotTun)?)
+        Self::wrap(sys::adopt(fd).map_err(TunError::NotTun)?, false)
     }
 
     /// Its name.
@@ -97,13 +97,40 @@ impl LinuxTun {
         self.index
     }
 
+    /// Whether it was made with offload.
+    pub const fn has_offload(&self) -> bool {
+        self.described
+    }
+
+    /// Switches offload off or on again while the device runs, if it was made with it: from here on
+    /// the kernel cuts what applications send, and completes every checksum. Super-packets that
+    /// are under way still come; those that are written are taken as before.
+    ///
+    /// # Errors
+    ///
+    /// [`TunError::Unsupported`] if it was made without, [`TunError::Io`] if the kernel refuses or
+    /// the device is closed.
+    pub fn set_offload(&self, on: bool) -> Result<(), TunError> {
+        if !self.described {
+            return Err(TunError::Unsupported("offload of a device made without"));
+        }
+        let io = |cause| TunError::Io {
+            doing: "switch the device's offload",
+            cause,
+        };
+        let device = self
+            .device()
+            .map_err(|closed| io(io::Error::other(closed)))?;
+        sys::set_offload(device.as_fd(), on).map_err(io)
+    }
+
     /// Tells the device that its MTU was changed (by an applied plan), for
     /// [`capabilities`](TunDevice::capabilities).
     pub fn mtu_changed(&self, mtu: u16) {
         self.mtu.store(mtu, Ordering::Relaxed);
     }
 
-    fn wrap(device: AsyncDevice) -> Result<Self, TunError> {
+    fn wrap(device: AsyncDevice, described: bool) -> Result<Self, TunError> {
         let io = |doing| move |cause| TunError::Io { doing, cause };
         let name = device.name().map_err(io("read the name of the device"))?;
         let name = InterfaceName::new(name)
@@ -114,6 +141,7 @@ impl LinuxTun {
                 .map_err(io("read the index of the device"))?,
             mtu: AtomicU16::new(device.mtu().map_err(io("read the MTU of the device"))?),
             name,
+            described,
             device: RwLock::new(Some(Arc::new(device))),
             closed: watch::Sender::new(false),
         })
@@ -135,16 +163,26 @@ impl LinuxTun {
 #[async_trait]
 impl TunDevice for LinuxTun {
     fn capabilities(&self) -> DeviceCapabilities {
-        DeviceCapabilities::plain(self.mtu.load(Ordering::Relaxed))
+        let plain = DeviceCapabilities::plain(self.mtu.load(Ordering::Relaxed));
+        match self.described {
+            true => plain.with_offload(),
+            false => plain,
+        }
     }
 
     fn try_recv(
         &self,
         batch: &mut PacketBatch,
-        _: &mut DropCounters,
+        drops: &mut DropCounters,
     ) -> Result<usize, DeviceError> {
         let device = self.device()?;
-        moving::receive(batch, |into| device.try_recv(into))
+        if !self.described {
+            return moving::receive(batch, |into| device.try_recv(into));
+        }
+        moving::receive_described(batch, drops, |header, into| {
+            let mut parts = [IoSliceMut::new(header), IoSliceMut::new(into)];
+            device.try_recv_vectored(&mut parts)
+        })
     }
 
     fn try_send(
@@ -153,7 +191,14 @@ impl TunDevice for LinuxTun {
         drops: &mut DropCounters,
     ) -> Result<usize, DeviceError> {
         let device = self.device()?;
-        moving::send(batch, drops, |bytes| device.try_send(bytes))
+        moving::send(batch, drops, |packet| {
+            if !self.described {
+                return moving::plainly(packet, |bytes| device.try_send(bytes));
+            }
+            let header = vnet::write(packet).ok_or(io::ErrorKind::InvalidInput)?;
+            let parts = [IoSlice::new(&header), IoSlice::new(packet.bytes())];
+            device.try_send_vectored(&parts).map(drop)
+        })
     }
 
     async fn readable(&self) -> Result<(), DeviceError> {
@@ -217,15 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn offload_is_refused_and_a_runtime_required() {
-        let config = TunConfig {
-            offload: true,
-            ..TunConfig::default()
-        };
-        assert!(matches!(
-            LinuxTun::create(config),
-            Err(TunError::Unsupported(_))
-        ));
+    fn a_runtime_is_required() {
         assert!(matches!(
             LinuxTun::create(TunConfig::default()),
             Err(TunError::NoRuntime)

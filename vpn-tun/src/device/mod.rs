@@ -16,9 +16,15 @@ mod fd;
 mod linux;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod moving;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) mod parts;
+#[cfg(target_os = "linux")]
+mod proof;
 pub mod swap;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) mod sys;
+#[cfg(target_os = "linux")]
+pub(crate) mod vnet;
 
 use std::io;
 
@@ -45,7 +51,8 @@ pub struct TunConfig {
     pub name: Option<InterfaceName>,
     /// MTU in bytes. Default [`DEFAULT_MTU`].
     pub mtu: u16,
-    /// Whether to exchange super-packets. Default `false`; `true` is refused for now.
+    /// Whether to exchange super-packets, if this machine does that right: see
+    /// [`offload`](Self::offload()). Default `false`.
     pub offload: bool,
     /// Packets the kernel queues before it drops. Default [`DEFAULT_QUEUE_LEN`].
     pub queue_len: u32,
@@ -75,6 +82,16 @@ impl TunConfig {
     #[must_use]
     pub const fn mtu(mut self, mtu: u16) -> Self {
         self.mtu = mtu;
+        self
+    }
+
+    /// Exchanges super-packets of up to 64 KiB with the kernel (TSO and USO, both families), if a
+    /// self-test shows that this kernel passes them whole and unchanged. The test takes some
+    /// milliseconds, once per process, in a network namespace of its own; where it cannot run or
+    /// fails, the device is made without, and the log says why.
+    #[must_use]
+    pub const fn offload(mut self, wanted: bool) -> Self {
+        self.offload = wanted;
         self
     }
 

@@ -5,7 +5,21 @@ use std::io;
 
 use vpn_core::device::DeviceError;
 use vpn_core::packet::{HEADROOM, PacketBatch};
-use vpn_core::{DropCounters, DropReason, Offload};
+use vpn_core::{DropCounters, DropReason, Offload, Packet};
+
+use super::parts::{self, Stopped};
+#[cfg(target_os = "linux")]
+use super::vnet::{self, HEADER};
+
+/// Largest packet a device with offload yields, in bytes.
+#[cfg(target_os = "linux")]
+const LARGEST: usize = u16::MAX as usize;
+
+#[cfg(target_os = "linux")]
+thread_local! {
+    /// Shared by all devices of a worker.
+    static SCRATCH: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
+}
 
 /// Reads packets until the batch is full or nothing is left. `read` fills a packet's place and says
 /// how many bytes it wrote.
@@ -49,13 +63,13 @@ pub(super) fn receive(
 pub(super) fn send(
     batch: &mut PacketBatch,
     drops: &mut DropCounters,
-    mut write: impl FnMut(&[u8]) -> io::Result<usize>,
+    mut write: impl FnMut(&Packet) -> io::Result<()>,
 ) -> Result<usize, DeviceError> {
     let (mut done, mut sent) = (0, 0);
     let mut failure = None;
     for packet in batch.packets() {
-        match retry(|| write(packet.bytes())) {
-            Ok(_) => sent += 1,
+        match retry(|| write(packet)) {
+            Ok(()) => sent += 1,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             Err(error) if is_fatal(&error) => {
                 failure = Some(error);
@@ -69,6 +83,67 @@ pub(super) fn send(
     match failure {
         Some(error) if done == 0 => Err(DeviceError::Io(error)),
         _ => Ok(sent),
+    }
+}
+
+/// Writes a packet to a device without offload: as it is, or cut and completed.
+pub(super) fn plainly(
+    packet: &Packet,
+    mut write: impl FnMut(&[u8]) -> io::Result<usize>,
+) -> io::Result<()> {
+    if packet.offload == Offload::NONE {
+        return write(packet.bytes()).map(drop);
+    }
+    parts::each(packet, |part| write(part).map(drop)).map_err(|stopped| match stopped {
+        Stopped::Before(error) => error,
+        Stopped::Malformed => io::ErrorKind::InvalidInput.into(),
+        // Sent again as a whole it would arrive twice.
+        Stopped::Amid => io::ErrorKind::Other.into(),
+    })
+}
+
+/// Reads packets with their offload description in front. `read` fills header and packet and says
+/// how many bytes it wrote in all.
+#[cfg(target_os = "linux")]
+pub(super) fn receive_described(
+    batch: &mut PacketBatch,
+    drops: &mut DropCounters,
+    mut read: impl FnMut(&mut [u8; HEADER], &mut [u8]) -> io::Result<usize>,
+) -> Result<usize, DeviceError> {
+    let mut received = 0;
+    let mut end = None;
+    SCRATCH.with_borrow_mut(|scratch| {
+        // Into one place, and from there to a buffer: clearing 64 KiB for each packet costs more
+        // than copying most of them.
+        scratch.resize(LARGEST, 0);
+        while !batch.is_full() {
+            let mut header = [0; HEADER];
+            let length = match retry(|| read(&mut header, scratch)) {
+                Ok(length) => length.saturating_sub(HEADER),
+                Err(error) => {
+                    end = Some(error);
+                    break;
+                }
+            };
+            let bytes = scratch.get(..length).unwrap_or_default();
+            let offload = match vnet::read(&header) {
+                Some(offload) if length <= batch.pool_mut().largest_packet() => offload,
+                _ => {
+                    drops.count(DropReason::Malformed);
+                    continue;
+                }
+            };
+            received += usize::from(batch.push_with(|buf| {
+                buf.extend_from_slice(bytes);
+                Some(offload)
+            }));
+        }
+    });
+    match end {
+        Some(error) if received == 0 && error.kind() != io::ErrorKind::WouldBlock => {
+            Err(DeviceError::Io(error))
+        }
+        _ => Ok(received),
     }
 }
 

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 #[cfg(target_os = "linux")]
-use std::os::fd::{IntoRawFd, OwnedFd};
+use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd};
 
 use tokio::io::unix::AsyncFd;
 #[cfg(target_os = "linux")]
@@ -50,4 +50,41 @@ pub(crate) fn index_of(name: &str) -> Option<u32> {
     // SAFETY: `name` is a NUL-terminated string that lives until the call returns.
     let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
     (index != 0).then_some(index)
+}
+
+/// Says what the kernel may leave undone in packets it hands over (`TUNSETOFFLOAD`): everything, or
+/// nothing.
+#[cfg(target_os = "linux")]
+pub(super) fn set_offload(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+    let tcp = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
+    let udp = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+    let set = |flags: libc::c_uint| {
+        // SAFETY: the descriptor is open while it is borrowed; the argument is a number.
+        let result = unsafe {
+            libc::ioctl(
+                fd.as_raw_fd(),
+                libc::TUNSETOFFLOAD,
+                libc::c_ulong::from(flags),
+            )
+        };
+        match result {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    match on {
+        // UDP since Linux 6.2.
+        true => set(tcp | udp).or_else(|_| set(tcp)),
+        false => set(0),
+    }
+}
+
+/// Moves the calling thread into a new network namespace, which goes with it.
+#[cfg(target_os = "linux")]
+pub(super) fn leave_network() -> io::Result<()> {
+    // SAFETY: no memory is touched; only this thread's namespace changes.
+    match unsafe { libc::unshare(libc::CLONE_NEWNET) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }

@@ -7,13 +7,13 @@
 mod attached;
 mod borrowed;
 mod native;
-mod parts;
+use crate::device::parts;
 mod poll;
 mod shut;
 mod slot;
 mod sys;
 mod transport;
-mod vnet;
+use crate::device::vnet;
 
 pub(crate) use attached::Attached;
 pub use native::{NativeControl, NativeTransport};

@@ -8,7 +8,7 @@ const USUAL: usize = 2048;
 
 /// Why not all parts were taken.
 #[derive(Debug)]
-pub(super) enum Stopped<E> {
+pub(crate) enum Stopped<E> {
     /// The packet makes no sense.
     Malformed,
     /// The first part was not taken: nothing has happened.
@@ -18,7 +18,7 @@ pub(super) enum Stopped<E> {
 }
 
 /// Hands out the packet as it is, or its segments, each with its checksum complete.
-pub(super) fn each<E>(
+pub(crate) fn each<E>(
     packet: &Packet,
     mut take: impl FnMut(&[u8]) -> Result<(), E>,
 ) -> Result<(), Stopped<E>> {
