@@ -22,12 +22,11 @@ use vpn_routing::rules::{FeedStatus, RuleCache, RuleFeed};
 use vpn_tun::DirectConfig;
 use vpn_tun::watch::Ours;
 
+use crate::asked::Asked;
 use crate::config::OnExit;
-use crate::control::Listener;
 use crate::direct;
 use crate::error::{Error, system};
 use crate::host;
-use crate::metrics;
 use crate::network::{self, Follower};
 use crate::plan::Loaded;
 use crate::policy::Policy;
@@ -173,33 +172,6 @@ async fn open_direct(
     prepared.engine.set_tunnel_options(id, direct::options());
     prepared.policy.change(|known| known.direct = Some(id));
     Ok(())
-}
-
-/// Where the daemon is asked what it does.
-struct Asked {
-    control: Listener,
-    metrics: Option<metrics::Listener>,
-}
-
-impl Asked {
-    async fn bind(loaded: &Loaded) -> Result<Self, Error> {
-        let control = Listener::bind(&loaded.config.control.socket).await?;
-        let metrics = match loaded.config.metrics {
-            Some(address) => Some(metrics::Listener::bind(address).await?),
-            None => None,
-        };
-        Ok(Self { control, metrics })
-    }
-
-    /// Answers until `shutdown`.
-    fn serve(self, reporter: &Reporter, shutdown: &CancellationToken) -> JoinSet<()> {
-        let mut answering = JoinSet::new();
-        answering.spawn(self.control.serve(reporter.clone(), shutdown.clone()));
-        if let Some(metrics) = self.metrics {
-            answering.spawn(metrics.serve(reporter.clone(), shutdown.clone()));
-        }
-        answering
-    }
 }
 
 /// The rules' feed, which runs.

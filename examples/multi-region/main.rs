@@ -12,6 +12,7 @@
 //! multi-region recover --config multi-region.toml
 //! ```
 
+mod asked;
 mod check;
 mod config;
 mod control;

@@ -119,6 +119,12 @@ fn the_units_capabilities_are_enough() {
     let mut daemon = Daemon::spawn_as(&lab.site, lab.lab.client(), command(&lab, &ambient));
     daemon.ready();
     assert!(is_up(&lab, "uk") && is_up(&lab, "fr"), "{}", daemon.log());
+    // What openvpn occupies can be seen, too.
+    let fr = &lab.site.status(lab.lab.client())["tunnels"]["fr"];
+    let process = &fr["resources"]["process"];
+    for key in ["pid", "fds", "threads", "memory"] {
+        assert!(process[key].as_u64().is_some_and(|n| n > 0), "{fr}");
+    }
     let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.id())).expect("it");
     assert!(
         status.contains(&format!("Uid:\t{SERVICE}\t{SERVICE}")),

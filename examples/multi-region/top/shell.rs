@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _, Stdout, stdin, stdout};
 use std::panic;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossterm::event::{Event, EventStream, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
@@ -32,6 +33,9 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// Answers that wait to be shown; who has one more waits.
 const ANSWERS: usize = 4;
+
+/// Whether the terminal is ours now.
+static TAKEN: AtomicBool = AtomicBool::new(false);
 
 /// What the daemon said, or why it did not.
 enum Answer {
@@ -111,6 +115,7 @@ impl Screen {
             give_back();
             former(info);
         }));
+        TAKEN.store(true, Ordering::Relaxed);
         enable_raw_mode()?;
         let taken = execute!(stdout(), EnterAlternateScreen, cursor::Hide);
         let terminal = taken.and_then(|()| Terminal::new(CrosstermBackend::new(stdout())));
@@ -131,6 +136,10 @@ impl Drop for Screen {
 }
 
 fn give_back() {
+    // A second time would put the cursor over what a panic said.
+    if !TAKEN.swap(false, Ordering::Relaxed) {
+        return;
+    }
     // What cannot be given back is gone.
     let _ = execute!(stdout(), LeaveAlternateScreen, cursor::Show);
     let _ = disable_raw_mode();
