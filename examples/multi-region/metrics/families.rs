@@ -39,6 +39,13 @@ impl Reporter {
         dns(&mut text, &status);
         tunnels(&mut text, &status);
         groups(&mut text, &status);
+        text.family(
+            gauge(
+                "vpn_changed_by_others",
+                "What others changed of what the daemon made in the system.",
+            ),
+            single(self.journal.foreign_changes().len() as u64),
+        );
         occupied_by_tunnels(&mut text, &status);
         let (own, tasks) = Process::own();
         process(&mut text, &own, tasks);

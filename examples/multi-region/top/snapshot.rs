@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 /// The answer to `status`.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -18,6 +19,8 @@ pub(crate) struct Snapshot {
     pub(crate) packets: Packets,
     pub(crate) dns: Dns,
     pub(crate) process: Process,
+    /// What somebody else changed of the daemon's work; `status` says it in words.
+    pub(crate) changed_by_others: Vec<IgnoredAny>,
     /// Names of users, by their ids: not of the daemon.
     #[serde(skip)]
     pub(crate) users: BTreeMap<u32, String>,

@@ -78,6 +78,11 @@ fn header(frame: &mut Frame<'_>, area: Rect, model: &Model) {
             line.push(Span::styled(format!(" {address}"), DIM));
         }
     }
+    let others = shown.changed_by_others.len();
+    if others > 0 {
+        let text = format!("  {others} changed by others, see status");
+        line.push(Span::styled(text, WAIT));
+    }
     frame.render_widget(Line::from(line), left);
     frame.render_widget(Line::styled(state, style), right);
 }

@@ -79,6 +79,7 @@ fn said(count: u64) -> Snapshot {
         ],
         "drops": { "tunnel_down": count / 10, "queue_full": 5 },
         "dns": { "queries": count / 100, "pending": 2, "names": 9 },
+        "changed_by_others": [{ "kind": "rule", "change": "a rule is gone" }],
         "process": { "fds": 31, "threads": 2, "tasks": 9, "memory": 12_500_000 },
     }))
     .expect("a snapshot");
@@ -140,6 +141,7 @@ fn everything_is_shown_in_80_by_24() {
     );
     let all = rows.join("\n");
     for part in [
+        "1 changed by others, see status",
         "drops 5105",
         "generation 7 in order",
         "510 steered, 500/s, 2 wait, 9 names",
