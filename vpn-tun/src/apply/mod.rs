@@ -27,6 +27,7 @@
 mod capture;
 pub(crate) mod config;
 mod guard;
+mod held;
 mod leftover;
 pub(crate) mod netlink;
 pub(crate) mod policy;

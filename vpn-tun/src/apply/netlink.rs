@@ -1,6 +1,5 @@
 //! Touches the kernel's links, addresses, routes and rules: one typed call per request.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -25,6 +24,8 @@ use rtnetlink::{Handle, IpVersion, LinkMessageBuilder, LinkUnspec, RouteMessageB
 use vpn_core::Family;
 
 use super::config::{ApplyError, BLACKHOLE_METRIC, CaptureConfig, DEVICE_METRIC, PROTOCOL, Step};
+use super::families_of;
+use super::held::Held;
 use super::policy::{self, Part};
 use crate::foreign::ForeignChange;
 
@@ -35,14 +36,6 @@ pub(crate) struct Netlink {
     handle: Handle,
     driver: tokio::task::JoinHandle<()>,
     held: Mutex<Held>,
-}
-
-/// What was added.
-#[derive(Debug, Default)]
-struct Held {
-    rules: Vec<RuleMessage>,
-    routes: BTreeSet<(u32, IpNet, Target)>,
-    addresses: BTreeSet<(u32, IpNet)>,
 }
 
 impl Drop for Netlink {
@@ -90,61 +83,13 @@ impl Netlink {
     /// What of that is not there any more: somebody else removed it.
     pub(crate) async fn missing(&self) -> Result<Vec<ForeignChange>, ApplyError> {
         let mut missing = Vec::new();
-        for family in [Family::V4, Family::V6] {
-            let of_family = |rule: &&RuleMessage| rule.header.family == address_family(family);
-            let rules: Vec<_> = self
-                .held()
-                .rules
-                .iter()
-                .filter(of_family)
-                .cloned()
-                .collect();
-            if !rules.is_empty() {
-                let there = self.all_rules(family).await?;
-                let gone = rules
-                    .iter()
-                    .filter(|rule| !there.iter().any(|t| policy::is_same(rule, t)));
-                missing.extend(gone.map(|rule| ForeignChange::Rule {
-                    family,
-                    priority: policy::priority_of(rule).unwrap_or_default(),
-                }));
-            }
-            let held = self.held().routes.clone();
-            let of_family = held
-                .into_iter()
-                .filter(|(_, net, _)| Family::of(net.addr()) == family);
-            let routes: Vec<_> = of_family.collect();
-            if !routes.is_empty() {
-                let there = self.all_routes(family).await?;
-                let is_there = |table, net, target| {
-                    there
-                        .iter()
-                        .any(|route| is_route(route, table, net, target))
-                };
-                for (table, destination, target) in routes {
-                    if !is_there(table, destination, target) {
-                        missing.push(ForeignChange::Route { destination, table });
-                    }
-                }
-            }
+        for &family in families_of(true) {
+            let rules = self.all_rules(family).await?;
+            let routes = self.all_routes(family).await?;
+            missing.extend(self.held().missing(family, &rules, &routes));
         }
-        let addresses = self.held().addresses.clone();
-        if !addresses.is_empty() {
-            let there: Vec<AddressMessage> = self
-                .handle
-                .address()
-                .get()
-                .execute()
-                .try_collect()
-                .await
-                .map_err(|e| failed(Step::Dump("addresses"), cause_of(e)))?;
-            let gone = addresses
-                .into_iter()
-                .filter(|(index, net)| !there.iter().any(|a| is_address(a, *index, *net)));
-            missing.extend(
-                gone.map(|(interface, address)| ForeignChange::Address { interface, address }),
-            );
-        }
+        let addresses = self.addresses().await?;
+        missing.extend(self.held().missing_addresses(&addresses));
         Ok(missing)
     }
 
@@ -158,7 +103,7 @@ impl Netlink {
         // Replacing makes it idempotent, and takes over a leftover without a gap.
         let request = self.handle.route().add(route(net, table, target)).replace();
         done(step, request.execute().await)?;
-        self.held().routes.insert((table, net.trunc(), target));
+        self.held().add_route(net, table, target);
         Ok(())
     }
 
@@ -170,7 +115,7 @@ impl Netlink {
     ) -> Result<(), ApplyError> {
         let request = self.handle.route().del(route(net, table, target));
         gone(Step::RemoveRoute(net), request.execute().await)?;
-        self.held().routes.remove(&(table, net.trunc(), target));
+        self.held().remove_route(net, table, target);
         Ok(())
     }
 
@@ -217,9 +162,7 @@ impl Netlink {
             Some(Family::V6) => default_of(Family::V6),
             _ => default_of(Family::V4),
         };
-        let held =
-            |(table, net, target): &(u32, IpNet, Target)| !is_route(&route, *table, *net, *target);
-        self.held().routes.retain(held);
+        self.held().remove_route_read(&route);
         let result = self.handle.route().del(route).execute().await;
         gone(Step::RemoveRoute(net), result)
     }
@@ -232,10 +175,7 @@ impl Netlink {
             Err(cause) => return Err(failed(Step::Rule, cause)),
             Ok(()) => {}
         }
-        let mut held = self.held();
-        if !held.rules.contains(&rule) {
-            held.rules.push(rule);
-        }
+        self.held().add_rule(rule);
         Ok(())
     }
 
@@ -268,9 +208,7 @@ impl Netlink {
     }
 
     pub(crate) async fn remove_rule(&self, rule: RuleMessage) -> Result<(), ApplyError> {
-        self.held()
-            .rules
-            .retain(|held| !policy::is_same(held, &rule));
+        self.held().remove_rule(&rule);
         gone(Step::Rule, self.handle.rule().del(rule).execute().await)
     }
 
@@ -299,7 +237,7 @@ impl Netlink {
             .attributes
             .push(AddressAttribute::Flags(flags));
         done(Step::AddAddress(net), request.replace().execute().await)?;
-        self.held().addresses.insert((index, net));
+        self.held().add_address(index, net);
         Ok(())
     }
 
@@ -314,7 +252,7 @@ impl Netlink {
         message.attributes.push(AddressAttribute::Local(net.addr()));
         let result = self.handle.address().del(message).execute().await;
         gone(Step::RemoveAddress(net), result)?;
-        self.held().addresses.remove(&(index, net));
+        self.held().remove_address(index, net);
         Ok(())
     }
 
@@ -506,7 +444,7 @@ pub(super) fn disabled_on_device(error: &ApplyError) -> bool {
     }
 }
 
-fn route(net: IpNet, table: u32, target: Target) -> RouteMessage {
+pub(super) fn route(net: IpNet, table: u32, target: Target) -> RouteMessage {
     let mut route = RouteMessageBuilder::<Ipv4Addr>::new()
         .table_id(table)
         .build();
@@ -539,29 +477,6 @@ fn route(net: IpNet, table: u32, target: Target) -> RouteMessage {
     route
 }
 
-/// Whether a route that was read back is this one of ours.
-fn is_route(route: &RouteMessage, table: u32, net: IpNet, target: Target) -> bool {
-    let leads = match target {
-        Target::Blackhole => route.header.kind == RouteType::BlackHole,
-        Target::Device(index) => route.attributes.contains(&RouteAttribute::Oif(index)),
-    };
-    let to = RouteAttribute::Destination(net.addr().into());
-    leads
-        && is_ours(route)
-        && route.header.address_family == address_family(Family::of(net.addr()))
-        && table_of(route) == table
-        && route.header.destination_prefix_length == net.prefix_len()
-        && (net.prefix_len() == 0 || route.attributes.contains(&to))
-}
-
-fn is_address(message: &AddressMessage, index: u32, net: IpNet) -> bool {
-    message.header.index == index
-        && message.header.prefix_len == net.prefix_len()
-        && message.attributes.iter().any(|attribute| {
-            matches!(attribute, AddressAttribute::Local(a) | AddressAttribute::Address(a) if *a == net.addr())
-        })
-}
-
 fn described(link: &LinkMessage) -> (u32, String, u32) {
     let (mut name, mut mtu) = (String::new(), 0);
     for attribute in &link.attributes {
@@ -574,7 +489,7 @@ fn described(link: &LinkMessage) -> (u32, String, u32) {
     (link.header.index, name, mtu)
 }
 
-fn table_of(route: &RouteMessage) -> u32 {
+pub(super) fn table_of(route: &RouteMessage) -> u32 {
     route
         .attributes
         .iter()
