@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex, Notify};
 use vpn_core::{TunnelId, TunnelTransport};
 use vpn_routing::engine::EngineHandle;
-use vpn_tun::{CaptureConfig, DirectConfig, Journal, MarkedUnderlay};
+use vpn_tun::{CaptureConfig, DirectConfig, Journal, LinuxTun, MarkedUnderlay};
 
-use crate::config::OnExit;
+use crate::config::{Offload, OnExit};
 use crate::direct;
 use crate::error::{Error, chain};
 use crate::plan::Loaded;
@@ -22,6 +22,9 @@ use crate::system::SystemState;
 /// Where a key begins that can change at run time. Rules are watched and need no reload.
 const LIVE: [&str; 5] = ["default", "direct", "on_exit", "tunnel.", "group."];
 
+/// Can be switched at run time, if the device was made with it.
+const OFFLOAD: &str = "interface.offload";
+
 /// Keys of a tunnel that are put in force without connecting anew.
 const SOFT: [&str; 2] = ["map", "routes"];
 
@@ -31,6 +34,7 @@ pub(crate) struct Reload {
     path: PathBuf,
     engine: EngineHandle,
     underlay: Arc<MarkedUnderlay>,
+    device: Arc<LinuxTun>,
     capture: CaptureConfig,
     direct: DirectConfig,
     journal: Journal,
@@ -65,6 +69,7 @@ impl Reload {
             path,
             engine,
             underlay: Arc::clone(system.underlay()),
+            device: Arc::clone(system.device()),
             capture: system.capture().clone(),
             direct: system.direct(),
             journal: system.journal().clone(),
@@ -122,7 +127,11 @@ impl Reload {
                 changed.insert(key.clone());
             }
         }
-        let live = |key: &String| LIVE.iter().any(|start| key.starts_with(start));
+        let live = |key: &String| {
+            // A device that was made without offload stays so.
+            LIVE.iter().any(|start| key.starts_with(start))
+                || key == OFFLOAD && self.device.has_offload()
+        };
         let (applied, restart): (BTreeSet<_>, BTreeSet<_>) = changed.into_iter().partition(live);
         if let Some(asked_by) = direct
             && self.policy.get().direct.is_none()
@@ -135,6 +144,12 @@ impl Reload {
             self.policy.change(|known| known.direct = Some(id));
         }
         self.apply(&loaded, &applied).await?;
+        if applied.contains(OFFLOAD) {
+            let wanted = loaded.config.interface.offload == Offload::Auto;
+            self.device
+                .set_offload(wanted)
+                .map_err(crate::error::system("cannot switch offload"))?;
+        }
         current.on_exit = loaded.config.on_exit;
         // What needs a restart is still as it was, and is told again next time.
         current.keys.retain(|key, _| !live(key));

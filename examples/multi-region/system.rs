@@ -12,7 +12,7 @@ use vpn_tun::{
     MarkedUnderlay, OnExit, RecoverError, Recovered, SystemDns, TunConfig,
 };
 
-use crate::config::{self, ApplyDns, Config};
+use crate::config::{self, ApplyDns, Config, Offload};
 use crate::control::{State, state_of};
 use crate::error::{Error, chain, system};
 use crate::view;
@@ -40,8 +40,8 @@ impl SystemState {
             cause,
         };
         let checked = InterfaceName::new(name).map_err(|e| device_error(e.into()))?;
-        let device =
-            LinuxTun::create(TunConfig::named(checked)).map_err(|e| device_error(e.into()))?;
+        let tun = TunConfig::named(checked).offload(config.interface.offload == Offload::Auto);
+        let device = LinuxTun::create(tun).map_err(|e| device_error(e.into()))?;
         let journal = Journal::open(&config.journal).map_err(system("cannot open the journal"))?;
         let capture = capture(config);
         // Before the file is read: these are the resolvers of the uplink. The capture is taken over.

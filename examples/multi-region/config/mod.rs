@@ -145,6 +145,19 @@ pub(crate) struct Interface {
     /// Its MTU in bytes. Default none: that of the widest tunnel.
     #[serde(skip_serializing_if = "Option::is_none")]
     mtu: Option<Count<1280, 65_535>>,
+    /// Whether the kernel hands over what apps send at once as one packet of up to 64 KiB. Default
+    /// `off`: buffers for such packets are forty times as large.
+    pub(crate) offload: Offload,
+}
+
+/// `interface.offload`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Offload {
+    /// If a self-test shows that this kernel does it right.
+    Auto,
+    #[default]
+    Off,
 }
 
 impl Default for Interface {
@@ -152,6 +165,7 @@ impl Default for Interface {
         Self {
             name: "vpn0".to_owned(),
             mtu: None,
+            offload: Offload::Off,
         }
     }
 }

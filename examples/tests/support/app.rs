@@ -66,6 +66,8 @@ fn once(what: &str) -> std::io::Result<String> {
         "large6" => large(v6),
         "bulk4" => bulk(v4),
         "bulk6" => bulk(v6),
+        "upload4" => upload(v4),
+        "upload6" => upload(v6),
         "closed4" => closed(v4),
         "closed6" => closed(v6),
         "refused6" => refused(v6),
@@ -93,6 +95,28 @@ fn bulk(site: IpAddr) -> std::io::Result<String> {
     match body.len() {
         1_000_000 => client::region_of(site),
         _ => Err(std::io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+/// Some hundred requests of a kilobyte each, written at once on one connection: the system makes
+/// segments as large as it may.
+fn upload(site: IpAddr) -> std::io::Result<String> {
+    const REQUESTS: usize = 300;
+    let mut stream = TcpStream::connect_timeout(&(site, 80).into(), LIMIT)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    let fill: String = ('a'..='z').cycle().take(1_000).collect();
+    let mut all = format!("GET / HTTP/1.1\r\nX-Fill: {fill}\r\n\r\n").repeat(REQUESTS - 1);
+    all.push_str("GET / HTTP/1.1\r\nConnection: close\r\n\r\n");
+    stream.write_all(all.as_bytes())?;
+    let mut answers = String::new();
+    stream.read_to_string(&mut answers)?;
+    let region = client::region_of(site)?;
+    match answers
+        .matches(&format!("\"region\": \"{region}\""))
+        .count()
+    {
+        REQUESTS => Ok(region),
+        _ => Err(std::io::ErrorKind::InvalidData.into()),
     }
 }
 
