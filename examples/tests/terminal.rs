@@ -21,26 +21,28 @@ use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, tcgetattr};
 use nix::unistd::Pid;
-use support::LIMIT;
+use support::lab::Lab;
 use support::place::site;
+use support::{LIMIT, Site, app};
+use vpn_lab::{LabPlan, RegionPlan};
 
 /// What begins the second screen, and what ends it (xterm's control sequences).
 const TAKEN: &str = "\u{1b}[?1049h";
 const GIVEN_BACK: &str = "\u{1b}[?1049l";
 
-/// The live view in a terminal of 80 by 24, of a daemon that is not there.
+/// The live view in a terminal of 80 by 24.
 struct Shown {
     child: Child,
     keys: File,
     slave: OwnedFd,
     said: Receiver<Vec<u8>>,
     text: String,
-    _site: support::Site,
+    /// What a person sees.
+    screen: vt100::Parser,
 }
 
 impl Shown {
-    fn start() -> Self {
-        let site = site();
+    fn start(site: &Site) -> Self {
         let size = Winsize {
             ws_row: 24,
             ws_col: 80,
@@ -73,18 +75,37 @@ impl Shown {
             slave: pty.slave,
             said,
             text: String::new(),
-            _site: site,
+            // As large.
+            screen: vt100::Parser::default(),
         }
     }
 
     /// Waits until this was written.
     fn until(&mut self, part: &str) {
+        self.wait(part, |shown| shown.text.contains(part));
+    }
+
+    /// Waits until this is seen.
+    fn sees(&mut self, part: &str) {
+        self.wait(part, |shown| {
+            shown.screen.screen().contents().contains(part)
+        });
+    }
+
+    fn wait(&mut self, part: &str, come: impl Fn(&Self) -> bool) {
         let end = Instant::now() + LIMIT;
-        while !self.text.contains(part) {
+        while !come(self) {
             let left = end.saturating_duration_since(Instant::now());
             match self.said.recv_timeout(left) {
-                Ok(bytes) => self.text.push_str(&String::from_utf8_lossy(&bytes)),
-                Err(_) => panic!("{part:?} is not in {:?}", self.text),
+                Ok(bytes) => {
+                    self.text.push_str(&String::from_utf8_lossy(&bytes));
+                    self.screen.process(&bytes);
+                }
+                Err(_) => panic!(
+                    "{part:?} is not in {:?}, which shows:\n{}",
+                    self.text,
+                    self.screen.screen().contents()
+                ),
             }
         }
     }
@@ -119,6 +140,12 @@ impl Drop for Shown {
     }
 }
 
+/// The app: the other tests start copies of this program that run this test only.
+#[test]
+fn plays_an_app() {
+    app::play();
+}
+
 #[test]
 fn it_takes_the_terminal_and_gives_it_back() {
     type End = fn(&mut Shown);
@@ -129,9 +156,10 @@ fn it_takes_the_terminal_and_gives_it_back() {
         ("SIGHUP", |shown| shown.signal(Signal::SIGHUP)),
     ];
     for (what, end) in ends {
-        let mut shown = Shown::start();
+        let site = site();
+        let mut shown = Shown::start(&site);
         // A daemon that is not there is shown, and no reason to end.
-        shown.until("asking again");
+        shown.sees("No such file or directory (os error 2); asking again");
         assert!(shown.text.contains(TAKEN), "{:?}", shown.text);
         assert!(shown.is_raw());
         end(&mut shown);
@@ -145,4 +173,41 @@ fn it_takes_the_terminal_and_gives_it_back() {
             shown.text
         );
     }
+}
+
+#[test]
+fn a_daemon_is_seen_its_app_switched_and_its_end_survived() {
+    let plan = LabPlan {
+        regions: vec![RegionPlan::new("fr", 1), RegionPlan::new("uk", 2)],
+        client_rp_filter: 0,
+    };
+    let Some(lab) = Lab::start(plan, "on_exit = \"open\"", "apply = \"none\"") else {
+        return;
+    };
+    lab.rule("--uid 1001 --to fr");
+    let mut daemon = lab.daemon();
+    lab.only(1001, "fr", "http4 2");
+    let mut shown = Shown::start(&lab.site);
+    shown.sees("● live");
+    shown.sees("2 of 2 up");
+    shown.sees("uid 1001");
+    let status = lab.site.status(lab.lab.client());
+    let generation = status["rules"]["generation"].as_u64().expect("a number");
+    shown.sees(&format!("generation {generation} in order"));
+    // The first app, one further than the way it has.
+    shown.keys.write_all(b"\r").expect("a key");
+    shown.sees("uid 1001 through");
+    shown.keys.write_all(b"j\r").expect("keys");
+    shown.sees("uid 1001 -> uk");
+    shown.sees(&format!("generation {} in order", generation + 1));
+    lab.only(1001, "uk", "http4 2");
+    shown.keys.write_all(b"\x1b").expect("a key");
+    assert!(daemon.terminate(), "{}", daemon.log());
+    shown.sees("● no daemon");
+    shown.sees("asking again");
+    let _again = lab.daemon();
+    shown.sees("● live");
+    shown.sees("2 of 2 up");
+    shown.keys.write_all(b"q").expect("a key");
+    assert!(shown.ends());
 }

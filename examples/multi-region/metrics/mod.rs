@@ -2,6 +2,7 @@
 
 mod families;
 mod text;
+mod tunnels;
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
