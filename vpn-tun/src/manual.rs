@@ -167,6 +167,11 @@
 //!   masquerading of `direct`. Let it flush its own tables only.
 //! * Answers to connections *from* the network (an SSH session over the uplink) are unmarked and
 //!   enter the device. Reach the machine through a tunnel, or mark the server's sockets.
+//! * Whether an IPv4 gateway is on the link is, to the kernel, a question to the policy rules, ours
+//!   among them: while captured, `ip route add default via GATEWAY dev UPLINK` is refused ("Nexthop has
+//!   invalid gateway"), and without `dev` it leads into the device. A program that configures uplinks
+//!   while the capture stands adds the route with `onlink` (systemd-networkd: `GatewayOnLink=yes`), or
+//!   a rule lets that network go around ([`Bypass`](vpn_core::Bypass) of its prefix).
 //! * Link-local IPv6 and unicast DHCP renewals are captured as everything else; DHCP clients fall
 //!   back to broadcast from a packet socket.
 //!
@@ -181,6 +186,7 @@
 //! | `direct` is up, and nothing comes back | a firewall that drops forwarded packets: let it accept `iifname vpn0d` and answers to it |
 //! | `EINVAL` or "Invalid argument" when an app connects | the blackhole: the device is gone or down |
 //! | IPv6 fails, IPv4 works | MTU below 1280, or `disable_ipv6` on the device: IPv6 is then blocked |
+//! | "Nexthop has invalid gateway" when an uplink is configured | see above: `onlink`, or a bypass of its network |
 //! | every app asks the same resolver | systemd-resolved asks for all of them; DNS per app needs it out of the way |
 //! | no name is found with systemd-resolved | its user (`systemd-resolve`) has no rule: it asks for everybody |
 //! | `cannot undo what was changed` | the journal keeps it: mend the cause, and `recover` again |

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::{Result, in_namespace};
-use vpn_core::{InterfacePlan, NetworkEvent};
+use vpn_core::{Bypass, InterfacePlan, NetworkEvent, Way};
 use vpn_tun::watch::Notice;
 use vpn_tun::{Applier, CaptureConfig, LinuxTun, NetworkWatch, TunConfig};
 
@@ -143,6 +143,38 @@ fn other_addresses_are_noticed_without_an_event() {
         ip(&["address add 192.0.2.20/24 dev wan0"]);
         let notice = tokio::time::timeout(SOON * 10, watch.next()).await?;
         assert_eq!(notice, Notice::Addresses);
+        Ok(())
+    });
+}
+
+/// To the kernel, whether a gateway is on the link is a question to the policy rules, the capture
+/// among them: what the manual says about hosts whose uplink is configured anew.
+#[test]
+fn a_default_route_beside_the_capture_needs_onlink_or_a_bypass() {
+    in_namespace(|| async {
+        two_uplinks();
+        let tun = LinuxTun::create(TunConfig::named("vpn0".parse()?))?;
+        let mut applier = Applier::new(tun.name(), Some(CaptureConfig::default()))?;
+        applier.engage().await?;
+        let add = |more: &str| {
+            let route = format!("route add default via 198.51.100.1 dev wan1 metric 7{more}");
+            let done = Command::new("ip").args(route.split_whitespace()).output();
+            done.unwrap().status.success()
+        };
+        assert!(
+            !add(""),
+            "the kernel asks elsewhere now: correct the manual"
+        );
+        assert!(add(" onlink"));
+        ip(&["route del default via 198.51.100.1 dev wan1 metric 7"]);
+        let lan = Bypass::new(Way::Main).destination("198.51.100.0/24".parse()?);
+        let plan = InterfacePlan {
+            bypass: vec![lan],
+            ..InterfacePlan::default()
+        };
+        applier.apply(&plan).await?;
+        assert!(add(""));
+        applier.disengage(vpn_tun::OnExit::Open).await?;
         Ok(())
     });
 }

@@ -1,6 +1,7 @@
 //! Touches the TUN descriptor.
 
 use std::io::{self, IoSlice, IoSliceMut};
+use std::num::NonZeroU16;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -14,6 +15,9 @@ use vpn_core::{DropCounters, TunDevice};
 
 use super::{TunConfig, TunError, moving, proof, runtime, sys, vnet};
 use crate::name::InterfaceName;
+
+/// Most queues of a device: the kernel's own bound (`MAX_TAP_QUEUES`).
+pub const MAX_QUEUES: u16 = 256;
 
 /// A TUN device of Linux. See [`TunDevice`] for the contract.
 ///
@@ -46,11 +50,47 @@ impl LinuxTun {
     ///
     /// See [`TunError`]; nothing is left behind.
     pub fn create(config: TunConfig) -> Result<Self, TunError> {
+        Self::make(config, false)
+    }
+
+    /// Makes a device with several queues, each a device to its reader: one per worker. The
+    /// interface goes when the last of them is closed.
+    ///
+    /// The kernel keeps the order of every flow: all packets of one come out of one queue, which it
+    /// chooses by the flow's hash, until an answer is written to another queue. It then moves the
+    /// flow there, so a worker that answers on its own queue keeps its flows.
+    ///
+    /// # Errors
+    ///
+    /// As [`create`](Self::create); also [`TunError::Unsupported`] for more than [`MAX_QUEUES`].
+    pub fn create_queues(config: TunConfig, queues: NonZeroU16) -> Result<Vec<Self>, TunError> {
+        if queues.get() > MAX_QUEUES {
+            return Err(TunError::Unsupported("more than 256 queues"));
+        }
+        let first = Self::make(config, true)?;
+        let device = first.device().map_err(|closed| TunError::Io {
+            doing: "use the device",
+            cause: io::Error::other(closed),
+        })?;
+        let more = (1..queues.get()).map(|_| {
+            let queue = device.try_clone().map_err(|cause| TunError::Io {
+                doing: "make another queue of the device",
+                cause,
+            })?;
+            Self::wrap(queue, first.described)
+        });
+        let more: Vec<Self> = more.collect::<Result<_, _>>()?;
+        drop(device);
+        Ok(std::iter::once(first).chain(more).collect())
+    }
+
+    fn make(config: TunConfig, several: bool) -> Result<Self, TunError> {
         runtime()?;
         let offload = config.offload && proof::offload_works();
         let mut builder = DeviceBuilder::new()
             .mtu(config.mtu)
             .offload(offload)
+            .multi_queue(several)
             .enable(false);
         if let Some(name) = &config.name {
             // The kernel would attach to somebody's persistent TUN without a word.

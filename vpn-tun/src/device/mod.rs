@@ -31,7 +31,7 @@ use std::io;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub use fd::FdTun;
 #[cfg(target_os = "linux")]
-pub use linux::LinuxTun;
+pub use linux::{LinuxTun, MAX_QUEUES};
 pub use swap::SwapTun;
 
 use crate::name::InterfaceName;
