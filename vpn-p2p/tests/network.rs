@@ -1,6 +1,6 @@
 //! The network below changes or is gone: the tunnel proves itself anew, at once.
 #![cfg(feature = "wireguard")]
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 

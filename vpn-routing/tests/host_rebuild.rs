@@ -1,6 +1,6 @@
 //! A host that must build its interface anew for every change: what tunnels with addresses of a
 //! subnet that is there, and with resolvers of their own, cost it.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
