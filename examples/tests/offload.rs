@@ -13,7 +13,7 @@ use std::fs;
 use std::time::Duration;
 
 use support::app;
-use support::lab::{Lab, nothing_direct};
+use support::lab::{Lab, NO_RULE, nothing_direct};
 use vpn_lab::{LabPlan, RegionPlan};
 
 /// What is asked for with offload and without.
@@ -74,4 +74,28 @@ fn super_packets_reach_tunnels_that_carry_packets() {
     });
     let status = lab.site.status(client);
     assert_eq!(lab.lab.drops().expect("a count"), 0, "{status:#}");
+}
+
+/// The way past the tunnels takes packets only, and cuts what it is given.
+#[test]
+fn super_packets_past_the_tunnels() {
+    let plan = LabPlan {
+        regions: vec![RegionPlan::new("uk", 1)],
+        client_rp_filter: 2,
+    };
+    let top = "default = \"direct\"\n[interface]\noffload = \"auto\"\n";
+    let Some(lab) = Lab::start(plan, top, "apply = \"none\"") else {
+        return;
+    };
+    lab.rule("--uid 1001 --to uk");
+    let daemon = lab.daemon();
+    for answer in lab.run(
+        NO_RULE,
+        "upload4 3,bulk4 2,http4 3,large4,echo4,upload6,bulk6",
+    ) {
+        assert!(answer.ends_with(" direct"), "{answer}: {}", daemon.log());
+    }
+    // The device is as wide as the uplink: a datagram of IPv6 that is too large for the tunnel is its
+    // sender's to send again.
+    lab.only(1001, "uk", &SCRIPT.replace("large6,", ""));
 }
