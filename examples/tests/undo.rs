@@ -304,14 +304,12 @@ fn what_others_change_is_told_and_stays() {
         client
             .set("net/ipv4/conf/all/rp_filter", "0")
             .expect("a setting");
-        client
-            .set("net/ipv4/conf/eth0/forwarding", "0")
-            .expect("a setting");
+        client.set("net/ipv4/ip_forward", "1").expect("a setting");
         client
             .tool("nft", "delete table arp vpn_tun_guard_30320")
             .expect("a table");
         for chain in [
-            "vpn_tun_direct_30320 forward",
+            "vpn_tun_guard_30320 input",
             "vpn_tun_ext_ovpn-fr prerouting",
         ] {
             let added = format!("add rule inet {chain} tcp dport 23 drop");
@@ -357,6 +355,9 @@ fn what_others_change_is_told_and_stays() {
         let now = fs::read_to_string(lab.site.path("resolv.conf")).expect("it");
         assert_eq!(now, theirs);
         assert_eq!(client.tool("cat", filter).expect("cat").trim(), "0");
+        // Who switched forwarding on for all gave the uplink the value that we had given it.
+        let forwarding = "/proc/sys/net/ipv4/conf/eth0/forwarding";
+        assert_eq!(client.tool("cat", forwarding).expect("cat").trim(), "1");
         let tables = client.tool("nft", "list tables").expect("nft");
         assert_eq!(tables.trim(), "table inet host");
         let rules = client.tool("ip", "rule show").expect("ip");
@@ -373,6 +374,7 @@ fn what_others_change_is_told_and_stays() {
         client
             .set("net/ipv4/conf/all/rp_filter", "1")
             .expect("a setting");
+        client.set("net/ipv4/ip_forward", "0").expect("a setting");
     }
 }
 

@@ -106,7 +106,8 @@
 //! * It is not corrected. The next plan adds and removes what differs between the plans, and writes the
 //!   packet filter's tables anew where it concerns them.
 //! * It is not overwritten in the end: a file or a setting that has another value than ours stays.
-//! * A value that somebody set to what we had set it to cannot be told from ours.
+//! * A value that somebody set to what we had set it to cannot be told from ours, but for forwarding of
+//!   IPv4: who sets `ip_forward` keeps it, on the uplink as well.
 //! * If the network below changes, [`SystemDns::follow`](crate::SystemDns::follow) takes what was
 //!   written into `resolv.conf` for the former content.
 //!

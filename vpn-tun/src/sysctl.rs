@@ -29,6 +29,37 @@ struct Setting {
     ours: String,
     /// It had our value at some time: since then, another one is somebody else's.
     written: bool,
+    /// A setting that overwrites this one when it is written, and its value at the time.
+    above: Option<(String, String)>,
+}
+
+impl Setting {
+    /// What `former ours` or `former ours PATH VALUE` says.
+    fn read(entry: &str) -> Option<Self> {
+        let mut words = entry.split(' ').map(str::to_owned);
+        Some(Self {
+            former: words.next()?,
+            ours: words.next()?,
+            written: false,
+            above: words.next().zip(words.next()),
+        })
+    }
+
+    fn entry(&self) -> String {
+        let mut entry = format!("{} {}", self.former, self.ours);
+        if let Some((path, value)) = &self.above {
+            entry.push_str(&format!(" {path} {value}"));
+        }
+        entry
+    }
+
+    /// Whether somebody wrote the setting above since: it has that one's value now, by them.
+    fn overwritten(&self) -> Option<ForeignChange> {
+        let (path, value) = self.above.as_ref()?;
+        let now = read(path).filter(|now| now != value)?;
+        let path = path.clone();
+        Some(ForeignChange::Setting { path, now })
+    }
 }
 
 /// Settings that were changed, with their former values, which come back in any order.
@@ -59,13 +90,8 @@ impl Changed {
         let mut settings = BTreeMap::new();
         if let Some(journal) = &journal {
             for (path, entry) in journal.with_prefix(&prefix) {
-                let Some((former, ours)) = entry.split_once(' ') else {
+                let Some(setting) = Setting::read(&entry) else {
                     return Err(journal.unreadable(&format!("{prefix}{path}")));
-                };
-                let setting = Setting {
-                    former: former.to_owned(),
-                    ours: ours.to_owned(),
-                    written: false,
                 };
                 settings.insert(path, setting);
             }
@@ -82,9 +108,38 @@ impl Changed {
         self.settings.contains_key(path)
     }
 
+    /// Whether this setting was changed by us, and not by somebody through the one above it since.
+    pub(crate) fn is_ours(&self, path: &str) -> bool {
+        let setting = self.settings.get(path);
+        setting.is_some_and(|setting| setting.overwritten().is_none())
+    }
+
+    /// As [`set`](Self::set), for a setting that the one `above` overwrites when somebody writes
+    /// it: then this one is theirs, also if it has the value we gave it.
+    pub(crate) fn set_below<E>(&mut self, path: &str, value: &str, above: &str) -> Result<(), E>
+    where
+        E: From<SysctlError> + From<JournalError>,
+    {
+        let known = self.contains(path);
+        let above = read(above).map(|now| (above.to_owned(), now));
+        self.set_with(path, value, above.filter(|_| !known))
+    }
+
     /// Sets `path` to `value`, unless it is that already, or somebody else has set it since we did.
     /// A setting that is not there is left out, and forgotten if it was ours.
     pub(crate) fn set<E>(&mut self, path: &str, value: &str) -> Result<(), E>
+    where
+        E: From<SysctlError> + From<JournalError>,
+    {
+        self.set_with(path, value, None)
+    }
+
+    fn set_with<E>(
+        &mut self,
+        path: &str,
+        value: &str,
+        above: Option<(String, String)>,
+    ) -> Result<(), E>
     where
         E: From<SysctlError> + From<JournalError>,
     {
@@ -92,6 +147,7 @@ impl Changed {
             return Ok(self.forget(path)?);
         };
         match self.settings.get_mut(path) {
+            Some(setting) if setting.overwritten().is_some() => return Ok(()),
             Some(setting) if setting.written && now != setting.ours => return Ok(()),
             Some(setting) if now == value => {
                 setting.written = true;
@@ -100,7 +156,7 @@ impl Changed {
             None if now == value => return Ok(()),
             _ => {}
         }
-        self.note(path, &now, value)?;
+        self.note(path, &now, value, above)?;
         write(path, value)?;
         if let Some(setting) = self.settings.get_mut(path) {
             setting.written = true;
@@ -111,7 +167,9 @@ impl Changed {
     /// Remembers a setting that has this value already, and loses it by the change of another one.
     pub(crate) fn keep(&mut self, path: &str, value: &str) -> Result<(), JournalError> {
         match read(path) {
-            Some(now) if now == value && !self.contains(path) => self.note(path, value, value),
+            Some(now) if now == value && !self.contains(path) => {
+                self.note(path, value, value, None)
+            }
             _ => Ok(()),
         }
     }
@@ -119,13 +177,20 @@ impl Changed {
     /// What others changed since.
     pub(crate) fn look(&self) -> Vec<ForeignChange> {
         let written = self.settings.iter().filter(|(_, setting)| setting.written);
-        written
+        let mut found: Vec<_> = written
             .filter_map(|(path, setting)| {
+                if let Some(above) = setting.overwritten() {
+                    return Some(above);
+                }
                 let now = read(path).filter(|now| *now != setting.ours)?;
                 let path = path.clone();
                 Some(ForeignChange::Setting { path, now })
             })
-            .collect()
+            .collect();
+        // One above may be above several.
+        found.sort();
+        found.dedup();
+        found
     }
 
     /// Brings every former value back where ours still is. What is gone needs none.
@@ -137,6 +202,12 @@ impl Changed {
         // Judged before anything is written: `all` overwrites the interfaces' own.
         let mut back = Vec::new();
         for (path, setting) in &self.settings {
+            if let Some(above) = setting.overwritten() {
+                if !restored.left.contains(&above) {
+                    restored.left.push(above);
+                }
+                continue;
+            }
             match read(path) {
                 Some(now) if now == setting.ours => back.push((path.clone(), &setting.former)),
                 // Never written, or back already.
@@ -160,20 +231,23 @@ impl Changed {
     }
 
     /// Written down before it is changed. The first former value counts.
-    fn note(&mut self, path: &str, now: &str, value: &str) -> Result<(), JournalError> {
+    fn note(
+        &mut self,
+        path: &str,
+        now: &str,
+        value: &str,
+        above: Option<(String, String)>,
+    ) -> Result<(), JournalError> {
         let known = self.settings.get(path);
-        let former = known.map_or(now, |setting| &setting.former).to_owned();
-        if let Some(journal) = &self.journal {
-            journal.set(
-                &format!("{}{path}", self.prefix),
-                format!("{former} {value}"),
-            )?;
-        }
         let setting = Setting {
-            former,
+            former: known.map_or(now, |setting| &setting.former).to_owned(),
             ours: value.to_owned(),
             written: false,
+            above: known.map_or(above, |setting| setting.above.clone()),
         };
+        if let Some(journal) = &self.journal {
+            journal.set(&format!("{}{path}", self.prefix), setting.entry())?;
+        }
         self.settings.insert(path.to_owned(), setting);
         Ok(())
     }
@@ -253,6 +327,40 @@ mod tests {
             assert_eq!(left.len(), usize::from(theirs == "2"));
             assert_eq!(read(path).as_deref(), Some(again));
         }
+    }
+
+    /// Somebody who forwards by themselves sets `all`, which sets every interface: to our value.
+    #[test]
+    fn what_others_set_through_the_one_above_stays_also_after_a_kill() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(dir.path().join("journal")).unwrap();
+        let files = ["own", "all"].map(|name| dir.path().join(name));
+        let [path, above] = files.each_ref().map(|file| file.to_str().unwrap());
+        for killed in [false, true] {
+            for file in &files {
+                std::fs::write(file, "0\n").unwrap();
+            }
+            let mut changed = Changed::new(Some(journal.clone()), "test").unwrap();
+            changed.set_below::<Error>(path, "1", above).unwrap();
+            changed.set_below::<Error>(path, "1", above).unwrap();
+            assert!(changed.is_ours(path) && changed.look().is_empty());
+            std::fs::write(above, "1\n").unwrap();
+            assert!(!changed.is_ours(path));
+            let theirs = changed.look();
+            assert_eq!(theirs.len(), 1);
+            if killed {
+                changed = Changed::new(Some(journal.clone()), "test").unwrap();
+            }
+            assert_eq!(changed.restore::<Error>().unwrap().left, theirs);
+            assert_eq!(read(path).as_deref(), Some("1"));
+            assert!(journal.is_empty());
+        }
+        std::fs::write(above, "0\n").unwrap();
+        std::fs::write(path, "0\n").unwrap();
+        let mut changed = Changed::new(Some(journal), "test").unwrap();
+        changed.set_below::<Error>(path, "1", above).unwrap();
+        changed.restore::<Error>().unwrap();
+        assert_eq!(read(path).as_deref(), Some("0"));
     }
 
     /// Killed between the entry and the change: the former value is nobody else's.

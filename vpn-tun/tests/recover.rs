@@ -11,6 +11,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use common::{Result, in_namespace};
 use vpn_core::InterfacePlan;
@@ -27,7 +28,7 @@ fn tool(program: &str, arguments: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Addresses, routes and MTU of interfaces, without what passes by itself.
+/// Addresses, routes and MTU of interfaces.
 fn interfaces() -> String {
     [
         tool("ip", "-o addr show"),
@@ -36,7 +37,23 @@ fn interfaces() -> String {
         tool("ip", "-6 route show table all"),
     ]
     .concat()
-    .replace(" tentative", "")
+}
+
+/// Two interfaces that are up, with all that the kernel does by itself some time later: a link-local
+/// address of each, checked for duplicates, has a route.
+async fn uplink() -> Result<()> {
+    common::uplink(&common::netlink()).await?;
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        let now = interfaces();
+        let routes = now.lines().filter(|line| line.starts_with("local fe80"));
+        // Two, which `ip` shows by either of two ways.
+        if !now.contains("tentative") && routes.count() == 4 {
+            return Ok(());
+        }
+        assert!(Instant::now() < end, "{now}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 fn plan() -> Result<InterfacePlan> {
@@ -51,7 +68,7 @@ fn plan() -> Result<InterfacePlan> {
 #[test]
 fn what_was_put_on_an_interface_that_stays_is_taken_off() {
     in_namespace(|| async {
-        common::uplink(&common::netlink()).await?;
+        uplink().await?;
         let before = interfaces();
         let dir = tempfile::tempdir()?;
         let path = dir.path().join("journal");

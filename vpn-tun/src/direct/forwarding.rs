@@ -41,9 +41,8 @@ impl Forwarding {
 
     /// The interfaces that would be opened: those that don't forward by themselves.
     pub(super) fn needed(&self, uplink: &Uplink) -> Opened {
-        let off = |path: &str| {
-            self.changed.contains(path) || sysctl::read(path).is_some_and(|v| v == "0")
-        };
+        let off =
+            |path: &str| self.changed.is_ours(path) || sysctl::read(path).is_some_and(|v| v == "0");
         let everywhere = format!("{V6}/all/forwarding");
         let mut opened = Opened::default();
         for name in &uplink.interfaces {
@@ -66,7 +65,10 @@ impl Forwarding {
     ) -> Result<(), DirectError> {
         let own = std::iter::once(ours.as_str());
         for name in own.clone().chain(opened.v4.iter().map(String::as_str)) {
-            self.set(&format!("{V4}/{name}/forwarding"), "1")?;
+            // Who forwards by themselves (containers, virtual machines) sets `all`, and with it this.
+            let all = format!("{V4}/all/forwarding");
+            let path = format!("{V4}/{name}/forwarding");
+            self.changed.set_below::<DirectError>(&path, "1", &all)?;
         }
         if opened.v6_everywhere {
             // First: an interface that begins to forward forgets its routers otherwise.
