@@ -80,6 +80,17 @@ fn endpoint_names_are_asked_over_marked_sockets() {
         let error = underlay.resolve("other.test", 1).await.unwrap_err();
         assert!(matches!(&error, UnderlayError::Resolve { name, .. } if name == "other.test"));
         assert!(error.to_string().contains("does not exist"), "{error}");
+        // Who knows what is written by us can follow another network, and only that.
+        fs::write(&path, "nameserver 127.0.0.2\n")?;
+        let follows = MarkedUnderlay::new(DEFAULT_MARK)
+            .own_resolvers(vec!["10.99.0.53".parse()?])
+            .resolv_conf(&path)
+            .hosts(dir.path());
+        fs::write(&path, "nameserver 127.0.0.1\n")?;
+        assert_eq!(follows.resolve("vpn.test", 51820).await?, expected);
+        fs::write(&path, "nameserver 127.0.0.1\nnameserver 10.99.0.53\n")?;
+        assert!(!follows.reread());
+        assert_eq!(follows.servers(), ["127.0.0.1".parse::<IpAddr>()?]);
         let literal = underlay.resolve("[2001:db8::1]", 7).await?;
         assert_eq!(literal, ["[2001:db8::1]:7".parse::<SocketAddr>()?]);
         assert_eq!(underlay.mtu_to("127.0.0.1:9".parse()?), Some(u16::MAX));

@@ -57,8 +57,8 @@ pub struct MarkedUnderlay {
 
 impl MarkedUnderlay {
     /// A factory for sockets with this mark; the same as [`crate::CaptureConfig::mark`]. 0 marks
-    /// nothing. Reads `/etc/resolv.conf` now, and again whenever it asks for a name: another network
-    /// has other resolvers. Say which are [our own](Self::own_resolvers) if it is ever rewritten.
+    /// nothing. Reads `/etc/resolv.conf` now, so that a later rewrite of it doesn't matter; say
+    /// which resolvers are [our own](Self::own_resolvers) to have it follow the network.
     pub fn new(mark: u32) -> Self {
         let this = Self {
             mark,
@@ -96,8 +96,9 @@ impl MarkedUnderlay {
         self
     }
 
-    /// Resolvers that are reached through the tunnels. A file that names one of them was written by
-    /// us, and what was read before it holds on. Default: none.
+    /// Resolvers that are reached through the tunnels: a file that names one of them was written by
+    /// us, and what was read before it holds on. With these known, the file is read again whenever a
+    /// name is asked for, since another network has other resolvers. Default: none, and it is not.
     #[must_use]
     pub fn own_resolvers(mut self, own: Vec<IpAddr>) -> Self {
         self.own = own;
@@ -192,7 +193,9 @@ impl Underlay for MarkedUnderlay {
         }
         let mut found = resolver::in_hosts(&self.hosts, host);
         if found.is_empty() {
-            self.reread();
+            if !self.own.is_empty() {
+                self.reread();
+            }
             found = resolver::ask(self, &self.servers(), host)
                 .await
                 .map_err(|problem| UnderlayError::Resolve {
