@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Read as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// Longest file of credentials, in bytes: OpenVPN takes a name and a password of 4096 bytes each.
@@ -63,7 +63,10 @@ impl Credentials {
             path: path(),
             cause,
         };
-        let file = std::fs::File::open(path()).map_err(failed)?;
+        // A pipe would keep whoever opens it waiting.
+        let mut how = std::fs::OpenOptions::new();
+        how.read(true).custom_flags(libc::O_NONBLOCK);
+        let file = how.open(path()).map_err(failed)?;
         let about = file.metadata().map_err(failed)?;
         if !about.is_file() {
             return Err(failed(io::Error::other("not a regular file")));
@@ -114,6 +117,11 @@ mod tests {
             let error = Credentials::read(&path);
             assert!(matches!(error, Err(CredentialsError::NotTwoLines { .. })));
         }
+        let pipe = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.expect("mkfifo").success());
+        let pipe = Credentials::read(&pipe);
+        assert!(matches!(pipe, Err(CredentialsError::Read { .. })));
         let folder = Credentials::read(folder.path());
         assert!(matches!(folder, Err(CredentialsError::Read { .. })));
         assert!(Credentials::new("a", "b\nsignal SIGTERM").is_none());

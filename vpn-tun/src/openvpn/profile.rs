@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ const RUNS: &[&str] = &[
     "client-connect",
     "client-crresponse",
     "client-disconnect",
+    "dns-updown",
     "down",
     "down-pre",
     "engine",
@@ -52,6 +54,7 @@ const SUPERVISED: &[&str] = &[
     "port-share",
     "rmtun",
     "service",
+    "syslog",
     "mode",
     "server",
     "server-ipv6",
@@ -68,6 +71,7 @@ const WRITES: &[&str] = &[
     "ifconfig-pool-persist",
     "log",
     "log-append",
+    "memstats",
     "replay-persist",
     "status",
     "tmp-dir",
@@ -77,6 +81,7 @@ const WRITES: &[&str] = &[
 /// Options that name a file to read, and which of their values it is. What is read may be sent to the
 /// server, so it has to lie beside the profile.
 const READS: &[(&str, usize)] = &[
+    ("auth-gen-token-secret", 1),
     ("ca", 1),
     ("capath", 1),
     ("cert", 1),
@@ -116,6 +121,13 @@ pub enum ProfileError {
     /// It is not UTF-8 from this line on, or the line holds a NUL.
     #[error("line {line} is not text")]
     NotText {
+        /// Counted from 1.
+        line: usize,
+    },
+    /// No option begins like this, or a quotation is not closed. OpenVPN might read it in another
+    /// way than we do, so it is not guessed at.
+    #[error("line {line} is no option and no <block>")]
+    NotAnOption {
         /// Counted from 1.
         line: usize,
     },
@@ -172,6 +184,8 @@ pub struct Profile {
     remotes: Vec<String>,
     asks_password: bool,
     mtu: Option<u16>,
+    /// The files it names: line, option and path.
+    files: Vec<(usize, String, PathBuf)>,
 }
 
 impl fmt::Debug for Profile {
@@ -198,8 +212,10 @@ impl Profile {
         };
         let mut bytes = Vec::new();
         let limit = MAX_PROFILE as u64 + 1;
-        let file = std::fs::File::open(path).map_err(failed)?;
-        // A pipe would keep whoever reads it waiting.
+        // A pipe would keep whoever opens it waiting.
+        let mut how = std::fs::OpenOptions::new();
+        how.read(true).custom_flags(libc::O_NONBLOCK);
+        let file = how.open(path).map_err(failed)?;
         if !file.metadata().map_err(failed)?.is_file() {
             return Err(failed(std::io::Error::other("not a regular file")));
         }
@@ -209,7 +225,33 @@ impl Profile {
             _ => Path::new("."),
         };
         let folder = std::path::absolute(folder).map_err(failed)?;
-        Self::parse(&bytes, &folder)
+        let mut profile = Self::parse(&bytes, &folder)?;
+        profile.links_lead_beside()?;
+        Ok(profile)
+    }
+
+    /// A provider's archive may hold a link to any file of this host.
+    fn links_lead_beside(&mut self) -> Result<(), ProfileError> {
+        let real_folder = self.folder.canonicalize();
+        for (line, option, path) in &self.files {
+            // What is not there, OpenVPN misses itself.
+            let (Ok(folder), Ok(real)) = (&real_folder, self.folder.join(path).canonicalize())
+            else {
+                continue;
+            };
+            match real.starts_with(folder) {
+                true => {}
+                false if option == "auth-user-pass" => self.asks_password = true,
+                false => {
+                    return Err(ProfileError::Elsewhere {
+                        line: *line,
+                        option: option.clone(),
+                        path: path.display().to_string(),
+                    });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Checks a profile that is, or would be, in this folder.
@@ -237,6 +279,7 @@ impl Profile {
             remotes: Vec::new(),
             asks_password: false,
             mtu: None,
+            files: Vec::new(),
         };
         let mut inside: Option<(usize, String)> = None;
         for (at, raw) in text.lines().enumerate() {
@@ -257,18 +300,22 @@ impl Profile {
                 }
                 continue;
             }
-            let words = words(raw);
+            let no_option = ProfileError::NotAnOption { line };
+            let Some(words) = words(raw) else {
+                return Err(no_option);
+            };
             let [first, rest @ ..] = words.as_slice() else {
                 continue;
             };
             match tag_of(first).filter(|_| rest.is_empty()) {
                 // It holds options; the others hold keys.
                 Some("connection" | "/connection") => {}
-                Some(tag) => {
+                Some(tag) if is_name(tag) => {
                     profile.option(line, &[tag.to_owned()])?;
                     inside = Some((line, tag.to_owned()));
                 }
-                None => profile.option(line, &words)?,
+                None if is_name(first) => profile.option(line, &words)?,
+                _ => return Err(no_option),
             }
         }
         if let Some((line, tag)) = inside {
@@ -310,14 +357,15 @@ impl Profile {
             return refused("it reaches files outside the profile");
         }
         let reads = READS.iter().find(|(name, _)| *name == option);
-        if let Some(path) = reads.and_then(|(_, place)| words.get(*place))
-            && !is_beside(&self.folder, path)
-        {
-            return Err(ProfileError::Elsewhere {
-                line,
-                option: option.to_owned(),
-                path: path.clone(),
-            });
+        if let Some(path) = reads.and_then(|(_, place)| words.get(*place)) {
+            if !is_beside(&self.folder, path) {
+                return Err(ProfileError::Elsewhere {
+                    line,
+                    option: option.to_owned(),
+                    path: path.clone(),
+                });
+            }
+            self.files.push((line, option.to_owned(), path.into()));
         }
         let value = words.get(1).map(String::as_str);
         match option {
@@ -327,7 +375,10 @@ impl Profile {
             "remote" => self.remotes.extend(value.map(str::to_owned)),
             // A file elsewhere is not read, but what it holds can be given otherwise.
             "auth-user-pass" => {
-                self.asks_password = !value.is_some_and(|path| is_beside(&self.folder, path));
+                let beside = value.filter(|path| is_beside(&self.folder, path));
+                self.asks_password = beside.is_none();
+                let file = beside.map(|path| (line, option.to_owned(), path.into()));
+                self.files.extend(file);
             }
             "tun-mtu" => self.mtu = value.and_then(|v| v.parse().ok()),
             _ => {}
@@ -379,23 +430,40 @@ const fn is_space(c: char) -> bool {
     matches!(c, ' ' | '\t' | '\n' | '\r' | '\x0b' | '\x0c')
 }
 
-/// The words of a line, as OpenVPN's parser splits them: quotes, backslashes, comments.
-fn words(line: &str) -> Vec<String> {
+/// Whether a word can be the name of an option. Others are refused: OpenVPN looks for a block only
+/// behind "--", takes a second byte order mark for one, and can be told to ignore what it does not
+/// know, so that it and we would see blocks begin at different lines.
+fn is_name(word: &str) -> bool {
+    let name = word.strip_prefix("--").unwrap_or(word);
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    !name.is_empty() && name.chars().all(plain)
+}
+
+/// The words of a line, as OpenVPN's parser splits them (`parse_line`): a quotation is a word of its
+/// own, and quotes within a word are part of it. `None` where it would see none, or complain.
+fn words(line: &str) -> Option<Vec<String>> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
     let mut quote = None;
     let mut chars = line.chars();
     while let Some(c) = chars.next() {
         match (quote, c) {
-            (None | Some('"'), '\\') => {
-                let next = chars.next().unwrap_or('\\');
-                word.get_or_insert_default().push(next);
+            (None | Some('"'), '\\') => match chars.next()? {
+                // Before a word it drops the backslash and sees a space, or a comment.
+                c if word.is_none() && (is_space(c) || matches!(c, '#' | ';')) => return None,
+                next if matches!(next, '\\' | '"') || is_space(next) => {
+                    word.get_or_insert_default().push(next);
+                }
+                _ => return None,
+            },
+            (Some(q), c) if c == q => {
+                quote = None;
+                words.extend(word.take());
             }
-            (Some(q), c) if c == q => quote = None,
             (Some(_), c) => word.get_or_insert_default().push(c),
-            (None, '"' | '\'') => {
+            (None, '"' | '\'') if word.is_none() => {
                 quote = Some(c);
-                word.get_or_insert_default();
+                word = Some(String::new());
             }
             (None, '#' | ';') if word.is_none() => break,
             (None, c) if is_space(c) => words.extend(word.take()),
@@ -403,7 +471,7 @@ fn words(line: &str) -> Vec<String> {
         }
     }
     words.extend(word);
-    words
+    quote.is_none().then_some(words)
 }
 
 #[cfg(test)]
@@ -430,7 +498,8 @@ mod tests {
             ("up /bin/x", "up"),
             ("  --up /bin/x", "up"),
             ("\"up\" /bin/x", "up"),
-            ("u\\p /bin/x", "up"),
+            ("\"log\"/etc/x", "log"),
+            ("memstats /etc/x", "memstats"),
             ("plugin x.so", "plugin"),
             ("script-security 2", "script-security"),
             ("management 127.0.0.1 7505", "management"),
@@ -442,9 +511,6 @@ mod tests {
             ("<plugin>", "plugin"),
             ("setenv opt up /bin/x", "up"),
             ("setenv opt setenv opt plugin x", "plugin"),
-            // To OpenVPN these open no block.
-            ("<ca> x\nup /bin/x\n</ca>", "up"),
-            ("<ca>\u{a0}\nup /bin/x\n</ca>", "up"),
         ] {
             let text = format!("remote a\n{line}\n");
             match Profile::parse(text.as_bytes(), Path::new("/p")) {
@@ -465,6 +531,71 @@ mod tests {
             refused,
             Err(ProfileError::Refused { line: 4, .. })
         ));
+    }
+
+    /// Lines at which OpenVPN sees a block begin or an option, and a laxer reader does not.
+    #[test]
+    fn no_line_is_read_in_another_way_than_openvpn_does() {
+        for text in [
+            "\\ log /etc/x",
+            // OpenVPN is in <ca> until </ca>; others are in <cert>.
+            "--<ca>\n<cert>\n</ca>\nlog /etc/x\n--<cert>\n</cert>",
+            "<ca> \\#\n<cert>\n</ca>\nlog /etc/x\n<cert> \\#\n</cert>",
+            "\u{feff}<ca>\n<cert>\n</ca>\nlog /etc/x",
+            // To OpenVPN two words of no meaning each; to others a block.
+            "ignore-unknown-option <ca\" </ca\n<ca\" >\nlog /etc/x\n</ca >",
+            "ignore-unknown-option <ca\n\"<ca\"\">\"\nlog /etc/x\n</ca>",
+            "</ca>\nlog /etc/x\n<//ca>",
+            // To OpenVPN these open no block.
+            "<ca> x\nlog /etc/x\n</ca>",
+            "<ca>\u{a0}\nlog /etc/x\n</ca>",
+        ] {
+            let text = format!("{text}\nremote a\n");
+            let refused = Profile::parse(text.as_bytes(), Path::new("/p"));
+            assert!(
+                matches!(
+                    refused,
+                    Err(ProfileError::NotAnOption { .. } | ProfileError::Refused { .. })
+                ),
+                "{text}: {refused:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_link_beside_the_profile_leads_nowhere_else() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let folder = folder.path();
+        let (inner, secret) = (folder.join("p"), folder.join("secret"));
+        std::fs::create_dir(&inner).expect("made");
+        std::fs::write(&secret, "root\nx\n").expect("written");
+        std::os::unix::fs::symlink(&secret, inner.join("link")).expect("linked");
+        std::fs::write(inner.join("file"), "a\nb\n").expect("written");
+        std::os::unix::fs::symlink("file", inner.join("within")).expect("linked");
+        let path = inner.join("x.ovpn");
+        let read = |line: &str| {
+            std::fs::write(&path, format!("remote a\n{line}\n")).expect("written");
+            Profile::read(&path)
+        };
+        let refused = read("ca link");
+        assert!(matches!(
+            refused,
+            Err(ProfileError::Elsewhere { line: 2, .. })
+        ));
+        let asks = |line| read(line).expect("good").asks_password();
+        assert!(asks("auth-user-pass link"));
+        assert!(!asks("auth-user-pass within"));
+        assert!(!asks("ca within"));
+    }
+
+    #[test]
+    fn a_pipe_keeps_nobody_waiting() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.expect("mkfifo").success());
+        let error = Profile::read(&path);
+        assert!(matches!(error, Err(ProfileError::Read { .. })), "{error:?}");
     }
 
     /// A password file is sent to the server: it must not be any file of this host.
@@ -527,11 +658,13 @@ mod tests {
 
     #[test]
     fn words_are_split_as_openvpn_does() {
-        assert_eq!(
-            words("a 'b c' \"d\\\"e\" f#g # h"),
-            ["a", "b c", "d\"e", "f#g"]
-        );
-        assert_eq!(words("; all of it"), [""; 0]);
-        assert_eq!(words("a ''"), ["a", ""]);
+        let split = |line| words(line).expect("well-formed").join("|");
+        assert_eq!(split("a 'b c' \"d\\\"e\" f#g # h"), "a|b c|d\"e|f#g");
+        assert_eq!(split("; all of it"), "");
+        assert_eq!(split("a ''"), "a|");
+        assert_eq!(split("\"log\"/etc/x b\"c 'd'e"), "log|/etc/x|b\"c|d|e");
+        for odd in ["a \"b", "a 'b", "\\ up", "u\\p", "a \\# b", "a \\"] {
+            assert_eq!(words(odd), None, "{odd}");
+        }
     }
 }
