@@ -99,7 +99,10 @@ impl Attached {
             return Err(io::Error::other("a former call failed"));
         };
         let before = batch.len();
-        while !batch.is_full() {
+        for _ in 0..poll::READS {
+            if batch.is_full() {
+                break;
+            }
             let length = match poll::read(&self.socket, &mut buffers.received) {
                 Ok(length) => length,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -45,6 +46,10 @@ pub struct NativeTransport {
     shared: Arc<Shared>,
     closing: watch::Sender<bool>,
     socket: AsyncFd<Socket>,
+    /// Its messages have an end; a datagram socket only has empty ones.
+    ends: bool,
+    /// Nothing comes any more, although the socket says that something does.
+    ended: AtomicBool,
     buffer: Mutex<Vec<u8>>,
 }
 
@@ -103,6 +108,7 @@ impl NativeTransport {
             let problem = "a stream does not keep packets apart: use SOCK_SEQPACKET or SOCK_DGRAM";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
         }
+        let ends = socket.r#type()? == socket2::Type::SEQPACKET;
         socket.set_nonblocking(true)?;
         socket.set_cloexec(true)?;
         let shared = Arc::new(Shared {
@@ -116,6 +122,8 @@ impl NativeTransport {
             shared,
             closing: watch::Sender::new(false),
             socket: sys::register(socket)?,
+            ends,
+            ended: AtomicBool::new(false),
             buffer: Mutex::new(vec![0; LONGEST + 1]),
         };
         Ok((transport, control))
@@ -128,7 +136,8 @@ impl NativeTransport {
         }
     }
 
-    fn ended(&self) {
+    fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
         let cause = DownCause::Network("the library closed its end".to_owned());
         self.shared.state.set(TransportState::Down(cause));
     }
@@ -162,13 +171,17 @@ impl TunnelTransport for NativeTransport {
             return Err(TransportError::Io(io::Error::other("a former call failed")));
         };
         let before = batch.len();
-        while !batch.is_full() {
+        for _ in 0..poll::READS {
+            if batch.is_full() {
+                break;
+            }
             match poll::read(&self.socket, &mut buffer) {
                 // No packet is empty: this is the end.
-                Ok(0) => {
-                    self.ended();
+                Ok(0) if self.ends => {
+                    self.end();
                     break;
                 }
+                Ok(0) => drops.count(DropReason::Malformed),
                 Ok(length) if length > batch.pool_mut().largest_packet() => {
                     drops.count(DropReason::TooBig);
                 }
@@ -183,7 +196,7 @@ impl TunnelTransport for NativeTransport {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => {
-                    self.ended();
+                    self.end();
                     break;
                 }
             }
@@ -223,9 +236,10 @@ impl TunnelTransport for NativeTransport {
     async fn readable(&self) -> Result<(), TransportError> {
         let mut closing = self.closing.subscribe();
         self.open()?;
+        let more = !self.ended.load(Ordering::Relaxed);
         tokio::select! {
             _ = closing.wait_for(|closing| *closing) => Err(TransportError::Closed),
-            ready = poll::readable(&self.socket) => ready.map_err(TransportError::Io),
+            ready = poll::readable(&self.socket), if more => ready.map_err(TransportError::Io),
         }
     }
 
@@ -239,5 +253,43 @@ impl TunnelTransport for NativeTransport {
     async fn close(&self) {
         self.closing.send_replace(true);
         self.shared.state.set(TransportState::Closed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use socket2::{Domain, Type};
+
+    fn pair(kind: Type) -> (NativeTransport, NativeControl, Socket) {
+        let (ours, theirs) = Socket::pair(Domain::UNIX, kind, None).expect("a pair");
+        let (transport, control) = NativeTransport::new(ours.into()).expect("a transport");
+        control.up(Assigned::default());
+        (transport, control, theirs)
+    }
+
+    #[tokio::test]
+    async fn an_end_is_told_once_and_an_empty_datagram_is_none() {
+        let mut batch = PacketBatch::new(4, 2048);
+        let mut drops = DropCounters::default();
+        let (transport, _control, theirs) = pair(Type::DGRAM);
+        theirs.send(&[]).expect("sent");
+        transport.readable().await.expect("readable");
+        assert_eq!(transport.try_recv(&mut batch, &mut drops).ok(), Some(0));
+        assert!(matches!(transport.state().get(), TransportState::Up(_)));
+
+        let (transport, _control, theirs) = pair(Type::SEQPACKET);
+        drop(theirs);
+        transport.readable().await.expect("the end");
+        assert_eq!(transport.try_recv(&mut batch, &mut drops).ok(), Some(0));
+        assert!(matches!(transport.state().get(), TransportState::Down(_)));
+        // It would be ready for ever.
+        let mut again = std::pin::pin!(transport.readable());
+        let woken = std::future::poll_fn(|task| {
+            std::task::Poll::Ready(again.as_mut().poll(task).is_ready())
+        });
+        assert!(!woken.await);
+        transport.close().await;
+        assert!(matches!(again.await, Err(TransportError::Closed)));
     }
 }

@@ -1,10 +1,14 @@
 //! Reads and writes of one packet, over a socket that tokio watches.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 
 use socket2::Socket;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+/// Reads of one call: packets that are dropped do not fill its batch, and there may be no end of
+/// them.
+pub(super) const READS: usize = 1024;
 
 /// Reads one packet; `WouldBlock` if there is none.
 pub(super) fn read(socket: &AsyncFd<Socket>, into: &mut [u8]) -> io::Result<usize> {
@@ -14,8 +18,9 @@ pub(super) fn read(socket: &AsyncFd<Socket>, into: &mut [u8]) -> io::Result<usiz
 /// Writes one packet; `WouldBlock` if there is no room.
 pub(super) fn write(socket: &AsyncFd<Socket>, bytes: &[u8]) -> io::Result<()> {
     retried(|| {
-        socket.try_io(Interest::WRITABLE, |mut socket: &Socket| {
-            socket.write(bytes)
+        socket.try_io(Interest::WRITABLE, |socket: &Socket| {
+            // An end that is closed is an error here, and no signal to the program we are part of.
+            socket.send_with_flags(bytes, libc::MSG_NOSIGNAL)
         })
     })
     .map(drop)

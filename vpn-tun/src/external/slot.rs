@@ -164,9 +164,15 @@ impl Slot {
     }
 
     pub(crate) async fn writable(&self) -> Result<(), TransportError> {
-        match self.open()? {
-            Some(attached) => attached.writable().await.map_err(TransportError::Io),
-            None => Ok(()),
+        // As in `readable`: an interface that is replaced may never take anything again.
+        let (mut changed, mut closing) = (self.changed.subscribe(), self.closing());
+        let Some(attached) = self.open()? else {
+            return Ok(());
+        };
+        tokio::select! {
+            _ = closing.wait_for(|closing| *closing) => Err(TransportError::Closed),
+            _ = changed.changed() => Ok(()),
+            ready = attached.writable() => ready.map_err(TransportError::Io),
         }
     }
 }

@@ -79,6 +79,9 @@ pub(super) struct Management {
     asked: usize,
     /// What the last message of importance said, for an end without one.
     last_error: Option<String>,
+    /// The server did not take user and password. What follows says whether that is final: the
+    /// process ends, or it was a token that expired, or a server that is full, and it tries again.
+    rejected: Option<String>,
 }
 
 impl Management {
@@ -96,7 +99,13 @@ impl Management {
             datagrams: false,
             asked: 0,
             last_error: None,
+            rejected: None,
         }
+    }
+
+    /// Why the server did not take user and password, for an end without a word.
+    pub(super) fn rejected(&mut self) -> Option<String> {
+        self.rejected.take()
     }
 
     /// Takes in a line. What is to be said back is appended to `say`.
@@ -126,10 +135,11 @@ impl Management {
                 self.datagrams = asked.protocol.starts_with("udp");
                 Some(Told::WhereIs(asked))
             }
-            "FATAL" => Some(Told::Ending(match self.last_error.take() {
-                Some(earlier) => format!("{rest} ({earlier})"),
-                None => rest.to_owned(),
-            })),
+            "FATAL" => Some(match (self.rejected(), self.last_error.take()) {
+                (Some(why), _) => Told::Refused(why),
+                (None, Some(earlier)) => Told::Ending(format!("{rest} ({earlier})")),
+                (None, None) => Told::Ending(rest.to_owned()),
+            }),
             _ => None,
         }
     }
@@ -153,14 +163,16 @@ impl Management {
             }),
             ("RECONNECTING", why) => {
                 self.pushed = Pushed::default();
+                self.rejected = None;
                 Some(Told::Lost(match why {
                     "" | "ping-restart" | "server_poll" | "tls-error" => DownCause::NoAnswer,
                     other => DownCause::Network(other.chars().take(MAX_QUOTED).collect()),
                 }))
             }
-            ("EXITING", about) => Some(Told::Ending(
-                self.last_error.take().unwrap_or_else(|| about.to_owned()),
-            )),
+            ("EXITING", about) => Some(match self.rejected() {
+                Some(why) => Told::Refused(why),
+                None => Told::Ending(self.last_error.take().unwrap_or_else(|| about.to_owned())),
+            }),
             _ => None,
         }
     }
@@ -186,10 +198,16 @@ impl Management {
     fn password(&mut self, rest: &str, say: &mut String) -> Option<Told> {
         if let Some(what) = rest.strip_prefix("Verification Failed: ") {
             let what = what.split('\'').nth(1).unwrap_or("Auth");
-            return Some(Told::Refused(match what {
-                "Auth" => "user name or password".to_owned(),
-                other => format!("password of {other}"),
-            }));
+            if what != "Auth" {
+                return Some(Told::Refused(format!("password of {what}")));
+            }
+            let asks = rest.contains("['CRV1:");
+            let why = match asks {
+                true => "it asks a question beside the password, which nobody here can answer",
+                false => "user name or password",
+            };
+            self.rejected = Some(why.to_owned());
+            return None;
         }
         let what = rest.strip_prefix("Need '")?.split('\'').next()?;
         match (&self.credentials, what) {
@@ -275,12 +293,32 @@ mod tests {
             "username \"Auth\" \"lab\"\npassword \"Auth\" \"a \\\"b\\\\c\"\n"
         );
         let failed = m.line(">PASSWORD:Verification Failed: 'Auth'", &mut say);
+        assert_eq!(failed, None);
         assert_eq!(
-            failed,
+            m.line(">STATE:4,EXITING,auth-failure,,,,,", &mut say),
             Some(Told::Refused("user name or password".to_owned()))
         );
         let asked = with(None).line(need, &mut say);
         assert!(matches!(asked, Some(Told::Refused(_))));
+    }
+
+    /// A token that expired and a server that is full are no refusals: OpenVPN tries again by itself.
+    #[test]
+    fn a_rejection_is_final_if_the_process_ends() {
+        let (mut m, mut say) = (with(None), String::new());
+        for failed in ["'Auth'", "'Auth' ['TEMP[backoff 5]: full']"] {
+            let failed = format!(">PASSWORD:Verification Failed: {failed}");
+            assert_eq!(m.line(&failed, &mut say), None);
+            let again = m.line(">STATE:1,RECONNECTING,auth-temp-failure,,,,,", &mut say);
+            assert!(matches!(again, Some(Told::Lost(_))), "{again:?}");
+            assert_eq!(m.rejected(), None);
+        }
+        let asks = ">PASSWORD:Verification Failed: 'Auth' ['CRV1:R,E:id:dXNlcg==:Code?']";
+        assert_eq!(m.line(asks, &mut say), None);
+        match m.line(">FATAL:x", &mut say) {
+            Some(Told::Refused(why)) => assert!(why.contains("question"), "{why}"),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

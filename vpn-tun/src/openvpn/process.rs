@@ -9,7 +9,7 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixListener;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::{Child, Command};
@@ -31,6 +31,10 @@ const LONGEST_RETRY: Duration = Duration::from_secs(60);
 /// How long it may take to end after it was asked to: it says goodbye to its server. Whoever closes
 /// a tunnel waits a second.
 const ENDS: Duration = Duration::from_millis(600);
+
+/// Longest line that is kept, in bytes; the rest of it is dropped. OpenVPN's own messages have up to
+/// 10 kB.
+const MAX_LINE: usize = 64 << 10;
 
 /// Each process has a folder of its own.
 static FOLDER: AtomicU32 = AtomicU32::new(0);
@@ -107,6 +111,36 @@ pub(crate) async fn end_leftovers(journal: &Journal) -> io::Result<Vec<(String, 
     Ok(ended)
 }
 
+/// The lines of a conversation, as text whatever bytes a server had OpenVPN quote.
+#[derive(Debug)]
+struct Lines<R> {
+    from: R,
+    begun: Vec<u8>,
+}
+
+impl<R: AsyncBufRead + Unpin> Lines<R> {
+    /// The next line; `None` at the end. Cancel-safe.
+    async fn next(&mut self) -> Option<String> {
+        loop {
+            let read = self.from.fill_buf().await.ok()?;
+            if read.is_empty() {
+                return None;
+            }
+            let end = read.iter().position(|byte| *byte == b'\n');
+            let part = &read[..end.unwrap_or(read.len())];
+            let room = MAX_LINE.saturating_sub(self.begun.len());
+            self.begun.extend_from_slice(&part[..part.len().min(room)]);
+            let taken = part.len() + usize::from(end.is_some());
+            self.from.consume(taken);
+            if end.is_some() {
+                let line = String::from_utf8_lossy(&self.begun).into_owned();
+                self.begun.clear();
+                return Some(line);
+            }
+        }
+    }
+}
+
 /// A running `openvpn`. It ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Process {
@@ -138,13 +172,18 @@ impl Process {
         let path = folder.path.join(SOCKET);
         let listener = UnixListener::bind(&path)?;
         let mut child = spawn(start, &path)?;
-        // The text that was checked, not the file: that may be another one by now.
-        if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(start.profile.text().as_bytes()).await?;
-            stdin.write_all(b"\n").await?;
-        }
+        let stdin = child.stdin.take();
+        let greeting = async {
+            // The text that was checked, not the file: that may be another one by now.
+            if let Some(mut stdin) = stdin {
+                // One that does not read on ends, and says so below.
+                let _ = stdin.write_all(start.profile.text().as_bytes()).await;
+                let _ = stdin.write_all(b"\n").await;
+            }
+            listener.accept().await
+        };
         let stream = tokio::select! {
-            accepted = listener.accept() => accepted?.0,
+            accepted = greeting => accepted?.0,
             status = child.wait() => {
                 return Err(io::Error::other(format!("it ended at once: {}", status?)));
             }
@@ -157,7 +196,10 @@ impl Process {
         let (read, say) = stream.into_split();
         Ok(Self {
             child,
-            lines: BufReader::new(read).lines(),
+            lines: Lines {
+                from: BufReader::new(read),
+                begun: Vec::new(),
+            },
             say,
             _folder: folder,
         })
@@ -170,17 +212,22 @@ impl Process {
 
     /// The next line; `None` once it is gone. Cancel-safe.
     pub(super) async fn line(&mut self) -> Option<String> {
-        self.lines.next_line().await.ok().flatten()
+        self.lines.next().await
     }
 
     pub(super) async fn say(&mut self, text: &str) -> io::Result<()> {
-        self.say.write_all(text.as_bytes()).await
+        // One that is stopped does not listen.
+        let said = tokio::time::timeout(ENDS, self.say.write_all(text.as_bytes()));
+        said.await.map_err(|_| io::ErrorKind::TimedOut)?
     }
 
     /// Ends it: asked first, then killed.
     pub(super) async fn end(mut self) {
-        let _ = self.say("signal SIGTERM\n").await;
-        if tokio::time::timeout(ENDS, self.child.wait()).await.is_err() {
+        let asked = async {
+            let _ = self.say.write_all(b"signal SIGTERM\n").await;
+            self.child.wait().await
+        };
+        if tokio::time::timeout(ENDS, asked).await.is_err() {
             let _ = self.child.kill().await;
         }
     }
@@ -196,6 +243,8 @@ fn spawn(start: &Start<'_>, management: &Path) -> io::Result<Child> {
             .args(["--dev", start.interface.as_str(), "--dev-type", "tun"])
             .args(["--persist-tun", "--ifconfig-noexec", "--route-noexec"])
             .args(["--script-security", "0", "--auth-nocache"])
+            // A wrong password is asked once; and all that a server pushes is heard.
+            .args(["--auth-retry", "none", "--mute", "0"])
             .arg("--management")
             .arg(management)
             .args(["unix", "--management-client", "--management-hold"])
@@ -230,4 +279,30 @@ fn spawn(start: &Start<'_>, management: &Path) -> io::Result<Child> {
         }
     }
     Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn lines(bytes: &[u8]) -> Vec<String> {
+        let mut lines = Lines {
+            from: bytes,
+            begun: Vec::new(),
+        };
+        let mut all = Vec::new();
+        while let Some(line) = lines.next().await {
+            all.push(line);
+        }
+        all
+    }
+
+    #[tokio::test]
+    async fn whatever_a_server_writes_is_a_line_of_bounded_length() {
+        let told = lines(b">LOG:1,N,AUTH_FAILED,ung\xfcltig\n>HOLD:x\nhalf").await;
+        assert_eq!(told, [">LOG:1,N,AUTH_FAILED,ung\u{fffd}ltig", ">HOLD:x"]);
+        let long = [vec![b'a'; 3 * MAX_LINE], b"\nb\n".to_vec()].concat();
+        let told = lines(&long).await;
+        assert_eq!((told[0].len(), told[1].as_str()), (MAX_LINE, "b"));
+    }
 }

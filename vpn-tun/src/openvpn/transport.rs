@@ -32,7 +32,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// itself waits a minute for a server's first word.
 const NO_ANSWER_AFTER: Duration = Duration::from_secs(15);
 
-/// The least MTU, in bytes, however narrow the path says it is (RFC 791: what every host takes).
+/// The least MTU, in bytes, however narrow the path or the server says it is (RFC 791: what every
+/// host takes).
 const NARROWEST: u16 = 576;
 
 /// How often the path's MTU is looked at, which changes with the route to the server, and whether
@@ -132,7 +133,8 @@ impl OpenVpnConfig {
             assigned.dns.clone_from(dns);
         }
         let fits = path.unwrap_or(assigned.mtu).max(NARROWEST);
-        assigned.mtu = self.mtu.unwrap_or(assigned.mtu.min(fits));
+        let narrowest = assigned.mtu.min(fits).max(NARROWEST);
+        assigned.mtu = self.mtu.unwrap_or(narrowest);
         assigned
     }
 }
@@ -333,7 +335,11 @@ impl Runner {
             mark: self.config.mark,
             asks: self.config.credentials.is_some() || self.config.profile.asks_password(),
         };
-        let mut process = match Process::start(&start).await {
+        let started = tokio::select! {
+            _ = self.closing.wait_for(|closing| *closing) => return End::Closed,
+            started = Process::start(&start) => started,
+        };
+        let mut process = match started {
             Ok(process) => process,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return End::Refused("the program openvpn is missing: install openvpn".to_owned());
@@ -390,6 +396,9 @@ impl Runner {
                 }
                 Heard::Line(Some(line)) => line,
                 Heard::Line(None) => {
+                    if let Some(why) = talk.rejected() {
+                        return End::Refused(why);
+                    }
                     let why = "openvpn ended".to_owned();
                     return End::Again { why, after_up };
                 }
@@ -436,6 +445,14 @@ impl Runner {
                     }
                 }
                 Some(Told::Connected(assigned, way)) => {
+                    // Given another address, it makes its interface anew: the same name, another
+                    // index. It is down until it is taken over.
+                    let index = crate::device::sys::index_of(self.config.interface.as_str());
+                    let former = self.slot.attached();
+                    if let Some(former) = former.filter(|it| Some(it.index()) != index) {
+                        self.slot.attach(None);
+                        former.detach().await;
+                    }
                     if self.slot.attached().is_none() {
                         let journal = self.config.journal.as_ref();
                         match Attached::open(&self.config.interface, journal).await {
@@ -455,5 +472,29 @@ impl Runner {
                 Some(Told::Ending(why)) => return End::Again { why, after_up },
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_server_makes_the_mtu_unusable() {
+        let profile = Profile::parse(b"remote a\n", std::path::Path::new("/p"));
+        let name = InterfaceName::new("ovpn-x").expect("a name");
+        let config = OpenVpnConfig::new(profile.expect("good"), name);
+        let mtu = |mtu, path| {
+            let assigned = Assigned {
+                mtu,
+                ..Assigned::default()
+            };
+            config.instead(assigned, path).mtu
+        };
+        // To the router 0 is no limit at all.
+        assert_eq!(mtu(0, None), NARROWEST);
+        assert_eq!(mtu(60, Some(1400)), NARROWEST);
+        assert_eq!(mtu(1500, Some(1400)), 1400);
+        assert_eq!(mtu(1500, Some(100)), NARROWEST);
     }
 }
