@@ -171,6 +171,11 @@ impl Provider {
         }
     }
 
+    /// Whether it takes over an interface that it did not make.
+    pub(crate) const fn is_taken_over(&self) -> bool {
+        matches!(self, Self::Interface(_))
+    }
+
     /// Whether another one like it can start only when this one is gone: they share a port or an
     /// interface.
     pub(crate) fn is_exclusive(&self) -> bool {

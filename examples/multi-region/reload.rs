@@ -171,7 +171,9 @@ impl Reload {
         let mut made = Vec::new();
         for (name, provider) in &loaded.tunnels {
             let there = tunnels.contains_key(name);
-            if !there || (touched(name) && !provider.is_exclusive()) {
+            // Under another name it may be the interface of one that goes.
+            let early = !there && !provider.is_taken_over();
+            if early || (there && touched(name) && !provider.is_exclusive()) {
                 made.push((name, self.start(loaded, name, provider)?));
             }
         }
@@ -195,7 +197,8 @@ impl Reload {
         }
         for (name, provider) in &loaded.tunnels {
             // Its port, or its interface, is free only now.
-            if gone.contains(name) && provider.is_exclusive() {
+            let new = provider.is_taken_over() && !tunnels.contains_key(name);
+            if new || (gone.contains(name) && provider.is_exclusive()) {
                 made.push((name, self.start(loaded, name, provider)?));
             }
         }

@@ -311,6 +311,11 @@ fn keys() {
             "tunnel.fr.interface",
             "name",
         ),
+        (
+            "[tunnel.fr]\ninterface = \"wg0\"\n[tunnel.us]\ninterface = \"wg0\"",
+            "tunnel.us.interface",
+            "taken by fr",
+        ),
         ("[group.eu]\nmembers = []", "group.eu.members", "1 to"),
         (
             "[group.eu]\nmembers = [\"mars\"]",

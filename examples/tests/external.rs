@@ -237,6 +237,82 @@ fn servers_that_go_and_come() {
     assert!(seen.is_empty(), "{seen:?}");
 }
 
+/// A server that comes back with another address for us has OpenVPN make its interface anew; one that
+/// does not know our token any more is asked with the password again. A process that is stopped does
+/// not keep the daemon, and none outlives it.
+#[test]
+fn servers_that_come_back_otherwise() {
+    let options = OpenVpnOptions {
+        password: true,
+        ..OpenVpnOptions::default()
+    };
+    let auth = |_: &str| "auth = \"credentials.txt\"\n".to_owned();
+    let Some(mut lab) = lab_of(vec![openvpn("uk", 1, options)], auth) else {
+        return;
+    };
+    lab.rule("--uid 1001 --to uk");
+    let file = lab
+        .site
+        .write("credentials.txt", &format!("{USER}\n{PASSWORD}\n"));
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("a mode");
+    let server = lab.lab.folder().join("openvpn-uk");
+    let settings = fs::read_to_string(server.join("server.conf")).expect("text");
+    let with_tokens = format!("{settings}auth-gen-token 3600\n");
+    fs::write(server.join("server.conf"), with_tokens).expect("written");
+    lab.lab.restart("uk").expect("restarted");
+    let before = lab.network();
+    let mut daemon = lab.daemon();
+    until(&lab, "uk", "up");
+    lab.only(1001, "uk", "http4,echo4");
+    let own = server.join("ccd").join("lab-client");
+    let given = fs::read_to_string(&own).expect("text");
+    fs::write(&own, given.replace("10.100.0.2", "10.100.0.7")).expect("written");
+    lab.lab.restart("uk").expect("restarted");
+    until(&lab, "uk", "down");
+    nothing_direct(&lab, || {
+        until(&lab, "uk", "up");
+        lab.only(1001, "uk", "http4,http6,echo4");
+    });
+    let told = tunnel(&lab, "uk");
+    assert_eq!(told["assigned"][0], "10.100.0.7/16", "{told}");
+
+    let signal = |id: u32, signal| {
+        let id = nix::unistd::Pid::from_raw(i32::try_from(id).expect("a number"));
+        nix::sys::signal::kill(id, signal).expect("signalled");
+    };
+    let stopped = openvpn_of(daemon.id()).expect("a process");
+    signal(stopped, nix::sys::signal::Signal::SIGSTOP);
+    assert!(daemon.terminate(), "{}", daemon.log());
+    assert!(!is_there(stopped), "it outlives the daemon");
+    assert_eq!(lab.network(), before, "nothing is left");
+
+    let mut daemon = lab.daemon();
+    until(&lab, "uk", "up");
+    let orphan = openvpn_of(daemon.id()).expect("a process");
+    daemon.kill();
+    let end = Instant::now() + SEEN;
+    while is_there(orphan) {
+        assert!(Instant::now() < end, "openvpn outlives a killed daemon");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The `openvpn` that a daemon started.
+fn openvpn_of(daemon: u32) -> Option<u32> {
+    let all = fs::read_dir("/proc").ok()?;
+    let ids = all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    ids.into_iter().find(|id| {
+        let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+        let says = |line: &str| status.lines().any(|l| l == line);
+        says("Name:\topenvpn") && says(&format!("PPid:\t{daemon}"))
+    })
+}
+
+fn is_there(process: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{process}/status"));
+    status.is_ok_and(|status| !status.contains("State:\tZ"))
+}
+
 /// Interfaces that somebody else made, with one and the same address, are tunnels while they are
 /// there; afterwards they are as they were.
 #[test]

@@ -295,6 +295,16 @@ impl Config {
                 return wrong(format!("tunnel.{name}.{key}"), problem);
             }
         }
+        // Each takes it for itself, and would give it back under the other.
+        let mut taken = BTreeMap::from([(self.interface.name.as_str(), "interface.name")]);
+        for (name, tunnel) in &self.tunnel {
+            if let Some(interface) = &tunnel.interface
+                && let Some(by) = taken.insert(interface, name)
+            {
+                let problem = format!("\"{interface}\" is taken by {by}");
+                return wrong(format!("tunnel.{name}.interface"), problem);
+            }
+        }
         for (name, group) in &self.group {
             if self.tunnel.contains_key(name) {
                 let problem = "a tunnel has this name; choose another".to_owned();

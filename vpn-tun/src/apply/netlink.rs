@@ -14,7 +14,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
 };
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 use rtnetlink::packet_route::route::{
     RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -54,6 +54,8 @@ pub(crate) struct LinkSeen {
     pub(crate) up: bool,
     /// In bytes.
     pub(crate) mtu: u16,
+    /// It carries frames, or is the host's own: no tunnel of IP packets.
+    pub(crate) frames: bool,
 }
 
 /// Where a route leads.
@@ -356,6 +358,10 @@ impl Netlink {
         Ok(link.map(|link| LinkSeen {
             up: link.header.flags.contains(LinkFlags::Up),
             mtu: u16::try_from(described(&link).2).unwrap_or(u16::MAX),
+            frames: matches!(
+                link.header.link_layer_type,
+                LinkLayerType::Ether | LinkLayerType::Loopback
+            ),
         }))
     }
 

@@ -46,6 +46,10 @@ pub enum ExternalError {
     /// Packets reach the kernel's stack as well, which would answer them untranslated.
     #[error("the packet filter does not keep the kernel away: did somebody remove its rules?")]
     Twice,
+    /// It carries Ethernet frames, or is the loopback: the host's own network, which would be cut
+    /// off. Name the interface of a tunnel.
+    #[error("the interface {0} is no tunnel of IP packets")]
+    Frames(InterfaceName),
     /// It is there and not up.
     #[error("the interface {0} is down")]
     NotUp(InterfaceName),

@@ -172,6 +172,9 @@ async fn look(slot: &Slot, config: &ExternalConfig) -> Result<(), ExternalError>
     }
     let netlink = Netlink::open()?;
     let link = netlink.link(index).await?.ok_or_else(missing)?;
+    if link.frames {
+        return Err(ExternalError::Frames(name.clone()));
+    }
     if slot.attached().is_some() && !link.up {
         return Err(ExternalError::NotUp(name.clone()));
     }
@@ -250,5 +253,19 @@ impl TunnelTransport for ExternalTransport {
             let _ = runner.await;
         }
         self.slot.set(TransportState::Closed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Shut towards the stack, the host's own interfaces would be cut off.
+    #[tokio::test]
+    async fn the_hosts_own_interfaces_are_told_from_tunnels() {
+        let index = crate::device::sys::index_of("lo").expect("the loopback");
+        let netlink = Netlink::open().expect("netlink");
+        let link = netlink.link(index).await.expect("told").expect("there");
+        assert!(link.frames, "{link:?}");
     }
 }
