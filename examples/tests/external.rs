@@ -444,14 +444,16 @@ fn rounds_leave_nothing() {
             (None, _) => first = Some(used(id)),
             (Some(first), _) if round == rounds => {
                 let mut last = used(id);
-                // The runtime keeps idle threads of blocking calls for a while.
+                // The runtime keeps idle threads of blocking calls for a while, and what a tunnel had
+                // open is closed behind its process.
                 let end = Instant::now() + SEEN;
-                while last.threads > first.threads && Instant::now() < end {
+                let more = |last: &Used| last.threads > first.threads || last.fds > first.fds;
+                while more(&last) && Instant::now() < end {
                     thread::sleep(Duration::from_millis(100));
                     last = used(id);
                 }
                 println!("after 1 round: {first:?}\nafter {rounds}: {last:?}");
-                assert_eq!(last.fds, first.fds, "file descriptors");
+                assert!(last.fds <= first.fds, "file descriptors");
                 assert!(last.threads <= first.threads, "threads");
                 assert_eq!(last.filters, first.filters, "packet filter tables");
                 let grown = last.kilobytes.saturating_sub(first.kilobytes);

@@ -71,6 +71,7 @@ fn endpoint_names_are_asked_over_marked_sockets() {
         fs::write(&path, "nameserver 127.0.0.2\nnameserver 127.0.0.1\n")?;
         let underlay = MarkedUnderlay::new(DEFAULT_MARK)
             .resolv_conf(&path)
+            .own_resolvers(vec!["10.99.0.53".parse()?])
             .hosts(dir.path());
         // Written over later, as the daemon itself does.
         fs::write(&path, "nameserver 10.99.0.53\n")?;
