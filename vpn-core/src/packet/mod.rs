@@ -18,6 +18,7 @@
 mod batch;
 pub mod checksum;
 mod clamp;
+mod coalesce;
 mod fragment;
 mod icmp_error;
 mod offload;
@@ -35,6 +36,7 @@ use bytes::BytesMut;
 
 pub use batch::{BufferPool, PacketBatch};
 pub use clamp::clamp_mss;
+pub use coalesce::coalesce;
 pub use fragment::Fragment;
 pub use icmp_error::{Complaint, IcmpError};
 pub use offload::{Gso, Offload};
