@@ -149,12 +149,15 @@ fn append(head: &mut Packet, next: &Packet, longest: usize) -> Option<()> {
     let numbered = !first.v4
         || bytes[6] & 0x40 != 0
         || read16(more, 4)? == read16(bytes, 4)?.wrapping_add(u16::try_from(parts).ok()?);
-    if !(is_full && is_open && follows && numbered)
-        || second.payload_len() > size
-        || !first.continues(bytes, more)
-        || !second.is_intact(more)
-        || (joined.is_none() && !first.is_intact(bytes))
-    {
+    let belongs = is_full
+        && is_open
+        && follows
+        && numbered
+        && second.payload_len() <= size
+        && first.continues(bytes, more);
+    // The sums last: they read everything.
+    let intact = belongs && second.is_intact(more) && (joined.is_some() || first.is_intact(bytes));
+    if !intact {
         return None;
     }
     let size = u16::try_from(size).ok()?;
