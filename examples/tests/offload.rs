@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use support::app;
 use support::lab::{Lab, NO_RULE, nothing_direct};
-use vpn_lab::{LabPlan, RegionPlan};
+use vpn_lab::{LabPlan, OpenVpnOptions, ProviderKind, RegionPlan};
 
 /// What is asked for with offload and without.
 const SCRIPT: &str = "upload4 3,upload6 3,bulk4 2,bulk6 2,http4 3,large4,large6,echo4,echo6";
@@ -74,6 +74,32 @@ fn super_packets_reach_tunnels_that_carry_packets() {
     });
     let status = lab.site.status(client);
     assert_eq!(lab.lab.drops().expect("a count"), 0, "{status:#}");
+}
+
+/// An attached interface takes super-packets whole, and what comes out of it is joined.
+#[test]
+fn super_packets_through_openvpn() {
+    let mut region = RegionPlan::new("uk", 1);
+    region.kind = ProviderKind::OpenVpn(OpenVpnOptions::default());
+    let plan = LabPlan {
+        regions: vec![region],
+        client_rp_filter: 2,
+    };
+    let top = "[interface]\noffload = \"auto\"\n";
+    let Some(lab) = Lab::start(plan, top, "apply = \"none\"") else {
+        return;
+    };
+    lab.rule("--uid 1001 --to uk");
+    let _daemon = lab.daemon();
+    nothing_direct(&lab, || lab.only(1001, "uk", SCRIPT));
+    let told = lab.site.status(lab.lab.client())["tunnels"]["uk"].clone();
+    let count = |what: &str| told["packets"][what].as_u64().unwrap_or(0);
+    let bytes = |what: &str| told["bytes"][what].as_u64().unwrap_or(0);
+    // Both ways there are packets of several segments.
+    for way in ["tx", "rx"] {
+        println!("{way}: {} bytes in {} packets", bytes(way), count(way));
+    }
+    assert_eq!(lab.lab.drops().expect("a count"), 0, "{told}");
 }
 
 /// The way past the tunnels takes packets only, and cuts what it is given.

@@ -116,21 +116,32 @@ impl Layout {
     }
 }
 
-/// Appends `next` to `head`, which becomes a super-packet, if both are consecutive segments of one
-/// stream and no longer than `longest` together, in bytes. Else changes nothing and answers `false`:
-/// then `next` may be the head of others.
+/// Appends `next`, an IP packet with its checksum complete, to `head`, which becomes a super-packet,
+/// if both are consecutive segments of one stream and no longer than `longest` together, in bytes.
+/// Else changes nothing and answers `false`: then `next` may be the head of others.
 ///
-/// `head` has its checksum complete or was made by this function; `next` has it complete.
-pub fn coalesce(head: &mut Packet, next: &Packet, longest: usize) -> bool {
+/// ```
+/// use vpn_core::packet::{Packet, coalesce, tcp_flags};
+/// use vpn_core::testing::build;
+/// let part = |sequence, text: &str| {
+///     let ends = ("203.0.113.10:80", "10.5.0.2:4000");
+///     build::tcp(ends.0, ends.1, tcp_flags::ACK, sequence, text.as_bytes())
+/// };
+/// let mut head = Packet::from_slice(&part(1, "one "));
+/// assert!(coalesce(&mut head, &part(5, "two "), 1500));
+/// assert!(!coalesce(&mut head, &part(5, "two "), 1500), "twice");
+/// assert_eq!(head.segments(), 2);
+/// ```
+pub fn coalesce(head: &mut Packet, next: &[u8], longest: usize) -> bool {
     append(head, next, longest).is_some()
 }
 
-fn append(head: &mut Packet, next: &Packet, longest: usize) -> Option<()> {
+fn append(head: &mut Packet, more: &[u8], longest: usize) -> Option<()> {
     let joined = head.offload.gso;
-    if next.offload != Offload::NONE || (joined.is_none() && head.offload != Offload::NONE) {
+    if joined.is_none() && head.offload != Offload::NONE {
         return None;
     }
-    let (bytes, more) = (head.bytes(), next.bytes());
+    let bytes = head.bytes();
     let (first, second) = (Layout::of(bytes)?, Layout::of(more)?);
     let len = first.len + second.payload_len();
     if first.payload != second.payload || first.v4 != second.v4 || len > longest.min(LONGEST) {
@@ -230,7 +241,7 @@ mod tests {
         for packet in packets {
             let appended = out
                 .last_mut()
-                .is_some_and(|head| coalesce(head, packet, longest));
+                .is_some_and(|head| coalesce(head, packet.bytes(), longest));
             if !appended {
                 out.push(packet.shrunk());
             }
@@ -266,9 +277,9 @@ mod tests {
             (pair.pop().expect("two"), second)
         };
         let (mut head, next) = pair();
-        assert!(coalesce(&mut head, &next, LONGEST));
+        assert!(coalesce(&mut head, next.bytes(), LONGEST));
         let (mut head, next) = pair();
-        assert!(!coalesce(&mut head, &next, 2039), "too long");
+        assert!(!coalesce(&mut head, next.bytes(), 2039), "too long");
         // Each byte of the headers matters, but for those that are made anew.
         for at in 0..40 {
             let (mut head, mut next) = pair();
@@ -282,20 +293,24 @@ mod tests {
                 write16(next.bytes_mut(), 36, checksum);
             }
             let free = [4, 5, 10, 11, 36, 37].contains(&at);
-            assert_eq!(coalesce(&mut head, &next, LONGEST), free, "byte {at}");
+            assert_eq!(
+                coalesce(&mut head, next.bytes(), LONGEST),
+                free,
+                "byte {at}"
+            );
         }
         // A payload that was damaged on its way is left for its reader to refuse.
         for (damage_head, at) in [(false, 500), (true, 500)] {
             let (mut head, mut next) = pair();
             let damaged = if damage_head { &mut head } else { &mut next };
             damaged.bytes_mut()[at] ^= 1;
-            assert!(!coalesce(&mut head, &next, LONGEST));
+            assert!(!coalesce(&mut head, next.bytes(), LONGEST));
         }
         // A short one is the last.
         let [mut head, next, after] =
             <[Packet; 3]>::try_from(stream(false, &[1000, 999, 1000], &[], false)).expect("three");
-        assert!(coalesce(&mut head, &next, LONGEST));
-        assert!(!coalesce(&mut head, &after, LONGEST));
+        assert!(coalesce(&mut head, next.bytes(), LONGEST));
+        assert!(!coalesce(&mut head, after.bytes(), LONGEST));
     }
 
     proptest! {
@@ -322,7 +337,7 @@ mod tests {
             next in prop::collection::vec(any::<u8>(), 0..120),
         ) {
             let mut head = Packet::from_slice(&head);
-            coalesce(&mut head, &Packet::from_slice(&next), LONGEST);
+            coalesce(&mut head, &next, LONGEST);
         }
     }
 }

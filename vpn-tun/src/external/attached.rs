@@ -1,17 +1,16 @@
 //! Touches one interface of another program: its packets, past the kernel's own stack.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use socket2::Socket;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Mutex as AsyncMutex;
-use vpn_core::packet::{Packet, PacketBatch, segment};
+use vpn_core::packet::{Packet, PacketBatch, coalesce, segment};
 use vpn_core::{DropCounters, DropReason};
 
 use super::borrowed::Borrowed;
-use super::parts::{self, Stopped};
 use super::shut::Shut;
 use super::vnet::{self, HEADER};
 use super::{ExternalError, poll, sys};
@@ -24,6 +23,9 @@ use crate::journal::Journal;
 /// takes for broken; so many are not.
 const PROOF: u64 = 8;
 
+/// Buffers of at least so many bytes take super-packets: the device has offload.
+const WORTH_JOINING: usize = 16_384;
+
 /// The longest packet there is, with its header.
 const LONGEST: usize = HEADER + 65_535;
 
@@ -31,8 +33,8 @@ const LONGEST: usize = HEADER + 65_535;
 #[derive(Debug)]
 pub(crate) struct Attached {
     socket: AsyncFd<Socket>,
-    /// For what is received, and for what is sent with its header in front.
-    buffers: Mutex<Buffers>,
+    /// What is read goes here first.
+    buffer: Mutex<Vec<u8>>,
     shut: AsyncMutex<Shut>,
     index: u32,
     /// Packets that came out of the tunnel.
@@ -42,17 +44,11 @@ pub(crate) struct Attached {
     borrowed: Borrowed,
 }
 
-#[derive(Debug)]
-struct Buffers {
-    received: Vec<u8>,
-    sent: Vec<u8>,
-}
-
 impl Attached {
     /// Bytes of its buffers.
     pub(crate) fn bytes(&self) -> usize {
-        let buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
-        buffers.received.capacity() + buffers.sent.capacity()
+        let buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
+        buffer.capacity()
     }
 
     /// Takes the interface over: shut towards the stack first, then up, then heard.
@@ -72,10 +68,7 @@ impl Attached {
         };
         Ok(Self {
             socket,
-            buffers: Mutex::new(Buffers {
-                received: vec![0; LONGEST],
-                sent: Vec::with_capacity(LONGEST),
-            }),
+            buffer: Mutex::new(vec![0; LONGEST]),
             shut: AsyncMutex::new(shut),
             index,
             received: AtomicU64::new(0),
@@ -95,26 +88,26 @@ impl Attached {
         batch: &mut PacketBatch,
         drops: &mut DropCounters,
     ) -> io::Result<usize> {
-        let Ok(mut buffers) = self.buffers.lock() else {
+        let Ok(mut buffer) = self.buffer.lock() else {
             return Err(io::Error::other("a former call failed"));
         };
-        let before = batch.len();
+        let (before, mut read) = (batch.len(), 0);
         for _ in 0..poll::READS {
             if batch.is_full() {
                 break;
             }
-            let length = match poll::read(&self.socket, &mut buffers.received) {
+            let length = match poll::read(&self.socket, &mut buffer) {
                 Ok(length) => length,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if batch.len() == before => return Err(error),
                 // It comes again with the next call.
                 Err(_) => break,
             };
-            take(&buffers.received[..length], batch, drops);
+            read += 1;
+            take(&buffer[..length], batch, drops);
         }
-        let count = batch.len() - before;
-        self.received.fetch_add(count as u64, Ordering::Relaxed);
-        Ok(count)
+        self.received.fetch_add(read, Ordering::Relaxed);
+        Ok(batch.len() - before)
     }
 
     /// Sends from the front of a batch.
@@ -123,13 +116,10 @@ impl Attached {
         batch: &mut PacketBatch,
         drops: &mut DropCounters,
     ) -> io::Result<usize> {
-        let Ok(mut buffers) = self.buffers.lock() else {
-            return Err(io::Error::other("a former call failed"));
-        };
         let (mut done, mut sent) = (0, 0);
         let mut failure = None;
         for packet in batch.packets() {
-            match self.send(packet, &mut buffers.sent) {
+            match self.send(packet) {
                 Ok(()) => sent += 1,
                 Err(Failed::Wait) => break,
                 Err(Failed::Drop(reason)) => drops.count(reason),
@@ -147,19 +137,14 @@ impl Attached {
         }
     }
 
-    /// Sends one packet, or the segments of one.
-    fn send(&self, packet: &Packet, buffer: &mut Vec<u8>) -> Result<(), Failed> {
-        let sent = parts::each(packet, |part| {
-            buffer.clear();
-            buffer.extend_from_slice(&vnet::PLAIN);
-            buffer.extend_from_slice(part);
-            poll::write(&self.socket, buffer)
-        });
-        let error = match sent {
-            Ok(()) => return Ok(()),
-            Err(Stopped::Malformed) => return Err(Failed::Drop(DropReason::Malformed)),
-            Err(Stopped::Amid) => return Err(Failed::Drop(DropReason::QueueFull)),
-            Err(Stopped::Before(error)) => error,
+    /// Sends one packet. The kernel cuts a super-packet, later and for less than we would.
+    fn send(&self, packet: &Packet) -> Result<(), Failed> {
+        let Some(header) = vnet::write(packet) else {
+            return Err(Failed::Drop(DropReason::Malformed));
+        };
+        let parts = [IoSlice::new(&header), IoSlice::new(packet.bytes())];
+        let Err(error) = poll::write_parts(&self.socket, &parts) else {
+            return Ok(());
         };
         Err(match error.raw_os_error() {
             _ if error.kind() == io::ErrorKind::WouldBlock => Failed::Wait,
@@ -248,9 +233,17 @@ fn take(read: &[u8], batch: &mut PacketBatch, drops: &mut DropCounters) {
         drops.count(DropReason::Unsupported);
         return;
     };
+    let largest = batch.pool_mut().largest_packet();
     let mut push = |bytes: &[u8]| {
-        if bytes.len() > batch.pool_mut().largest_packet() {
+        if bytes.len() > largest {
             drops.count(DropReason::TooBig);
+            return;
+        }
+        // What continues the packet before is looked up, rewritten and written with it.
+        if largest >= WORTH_JOINING
+            && let Some(head) = batch.packets_mut().last_mut()
+            && coalesce(head, bytes, largest)
+        {
             return;
         }
         let pushed = batch.push_with(|buffer| {

@@ -1,6 +1,6 @@
 //! Reads and writes of one packet, over a socket that tokio watches.
 
-use std::io::{self, Read};
+use std::io::{self, IoSlice, Read};
 
 use socket2::Socket;
 use tokio::io::Interest;
@@ -17,10 +17,15 @@ pub(super) fn read(socket: &AsyncFd<Socket>, into: &mut [u8]) -> io::Result<usiz
 
 /// Writes one packet; `WouldBlock` if there is no room.
 pub(super) fn write(socket: &AsyncFd<Socket>, bytes: &[u8]) -> io::Result<()> {
+    write_parts(socket, &[IoSlice::new(bytes)])
+}
+
+/// Writes one packet, of these parts.
+pub(super) fn write_parts(socket: &AsyncFd<Socket>, parts: &[IoSlice<'_>]) -> io::Result<()> {
     retried(|| {
         socket.try_io(Interest::WRITABLE, |socket: &Socket| {
             // An end that is closed is an error here, and no signal to the program we are part of.
-            socket.send_with_flags(bytes, libc::MSG_NOSIGNAL)
+            socket.send_vectored_with_flags(parts, libc::MSG_NOSIGNAL)
         })
     })
     .map(drop)
