@@ -2,22 +2,29 @@
 //!
 //! | Module | What it decides or touches |
 //! |---|---|
-//! | `profile` | what a provider's file may say |
+//! | `profile`, `options`, `words` | what a provider's file may say |
 //! | `credentials` | user and password |
 //! | `management` | what the process says, and what is said back |
 //! | `pushed` | what a server gave us |
 //! | `process` | the process, and the conversation with it |
-//! | `transport` | the tunnel: states, attempts, packets |
+//! | `config` | what is said beside the profile |
+//! | `runner` | one process after the other: attempts, states |
+//! | `transport` | the tunnel: packets |
 
+mod config;
 mod credentials;
 mod management;
+mod options;
 mod process;
 mod profile;
 mod pushed;
+mod runner;
 mod transport;
+mod words;
 
 pub(crate) use process::end_leftovers;
 
+pub use config::OpenVpnConfig;
 pub use credentials::{Credentials, CredentialsError};
 pub use profile::{MAX_PROFILE, Profile, ProfileError};
-pub use transport::{OpenVpnConfig, OpenVpnTransport};
+pub use transport::OpenVpnTransport;

@@ -10,94 +10,14 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use super::options::{READS, RUNS, SUPERVISED, WRITES};
+use super::words::{is_name, is_space, words};
+
 /// Longest profile that is read, in bytes: certificates and keys inline are a few kilobytes.
 pub const MAX_PROFILE: usize = 1 << 20;
 
 /// Longest line, in bytes: OpenVPN's own limit (`OPTION_LINE_SIZE`).
 const MAX_LINE: usize = 256;
-
-/// Options that run a program, load code or hand out control.
-const RUNS: &[&str] = &[
-    "auth-user-pass-verify",
-    "client-connect",
-    "client-crresponse",
-    "client-disconnect",
-    "dns-updown",
-    "down",
-    "down-pre",
-    "engine",
-    "iproute",
-    "ipchange",
-    "learn-address",
-    "pkcs11-providers",
-    "plugin",
-    "providers",
-    "route-pre-down",
-    "route-up",
-    "script-security",
-    "tls-crypt-v2-verify",
-    "tls-export-cert",
-    "tls-verify",
-    "up",
-    "up-delay",
-    "up-restart",
-];
-
-/// Options that are the supervisor's own.
-const SUPERVISED: &[&str] = &[
-    "askpass",
-    "bind-dev",
-    "daemon",
-    "inetd",
-    "mark",
-    "mktun",
-    "port-share",
-    "rmtun",
-    "service",
-    "syslog",
-    "mode",
-    "server",
-    "server-ipv6",
-    "server-bridge",
-];
-
-/// Options that read or write files anywhere, or change where paths lead.
-const WRITES: &[&str] = &[
-    "cd",
-    "chroot",
-    "config",
-    "dev-node",
-    "genkey",
-    "ifconfig-pool-persist",
-    "log",
-    "log-append",
-    "memstats",
-    "replay-persist",
-    "status",
-    "tmp-dir",
-    "writepid",
-];
-
-/// Options that name a file to read, and which of their values it is. What is read may be sent to the
-/// server, so it has to lie beside the profile.
-const READS: &[(&str, usize)] = &[
-    ("auth-gen-token-secret", 1),
-    ("ca", 1),
-    ("capath", 1),
-    ("cert", 1),
-    ("crl-verify", 1),
-    ("dh", 1),
-    ("extra-certs", 1),
-    ("http-proxy", 3),
-    ("http-proxy-user-pass", 1),
-    ("key", 1),
-    ("pkcs12", 1),
-    ("secret", 1),
-    ("socks-proxy", 3),
-    ("tls-auth", 1),
-    ("tls-crypt", 1),
-    ("tls-crypt-v2", 1),
-];
 
 /// Why a profile is refused.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -425,55 +345,6 @@ fn is_beside(folder: &Path, path: &str) -> bool {
     parts.all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
 }
 
-/// What C's `isspace` takes for one: other spaces are part of a word to OpenVPN.
-const fn is_space(c: char) -> bool {
-    matches!(c, ' ' | '\t' | '\n' | '\r' | '\x0b' | '\x0c')
-}
-
-/// Whether a word can be the name of an option. Others are refused: OpenVPN looks for a block only
-/// behind "--", takes a second byte order mark for one, and can be told to ignore what it does not
-/// know, so that it and we would see blocks begin at different lines.
-fn is_name(word: &str) -> bool {
-    let name = word.strip_prefix("--").unwrap_or(word);
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
-    !name.is_empty() && name.chars().all(plain)
-}
-
-/// The words of a line, as OpenVPN's parser splits them (`parse_line`): a quotation is a word of its
-/// own, and quotes within a word are part of it. `None` where it would see none, or complain.
-fn words(line: &str) -> Option<Vec<String>> {
-    let mut words = Vec::new();
-    let mut word: Option<String> = None;
-    let mut quote = None;
-    let mut chars = line.chars();
-    while let Some(c) = chars.next() {
-        match (quote, c) {
-            (None | Some('"'), '\\') => match chars.next()? {
-                // Before a word it drops the backslash and sees a space, or a comment.
-                c if word.is_none() && (is_space(c) || matches!(c, '#' | ';')) => return None,
-                next if matches!(next, '\\' | '"') || is_space(next) => {
-                    word.get_or_insert_default().push(next);
-                }
-                _ => return None,
-            },
-            (Some(q), c) if c == q => {
-                quote = None;
-                words.extend(word.take());
-            }
-            (Some(_), c) => word.get_or_insert_default().push(c),
-            (None, '"' | '\'') if word.is_none() => {
-                quote = Some(c);
-                word = Some(String::new());
-            }
-            (None, '#' | ';') if word.is_none() => break,
-            (None, c) if is_space(c) => words.extend(word.take()),
-            (None, c) => word.get_or_insert_default().push(c),
-        }
-    }
-    words.extend(word);
-    quote.is_none().then_some(words)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -654,17 +525,5 @@ mod tests {
         assert!(matches!(long, Err(ProfileError::LongLine { line: 1 })));
         let whole = of(&vec![b'#'; MAX_PROFILE + 1]);
         assert!(matches!(whole, Err(ProfileError::TooLong { .. })));
-    }
-
-    #[test]
-    fn words_are_split_as_openvpn_does() {
-        let split = |line| words(line).expect("well-formed").join("|");
-        assert_eq!(split("a 'b c' \"d\\\"e\" f#g # h"), "a|b c|d\"e|f#g");
-        assert_eq!(split("; all of it"), "");
-        assert_eq!(split("a ''"), "a|");
-        assert_eq!(split("\"log\"/etc/x b\"c 'd'e"), "log|/etc/x|b\"c|d|e");
-        for odd in ["a \"b", "a 'b", "\\ up", "u\\p", "a \\# b", "a \\"] {
-            assert_eq!(words(odd), None, "{odd}");
-        }
     }
 }
