@@ -129,8 +129,27 @@ pub(crate) async fn state_of(path: &Path) -> io::Result<State> {
     }
     match UnixStream::connect(path).await {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(State::Stale),
+        // A program that a killed daemon was about to start holds the socket for a moment more.
+        Ok(stream) if is_orphan(&stream) => Ok(State::Stale),
         // Also one that is busy or not ours.
         _ => Ok(State::Alive),
+    }
+}
+
+/// Whether the process that listened there has ended. One that cannot be told is there.
+fn is_orphan(stream: &UnixStream) -> bool {
+    let Some(listener) = stream.peer_cred().ok().and_then(|peer| peer.pid()) else {
+        return false;
+    };
+    if listener <= 0 {
+        return false;
+    }
+    match std::fs::read_to_string(format!("/proc/{listener}/stat")) {
+        // Behind its name, which is in brackets and may be anything: the state (proc(5)).
+        Ok(stat) => stat
+            .rsplit_once(") ")
+            .is_some_and(|(_, rest)| rest.starts_with(['Z', 'X'])),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
 }
 
