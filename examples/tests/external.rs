@@ -460,6 +460,9 @@ fn rounds_leave_nothing() {
                 // Half a kilobyte a round would be a leak; the allocator's own noise is below.
                 assert!(grown < 2048 + rounds as u64 / 2, "{grown} kB more memory");
             }
+            (Some(_), _) if round % 50 == 0 => {
+                println!("after {round} of {rounds}: {:?}", used(id))
+            }
             _ => {}
         }
         if round < rounds {

@@ -18,6 +18,7 @@ use vpn_routing::RouterConfig;
 use vpn_routing::group::MAX_GROUPS;
 
 use crate::error::Error;
+use crate::provider::INTERFACES;
 use answers::Answers;
 use bounds::{Hold, Limits, Timeouts};
 pub(crate) use dns::{ApplyDns, Dns};
@@ -298,6 +299,13 @@ impl Config {
         // Each takes it for itself, and would give it back under the other.
         let mut taken = BTreeMap::from([(self.interface.name.as_str(), "interface.name")]);
         for (name, tunnel) in &self.tunnel {
+            if let Some(interface) = &tunnel.interface
+                && interface.starts_with(INTERFACES)
+            {
+                let problem =
+                    format!("\"{INTERFACES}\" begins the names of interfaces that are made here");
+                return wrong(format!("tunnel.{name}.interface"), problem);
+            }
             if let Some(interface) = &tunnel.interface
                 && let Some(by) = taken.insert(interface, name)
             {

@@ -49,8 +49,8 @@ pub enum EngineError {
     /// make a new device and a new engine.
     #[error("the device does not work any more")]
     Device(#[from] DeviceError),
-    /// More tunnels than one engine can name.
-    #[error("an engine has at most {} tunnels", TunnelId::MAX)]
+    /// More tunnels than one engine can name, those that were removed included. Make a new engine.
+    #[error("an engine names at most {} tunnels in its life", TunnelId::MAX)]
     TooManyTunnels,
     /// A tunnel or group of this name is there already. Choose another name.
     #[error("there is a tunnel or group named {0} already")]
@@ -325,19 +325,20 @@ impl Engine {
                         tracing::debug!(%tunnel, %address, "this one");
                     }
                 }
-                Event::Routes(tunnel, report) if !report.is_clean() => {
-                    tracing::warn!(
-                        %tunnel,
-                        admitted = report.admitted,
-                        refused = report.refused,
-                        conflicts = report.conflicts.len(),
-                        "advertised routes are not used; debug level names them"
-                    );
+                Event::Routes(tunnel, report) => {
+                    if !report.is_clean() {
+                        tracing::warn!(
+                            %tunnel,
+                            admitted = report.admitted,
+                            refused = report.refused,
+                            conflicts = report.conflicts.len(),
+                            "advertised routes are not used; debug level names them"
+                        );
+                    }
                     for (route, reason) in report.refusals {
                         tracing::debug!(%tunnel, %route, %reason, "refused route");
                     }
                 }
-                Event::Routes(..) => {}
                 Event::Wake(tunnel) => {
                     if let Some(link) = self.link(tunnel) {
                         link.transport.wake();

@@ -53,10 +53,10 @@ impl Tunnel {
     }
 }
 
-/// Slots by id; a removed tunnel's id is never given again.
+/// Slots by id; a removed tunnel's id is never given again, and leaves the room of a pointer.
 #[derive(Debug)]
 pub(super) struct Tunnels {
-    slots: Vec<Option<Tunnel>>,
+    slots: Vec<Option<Box<Tunnel>>>,
     /// Those with packets queued: a batch does not pay for tunnels it has nothing for.
     queued: Vec<TunnelId>,
 }
@@ -71,7 +71,7 @@ impl Tunnels {
 
     pub(super) fn add(&mut self, name: &str, queue: PacketBatch) -> Option<TunnelId> {
         let id = TunnelId::new(u16::try_from(self.slots.len()).ok()?);
-        self.slots.push(Some(Tunnel {
+        let tunnel = Tunnel {
             name: name.to_owned(),
             state: TransportState::Connecting,
             assigned: None,
@@ -81,23 +81,24 @@ impl Tunnels {
             counters: TunnelCounters::default(),
             demand: Demand::default(),
             options: TunnelOptions::default(),
-        }));
+        };
+        self.slots.push(Some(Box::new(tunnel)));
         Some(id)
     }
 
     pub(super) fn remove(&mut self, id: TunnelId) -> Option<Tunnel> {
         self.unlist(id);
-        self.slots.get_mut(id.index())?.take()
+        self.slots.get_mut(id.index())?.take().map(|tunnel| *tunnel)
     }
 
     #[inline]
     pub(super) fn get(&self, id: TunnelId) -> Option<&Tunnel> {
-        self.slots.get(id.index())?.as_ref()
+        self.slots.get(id.index())?.as_deref()
     }
 
     #[inline]
     pub(super) fn get_mut(&mut self, id: TunnelId) -> Option<&mut Tunnel> {
-        self.slots.get_mut(id.index())?.as_mut()
+        self.slots.get_mut(id.index())?.as_deref_mut()
     }
 
     pub(super) fn named(&self, name: &str) -> Option<TunnelId> {
@@ -106,12 +107,12 @@ impl Tunnels {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (TunnelId, &Tunnel)> {
         let slots = self.slots.iter().enumerate();
-        slots.filter_map(|(i, slot)| Some((TunnelId::new(i as u16), slot.as_ref()?)))
+        slots.filter_map(|(i, slot)| Some((TunnelId::new(i as u16), slot.as_deref()?)))
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (TunnelId, &mut Tunnel)> {
         let slots = self.slots.iter_mut().enumerate();
-        slots.filter_map(|(i, slot)| Some((TunnelId::new(i as u16), slot.as_mut()?)))
+        slots.filter_map(|(i, slot)| Some((TunnelId::new(i as u16), slot.as_deref_mut()?)))
     }
 
     pub(super) fn with_queued(&self) -> impl Iterator<Item = TunnelId> + '_ {

@@ -51,9 +51,12 @@ impl RouteReport {
         }
     }
 
-    /// Whether there is anything that people should know.
-    pub const fn is_clean(&self) -> bool {
-        self.refused == 0 && self.conflicts.is_empty()
+    /// Whether there is nothing that people should know: what the policy leaves out is left out on
+    /// purpose.
+    pub fn is_clean(&self) -> bool {
+        let on_purpose = [RouteRefusal::Policy, RouteRefusal::Default];
+        let mut why = self.refusals.iter().map(|(_, why)| why);
+        self.conflicts.is_empty() && why.all(|why| on_purpose.contains(why))
     }
 }
 

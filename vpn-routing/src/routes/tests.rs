@@ -30,6 +30,7 @@ fn nothing_is_admitted_unless_policy_says_so() {
     let report = table.advertise(id(0), &pushed).unwrap();
     assert_eq!((report.admitted, report.refused), (0, 3));
     assert_eq!(report.refusals[2], (pushed[2], RouteRefusal::Policy));
+    assert!(report.is_clean(), "nobody wanted them");
     assert_eq!(of(&table, "10.1.2.3"), None);
     let report = table.set_policy(id(0), RoutePolicy::All).unwrap();
     assert_eq!(report.admitted, 3, "what was advertised before counts");
@@ -126,6 +127,7 @@ fn a_flood_of_routes_is_bounded_and_so_is_its_report() {
     assert_eq!(report.refused, many.len() - MAX_ROUTES_OF_TUNNEL);
     assert!(report.refusals.len() <= MAX_REPORTED);
     assert_eq!(report.refusals[0].1, RouteRefusal::TooMany);
+    assert!(!report.is_clean());
     assert_eq!(table.len(), MAX_ROUTES_OF_TUNNEL);
 }
 

@@ -5,8 +5,12 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-/// Longest file of credentials, in bytes: OpenVPN takes a name and a password of 4096 bytes each.
-const MAX_BYTES: u64 = 8194;
+/// Longest name and longest password, in bytes: OpenVPN answers a longer one with an error, and asks
+/// no more (`OPTION_PARM_SIZE`).
+pub const MAX_CREDENTIAL: usize = 255;
+
+/// How much of a file of credentials is read, in bytes: enough to tell what is too long.
+const MAX_BYTES: u64 = 8192;
 
 /// A user's name and password.
 #[derive(Clone, PartialEq, Eq)]
@@ -36,6 +40,16 @@ pub enum CredentialsError {
         /// Its permissions.
         mode: u32,
     },
+    /// OpenVPN would take neither.
+    #[error(
+        "{} has a name or a password of more than {MAX_CREDENTIAL} bytes, which OpenVPN does not \
+         take from here; let the profile's auth-user-pass name the file",
+        path.display()
+    )]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+    },
     /// It is not a name and a password, a line each.
     #[error("{} is not a name and a password, a line each", path.display())]
     NotTwoLines {
@@ -45,10 +59,11 @@ pub enum CredentialsError {
 }
 
 impl Credentials {
-    /// These. Neither may hold a line break: the protocol has lines.
+    /// These. `None` where one holds a line break, as the protocol has lines, or is longer than
+    /// [`MAX_CREDENTIAL`], and for an empty name.
     pub fn new(user: impl Into<String>, password: impl Into<String>) -> Option<Self> {
         let (user, password) = (user.into(), password.into());
-        let line = |text: &str| !text.contains(['\n', '\r', '\0']);
+        let line = |text: &str| !text.contains(['\n', '\r', '\0']) && text.len() <= MAX_CREDENTIAL;
         (line(&user) && line(&password) && !user.is_empty()).then_some(Self { user, password })
     }
 
@@ -81,6 +96,9 @@ impl Credentials {
             .map_err(failed)?;
         let mut lines = text.lines();
         let two = lines.next().zip(lines.next());
+        if two.is_some_and(|(user, password)| user.len().max(password.len()) > MAX_CREDENTIAL) {
+            return Err(CredentialsError::TooLong { path: path() });
+        }
         two.and_then(|(user, password)| Self::new(user, password))
             .ok_or_else(|| CredentialsError::NotTwoLines { path: path() })
     }
@@ -117,6 +135,12 @@ mod tests {
             let error = Credentials::read(&path);
             assert!(matches!(error, Err(CredentialsError::NotTwoLines { .. })));
         }
+        let longest = "x".repeat(MAX_CREDENTIAL);
+        write(&format!("lab\n{longest}\n"), 0o600);
+        assert!(Credentials::read(&path).is_ok());
+        write(&format!("lab\n{longest}x\n"), 0o600);
+        let error = Credentials::read(&path);
+        assert!(matches!(error, Err(CredentialsError::TooLong { .. })));
         let pipe = folder.path().join("pipe");
         let made = std::process::Command::new("mkfifo").arg(&pipe).status();
         assert!(made.expect("mkfifo").success());

@@ -9,6 +9,8 @@ use std::net::{IpAddr, SocketAddr};
 use vpn_core::{Assigned, DownCause};
 
 use super::credentials::Credentials;
+use super::profile::Profile;
+use super::pull::Pull;
 use super::pushed::Pushed;
 
 /// How much of a message is quoted, in characters: a server may have written it.
@@ -72,6 +74,7 @@ pub(super) struct Way {
 pub(super) struct Management {
     credentials: Option<Credentials>,
     profile_mtu: Option<u16>,
+    pull: Pull,
     pushed: Pushed,
     /// Whether it asked for a server over UDP.
     datagrams: bool,
@@ -91,11 +94,12 @@ impl Management {
     /// Has it connect anew, with the interface left as it is (`persist-tun`).
     pub(super) const RECONNECT: &str = "signal SIGUSR1\n";
 
-    pub(super) fn new(credentials: Option<Credentials>, profile_mtu: Option<u16>) -> Self {
+    pub(super) fn new(credentials: Option<Credentials>, profile: &Profile) -> Self {
         Self {
             credentials,
-            profile_mtu,
-            pushed: Pushed::default(),
+            profile_mtu: profile.mtu(),
+            pushed: Pushed::new(profile.pull()),
+            pull: profile.pull().clone(),
             datagrams: false,
             asked: 0,
             last_error: None,
@@ -162,7 +166,7 @@ impl Management {
                 None => Told::Refused("the server gave no address".to_owned()),
             }),
             ("RECONNECTING", why) => {
-                self.pushed = Pushed::default();
+                self.pushed = Pushed::new(&self.pull);
                 self.rejected = None;
                 Some(Told::Lost(match why {
                     "" | "ping-restart" | "server_poll" | "tls-error" => DownCause::NoAnswer,
@@ -187,7 +191,7 @@ impl Management {
             let message = message.trim_end_matches('\'');
             // A long one comes in parts, each with the name again.
             if message.starts_with("PUSH_REPLY") {
-                self.pushed.take(message);
+                self.pushed.take(message, &self.pull);
             }
         }
         if flags.contains(['F', 'N']) {
@@ -251,7 +255,8 @@ mod tests {
         ifconfig 10.100.0.2 255.255.0.0,peer-id 0'";
 
     fn with(credentials: Option<Credentials>) -> Management {
-        Management::new(credentials, Some(1400))
+        let profile = Profile::parse(b"remote a\ntun-mtu 1400\n", std::path::Path::new("/p"));
+        Management::new(credentials, &profile.expect("good"))
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use vpn_core::Assigned;
 
+use super::pull::Pull;
+
 /// MTU where neither the server nor the profile says one, in bytes: OpenVPN's own.
 const USUAL_MTU: u16 = 1500;
 
@@ -24,9 +26,21 @@ pub(super) struct Pushed {
 }
 
 impl Pushed {
+    /// Before anything is pushed: what the profile says itself.
+    pub(super) fn new(pull: &Pull) -> Self {
+        let mut this = Self::default();
+        for words in pull.own() {
+            if let [name, values @ ..] = words.as_slice() {
+                let values: Vec<&str> = values.iter().map(String::as_str).collect();
+                let _ = this.option(name, &values);
+            }
+        }
+        this
+    }
+
     /// Takes in one control message: `PUSH_REPLY,option,option`.
-    pub(super) fn take(&mut self, message: &str) {
-        for option in message.split(',') {
+    pub(super) fn take(&mut self, message: &str, pull: &Pull) {
+        for option in message.split(',').filter(|option| pull.takes(option)) {
             let mut words = option.split_ascii_whitespace();
             let name = words.next().unwrap_or_default();
             let values: Vec<&str> = words.collect();
@@ -49,10 +63,11 @@ impl Pushed {
                 self.addresses.retain(|old| old.addr().is_ipv4());
                 self.addresses.push(net.into());
             }
-            ("dhcp-option", ["DNS" | "DNS6", address, ..]) => {
-                let address: IpAddr = address.parse().ok()?;
-                if self.dns.len() < MAX_PUSHED && !self.dns.contains(&address) {
-                    self.dns.push(address);
+            ("dhcp-option", ["DNS" | "DNS6", address, ..]) => self.resolver(address)?,
+            // Since version 2.6: by priority, which is the order they come in.
+            ("dns", ["server", _, "address", addresses @ ..]) => {
+                for address in addresses {
+                    self.resolver(address)?;
                 }
             }
             ("redirect-gateway", flags) => {
@@ -80,6 +95,14 @@ impl Pushed {
             }
             ("tun-mtu", [mtu, ..]) => self.mtu = mtu.parse().ok(),
             _ => {}
+        }
+        Some(())
+    }
+
+    fn resolver(&mut self, address: &str) -> Option<()> {
+        let address: IpAddr = address.parse().ok()?;
+        if self.dns.len() < MAX_PUSHED && !self.dns.contains(&address) {
+            self.dns.push(address);
         }
         Some(())
     }
@@ -130,11 +153,12 @@ impl Pushed {
 
 #[cfg(test)]
 mod tests {
+    use super::super::profile::Profile;
     use super::*;
 
     fn assigned(message: &str) -> Option<Assigned> {
         let mut pushed = Pushed::default();
-        pushed.take(message);
+        pushed.take(message, &Pull::default());
         pushed.assigned(None)
     }
 
@@ -153,11 +177,42 @@ mod tests {
         assert_eq!(got.routes.len(), 2);
     }
 
+    /// What openvpn(8) says of `pull-filter`, `route-nopull`, and of options of the client's own.
+    #[test]
+    fn a_profile_has_its_word() {
+        const PUSHED: &str = "PUSH_REPLY,dhcp-option DNS 198.18.1.53,dns server 1 address \
+            198.18.1.54 2001:db8::53,redirect-gateway def1,topology subnet,\
+            ifconfig 10.100.0.2 255.255.0.0,ifconfig-ipv6 fd00:100::2/64 fd00:100::1";
+        let given = |lines: &str| {
+            let text = format!("remote a\n{lines}\n");
+            let profile = Profile::parse(text.as_bytes(), std::path::Path::new("/p"));
+            let profile = profile.expect("good");
+            let mut pushed = Pushed::new(profile.pull());
+            pushed.take(PUSHED, profile.pull());
+            let got = pushed.assigned(None).expect("an address");
+            let dns: Vec<String> = got.dns.iter().map(ToString::to_string).collect();
+            (got.addresses.len(), dns.join(" "), got.routes.len())
+        };
+        let all = "198.18.1.53 198.18.1.54 2001:db8::53";
+        assert_eq!(given("client"), (2, all.to_owned(), 1));
+        assert_eq!(given("route-nopull"), (2, String::new(), 0));
+        let filtered = "pull-filter ignore \"dhcp-option DNS \"\npull-filter ignore ifconfig-ipv6";
+        assert_eq!(
+            given(filtered),
+            (1, "198.18.1.54 2001:db8::53".to_owned(), 1)
+        );
+        // The first that fits decides.
+        let order = "pull-filter accept dhcp\npull-filter ignore d\npull-filter reject redirect";
+        assert_eq!(given(order), (2, "198.18.1.53".to_owned(), 0));
+        let own = "route-nopull\ndhcp-option DNS 192.0.2.53\nroute 10.0.0.0 255.0.0.0 vpn_gateway";
+        assert_eq!(given(own), (2, "192.0.2.53".to_owned(), 1));
+    }
+
     #[test]
     fn what_openvpn_adds_depends_on_the_cipher() {
         let with = |message: &str| {
             let mut pushed = Pushed::default();
-            pushed.take(message);
+            pushed.take(message, &Pull::default());
             pushed.overhead()
         };
         assert_eq!(with("PUSH_REPLY,cipher AES-256-GCM"), 25);

@@ -138,8 +138,8 @@ impl Runner {
     }
 
     async fn converse(&mut self, process: &mut Process) -> End {
-        let mtu = self.config.profile.mtu();
-        let mut talk = Management::new(self.config.credentials.clone(), mtu);
+        let credentials = self.config.credentials.clone();
+        let mut talk = Management::new(credentials, &self.config.profile);
         let mut after_up = false;
         let mut say = Management::GREETING.to_owned();
         let mut given = None;
