@@ -11,6 +11,7 @@
 
 mod support;
 
+use std::collections::HashSet;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -235,6 +236,60 @@ fn servers_that_go_and_come() {
     lab.only(1002, "fr", "http4");
     let (seen, _) = capture.finish();
     assert!(seen.is_empty(), "{seen:?}");
+}
+
+/// A server whose certificate is not trusted is told from one that is silent, and asked less and less
+/// often: OpenVPN leaves the waiting between its attempts to whoever supervises it.
+#[test]
+fn a_server_that_is_somebody_else() {
+    let regions = vec![
+        openvpn("uk", 1, OpenVpnOptions::default()),
+        openvpn("fr", 2, OpenVpnOptions::default()),
+    ];
+    let Some(lab) = lab_of(regions, |_| String::new()) else {
+        return;
+    };
+    let text = |name: &str| {
+        let profile = lab.lab.region(name).expect("a region").profile().to_owned();
+        (fs::read_to_string(&profile).expect("text"), profile)
+    };
+    let ((of_uk, profile), (of_fr, _)) = (text("uk"), text("fr"));
+    let parts = |text: &str| {
+        let (before, rest) = text.split_once("<ca>").expect("an authority");
+        let (authority, after) = rest.split_once("</ca>").expect("its end");
+        [before, authority, after].map(str::to_owned)
+    };
+    let [before, _, after] = parts(&of_uk);
+    let [_, authority, _] = parts(&of_fr);
+    fs::write(&profile, format!("{before}<ca>{authority}</ca>{after}")).expect("written");
+    lab.rule("--uid 1001 --to uk");
+    lab.rule("--uid 1002 --to fr");
+    let capture = lab.lab.capture().expect("a capture");
+    let server = lab.lab.region("uk").expect("a region").endpoint();
+    // Each from a port of its own.
+    let attempts = || {
+        let seen = capture.so_far();
+        let there = seen.iter().filter(|seen| seen.destination == server);
+        there.map(|seen| seen.source.port()).collect::<HashSet<_>>()
+    };
+    let begun = Instant::now();
+    let _daemon = lab.daemon();
+    until(&lab, "fr", "up");
+    until(&lab, "uk", "down");
+    let told = tunnel(&lab, "uk");
+    let cause = told["cause"].as_str().unwrap_or_default();
+    assert!(cause.contains("not who it should be"), "{told}");
+    lab.gets_nothing(1001);
+    lab.only(1002, "fr", "http4");
+    // Five, with a second between; then 2, 4, 8 ... seconds pass. Without, there is one a second.
+    thread::sleep(Duration::from_secs(14).saturating_sub(begun.elapsed()));
+    let (tried, took) = (attempts().len(), begun.elapsed());
+    println!("{tried} attempts in {took:?}");
+    assert!(tried > 2, "it tries again");
+    assert!(
+        tried < 10 || took > Duration::from_secs(30),
+        "{tried} attempts in {took:?}"
+    );
 }
 
 /// A server that comes back with another address for us has OpenVPN make its interface anew; one that

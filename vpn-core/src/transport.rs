@@ -66,6 +66,10 @@ pub enum DownCause {
     /// The endpoint's name has no address. The transport keeps trying.
     #[error("the endpoint's name cannot be resolved: {0}")]
     Resolve(String),
+    /// The peer did not prove who it is: its certificate is of an authority that is not trusted, of
+    /// another name, or expired. The transport keeps trying.
+    #[error("the peer is not who it should be: {0}")]
+    Untrusted(String),
     /// The network refuses. The transport keeps trying.
     #[error("the network refuses: {0}")]
     Network(String),

@@ -5,6 +5,7 @@
 //! hand in: its refusals and what it pushes are quoted in the log.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use vpn_core::{Assigned, DownCause};
 
@@ -29,6 +30,9 @@ pub(super) enum Told {
     Ending(String),
     /// It asks where a server is.
     WhereIs(Asked),
+    /// It tries again when it is told to, which should take as long as this: it has a back-off, and
+    /// leaves the waiting to us.
+    Holds(Duration),
 }
 
 /// A question where a server is.
@@ -82,6 +86,8 @@ pub(super) struct Management {
     asked: usize,
     /// What the last message of importance said, for an end without one.
     last_error: Option<String>,
+    /// What it has against the server's certificate.
+    distrust: Option<String>,
     /// The server did not take user and password. What follows says whether that is final: the
     /// process ends, or it was a token that expired, or a server that is full, and it tries again.
     rejected: Option<String>,
@@ -89,7 +95,10 @@ pub(super) struct Management {
 
 impl Management {
     /// What is said as soon as it is connected.
-    pub(super) const GREETING: &str = "log on\nstate on\nhold release\n";
+    pub(super) const GREETING: &str = "log on\nstate on\n";
+
+    /// Has it try now.
+    pub(super) const TRY: &str = "hold release\n";
 
     /// Has it connect anew, with the interface left as it is (`persist-tun`).
     pub(super) const RECONNECT: &str = "signal SIGUSR1\n";
@@ -103,6 +112,7 @@ impl Management {
             datagrams: false,
             asked: 0,
             last_error: None,
+            distrust: None,
             rejected: None,
         }
     }
@@ -118,8 +128,9 @@ impl Management {
         let (kind, rest) = line.strip_prefix('>')?.split_once(':')?;
         match kind {
             "HOLD" => {
-                say.push_str("hold release\n");
-                None
+                let (_, seconds) = rest.rsplit_once(':')?;
+                let seconds = seconds.parse().unwrap_or(0);
+                Some(Told::Holds(Duration::from_secs(seconds)))
             }
             "STATE" => self.state(rest),
             "LOG" => {
@@ -168,6 +179,9 @@ impl Management {
             ("RECONNECTING", why) => {
                 self.pushed = Pushed::new(&self.pull);
                 self.rejected = None;
+                if let Some(why) = self.distrust.take() {
+                    return Some(Told::Lost(DownCause::Untrusted(why)));
+                }
                 Some(Told::Lost(match why {
                     "" | "ping-restart" | "server_poll" | "tls-error" => DownCause::NoAnswer,
                     other => DownCause::Network(other.chars().take(MAX_QUOTED).collect()),
@@ -193,6 +207,11 @@ impl Management {
             if message.starts_with("PUSH_REPLY") {
                 self.pushed.take(message, &self.pull);
             }
+        }
+        if let Some(error) = text.strip_prefix("VERIFY ")
+            && !error.starts_with("OK")
+        {
+            self.distrust = Some(error.chars().take(MAX_QUOTED).collect());
         }
         if flags.contains(['F', 'N']) {
             self.last_error = Some(text.chars().take(MAX_QUOTED).collect());
@@ -262,8 +281,15 @@ mod tests {
     #[test]
     fn a_connection_comes_up_and_goes() {
         let (mut m, mut say) = (with(None), String::new());
-        assert_eq!(m.line(">HOLD:Waiting for hold release:0", &mut say), None);
-        assert_eq!(say, "hold release\n");
+        let holds = |seconds| Some(Told::Holds(Duration::from_secs(seconds)));
+        assert_eq!(
+            m.line(">HOLD:Waiting for hold release:0", &mut say),
+            holds(0)
+        );
+        assert_eq!(
+            m.line(">HOLD:Waiting for hold release:8", &mut say),
+            holds(8)
+        );
         let asked = m.line(">REMOTE:vpn.example,1194,udp", &mut say);
         let Some(Told::WhereIs(asked)) = asked else {
             panic!("{asked:?}");
@@ -285,6 +311,24 @@ mod tests {
         );
         let end = m.line(">STATE:4,CONNECTED,SUCCESS,,,,,", &mut say);
         assert!(matches!(end, Some(Told::Refused(_))), "nothing pushed anew");
+    }
+
+    /// As OpenVPN 2.6 tells it.
+    #[test]
+    fn a_server_that_is_somebody_else_is_told_from_a_silent_one() {
+        let (mut m, mut say) = (with(None), String::new());
+        let again = ">STATE:1,RECONNECTING,tls-error,,,,,";
+        for error in [
+            "ERROR: depth=1, error=self-signed certificate in certificate chain: CN=x",
+            "X509NAME ERROR: CN=aserver, must be other",
+        ] {
+            assert_eq!(m.line(&format!(">LOG:1,N,VERIFY {error}"), &mut say), None);
+            let untrusted = DownCause::Untrusted(error.to_owned());
+            assert_eq!(m.line(again, &mut say), Some(Told::Lost(untrusted)));
+        }
+        m.line(">LOG:1,,VERIFY OK: depth=1, CN=x", &mut say);
+        let silent = Some(Told::Lost(DownCause::NoAnswer));
+        assert_eq!(m.line(again, &mut say), silent);
     }
 
     #[test]

@@ -25,8 +25,8 @@ const FOLDERS: [&str; 3] = ["", "/usr/sbin/", "/usr/local/sbin/"];
 /// How long it may take to open the conversation.
 const GREETS: Duration = Duration::from_secs(10);
 
-/// Longest wait between its own attempts: it doubles from a second.
-const LONGEST_RETRY: Duration = Duration::from_secs(60);
+/// Longest wait between its own attempts. It begins with a second, and doubles after four failures.
+pub(super) const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
 /// How long it may take to end after it was asked to: it says goodbye to its server. Whoever closes
 /// a tunnel waits a second.

@@ -9,7 +9,7 @@ use vpn_core::{Assigned, DownCause, TransportState, Underlay};
 
 use super::config::OpenVpnConfig;
 use super::management::{Management, Told, Way};
-use super::process::{Process, Start};
+use super::process::{LONGEST_RETRY, Process, Start};
 use crate::external::{Attached, Slot};
 
 /// First wait before a process that ended is started again; it doubles up to [`LONGEST_WAIT`].
@@ -53,6 +53,18 @@ enum Heard {
     Time,
     /// The network below is another one.
     Moved,
+    /// It has waited long enough.
+    Held,
+}
+
+/// When it may try again.
+#[derive(Clone, Copy)]
+enum Hold {
+    /// It does not wait for us.
+    None,
+    /// It was told to connect anew: it need not wait.
+    NotNow,
+    Until(tokio::time::Instant),
 }
 
 impl Runner {
@@ -145,6 +157,7 @@ impl Runner {
         let mut given = None;
         let mut look = tokio::time::interval(LOOK_EVERY);
         let patience = tokio::time::Instant::now() + self.config.no_answer_after;
+        let mut hold = Hold::None;
         loop {
             let connecting = self.slot.get() == TransportState::Connecting;
             if !say.is_empty() && process.say(&say).await.is_err() {
@@ -157,11 +170,24 @@ impl Runner {
                 line = process.line() => Heard::Line(line),
                 () = tokio::time::sleep_until(patience), if connecting => Heard::Nothing,
                 _ = look.tick() => Heard::Time,
+                () = released(hold) => Heard::Held,
                 () = self.moved.notified() => Heard::Moved,
             };
             let line = match heard {
                 Heard::Close => return End::Closed,
+                Heard::Held => {
+                    hold = Hold::None;
+                    say.push_str(Management::TRY);
+                    continue;
+                }
+                // What it waits for was on the old network.
+                Heard::Moved if matches!(hold, Hold::Until(_)) => {
+                    hold = Hold::None;
+                    say.push_str(Management::TRY);
+                    continue;
+                }
                 Heard::Moved => {
+                    hold = Hold::NotNow;
                     say.push_str(Management::RECONNECT);
                     continue;
                 }
@@ -199,6 +225,14 @@ impl Runner {
             };
             match talk.line(&line, &mut say) {
                 None => {}
+                Some(Told::Holds(_)) if matches!(hold, Hold::NotNow) => {
+                    hold = Hold::None;
+                    say.push_str(Management::TRY);
+                }
+                Some(Told::Holds(wait)) => {
+                    let now = tokio::time::Instant::now();
+                    hold = Hold::Until(now + wait.min(LONGEST_RETRY));
+                }
                 Some(Told::Lost(cause)) => self.slot.set(TransportState::Down(cause)),
                 Some(Told::WhereIs(asked)) => {
                     // Over sockets of the underlay: the program's own look-up would be captured.
@@ -243,5 +277,13 @@ impl Runner {
                 Some(Told::Ending(why)) => return End::Again { why, after_up },
             }
         }
+    }
+}
+
+/// When a hold ends; never, if there is none.
+async fn released(hold: Hold) {
+    match hold {
+        Hold::Until(end) => tokio::time::sleep_until(end).await,
+        Hold::None | Hold::NotNow => std::future::pending().await,
     }
 }
