@@ -11,6 +11,8 @@ BIN=${MULTI_REGION:-${CARGO_TARGET_DIR:-$ROOT/target}/release/examples/multi-reg
 SITE4=203.0.113.10 SITE6=2001:db8:113::10 RESOLVER=198.18.0.53
 REGIONS=(uk fr us)
 declare -A UID_OF=([uk]=1001 [fr]=1002 [us]=1003)
+# OFFLOAD=auto: with super-packets, where a point does not say otherwise.
+OF_INTERFACE=${OFFLOAD:+$'[interface]\noffload = "'$OFFLOAD'"'}
 # What a point adds to the configuration: keys at the top, keys of a tunnel, tables at the end.
 TOP='' TABLES=''
 declare -A OF_TUNNEL=() MTU_OF=()
@@ -90,11 +92,13 @@ tunnel_tables() {
 }
 
 configure() {
+  local top=${TOP:-$OF_INTERFACE}
+  [[ $TABLES != *'[interface]'* ]] || top=$TOP
   cat >"$CONF/multi-region.toml" <<TOML
 default = "block"
 on_exit = "${ON_EXIT:-open}"
 rules = "rules.db"
-$TOP
+$top
 [dns]
 apply = "none"
 $(tunnel_tables)
