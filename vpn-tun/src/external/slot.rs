@@ -27,6 +27,8 @@ pub(crate) struct Slot {
     /// Counts how often `attached` changed.
     changed: watch::Sender<u64>,
     closing: watch::Sender<bool>,
+    /// Watches over it.
+    task: Mutex<Option<JoinHandle<()>>>,
     mtu: AtomicU16,
 }
 
@@ -37,6 +39,7 @@ impl Slot {
             attached: RwLock::new(None),
             changed: watch::Sender::new(0),
             closing: watch::Sender::new(false),
+            task: Mutex::new(None),
             mtu: AtomicU16::new(USUAL_MTU),
         }
     }
@@ -90,6 +93,26 @@ impl Slot {
         journal.noticed(name.as_str(), found);
     }
 
+    /// Has a task watch over it, from now on.
+    pub(crate) fn watch_over(&self, task: JoinHandle<()>) {
+        let mut current = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        *current = Some(task);
+    }
+
+    /// Has the task end, and waits until it has.
+    pub(crate) async fn end(&self) {
+        self.close();
+        let task = {
+            let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+            task.take()
+        };
+        if let Some(task) = task {
+            // A panic in it ended it as well.
+            let _ = task.await;
+        }
+        self.set(TransportState::Closed);
+    }
+
     /// Asks the task to end.
     pub(crate) fn close(&self) {
         self.closing.send_replace(true);
@@ -105,14 +128,14 @@ impl Slot {
     }
 
     /// What the interface takes while there is one, and the task that watches over it.
-    pub(crate) fn resources(&self, runner: &Mutex<Option<JoinHandle<()>>>) -> Resources {
+    pub(crate) fn resources(&self) -> Resources {
         let mut resources = Resources::default();
         if let Some(attached) = self.attached() {
             resources.descriptors = 1;
             resources.bytes = attached.bytes();
         }
-        let runner = runner.lock().unwrap_or_else(PoisonError::into_inner);
-        resources.tasks = runner.iter().filter(|task| !task.is_finished()).count();
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        resources.tasks = task.iter().filter(|task| !task.is_finished()).count();
         resources
     }
 

@@ -2,12 +2,11 @@
 //! interface of its own.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use ipnet::IpNet;
-use tokio::task::JoinHandle;
 use vpn_core::packet::PacketBatch;
 use vpn_core::{
     Assigned, DownCause, DropCounters, Resources, StateWatch, TransportCapabilities,
@@ -107,18 +106,14 @@ impl ExternalConfig {
 #[derive(Debug)]
 pub struct ExternalTransport {
     slot: Arc<Slot>,
-    runner: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl ExternalTransport {
     /// Starts to look for it. Its task must be polled in the network namespace it is for.
     pub fn start(config: ExternalConfig) -> Self {
         let slot = Arc::new(Slot::new());
-        let runner = run(slot.clone(), config);
-        Self {
-            slot,
-            runner: Mutex::new(Some(tokio::spawn(runner))),
-        }
+        slot.watch_over(tokio::spawn(run(slot.clone(), config)));
+        Self { slot }
     }
 }
 
@@ -239,20 +234,11 @@ impl TunnelTransport for ExternalTransport {
     }
 
     fn resources(&self) -> Resources {
-        self.slot.resources(&self.runner)
+        self.slot.resources()
     }
 
     async fn close(&self) {
-        self.slot.close();
-        let runner = {
-            let mut runner = self.runner.lock().unwrap_or_else(PoisonError::into_inner);
-            runner.take()
-        };
-        if let Some(runner) = runner {
-            // A panic in it ended it as well.
-            let _ = runner.await;
-        }
-        self.slot.set(TransportState::Closed);
+        self.slot.end().await;
     }
 }
 

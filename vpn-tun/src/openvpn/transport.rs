@@ -1,11 +1,10 @@
 //! A tunnel through OpenVPN: supervised, and taken over at its interface.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
 use vpn_core::packet::PacketBatch;
 use vpn_core::{
     DownCause, DropCounters, NetworkEvent, Resources, StateWatch, TransportCapabilities,
@@ -28,7 +27,6 @@ pub struct OpenVpnTransport {
     moved: Arc<Notify>,
     /// The process that runs; 0 while none does.
     process: Arc<AtomicU32>,
-    runner: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl OpenVpnTransport {
@@ -45,9 +43,9 @@ impl OpenVpnTransport {
             moved: Arc::clone(&moved),
             process: Arc::clone(&process),
         };
+        slot.watch_over(tokio::spawn(runner.run()));
         Self {
             slot,
-            runner: Mutex::new(Some(tokio::spawn(runner.run()))),
             moved,
             process,
         }
@@ -95,7 +93,7 @@ impl TunnelTransport for OpenVpnTransport {
     }
 
     fn resources(&self) -> Resources {
-        let mut resources = self.slot.resources(&self.runner);
+        let mut resources = self.slot.resources();
         let process = self.process.load(Ordering::Relaxed);
         if process != 0 {
             resources.process = Some(process);
@@ -117,15 +115,6 @@ impl TunnelTransport for OpenVpnTransport {
     }
 
     async fn close(&self) {
-        self.slot.close();
-        let runner = {
-            let mut runner = self.runner.lock().unwrap_or_else(PoisonError::into_inner);
-            runner.take()
-        };
-        if let Some(runner) = runner {
-            // A panic in it ended it as well.
-            let _ = runner.await;
-        }
-        self.slot.set(TransportState::Closed);
+        self.slot.end().await;
     }
 }
