@@ -127,7 +127,7 @@ fn closing_wakes_a_pending_read_and_removes_the_interface() {
         assert!(tun.try_recv(&mut batch, &mut drops).is_err());
         assert!(tun.try_send(&mut batch, &mut drops).is_err());
         assert!(tun.writable().await.is_err());
-        assert!(common::index(&common::netlink(), "vpn0").await.is_err());
+        common::gone(&common::netlink(), "vpn0").await?;
         Ok(())
     });
 }
@@ -185,7 +185,7 @@ fn a_descriptor_from_somebody_else_works_as_our_own() {
         };
         tokio::time::timeout(Duration::from_secs(30), seen).await??;
         tun.shutdown();
-        assert!(common::index(&common::netlink(), "given0").await.is_err());
+        common::gone(&common::netlink(), "given0").await?;
         Ok(())
     });
 }

@@ -349,7 +349,7 @@ fn a_killed_process_leaves_the_block_and_the_next_takes_over_without_a_gap() {
         let engaged = sender.now();
         sender.rounds(100).await;
         holder.kill()?;
-        assert!(common::index(&netlink, "vpn0").await.is_err());
+        common::gone(&netlink, "vpn0").await?;
         sender.rounds(200).await;
         for (mark, to) in [(None, V4), (None, V6)] {
             assert!(common::lookup(mark, to).is_err(), "{to}");

@@ -131,7 +131,7 @@ fn the_interface_goes_with_the_last_queue() {
             assert!(common::index(&handle, "vpn0").await.is_ok());
             queue.shutdown();
         }
-        assert!(common::index(&handle, "vpn0").await.is_err());
+        common::gone(&handle, "vpn0").await?;
         let many = NonZeroU16::new(257).ok_or("zero")?;
         assert!(LinuxTun::create_queues(TunConfig::default(), many).is_err());
         Ok(())

@@ -203,7 +203,7 @@ fn a_descriptor_is_closed_once_and_by_its_owner() {
         again.writable().await?;
         drop(again);
         drop(hosts);
-        assert!(common::index(&common::netlink(), "tun0").await.is_err());
+        common::gone(&common::netlink(), "tun0").await?;
         Ok(())
     });
 }

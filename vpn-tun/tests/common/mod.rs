@@ -5,6 +5,7 @@ pub(crate) mod site;
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use nix::sched::{CloneFlags, unshare};
@@ -54,6 +55,18 @@ pub(crate) fn netlink() -> Handle {
 pub(crate) async fn index(handle: &Handle, name: &str) -> Result<u32> {
     let mut links = handle.link().get().match_name(name.to_owned()).execute();
     Ok(links.try_next().await?.ok_or("no link")?.header.index)
+}
+
+/// Waits until an interface that was let go of is gone. That may take a moment: a child that another
+/// test starts has copies of all descriptors until its program runs.
+pub(crate) async fn gone(handle: &Handle, name: &str) -> Result<()> {
+    let gone = async {
+        while index(handle, name).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(10), gone).await;
+    waited.map_err(|_| format!("{name} stays").into())
 }
 
 /// An uplink: a veth with an address and a default route of both families.
