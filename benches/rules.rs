@@ -108,7 +108,7 @@ fn bare(n: u64, map: &HashMap<u32, u32, RandomState>, questions: &mut Questions)
 
 fn lookups(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("rules");
-    for count in [10, 1_000] {
+    for count in [10, 1_000, 10_000] {
         let compiled = rules(count);
         let mut hits = Questions::new(FIRST_UID, count);
         let mut misses = Questions::new(FIRST_UID + count, count);
@@ -120,7 +120,7 @@ fn lookups(criterion: &mut Criterion) {
         });
     }
     group.finish();
-    for count in [10, 1_000] {
+    for count in [10, 1_000, 10_000] {
         report(count);
     }
     cached();

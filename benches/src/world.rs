@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use vpn_core::packet::{Offload, Packet, PacketBatch, tcp_flags};
+use vpn_core::packet::{Gso, Offload, Packet, PacketBatch, tcp_flags};
 use vpn_core::testing::build;
 use vpn_core::{
     Action, Assigned, DropReason, Rule, RuleId, RuleMatch, RuleSnapshot, TransportState, TunnelId,
@@ -66,6 +66,7 @@ pub struct Established {
     /// One packet of every flow, in an order the table did not see.
     packets: Vec<Vec<u8>>,
     batch: PacketBatch,
+    offload: Offload,
     next: usize,
     answered: bool,
 }
@@ -77,22 +78,32 @@ impl Established {
     ///
     /// If a packet was not routed as it should: measuring that would mislead.
     pub fn new(flows: u32) -> Self {
+        Self::with_room(flows, flows as usize + 1, 256)
+    }
+
+    /// The same with room for more flows, and for packets of so many bytes.
+    ///
+    /// # Panics
+    ///
+    /// As [`new`](Self::new).
+    pub fn with_room(flows: u32, room: usize, largest: usize) -> Self {
         let now = Instant::now();
         let config = RouterConfig {
-            max_flows: flows as usize + 1,
-            max_flows_per_owner: flows as usize + 1,
-            largest_packet: 256,
+            max_flows: room,
+            max_flows_per_owner: room,
+            largest_packet: largest,
             ..RouterConfig::default()
         };
         let mut router = Router::new(config, now);
         let tunnel = add_tunnel(&mut router, now);
-        let batch = PacketBatch::new(PacketBatch::DEFAULT_CAPACITY, 256);
+        let batch = PacketBatch::new(PacketBatch::DEFAULT_CAPACITY, largest);
         let mut world = Self {
             router,
             now,
             tunnel,
             packets: Vec::new(),
             batch,
+            offload: Offload::NONE,
             next: 0,
             answered: true,
         };
@@ -105,35 +116,118 @@ impl Established {
     /// took. Only the router is on the clock: not the copy into pooled buffers, which stands for
     /// the device's read. Two clock reads per batch are included.
     pub fn route(&mut self, n: u64) -> Duration {
-        let mut left = n;
         let mut spent = Duration::ZERO;
+        self.route_inside(n, |work| {
+            let started = Instant::now();
+            work();
+            spent += started.elapsed();
+        });
+        spent
+    }
+
+    /// The same, with `measure` called for each batch: it calls the router's work, and nothing else
+    /// is between.
+    #[inline]
+    pub fn route_inside(&mut self, n: u64, mut measure: impl FnMut(&mut dyn FnMut())) {
+        let mut left = n;
         while left > 0 {
             let count = left.min(self.batch.capacity() as u64);
             for _ in 0..count {
                 let bytes = &self.packets[self.next];
                 self.next = (self.next + 1) % self.packets.len();
+                let offload = self.offload;
                 self.batch.push_with(|buf| {
                     buf.extend_from_slice(bytes);
-                    Some(Offload::NONE)
+                    Some(offload)
                 });
             }
             let (router, batch, answered) = (&mut self.router, &mut self.batch, self.answered);
-            let started = Instant::now();
-            router.handle_device(self.now, batch);
-            let sent = router.transmit::<()>(Egress::Tunnel(self.tunnel), |queue, _| {
-                let sent = queue.len();
-                queue.clear();
-                if answered {
-                    // What an answer's way through `handle_tunnel` does.
-                    batch.pool_mut().refill_from(queue.pool_mut());
-                }
-                Ok(sent)
+            let (now, tunnel) = (self.now, self.tunnel);
+            let mut sent = Ok(0);
+            measure(&mut || {
+                router.handle_device(now, batch);
+                sent = router.transmit::<()>(Egress::Tunnel(tunnel), |queue, _| {
+                    let sent = queue.len();
+                    queue.clear();
+                    if answered {
+                        // What an answer's way through `handle_tunnel` does.
+                        batch.pool_mut().refill_from(queue.pool_mut());
+                    }
+                    Ok(sent)
+                });
             });
-            spent += started.elapsed();
             debug_assert_eq!(sent, Ok(0));
             left -= count;
         }
-        spent
+    }
+
+    /// Routes `n` answers, a batch at a time, as [`route_inside`](Self::route_inside) does with
+    /// what the applications send.
+    pub fn answer_inside(&mut self, n: u64, mut measure: impl FnMut(&mut dyn FnMut())) {
+        let mut left = n;
+        while left > 0 {
+            let count = left.min(self.batch.capacity() as u64);
+            for _ in 0..count {
+                let flow = self.next as u32;
+                self.next = (self.next + 1) % self.packets.len();
+                // Nothing else has these ports, so they were kept.
+                let to = (ASSIGNED.into(), app(flow).1);
+                self.push(&build::tcp(remote(flow), to, tcp_flags::ACK, 2, &[0; 64]));
+            }
+            let (router, batch) = (&mut self.router, &mut self.batch);
+            let (now, tunnel) = (self.now, self.tunnel);
+            let mut sent = Ok(0);
+            measure(&mut || {
+                router.handle_tunnel(now, tunnel, batch);
+                sent = router.transmit::<()>(Egress::Device, |queue, _| {
+                    let sent = queue.len();
+                    queue.clear();
+                    batch.pool_mut().refill_from(queue.pool_mut());
+                    Ok(sent)
+                });
+            });
+            debug_assert_eq!(sent, Ok(0));
+            left -= count;
+        }
+    }
+
+    /// Enters `n` further flows, a batch at a time: their first packets only.
+    pub fn begin_inside(&mut self, n: u32, mut measure: impl FnMut(&mut dyn FnMut())) {
+        let first = self.packets.len() as u32;
+        let all: Vec<u32> = (first..first + n).collect();
+        for part in all.chunks(self.batch.capacity()) {
+            for &flow in part {
+                self.push(&build::tcp(app(flow), remote(flow), tcp_flags::SYN, 1, &[]));
+            }
+            let (router, batch) = (&mut self.router, &mut self.batch);
+            let (now, tunnel) = (self.now, self.tunnel);
+            let mut sent = 0;
+            measure(&mut || {
+                router.handle_device(now, batch);
+                let _ = router.transmit::<()>(Egress::Tunnel(tunnel), |queue, _| {
+                    sent = queue.len();
+                    queue.clear();
+                    batch.pool_mut().refill_from(queue.pool_mut());
+                    Ok(sent)
+                });
+            });
+            assert_eq!(sent, part.len(), "{:?}", self.router.accounts());
+        }
+    }
+
+    /// Makes every packet a super-packet of so many bytes of payload, in segments of 1,368.
+    #[must_use]
+    pub fn with_super_packets(mut self, payload: usize) -> Self {
+        let flows = self.packets.len() as u32;
+        let (ack, payload) = (tcp_flags::ACK, vec![0; payload]);
+        self.packets = shuffled(flows)
+            .map(|flow| build::tcp(app(flow), remote(flow), ack, 2, &payload))
+            .collect();
+        self.offload = Offload {
+            gso: Some(Gso { size: 1368 }),
+            partial_checksum: true,
+        };
+        self
     }
 
     /// Whether the flows are answered, so that buffers come back with the answers. True at first.
