@@ -53,13 +53,13 @@ impl Contender {
         vec![
             of("veth", "plain veth", Kind::Cable),
             of("kernel", "kernel forwarding, nftables SNAT", Kind::Kernel),
-            of("null", "null forwarder", joined("null")),
+            of("null", "null forwarder", joined("null batch=8")),
             of("tun-rs", "tun-rs, split and merge", joined("tun-rs")),
             of("engine", "TUN, router, NAT, TUN: ours", joined("engine")),
             of(
                 "null-packets",
                 "null forwarder, packet by packet",
-                joined("null offload=off"),
+                joined("null offload=off batch=64"),
             ),
             of(
                 "engine-packets",

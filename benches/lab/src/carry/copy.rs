@@ -29,7 +29,8 @@ fn both(words: &Words) -> Result<(AsyncDevice, AsyncDevice), Error> {
     Ok((device(offload)?, in_far(words, move || device(offload))?))
 }
 
-/// Reads and writes, header and packet as they are.
+/// Reads and writes, header and packet as they are. `batch=N` packets are read before any is written
+/// (default 1).
 pub(super) async fn null(words: &Words) -> Result<(), Error> {
     let (app, far) = both(words)?;
     let header = if words.offload() {
@@ -37,27 +38,45 @@ pub(super) async fn null(words: &Words) -> Result<(), Error> {
     } else {
         0
     };
+    let batch = words.get("batch").unwrap_or("1").parse()?;
     ready()?;
-    tokio::try_join!(copy(&app, &far, header), copy(&far, &app, header)).map(drop)
+    let there = copy(&app, &far, header, batch);
+    tokio::try_join!(there, copy(&far, &app, header, batch)).map(drop)
 }
 
-async fn copy(from: &AsyncDevice, to: &AsyncDevice, header: usize) -> Result<(), Error> {
-    let (mut vnet, mut buffer) = ([0; VIRTIO_NET_HDR_LEN], vec![0; LARGEST]);
+async fn copy(
+    from: &AsyncDevice,
+    to: &AsyncDevice,
+    header: usize,
+    batch: usize,
+) -> Result<(), Error> {
+    let mut packets = vec![(vec![0; LARGEST], [0; VIRTIO_NET_HDR_LEN], 0); batch];
     loop {
         from.readable().await?;
-        for _ in 0..TURN {
-            let read = from.try_recv_vectored(&mut [
-                IoSliceMut::new(&mut vnet[..header]),
-                IoSliceMut::new(&mut buffer),
-            ]);
-            let Ok(length) = read else { break };
-            let body = &buffer[..length.saturating_sub(header)];
-            // What the kernel refuses is lost, as in the engine; a full queue is waited for.
-            while let Err(error) =
-                to.try_send_vectored(&[IoSlice::new(&vnet[..header]), IoSlice::new(body)])
-                && error.kind() == ErrorKind::WouldBlock
-            {
-                to.writable().await?;
+        for _ in 0..TURN / batch {
+            let mut count = 0;
+            for (body, vnet, length) in &mut packets {
+                let mut parts = [IoSliceMut::new(&mut vnet[..header]), IoSliceMut::new(body)];
+                let Ok(read) = from.try_recv_vectored(&mut parts) else {
+                    break;
+                };
+                *length = read.saturating_sub(header);
+                count += 1;
+            }
+            for (body, vnet, length) in &packets[..count] {
+                let parts = [
+                    IoSlice::new(&vnet[..header]),
+                    IoSlice::new(&body[..*length]),
+                ];
+                // What the kernel refuses is lost, as in the engine; a full queue is waited for.
+                while let Err(error) = to.try_send_vectored(&parts)
+                    && error.kind() == ErrorKind::WouldBlock
+                {
+                    to.writable().await?;
+                }
+            }
+            if count < batch {
+                break;
             }
         }
         tokio::task::yield_now().await;
@@ -73,12 +92,20 @@ pub(super) async fn split_and_merge(words: &Words) -> Result<(), Error> {
 
 async fn pump(from: &AsyncDevice, to: &AsyncDevice) -> Result<(), Error> {
     let mut original = vec![0; VIRTIO_NET_HDR_LEN + LARGEST];
-    let mut packets = vec![vec![0; VIRTIO_NET_HDR_LEN + usize::from(MTU)]; IDEAL_BATCH_SIZE];
+    let one = VIRTIO_NET_HDR_LEN + usize::from(MTU);
+    // Packets are merged into the first of them, which needs the room.
+    let mut packets: Vec<Vec<u8>> = (0..IDEAL_BATCH_SIZE)
+        .map(|_| Vec::with_capacity(VIRTIO_NET_HDR_LEN + LARGEST))
+        .collect();
     let mut sizes = vec![0; IDEAL_BATCH_SIZE];
     let mut merging = GROTable::default();
     loop {
         from.readable().await?;
         for _ in 0..TURN {
+            for packet in &mut packets {
+                // What merging made longer is cut; what was cut is cleared, as it must be in Rust.
+                packet.resize(one, 0);
+            }
             let read =
                 from.try_recv_multiple(&mut original, &mut packets, &mut sizes, VIRTIO_NET_HDR_LEN);
             let Ok(count) = read else { break };
@@ -89,10 +116,6 @@ async fn pump(from: &AsyncDevice, to: &AsyncDevice) -> Result<(), Error> {
             let _ = to
                 .send_multiple(&mut merging, &mut packets[..count], VIRTIO_NET_HDR_LEN)
                 .await;
-            for packet in &mut packets {
-                // Merging has made some longer; what grows again is cleared, as it must be in Rust.
-                packet.resize(VIRTIO_NET_HDR_LEN + usize::from(MTU), 0);
-            }
         }
         tokio::task::yield_now().await;
     }
