@@ -41,9 +41,11 @@ impl Goal {
         };
         let unit = self.unit;
         let value = format!("{:.2} {unit}", self.value);
+        // 0.97, 20, 23.8: as many digits as it takes.
+        let bound = (bound * 100.0).round() / 100.0;
         let met = if self.is_met() { "met" } else { "MISSED" };
         format!(
-            "{:<4} {:<64} {value:>10}  (goal {sign} {bound} {unit})  {met}",
+            "{:<4} {:<60} {value:>12}  (goal {sign} {bound} {unit})  {met}",
             self.group, self.what
         )
     }

@@ -26,7 +26,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) fn daemon(program: &Path, bytes: Option<u64>) -> Result<Goal, Error> {
     let lab = ProviderLab::start(LabPlan::default())?;
     let folder = TempDir::with_prefix("bench-lab-")?;
-    let mut config = "default = \"uk\"\non_exit = \"open\"\n[dns]\napply = \"none\"\n".to_owned();
+    let mut config = "default = \"uk\"\non_exit = \"open\"\n[interface]\noffload = \"auto\"\n\
+                      [dns]\napply = \"none\"\n"
+        .to_owned();
     for region in lab.regions() {
         let (name, file) = (region.name(), region.profile().display());
         config += &format!("[tunnel.{name}]\nwireguard = \"{file}\"\n");

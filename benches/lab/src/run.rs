@@ -219,10 +219,12 @@ impl Run {
         match part {
             Part::Ways => Ok(Vec::new()),
             Part::Tunnels => {
-                let (rounds, goal) = tunnels::compare(windows, self.rounds, |label| {
-                    self.tell(label);
-                    self.told("");
-                })?;
+                let many_tunnels = if self.smoke { 4 } else { tunnels::MANY };
+                let (rounds, goal) =
+                    tunnels::compare(many_tunnels, windows, self.rounds, |label| {
+                        self.tell(label);
+                        self.told("");
+                    })?;
                 *many = rounds;
                 Ok(vec![goal])
             }

@@ -14,18 +14,19 @@ use crate::results::Rounds;
 use vpn_benches::ruler::median;
 
 /// Tunnels, and streams: one through each.
-const MANY: u8 = 100;
+pub(crate) const MANY: u8 = 100;
 
 /// `ip` sets a hundred devices up within a second.
 const SET_UP_LIMIT: Duration = Duration::from_secs(20);
 
 /// Both, in turns.
 pub(crate) fn compare(
+    many: u8,
     windows: Windows,
     rounds: usize,
     mut tell: impl FnMut(&str),
 ) -> Result<(Vec<Rounds>, Goal), Error> {
-    let contenders = [1, MANY].map(Contender::engine_with);
+    let contenders = [1, many].map(Contender::engine_with);
     let mut results: Vec<Rounds> = contenders.iter().map(Rounds::of).collect();
     let mut ratios = Vec::new();
     for round in 0..rounds {
@@ -34,8 +35,8 @@ pub(crate) fn compare(
             let which = (turn + round) % 2;
             tell(&contenders[which].label);
             let running = contenders[which].start(false)?;
-            let targets: Vec<Ipv4Addr> = (0..MANY).map(behind).collect();
-            set_up(&running, if which == 0 { 1 } else { MANY })?;
+            let targets: Vec<Ipv4Addr> = (0..many).map(behind).collect();
+            set_up(&running, if which == 0 { 1 } else { many }, many)?;
             let figures = measure::stream(&running, &targets, windows, None)?;
             costs[which] = figures.own_cpu.unwrap_or(f64::NAN);
             results[which].rounds.push(Some(figures));
@@ -44,7 +45,7 @@ pub(crate) fn compare(
     }
     let goal = Goal {
         group: "G10",
-        what: format!("own CPU per GB, {MANY} tunnels beside 1, {MANY} streams"),
+        what: format!("own CPU per GB, {many} tunnels beside 1, {many} streams"),
         value: median(ratios),
         unit: "x",
         bound: Bound::AtMost(1.05),
@@ -54,14 +55,14 @@ pub(crate) fn compare(
 
 /// Gives the far end an address behind each tunnel. All tunnels have the same address of ours, so
 /// what answers goes by its source.
-fn set_up(running: &Running, tunnels: u8) -> Result<(), Error> {
+fn set_up(running: &Running, tunnels: u8, streams: u8) -> Result<(), Error> {
     let app = format!(
         "route replace 10.79.0.0/16 dev {} src {APP}\n",
         carry::DEVICE
     );
     batch(&running.ground.app, &app)?;
     let mut far = String::new();
-    for number in 0..MANY {
+    for number in 0..streams {
         let device = far_device(number.min(tunnels - 1));
         far += &format!("addr add {}/32 dev {device}\n", behind(number));
         if number > 0 && number < tunnels {
