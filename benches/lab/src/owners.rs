@@ -44,10 +44,14 @@ pub(crate) fn look_up(smoke: bool) -> Result<Vec<Goal>, Error> {
                 }
             }
         }
+        drop(pairs);
+        // One at a time: what a search takes grows with the descriptors of each process it looks
+        // into, and an application has tens of them, not thousands.
         let mut processes = Vec::new();
-        for (_, _, flow) in &pairs {
+        for _ in 0..connections {
+            let (_stream, _other, flow) = pair()?;
             let query = OwnerQuery {
-                flow: *flow,
+                flow,
                 detail: OwnerDetail::Process,
             };
             let asked = Instant::now();

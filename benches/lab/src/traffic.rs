@@ -36,8 +36,9 @@ impl Streams {
             ends: Vec::new(),
             threads: Vec::new(),
         };
-        for address in to {
-            let (mut sender, mut receiver) = connect(ground, *address)?;
+        // All of them before the first sends: behind a full queue a connection takes seconds.
+        let pairs = to.iter().map(|address| connect(ground, *address));
+        for (mut sender, mut receiver) in pairs.collect::<Result<Vec<_>, _>>()? {
             this.ends.push(sender.try_clone()?);
             let received = Arc::clone(&this.received);
             this.threads.push(thread::spawn(move || {
