@@ -35,8 +35,7 @@ pub(crate) fn draw(results: &Results) -> String {
          <text x=\"16\" y=\"26\" font-size=\"16\" font-weight=\"600\">One TCP stream through each, \
          in turns on one machine</text>\n\
          <text x=\"{LABELS}\" y=\"56\" font-weight=\"600\">Gbit/s, more is better</text>\n\
-         <text x=\"{right}\" y=\"56\" font-weight=\"600\">CPU seconds of the machine per GB, \
-         less is better</text>\n</g>\n"
+         <text x=\"{right}\" y=\"56\" font-weight=\"600\">CPU seconds per GB, less is better</text>\n</g>\n"
     );
     let most = |get: fn(&(&Rounds, f64, f64)) -> f64| rows.iter().map(get).fold(1e-9, f64::max);
     let (fastest, dearest) = (most(|row| row.1), most(|row| row.2));
@@ -66,8 +65,8 @@ pub(crate) fn draw(results: &Results) -> String {
         "<text x=\"16\" y=\"{}\" fill=\"#495057\" font-size=\"11\">{}</text>\n</svg>\n",
         height - 16,
         escaped(&format!(
-            "Medians of {} rounds of {} s. {} processors ({}), shared by both ends; Linux {}; MTU \
-             {} in tunnels.",
+            "Medians of {} rounds of {} s. CPU is that of the whole machine: {} processors ({}), shared \
+             by both ends. Linux {}, MTU {} in tunnels.",
             results
                 .contenders
                 .iter()
