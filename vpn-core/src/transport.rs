@@ -222,7 +222,8 @@ pub trait TunnelTransport: Debug + Send + Sync {
     /// A watcher of its state.
     fn state(&self) -> StateWatch;
 
-    /// Appends packets that came through the tunnel.
+    /// Appends packets that came through the tunnel. Where the batch's buffers have room for them,
+    /// segments of one flow may come joined, as a super-packet with its offload description.
     ///
     /// # Errors
     ///

@@ -8,7 +8,7 @@
 //! equal, nothing is missing between, and all but the last are of one size. A segment's checksum is
 //! checked before it is given up for a partial one.
 
-use super::checksum::{fold, pseudo_header, sum};
+use super::checksum::{Delta, fold, pseudo_header, sum};
 use super::{Gso, Offload, Packet, tcp_flags};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -82,10 +82,10 @@ impl Layout {
         pseudo_header(src, dst, TCP, length)
     }
 
-    /// Whether the TCP checksum is right.
-    fn is_intact(self, bytes: &[u8]) -> bool {
+    /// Whether the TCP checksum is right; `pseudo` is the pseudo-header's sum without the length.
+    fn is_intact(self, bytes: &[u8], pseudo: u64) -> bool {
         let message = &bytes[self.tcp..];
-        fold(sum(message, self.pseudo(bytes, message.len()))) == 0xffff
+        fold(sum(message, pseudo + message.len() as u64)) == 0xffff
     }
 
     fn sequence(self, bytes: &[u8]) -> u32 {
@@ -138,7 +138,7 @@ pub fn coalesce(head: &mut Packet, next: &[u8], longest: usize) -> bool {
 
 fn append(head: &mut Packet, more: &[u8], longest: usize) -> Option<()> {
     let joined = head.offload.gso;
-    if joined.is_none() && head.offload != Offload::NONE {
+    if head.offload.partial_checksum != joined.is_some() {
         return None;
     }
     let bytes = head.bytes();
@@ -166,8 +166,20 @@ fn append(head: &mut Packet, more: &[u8], longest: usize) -> Option<()> {
         && numbered
         && second.payload_len() <= size
         && first.continues(bytes, more);
+    if !belongs {
+        return None;
+    }
+    // The addresses are the same: they are summed once, and stay in the partial checksum.
+    let pseudo = match joined {
+        None => first.pseudo(bytes, 0),
+        Some(_) => {
+            let had = !((first.len - first.tcp) as u16);
+            u64::from(read16(bytes, first.tcp + 16)?) + u64::from(had)
+        }
+    };
     // The sums last: they read everything.
-    let intact = belongs && second.is_intact(more) && (joined.is_some() || first.is_intact(bytes));
+    let intact =
+        second.is_intact(more, pseudo) && (joined.is_some() || first.is_intact(bytes, pseudo));
     if !intact {
         return None;
     }
@@ -181,24 +193,25 @@ fn append(head: &mut Packet, more: &[u8], longest: usize) -> Option<()> {
     let bytes = head.bytes_mut();
     bytes[first.tcp + 13] |= push;
     let length = len - first.tcp;
-    let partial = fold(first.pseudo(bytes, length));
-    write16(bytes, first.tcp + 16, partial);
+    write16(bytes, first.tcp + 16, fold(pseudo + length as u64));
     if first.v4 {
+        let checksum = u16::from_be_bytes([bytes[10], bytes[11]]);
+        let delta = Delta::NONE.field(first.len as u16, len as u16);
         write16(bytes, 2, len as u16);
-        write16(bytes, 10, 0);
-        let checksum = !fold(sum(&bytes[..20], 0));
-        write16(bytes, 10, checksum);
+        write16(bytes, 10, delta.apply(checksum));
     } else {
         write16(bytes, 4, (len - 40) as u16);
     }
     Some(())
 }
 
+#[inline]
 fn read16(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]))
 }
 
 /// Of a header whose length is known.
+#[inline]
 fn write16(bytes: &mut [u8], at: usize, value: u16) {
     bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
 }
@@ -266,6 +279,10 @@ mod tests {
             assert_eq!(one.len(), 1);
             assert_eq!(one[0].segments(), 4);
             assert_eq!(one[0].offload.gso, Some(Gso { size: 1400 }));
+            assert!(
+                v6 || fold(sum(&one[0].bytes()[..20], 0)) == 0xffff,
+                "of the header"
+            );
         }
     }
 
