@@ -245,8 +245,9 @@ impl TunDevice for LinuxTun {
         let device = self.device()?;
         tokio::select! {
             biased;
-            closed = self.closed() => Err(closed),
+            // First, for under load it is ready at once.
             ready = device.readable() => Ok(ready?),
+            closed = self.closed() => Err(closed),
         }
     }
 
@@ -254,8 +255,9 @@ impl TunDevice for LinuxTun {
         let device = self.device()?;
         tokio::select! {
             biased;
-            closed = self.closed() => Err(closed),
+            // First, for under load it is ready at once.
             ready = device.writable() => Ok(ready?),
+            closed = self.closed() => Err(closed),
         }
     }
 

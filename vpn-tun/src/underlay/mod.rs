@@ -21,8 +21,9 @@ use vpn_core::{Underlay, UnderlayError};
 use crate::dns::{RESOLV_CONF, nameservers};
 use crate::name::InterfaceName;
 
-/// Receive and send buffer asked for, in bytes: some 20 ms at 1.5 Gbit/s. The kernel grants up to
-/// `net.core.rmem_max` and `wmem_max`.
+/// Receive and send buffer asked for, in bytes: some 20 ms at 1.5 Gbit/s. Without `CAP_NET_ADMIN` the
+/// kernel grants up to `net.core.rmem_max` and `wmem_max` only, which by default is three
+/// super-packets.
 const SOCKET_BUFFER: usize = 4 << 20;
 
 /// The file of systemd-resolved with the resolvers it asks itself.
@@ -165,9 +166,11 @@ impl MarkedUnderlay {
         if let Some(protect) = &self.protect {
             protect(socket.as_fd())?;
         }
-        // The limits of the system apply; less than asked for is slower, not wrong.
-        let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
-        let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+        if sys::force_buffers(socket.as_fd(), SOCKET_BUFFER).is_err() {
+            // The limits of the system apply; less than asked for is slower, not wrong.
+            let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
+            let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+        }
         socket.bind(&local.into())?;
         Ok(socket.into())
     }

@@ -29,3 +29,25 @@ pub(super) fn path_mtu(socket: BorrowedFd<'_>, ipv6: bool) -> io::Result<u32> {
     }
     u32::try_from(value).map_err(io::Error::other)
 }
+
+/// Sets a socket's buffers in bytes, beyond the system's limits (socket(7) `SO_RCVBUFFORCE`,
+/// `SO_SNDBUFFORCE`): that takes `CAP_NET_ADMIN`.
+pub(super) fn force_buffers(socket: BorrowedFd<'_>, bytes: usize) -> io::Result<()> {
+    let value = libc::c_int::try_from(bytes).map_err(io::Error::other)?;
+    for option in [libc::SO_RCVBUFFORCE, libc::SO_SNDBUFFORCE] {
+        // SAFETY: the descriptor is borrowed and so open; `value` is live, and its size is passed.
+        let result = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                option,
+                (&raw const value).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
+        };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
