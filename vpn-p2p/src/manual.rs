@@ -101,6 +101,8 @@ fn serve(underlay: Arc<dyn Underlay>) -> Result<(), Box<dyn std::error::Error>> 
 //!   every five seconds; a new value is a new state `Up`.
 //! * Datagrams of equal length leave in one system call where the kernel segments (GSO), and arrive
 //!   in few where it coalesces (GRO). A device with offload gives long runs of equal packets.
+//! * What a batch with room for super-packets receives is joined again: segments of a stream, and equal
+//!   datagrams of a flow but those of DNS. A device without offload has no such batch.
 //! * Sealing costs one allocation per packet, and three copies of it: the library wants to own both
 //!   of its buffers. A segment is cut straight into the first.
 //!

@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use vpn_core::DropReason;
 
 use super::health::Health;
-use super::noise::{Admission, Gate, is_response, sender_index};
+use super::noise::{Admission, Gate, data_index, is_response, sender_index};
 use super::round_trip::RoundTrip;
 use super::routes::{Inner, Routes};
 use super::socket::{Received, Run};
@@ -169,15 +169,19 @@ impl Core {
 
     /// A datagram came from `from`.
     pub(super) fn arrive(&mut self, from: SocketAddr, datagram: BytesMut, now: Instant) -> Arrival {
-        let mut name = None;
-        let (index, datagram) = match self.gate.admit(from, datagram) {
-            Admission::Initiation(key, datagram) => (self.by_key.get(&key), datagram),
-            Admission::ForIndex(index, datagram) => {
-                name = Some(index);
-                (self.by_index.get(&index), datagram)
-            }
-            Admission::Reply(cookie) => return Arrival::Reply((from, cookie)),
-            Admission::Rejected => return Arrival::Dropped(DropReason::NotAuthentic),
+        let mut name = data_index(&datagram);
+        let (index, datagram) = match name {
+            // The gate has nothing to say about data.
+            Some(index) => (self.by_index.get(&index), datagram),
+            None => match self.gate.admit(from, datagram) {
+                Admission::Initiation(key, datagram) => (self.by_key.get(&key), datagram),
+                Admission::ForIndex(index, datagram) => {
+                    name = Some(index);
+                    (self.by_index.get(&index), datagram)
+                }
+                Admission::Reply(cookie) => return Arrival::Reply((from, cookie)),
+                Admission::Rejected => return Arrival::Dropped(DropReason::NotAuthentic),
+            },
         };
         let Some(&index) = index else {
             return Arrival::Dropped(DropReason::NoSession);

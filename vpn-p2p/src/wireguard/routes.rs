@@ -1,5 +1,6 @@
 //! Decides which peer an address belongs to (cryptokey routing, whitepaper §2). Pure.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -10,10 +11,13 @@ use prefix_trie::PrefixMap;
 pub(super) struct Routes {
     v4: PrefixMap<Ipv4Net, usize>,
     v6: PrefixMap<Ipv6Net, usize>,
+    /// What was asked last, and the answer: packets of one flow come in a row.
+    last: Cell<Option<(IpAddr, Option<usize>)>>,
 }
 
 impl Routes {
     pub(super) fn insert(&mut self, network: IpNet, peer: usize) {
+        self.last.set(None);
         match network {
             IpNet::V4(network) => self.v4.insert(network.trunc(), peer),
             IpNet::V6(network) => self.v6.insert(network.trunc(), peer),
@@ -23,10 +27,17 @@ impl Routes {
     /// The peer behind which this address is.
     #[inline]
     pub(super) fn peer(&self, address: IpAddr) -> Option<usize> {
-        match address {
+        if let Some((asked, peer)) = self.last.get()
+            && asked == address
+        {
+            return peer;
+        }
+        let peer = match address {
             IpAddr::V4(a) => self.v4.get_lpm(&Ipv4Net::from(a)).map(|(_, peer)| *peer),
             IpAddr::V6(a) => self.v6.get_lpm(&Ipv6Net::from(a)).map(|(_, peer)| *peer),
-        }
+        };
+        self.last.set(Some((address, peer)));
+        peer
     }
 }
 
@@ -86,6 +97,11 @@ mod tests {
         assert_eq!(peer("10.1.9.9"), Some(1));
         assert_eq!(peer("10.1.2.3"), Some(2));
         assert_eq!(peer("fd00::1"), None);
+        assert_eq!(peer("fd00::1"), None);
+        assert_eq!(peer("10.1.2.3"), Some(2));
+        // What was answered before does not count any more.
+        routes.insert("10.1.2.3/32".parse().unwrap(), 3);
+        assert_eq!(routes.peer("10.1.2.3".parse().unwrap()), Some(3));
     }
 
     proptest! {

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::BytesMut;
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
@@ -21,19 +22,21 @@ const MAX_RUN_BYTES: usize = 65_000;
 /// Requested socket buffers, in bytes: about 25 ms at 1 Gbit/s. The system may grant less.
 const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
 
+/// How Linux says that it cannot segment (udp(7) `UDP_SEGMENT`, errno(3)).
+const EIO: i32 = 5;
+const EINVAL: i32 = 22;
+
 thread_local! {
     /// Shared by all transports a worker drives, so that a waiting transport holds no buffer.
-    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
-        received: Vec::new(),
-        arena: BytesMut::new(),
-    });
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
+#[derive(Default)]
 struct Scratch {
     received: Vec<Vec<u8>>,
-    /// Datagrams are decrypted in place in pieces of this; once all are dropped, the memory is
-    /// used again.
-    arena: BytesMut,
+    /// Datagrams are decrypted in place in pieces of these, one for each buffer: the memory is used
+    /// again once all pieces are dropped, and none has to be asked for.
+    arenas: [BytesMut; RX_BUFFERS],
 }
 
 /// Datagrams from one sender, of `stride` bytes each but the last.
@@ -132,17 +135,26 @@ pub(super) enum Flushed {
 pub(super) struct Udp {
     socket: tokio::net::UdpSocket,
     state: UdpSocketState,
+    /// Datagrams one send may carry: 1 once the system could not segment.
+    max_segments: AtomicUsize,
 }
 
 impl Udp {
     /// Takes a socket over. Call it inside the runtime that is to drive it.
     pub(super) fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
         let state = UdpSocketState::new((&socket).into())?;
-        // Best effort: less than asked for costs bursts, not correctness.
-        let _ = state.set_send_buffer_size((&socket).into(), SOCKET_BUFFER);
-        let _ = state.set_recv_buffer_size((&socket).into(), SOCKET_BUFFER);
+        // Best effort: less than asked for costs bursts, not correctness. What the underlay got beyond
+        // the system's limit would be cut to that.
+        let small = |size: io::Result<usize>| size.is_ok_and(|size| size < SOCKET_BUFFER);
+        if small(state.send_buffer_size((&socket).into())) {
+            let _ = state.set_send_buffer_size((&socket).into(), SOCKET_BUFFER);
+        }
+        if small(state.recv_buffer_size((&socket).into())) {
+            let _ = state.set_recv_buffer_size((&socket).into(), SOCKET_BUFFER);
+        }
         Ok(Self {
             socket: tokio::net::UdpSocket::from_std(socket)?,
+            max_segments: AtomicUsize::new(state.max_gso_segments()),
             state,
         })
     }
@@ -161,7 +173,7 @@ impl Udp {
 
     /// Datagrams one send may carry.
     pub(super) fn max_segments(&self) -> usize {
-        self.state.max_gso_segments()
+        self.max_segments.load(Ordering::Relaxed)
     }
 
     /// Appends what has arrived, at most [`RX_BUFFERS`] buffers. `WouldBlock` if nothing has.
@@ -181,13 +193,13 @@ impl Udp {
                         .recv((&self.socket).into(), &mut slices, &mut meta)
                 })?
             };
-            let arena = &mut scratch.arena;
             into.extend(
                 meta.iter()
                     .zip(&scratch.received)
+                    .zip(&mut scratch.arenas)
                     .take(count)
-                    .filter(|(meta, _)| meta.len > 0)
-                    .map(|(meta, buffer)| {
+                    .filter(|((meta, _), _)| meta.len > 0)
+                    .map(|((meta, buffer), arena)| {
                         arena.clear();
                         arena.reserve(meta.len);
                         arena.extend_from_slice(&buffer[..meta.len]);
@@ -217,9 +229,15 @@ impl Udp {
         match self.try_send(&transmit(to, &run.bytes, segment)) {
             Ok(()) => Flushed::Sent,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Flushed::Blocked,
-            // The interface or driver cannot segment (EIO, EINVAL): quinn-udp has noted it, and
-            // the next runs are one datagram long. This one goes piece by piece.
-            Err(_) if run.count() > 1 => self.flush_singly(to, run),
+            // This one goes piece by piece; if the interface or driver cannot segment, so do the next.
+            Err(e) if run.count() > 1 => {
+                let flushed = self.flush_singly(to, run);
+                if cannot_segment(&e, &flushed) {
+                    tracing::debug!(error = %e, "the system does not segment datagrams");
+                    self.max_segments.store(1, Ordering::Relaxed);
+                }
+                flushed
+            }
             Err(e) => Flushed::Refused(vec![0], e),
         }
     }
@@ -245,6 +263,14 @@ impl Udp {
             self.state.try_send((&self.socket).into(), transmit)
         })
     }
+}
+
+/// Whether a run failed because it was one. Older kernels say so as well where its datagrams are
+/// larger than the path, and quinn-udp believes them: a path that narrows once would cost the
+/// segmentation for good.
+fn cannot_segment(run: &io::Error, singly: &Flushed) -> bool {
+    let too_big = matches!(singly, Flushed::Refused(_, each) if quinn_udp::is_msg_size_err(each));
+    matches!(run.raw_os_error(), Some(EIO | EINVAL)) && !too_big
 }
 
 fn transmit(to: SocketAddr, contents: &[u8], segment_size: Option<usize>) -> Transmit<'_> {
@@ -312,6 +338,33 @@ mod tests {
             }
         }
         assert!(datagrams == twice);
+    }
+
+    /// Pitfall: hardware without checksum offload, and a path that narrows, look alike.
+    #[test]
+    fn segmentation_is_given_up_only_where_it_is_the_cause() {
+        let error = io::Error::from_raw_os_error;
+        let (eperm, emsgsize) = (1, 90);
+        for cause in [EIO, EINVAL] {
+            assert!(cannot_segment(&error(cause), &Flushed::Sent));
+            let gone = Flushed::Refused(vec![0], error(eperm));
+            assert!(cannot_segment(&error(cause), &gone));
+            let too_big = Flushed::Refused(vec![0], error(emsgsize));
+            assert!(!cannot_segment(&error(cause), &too_big));
+        }
+        assert!(!cannot_segment(&error(eperm), &Flushed::Sent));
+        assert!(!cannot_segment(&error(emsgsize), &Flushed::Sent));
+    }
+
+    #[tokio::test]
+    async fn without_segmentation_runs_are_one_datagram_long() {
+        let sender = socket();
+        sender.max_segments.store(1, Ordering::Relaxed);
+        let to = sender.local_addr().unwrap();
+        let mut run = Run::default();
+        assert!(run.takes(to, 100, sender.max_segments()));
+        run.appended(to, 100, 0);
+        assert!(!run.takes(to, 100, sender.max_segments()));
     }
 
     #[tokio::test]
