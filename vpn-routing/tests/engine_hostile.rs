@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::time::timeout;
+use vpn_core::packet::Packet;
 use vpn_core::testing::{
     AppSide, FarSide, MemoryTransport, build, memory_device, memory_transport,
 };
@@ -32,6 +33,36 @@ struct Hostile {
     refuses: AtomicBool,
     tries: AtomicU32,
     hangs: AtomicBool,
+    /// Always has a batch of packets.
+    floods: AtomicBool,
+    /// Batches of the flood so far, whoever brings them.
+    batches: Arc<AtomicU32>,
+    /// How many these were when this one moved a packet last.
+    moved_at: AtomicU32,
+}
+
+impl Hostile {
+    fn new(inner: MemoryTransport, batches: &Arc<AtomicU32>) -> Arc<Self> {
+        Arc::new(Self {
+            inner,
+            always_readable: AtomicBool::new(false),
+            woken: AtomicU32::new(0),
+            refuses: AtomicBool::new(false),
+            tries: AtomicU32::new(0),
+            hangs: AtomicBool::new(false),
+            floods: AtomicBool::new(false),
+            batches: Arc::clone(batches),
+            moved_at: AtomicU32::new(0),
+        })
+    }
+
+    fn note(&self, moved: Result<usize, TransportError>) -> Result<usize, TransportError> {
+        if matches!(moved, Ok(1..)) {
+            let batches = self.batches.load(Ordering::Relaxed);
+            self.moved_at.store(batches, Ordering::Relaxed);
+        }
+        moved
+    }
 }
 
 #[async_trait]
@@ -47,7 +78,14 @@ impl TunnelTransport for Hostile {
         batch: &mut PacketBatch,
         drops: &mut DropCounters,
     ) -> Result<usize, TransportError> {
-        self.inner.try_recv(batch, drops)
+        if self.floods.load(Ordering::Relaxed) {
+            self.batches.fetch_add(1, Ordering::Relaxed);
+            // Nobody asked for these: they are looked up, and dropped.
+            let packet = build::udp("203.0.113.10:9", "10.5.0.2:4000", &[0; 1000]);
+            while batch.push(Packet::from_slice(&packet)).is_ok() {}
+            return Ok(batch.len());
+        }
+        self.note(self.inner.try_recv(batch, drops))
     }
     fn try_send(
         &self,
@@ -58,11 +96,11 @@ impl TunnelTransport for Hostile {
         if self.refuses.load(Ordering::Relaxed) {
             return Err(std::io::Error::other("refused").into());
         }
-        self.inner.try_send(batch, drops)
+        self.note(self.inner.try_send(batch, drops))
     }
     async fn readable(&self) -> Result<(), TransportError> {
         self.woken.fetch_add(1, Ordering::Relaxed);
-        if self.always_readable.load(Ordering::Relaxed) {
+        if self.always_readable.load(Ordering::Relaxed) || self.floods.load(Ordering::Relaxed) {
             return Ok(());
         }
         self.inner.readable().await
@@ -82,6 +120,7 @@ struct World {
     apps: AppSide,
     far: [FarSide; 2],
     hostile: Arc<Hostile>,
+    good: Arc<Hostile>,
     rules: RuleCache,
     device: Arc<dyn TunDevice>,
     engine: Engine,
@@ -101,14 +140,9 @@ fn world() -> World {
     );
     let (bad, far_bad) = memory_transport(256, 1420);
     let (good, far_good) = memory_transport(256, 1420);
-    let hostile = Arc::new(Hostile {
-        inner: bad,
-        always_readable: AtomicBool::new(false),
-        woken: AtomicU32::new(0),
-        refuses: AtomicBool::new(false),
-        tries: AtomicU32::new(0),
-        hangs: AtomicBool::new(false),
-    });
+    let batches = Arc::new(AtomicU32::new(0));
+    let hostile = Hostile::new(bad, &batches);
+    let good = Hostile::new(good, &batches);
     for far in [&far_bad, &far_good] {
         far.up(Assigned {
             addresses: vec!["10.5.0.2/32".parse().unwrap()],
@@ -118,12 +152,13 @@ fn world() -> World {
         });
     }
     engine.add_tunnel("bad", hostile.clone()).unwrap();
-    engine.add_tunnel("good", Arc::new(good)).unwrap();
+    engine.add_tunnel("good", good.clone()).unwrap();
     let far = [far_bad, far_good];
     let world = World {
         apps,
         far,
         hostile,
+        good,
         rules,
         device,
         engine,
@@ -217,6 +252,49 @@ async fn a_transport_that_is_always_ready_does_not_starve_anybody() {
     timeout(LONG, far[0].take_wait()).await.unwrap().unwrap();
     handle.stop().await;
     timeout(LONG, task).await.unwrap().unwrap().unwrap();
+}
+
+/// One tunnel brings as much as the engine takes, without a pause. What comes through another one, and
+/// what applications send there, waits for a batch or two of it and no longer.
+#[tokio::test(start_paused = true)]
+async fn a_busy_tunnel_does_not_starve_the_others() {
+    let World {
+        apps,
+        far,
+        hostile,
+        good,
+        engine,
+        ..
+    } = world();
+    let handle = engine.handle();
+    let task = tokio::spawn(engine.run());
+    for (port, far) in [(1, &far[0]), (2, &far[1])] {
+        inject(&apps, port);
+        timeout(LONG, far.take_wait()).await.unwrap().unwrap();
+    }
+    hostile.floods.store(true, Ordering::Relaxed);
+    // Wakes the engine, which waits for the tunnel.
+    let answer = |port: &str| build::udp(port, "10.5.0.2:4000", b"");
+    far[0].inject(&answer("203.0.113.10:1")).unwrap();
+    let batches = || hostile.batches.load(Ordering::Relaxed);
+    let moved_at = || good.moved_at.load(Ordering::Relaxed);
+    let mut worst = 0;
+    for _ in 0..50 {
+        // The engine runs while this waits only.
+        let before = batches();
+        far[1].inject(&answer("203.0.113.10:2")).unwrap();
+        apps.take_wait().await.unwrap();
+        worst = worst.max(moved_at() - before);
+        let before = batches();
+        inject(&apps, 2);
+        far[1].take_wait().await.unwrap();
+        worst = worst.max(moved_at() - before);
+    }
+    assert!(batches() > 200, "it was a flood: {}", batches());
+    assert!(worst <= 3, "{worst} batches of the busy tunnel came first");
+    hostile.floods.store(false, Ordering::Relaxed);
+    handle.stop().await;
+    task.await.unwrap().unwrap();
 }
 
 /// A transport that failed is not tried again for every packet, and does not come up again.
