@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use vpn_core::packet::{BufferPool, Gso, Offload, Packet, Parsed, Rewrite, Side, segment};
+use vpn_core::packet::{BufferPool, Gso, Offload, Packet, Parsed, segment};
 use vpn_core::testing::verify_checksums;
 
 // The first two bytes say how the packet is offloaded; the others are the packet.
@@ -33,19 +33,21 @@ fn translated(bytes: &[u8], parsed: &Parsed) {
         false => "2001:db8::9".parse(),
     };
     let Ok(other) = other else { return };
-    for (side, old) in [
-        (Side::Source, (flow.src(), flow.src_port())),
-        (Side::Destination, (flow.dst(), flow.dst_port())),
+    for to in [
+        flow.with_source(other, 40_000),
+        flow.with_destination(other, 40_000),
+        flow.with_source(other, 40_000).with_destination(other, 1),
     ] {
-        let new = (other, 40_000);
         let mut packet = Packet::from_slice(bytes);
-        Rewrite::new(side, old, new).apply(&mut packet);
+        packet.translate(parsed, &to);
         assert_eq!(packet.len(), bytes.len());
         if !right {
             continue;
         }
         verify_checksums(packet.bytes()).expect("still right");
-        Rewrite::new(side, new, old).apply(&mut packet);
+        let there = packet.parse().expect("still a packet");
+        // What has no port there comes back to none.
+        packet.translate(&there, &flow);
         // The checksum of a datagram in fragments has two ways to be zero: only the whole tells.
         if !parsed.first_fragment {
             assert_eq!(packet.bytes(), bytes, "there and back");

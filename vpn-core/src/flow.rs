@@ -101,19 +101,19 @@ impl FlowKey {
         }
     }
 
-    /// As [`new`](Self::new), from IPv4 addresses as they are read.
+    /// As [`new`](Self::new), from IPv4 addresses as numbers.
     #[inline]
-    pub(crate) fn v4(protocol: Protocol, src: (u32, u16), dst: (u32, u16)) -> Self {
+    pub const fn v4(protocol: Protocol, src: (u32, u16), dst: (u32, u16)) -> Self {
         Self {
-            src: [0, u64::from(src.0)],
-            dst: [0, u64::from(dst.0)],
+            src: [0, src.0 as u64],
+            dst: [0, dst.0 as u64],
             meta: meta(protocol, src.1, dst.1),
         }
     }
 
-    /// As [`new`](Self::new), from IPv6 addresses as they are read.
+    /// As [`new`](Self::new), from IPv6 addresses as numbers.
     #[inline]
-    pub(crate) fn v6(protocol: Protocol, src: (u128, u16), dst: (u128, u16)) -> Self {
+    pub const fn v6(protocol: Protocol, src: (u128, u16), dst: (u128, u16)) -> Self {
         Self {
             src: halves(src.0),
             dst: halves(dst.0),
@@ -143,6 +143,18 @@ impl FlowKey {
     #[inline]
     pub const fn dst_port(&self) -> u16 {
         self.meta as u16
+    }
+
+    /// Source and destination address as numbers; those of IPv4 are below 2^32.
+    #[inline]
+    pub const fn numbers(&self) -> (u128, u128) {
+        (number(self.src), number(self.dst))
+    }
+
+    /// Source port and destination port, the first in the high half.
+    #[inline]
+    pub const fn ports(&self) -> u32 {
+        self.meta as u32
     }
 
     /// Protocol.
@@ -191,9 +203,7 @@ impl FlowKey {
     fn addr(&self, words: [u64; 2]) -> IpAddr {
         match self.family() {
             Family::V4 => IpAddr::V4(Ipv4Addr::from_bits(words[1] as u32)),
-            Family::V6 => IpAddr::V6(Ipv6Addr::from_bits(
-                u128::from(words[0]) << 64 | u128::from(words[1]),
-            )),
+            Family::V6 => IpAddr::V6(Ipv6Addr::from_bits(number(words))),
         }
     }
 }
@@ -219,8 +229,8 @@ impl std::hash::Hash for FlowKey {
 }
 
 #[inline]
-fn meta(protocol: Protocol, src_port: u16, dst_port: u16) -> u64 {
-    u64::from(protocol.0) << 32 | u64::from(src_port) << 16 | u64::from(dst_port)
+const fn meta(protocol: Protocol, src_port: u16, dst_port: u16) -> u64 {
+    (protocol.0 as u64) << 32 | (src_port as u64) << 16 | dst_port as u64
 }
 
 #[inline]
@@ -229,6 +239,11 @@ fn words(addr: IpAddr) -> [u64; 2] {
         IpAddr::V4(a) => [0, u64::from(a.to_bits())],
         IpAddr::V6(a) => halves(a.to_bits()),
     }
+}
+
+#[inline]
+const fn number(words: [u64; 2]) -> u128 {
+    (words[0] as u128) << 64 | words[1] as u128
 }
 
 #[inline]
@@ -277,6 +292,13 @@ mod tests {
             prop_assert_eq!(key.dst_port(), dp);
             prop_assert_eq!(key.protocol(), Protocol(proto));
             prop_assert_eq!(key.family(), Family::of(src));
+            prop_assert_eq!(key.ports(), u32::from(sp) << 16 | u32::from(dp));
+            let (from, to) = key.numbers();
+            let again = match key.family() {
+                Family::V4 => FlowKey::v4(Protocol(proto), (from as u32, sp), (to as u32, dp)),
+                Family::V6 => FlowKey::v6(Protocol(proto), (from, sp), (to, dp)),
+            };
+            prop_assert_eq!(again, key);
             prop_assert_eq!(key.reversed(), FlowKey::new(Protocol(proto), (dst, dp), (src, sp)));
             prop_assert_eq!(key.reversed().reversed(), key);
         }

@@ -78,14 +78,7 @@ proptest! {
         // What was sent over there.
         let mut whole = Packet::from_slice(&about);
         let at = whole.parse().unwrap();
-        use vpn_core::packet::{Rewrite, Side};
-        let sides = [
-            (Side::Source, (old.src(), old.src_port()), (there.src(), there.src_port())),
-            (Side::Destination, (old.dst(), old.dst_port()), (there.dst(), there.dst_port())),
-        ];
-        for (side, old, new) in sides {
-            Rewrite::new(side, old, new).apply_parsed(&mut whole, &at);
-        }
+        whole.translate(&at, &there);
         let quote = &packet.bytes()[header + 8..];
         prop_assert_eq!(quote, &whole.bytes()[..quote.len()]);
     }

@@ -6,10 +6,11 @@
 )]
 
 use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
 
 use etherparse::{LaxSlicedPacket, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
-use vpn_core::packet::{Message, Packet, Parsed, Rewrite, Side, tcp_flags};
+use vpn_core::packet::{Message, Packet, Parsed, tcp_flags};
 use vpn_core::testing::build::{self, Echo};
 use vpn_core::testing::verify_checksums;
 use vpn_core::{FlowKey, Protocol};
@@ -42,15 +43,45 @@ fn packet(kind: u8, src: SocketAddr, dst: SocketAddr, payload: &[u8]) -> Vec<u8>
     }
 }
 
-fn side_of(flow: &FlowKey, side: Side) -> (IpAddr, u16) {
-    match side {
-        Side::Source => (flow.src(), flow.src_port()),
-        Side::Destination => (flow.dst(), flow.dst_port()),
+#[derive(Clone, Copy, Debug)]
+enum Side {
+    Source,
+    Destination,
+    Both,
+}
+
+/// The flow with other ends, as far as they are of this side.
+fn moved(flow: &FlowKey, side: Side, new: [(IpAddr, u16); 2]) -> FlowKey {
+    let ([src, dst], source, destination) = match side {
+        Side::Source => (new, true, false),
+        Side::Destination => (new, false, true),
+        Side::Both => (new, true, true),
+    };
+    let flow = if source {
+        flow.with_source(src.0, src.1)
+    } else {
+        *flow
+    };
+    if destination {
+        flow.with_destination(dst.0, dst.1)
+    } else {
+        flow
     }
 }
 
 fn sides() -> impl Strategy<Value = Side> {
-    prop_oneof![Just(Side::Source), Just(Side::Destination)]
+    prop_oneof![
+        Just(Side::Source),
+        Just(Side::Destination),
+        Just(Side::Both)
+    ]
+}
+
+/// Translates to another source.
+fn from_elsewhere(packet: &mut Packet, addr: IpAddr, port: u16) {
+    let parsed = packet.parse().unwrap();
+    let to = parsed.flow.with_source(addr, port);
+    packet.translate(&parsed, &to);
 }
 
 /// IPv6 with these extension headers, each `(protocol, 8-byte units beyond the first)`.
@@ -82,8 +113,13 @@ proptest! {
             prop_assert!(parsed.total_len as usize <= bytes.len());
         }
         let mut packet = Packet::from_slice(&bytes);
-        let target = if first & 1 == 0 { "192.0.2.9" } else { "fd00::9" }.parse().unwrap();
-        Rewrite::new(Side::Source, (target, 1), (target, 2)).apply(&mut packet);
+        if let Ok(parsed) = packet.parse() {
+            let target = |v4: bool| IpAddr::from_str(if v4 { "192.0.2.9" } else { "fd00::9" }).unwrap();
+            for v4 in [true, false] {
+                let to = FlowKey::new(parsed.flow.protocol(), (target(v4), 1), (target(v4), 2));
+                packet.translate(&parsed, &to);
+            }
+        }
         prop_assert_eq!(packet.len(), bytes.len());
     }
 
@@ -128,16 +164,21 @@ proptest! {
     ) {
         let bytes = packet(kind, src, dst, &payload);
         let mut packet = Packet::from_slice(&bytes);
-        let flow = packet.parse().unwrap().flow;
-        let old = side_of(&flow, side);
-        Rewrite::new(side, old, (new.ip(), new.port())).apply(&mut packet);
+        let parsed = packet.parse().unwrap();
+        // Where there is a port or an identifier.
+        let port = |old, new| if old == 0 { 0 } else { new };
+        let ports = match parsed.message {
+            Message::Tcp(_) | Message::Udp => [new.port(); 2],
+            _ => [parsed.flow.src_port(), parsed.flow.dst_port()].map(|old| port(old, new.port())),
+        };
+        let to = moved(&parsed.flow, side, ports.map(|port| (new.ip(), port)));
+        packet.translate(&parsed, &to);
         prop_assert_eq!(verify_checksums(packet.bytes()), Ok(()));
-        let cached = packet.parse().unwrap();
-        prop_assert_eq!(cached, Parsed::from_bytes(packet.bytes()).unwrap());
-        prop_assert_eq!(side_of(&cached.flow, side).0, new.ip());
+        let translated = packet.parse().unwrap();
+        prop_assert_eq!(translated.flow, to);
+        prop_assert_eq!(Parsed { flow: parsed.flow, ..translated }, parsed);
         // There and back is identity.
-        let now = side_of(&cached.flow, side);
-        Rewrite::new(side, now, old).apply(&mut packet);
+        packet.translate(&translated, &parsed.flow);
         prop_assert_eq!(packet.bytes(), &bytes[..]);
     }
 
@@ -151,11 +192,12 @@ proptest! {
         let parsed = packet.parse().unwrap();
         let at = usize::from(parsed.transport) + if udp { 6 } else { 16 };
         let before = packet.bytes()[at..at + 2].to_vec();
-        let old = side_of(&parsed.flow, side);
-        Rewrite::new(side, old, (old.0, new.port())).apply(&mut packet);
+        let flow = parsed.flow;
+        let to = moved(&flow, side, [(flow.src(), new.port()), (flow.dst(), new.port())]);
+        packet.translate(&parsed, &to);
         let sum = |b: &[u8]| u16::from_be_bytes([b[0], b[1]]) % 0xffff;
         prop_assert_eq!(sum(&packet.bytes()[at..]), sum(&before));
-        prop_assert_eq!(side_of(&packet.parse().unwrap().flow, side), (old.0, new.port()));
+        prop_assert_eq!(packet.parse().unwrap().flow, to);
     }
 
     /// N-9: UDP without a checksum stays without.
@@ -164,8 +206,9 @@ proptest! {
         let mut bytes = build::udp((IpAddr::from(a), 1), (IpAddr::from(b), 2), b"x");
         bytes[26..28].fill(0);
         let mut packet = Packet::from_slice(&bytes);
-        let old = side_of(&packet.parse().unwrap().flow, side);
-        Rewrite::new(side, old, (IpAddr::from(c), port)).apply(&mut packet);
+        let parsed = packet.parse().unwrap();
+        let to = moved(&parsed.flow, side, [(IpAddr::from(c), port); 2]);
+        packet.translate(&parsed, &to);
         prop_assert_eq!(&packet.bytes()[26..28], &[0, 0]);
         prop_assert_eq!(verify_checksums(packet.bytes()), Ok(()));
     }
@@ -184,8 +227,7 @@ proptest! {
             if i > 0 {
                 prop_assert_eq!((parsed.flow.src_port(), parsed.flow.dst_port()), (0, 0));
                 // N-9: translation leaves its payload alone.
-                let old = (parsed.flow.src(), 0);
-                Rewrite::new(Side::Source, old, (new.ip(), new.port())).apply(&mut packet);
+                from_elsewhere(&mut packet, new.ip(), new.port());
                 prop_assert_eq!(verify_checksums(packet.bytes()), Ok(()));
                 let body = usize::from(parsed.transport);
                 prop_assert_eq!(&packet.bytes()[body..], &bytes[body..]);
@@ -222,7 +264,7 @@ fn n9_a_computed_udp_checksum_of_zero_becomes_ffff() {
     let port = u16::from_be_bytes([bytes[26], bytes[27]]);
     let mut packet = Packet::from_slice(&bytes);
     let ip: IpAddr = "10.0.0.1".parse().unwrap();
-    Rewrite::new(Side::Source, (ip, 0), (ip, port)).apply(&mut packet);
+    from_elsewhere(&mut packet, ip, port);
     assert_eq!(packet.bytes()[26..28], [0xff, 0xff]);
     assert_eq!(verify_checksums(packet.bytes()), Ok(()));
 }
@@ -234,8 +276,10 @@ fn the_checksum_of_an_echo_reply_of_zeros_is_ffff() {
     let there: IpAddr = "203.0.113.10".parse().unwrap();
     let bytes = build::icmp_echo(there, here, Echo::Reply, 0, 0, &[0; 32]);
     let mut packet = Packet::from_slice(&bytes);
-    Rewrite::new(Side::Destination, (here, 0), (here, 40_000)).apply(&mut packet);
-    Rewrite::new(Side::Destination, (here, 40_000), (here, 0)).apply(&mut packet);
+    let before = packet.parse().unwrap();
+    packet.translate(&before, &before.flow.with_destination(here, 40_000));
+    let parsed = packet.parse().unwrap();
+    packet.translate(&parsed, &before.flow);
     assert_eq!(verify_checksums(packet.bytes()), Ok(()));
     assert_eq!(packet.bytes(), bytes);
 }

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 use vpn_core::packet::segment::{SegmentError, Segments, complete_checksum, split};
-use vpn_core::packet::{BufferPool, Gso, Offload, Packet, Rewrite, Side, tcp_flags};
+use vpn_core::packet::{BufferPool, Gso, Offload, Packet, tcp_flags};
 use vpn_core::testing::{build, verify_checksums};
 
 fn ends() -> impl Strategy<Value = (SocketAddr, SocketAddr)> {
@@ -144,8 +144,12 @@ proptest! {
         } else {
             build::super_tcp(src, dst, tcp_flags::ACK, 1, 1000, &payload)
         };
-        let (side, old) = if destination { (Side::Destination, dst) } else { (Side::Source, src) };
-        Rewrite::new(side, (old.ip(), old.port()), (new.ip(), new.port())).apply(&mut packet);
+        let parsed = packet.parse().unwrap();
+        let to = match destination {
+            true => parsed.flow.with_destination(new.ip(), new.port()),
+            false => parsed.flow.with_source(new.ip(), new.port()),
+        };
+        packet.translate(&parsed, &to);
         for segment in cut(&packet) {
             assert_complete(segment.bytes());
         }

@@ -40,6 +40,13 @@ const fn add(a: u16, b: u16) -> u16 {
     sum + carry as u16
 }
 
+/// As [`add`], of longer words: 2^64 - 1 is a multiple of 2^16 - 1.
+#[inline]
+const fn add64(a: u64, b: u64) -> u64 {
+    let (sum, carry) = a.overflowing_add(b);
+    sum + carry as u64
+}
+
 /// The sum of the pseudo-header (RFC 9293 §3.1, RFC 8200 §8.1), not folded.
 pub fn pseudo_header(src: IpAddr, dst: IpAddr, protocol: u8, length: usize) -> u64 {
     address(src) + address(dst) + u64::from(protocol) + length as u64
@@ -86,6 +93,26 @@ impl Delta {
             _ => {}
         }
         delta
+    }
+
+    /// Words that changed; which field is in which part of which word does not matter, as long as
+    /// fields begin at multiples of 16 bits.
+    #[inline]
+    pub(crate) const fn words<const N: usize>(old: [u64; N], new: [u64; N]) -> Self {
+        let (mut sum, mut i) = (0, 0);
+        while i < N {
+            sum = add64(add64(sum, !old[i]), new[i]);
+            i += 1;
+        }
+        // Both halves of a turned word added: the sum of its halves, with their carry, above.
+        let sum = (sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32;
+        Self((sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16)
+    }
+
+    /// This change and another one.
+    #[inline]
+    pub(crate) const fn and(self, other: Self) -> Self {
+        Self(add(self.0, other.0))
     }
 
     /// The checksum after the change: a complete checksum, as it stands in a packet.

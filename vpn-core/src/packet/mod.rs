@@ -26,10 +26,10 @@ mod offload;
 mod parse;
 mod quoted;
 mod reset;
-mod rewrite;
 pub mod segment;
 mod split_v4;
 mod too_big;
+mod translate;
 
 use std::fmt;
 
@@ -45,7 +45,6 @@ pub use offload::{Gso, Offload};
 pub use parse::{Message, ParseError, Parsed, tcp_flags};
 pub use quoted::{Quoted, Requote};
 pub use reset::{TcpMarks, TcpReset};
-pub use rewrite::{Rewrite, Side};
 pub use too_big::SegmentTooBig;
 
 /// Bytes kept free before a packet: room for a vnet header (12), a WireGuard data header (16) and

@@ -6,13 +6,20 @@
 
 use std::net::IpAddr;
 
+use super::Packet;
 use super::checksum::{Delta, fold, pseudo_header, sum};
 use super::parse::{Fragments, Message, Parsed, skip_extensions};
-use super::{Packet, Side};
 use crate::flow::{FlowKey, Protocol};
 
 /// An ICMP header in front of a quote, in bytes.
 const ICMP_HEADER: usize = 8;
+
+/// Which side of an echo has its identifier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Source,
+    Destination,
+}
 
 /// A quote in an ICMP error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

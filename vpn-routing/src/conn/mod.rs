@@ -6,23 +6,32 @@
 //! only when it comes back through the tunnel that owns the flow. Two tunnels that assigned the
 //! identical address have equal wire keys and are still told apart.
 //!
-//! Entries live in a slab; two hash tables hold slab indices. Expiry is an incremental sweep: a
-//! hand moves over the slab a few entries per batch, so no packet pays for a full scan. At the cap
+//! Entries live in slabs, one per family: a flow of IPv4 is one cache line, one of IPv6 is two, and
+//! what a packet needs of it is in the first. Two hash tables hold places in the slabs, five bytes
+//! each. Nothing that is in memory moves when flows become more. Expiry is an incremental sweep: a
+//! hand moves over the slabs a few entries per second, so no packet pays for a full scan. At the cap
 //! a bounded search along the hand evicts the stalest entry that may go (half-open, closing or
 //! connectionless and silent); if there is none the new flow is refused. An owner over its quota is
 //! refused, so one app cannot push out another's flows.
 
+mod record;
+mod slab;
 mod timeouts;
 
 use std::hash::BuildHasher;
+use std::hint::black_box;
+use std::net::IpAddr;
 
-use foldhash::quality::RandomState;
+use foldhash::fast::RandomState;
 use hashbrown::HashTable;
-use vpn_core::packet::{Message, Rewrite, TcpMarks};
-use vpn_core::{FlowKey, Generation, RuleId, TunnelId};
+use vpn_core::packet::{Message, TcpMarks};
+use vpn_core::{Family, FlowKey, Generation, RuleId, TunnelId};
 
 use crate::nat::MappingId;
+use record::{V4, V6};
+use slab::Slab;
 
+pub(crate) use record::{Addresses, Record, State};
 pub use timeouts::{Phase, Timeouts};
 
 /// Milliseconds since the router was made; wraps after 49 days, longer than any flow may idle.
@@ -34,9 +43,35 @@ const EVICTION_SCAN: usize = 64;
 /// An evicted entry must have been silent this long, in milliseconds.
 const EVICTION_MIN_IDLE: u32 = 1_000;
 
-/// Where an entry is in the table.
+/// Flows that the indices have room for from the start. Beyond it they grow as hash tables do, at
+/// once and for milliseconds.
+const ROOM: usize = 1 << 20;
+
+/// Entries fetched at once.
+pub(crate) const FETCHED: usize = 32;
+
+/// Where an entry is in the table: a place among those of its family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConnId(u32);
+
+impl ConnId {
+    /// Set in the places of IPv6.
+    const V6: u32 = 1 << 31;
+
+    #[inline(always)]
+    const fn of_v4(self) -> Option<u32> {
+        if self.0 < Self::V6 {
+            Some(self.0)
+        } else {
+            None
+        }
+    }
+
+    #[inline(always)]
+    const fn of_v6(self) -> Option<u32> {
+        self.0.checked_sub(Self::V6)
+    }
+}
 
 /// Which application a flow is counted under; given by the router.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -69,61 +104,59 @@ pub enum DnsFlow {
     Steered,
 }
 
-/// The translations of one flow, compiled when it is entered.
+/// Tells two sockets of one application apart, one of which may have had the other's port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Translation {
-    /// Outbound source, and the inbound destination that undoes it.
-    pub source: Option<(Rewrite, Rewrite)>,
-    /// Outbound destination (DNS steering), and the inbound source that undoes it.
-    pub destination: Option<(Rewrite, Rewrite)>,
+pub struct Socket(u32);
+
+impl Socket {
+    /// From an owner's [`socket`](vpn_core::Owner::socket): halves of longer numbers fall together.
+    pub const fn new(number: u64) -> Self {
+        Self((number ^ number >> 32) as u32)
+    }
+
+    /// A number that gives this one again.
+    pub const fn number(self) -> u64 {
+        self.0 as u64
+    }
 }
 
-/// One flow.
-///
-/// In order of use: what finds and admits an outbound packet is in the first cache line, what
-/// translates a source in the second.
+/// One flow, as it is entered and told. The table keeps it smaller: see [`record`].
 #[derive(Clone, Debug)]
-#[repr(C)]
 pub struct Conn {
     /// As the application's socket has it.
     pub device: FlowKey,
+    /// As the tunnel carries it, outbound; of the same protocol and family.
+    pub wire: FlowKey,
+    /// Through which tunnel.
+    pub tunnel: TunnelId,
+    /// The rules its decision was made under.
+    pub generation: Generation,
+    /// Where in its life the flow is.
+    pub phase: Phase,
     /// When a packet of either direction was last seen.
     pub last_seen: Stamp,
     /// When an outbound packet was last seen: the owner may have changed since.
     pub last_outbound: Stamp,
-    /// The rules its decision was made under.
-    pub generation: Generation,
-    /// Through which tunnel.
-    pub tunnel: TunnelId,
-    /// Where in its life the flow is.
-    pub phase: Phase,
     /// Whether a packet of it came through its tunnel.
     pub answered: bool,
-    /// Whether its datagrams are DNS queries.
+    /// Whether its datagrams are DNS queries; what began behind a tunnel is none.
     pub dns: DnsFlow,
     /// Who began it.
     pub origin: Origin,
-    /// What leads from one key to the other.
-    pub translation: Translation,
     /// Where the sender of outbound segments stands, for a RST that it believes; of TCP only.
     pub marks: TcpMarks,
-    /// As the tunnel carries it, outbound.
-    pub wire: FlowKey,
     /// The rule that decided; `None` for the default action.
     pub rule: Option<RuleId>,
-    /// Which socket of the owner; 0 where that is not known.
-    pub socket: u64,
-    /// Whose flow.
-    pub owner: OwnerSlot,
-    /// Where its bytes are counted.
+    /// Which socket of the owner.
+    pub socket: Socket,
+    /// Where its bytes are counted, and whose flow it is.
     pub usage: UsageSlot,
-    /// The endpoint-independent mapping it counts in, where its protocol has them.
+    /// The endpoint-independent mapping it counts in; of other protocols than TCP.
     pub mapping: Option<MappingId>,
 }
 
 impl Conn {
     /// A packet went out.
-    #[inline]
     pub fn saw_outbound(&mut self, now: Stamp, message: Message) {
         self.last_seen = now;
         self.last_outbound = now;
@@ -131,7 +164,6 @@ impl Conn {
     }
 
     /// An answer came in.
-    #[inline]
     pub fn saw_inbound(&mut self, now: Stamp, message: Message) {
         self.last_seen = now;
         self.answered = true;
@@ -148,53 +180,15 @@ pub enum InsertError {
     WireTaken,
 }
 
-/// A place in the slab: tag and first fields of the flow in one cache line. An `Option` would keep
-/// its tag in whatever field has the most unused values, which is in the last line.
-#[derive(Debug, Default)]
-#[repr(u8, align(64))]
-#[allow(
-    clippy::large_enum_variant,
-    reason = "a free place is there to be taken: a box would only add a hop"
-)]
-enum Slot {
-    #[default]
-    Free,
-    Taken(Conn),
-}
-
-impl Slot {
-    #[inline]
-    const fn conn(&self) -> Option<&Conn> {
-        match self {
-            Self::Taken(conn) => Some(conn),
-            Self::Free => None,
-        }
-    }
-
-    #[inline]
-    const fn conn_mut(&mut self) -> Option<&mut Conn> {
-        match self {
-            Self::Taken(conn) => Some(conn),
-            Self::Free => None,
-        }
-    }
-
-    fn take(&mut self) -> Option<Conn> {
-        match std::mem::take(self) {
-            Self::Taken(conn) => Some(conn),
-            Self::Free => None,
-        }
-    }
-}
-
 /// A removed entry: its owner's count is the caller's to correct.
 pub type Removed = Conn;
 
 /// The table.
 #[derive(Debug)]
 pub struct ConnTable {
-    slab: Vec<Slot>,
-    free: Vec<u32>,
+    v4: Slab<V4>,
+    v6: Slab<V6>,
+    /// Places of both families: see [`ConnId`].
     by_device: HashTable<u32>,
     by_wire: HashTable<u32>,
     hasher: RandomState,
@@ -203,16 +197,27 @@ pub struct ConnTable {
     timeouts: Timeouts,
 }
 
+/// An entry where it is, of either family.
+pub(crate) enum RecordMut<'a> {
+    V4(&'a mut Record<V4>),
+    V6(&'a mut Record<V6>),
+}
+
 impl ConnTable {
-    /// An empty table for up to `max` flows. Memory grows with use, up to the cap.
+    /// An empty table for up to `max` flows. The indices have room for that many from the start,
+    /// up to [`ROOM`]; the flows themselves take memory as they come.
     pub fn new(max: usize, timeouts: Timeouts) -> Self {
+        let max = max.clamp(1, ConnId::V6 as usize - 1);
+        let room = max.min(ROOM);
+        // A fifth is left free, or removed entries would fill the index up and have it made anew.
+        let index = || HashTable::with_capacity(room + room / 4);
         Self {
-            slab: Vec::new(),
-            free: Vec::new(),
-            by_device: HashTable::new(),
-            by_wire: HashTable::new(),
+            v4: Slab::new(max),
+            v6: Slab::new(max),
+            by_device: index(),
+            by_wire: index(),
             hasher: RandomState::default(),
-            max: max.clamp(1, u32::MAX as usize - 1),
+            max,
             hand: 0,
             timeouts,
         }
@@ -233,15 +238,16 @@ impl ConnTable {
         self.len() >= self.max
     }
 
+    /// The hash of a key, for [`find_device`](Self::find_device) and [`find_hashed`](Self::find_hashed).
+    #[inline(always)]
+    pub(crate) fn hash(&self, key: &FlowKey) -> u64 {
+        self.hasher.hash_one(*key)
+    }
+
     /// The flow with this device key.
     #[inline]
     pub fn find_outbound(&self, device: &FlowKey) -> Option<ConnId> {
-        let slab = &self.slab;
-        self.by_device
-            .find(self.hash_device(device), |&i| {
-                entry(slab, i).is_some_and(|c| c.device == *device)
-            })
-            .map(|&i| ConnId(i))
+        self.find_device(self.hash(device), device)
     }
 
     /// The flow of `tunnel` that an inbound packet with this key answers.
@@ -253,24 +259,105 @@ impl ConnTable {
     /// The flow of `tunnel` with this (outbound) wire key.
     #[inline]
     pub fn find_wire(&self, tunnel: TunnelId, wire: &FlowKey) -> Option<ConnId> {
-        let slab = &self.slab;
-        self.by_wire
-            .find(self.hash_wire(tunnel, wire), |&i| {
-                entry(slab, i).is_some_and(|c| c.wire == *wire && c.tunnel == tunnel)
-            })
-            .map(|&i| ConnId(i))
+        self.find_hashed(self.hash(wire), tunnel, wire)
+    }
+
+    /// As [`find_outbound`](Self::find_outbound), with the key's hash.
+    #[inline(always)]
+    pub(crate) fn find_device(&self, hash: u64, device: &FlowKey) -> Option<ConnId> {
+        let found = match device.family() {
+            Family::V4 => self.by_device.find(hash, |&place| {
+                let record = ConnId(place).of_v4().and_then(|index| self.v4.get(index));
+                record.is_some_and(|record| record.is_device(device))
+            }),
+            Family::V6 => self.by_device.find(hash, |&place| {
+                let record = ConnId(place).of_v6().and_then(|index| self.v6.get(index));
+                record.is_some_and(|record| record.is_device(device))
+            }),
+        };
+        found.map(|&place| ConnId(place))
+    }
+
+    /// As [`find_wire`](Self::find_wire), with the key's hash.
+    #[inline(always)]
+    pub(crate) fn find_hashed(
+        &self,
+        hash: u64,
+        tunnel: TunnelId,
+        wire: &FlowKey,
+    ) -> Option<ConnId> {
+        let hash = in_tunnel(hash, tunnel);
+        let found = match wire.family() {
+            Family::V4 => self.by_wire.find(hash, |&place| {
+                let record = ConnId(place).of_v4().and_then(|index| self.v4.get(index));
+                record.is_some_and(|record| record.is_wire(tunnel, wire))
+            }),
+            Family::V6 => self.by_wire.find(hash, |&place| {
+                let record = ConnId(place).of_v6().and_then(|index| self.v6.get(index));
+                record.is_some_and(|record| record.is_wire(tunnel, wire))
+            }),
+        };
+        found.map(|&place| ConnId(place))
+    }
+
+    /// Has the entries of device keys with these hashes loaded, as far as the index tells, all at
+    /// once: who asks for one of them later does not wait.
+    pub(crate) fn fetch_devices(&self, hashes: impl Iterator<Item = u64>) {
+        self.fetch(&self.by_device, hashes);
+    }
+
+    /// The same for wire keys in a tunnel.
+    pub(crate) fn fetch_wires(&self, tunnel: TunnelId, hashes: impl Iterator<Item = u64>) {
+        self.fetch(&self.by_wire, hashes.map(|hash| in_tunnel(hash, tunnel)));
+    }
+
+    fn fetch(&self, index: &HashTable<u32>, hashes: impl Iterator<Item = u64>) {
+        let mut places = [0; FETCHED];
+        let mut found = 0;
+        // The first place under a hash is the right one, nearly always. No entry is touched here:
+        // so nothing waits for one, and the processor looks far ahead.
+        for (place, hash) in places.iter_mut().zip(hashes) {
+            *place = index.find(hash, |_| true).copied().unwrap_or(0);
+            found += 1;
+        }
+        let loaded = places[..found].iter().fold(0, |sum, &place| {
+            let id = ConnId(place);
+            let state = match id.of_v4() {
+                Some(index) => self.v4.get(index).map(Record::state),
+                None => id.of_v6().and_then(|i| self.v6.get(i)).map(Record::state),
+            };
+            sum ^ state.map_or(0, State::bits)
+        });
+        black_box(loaded);
     }
 
     /// An entry.
     #[inline]
-    pub fn get(&self, id: ConnId) -> Option<&Conn> {
-        entry(&self.slab, id.0)
+    pub fn get(&self, id: ConnId) -> Option<Conn> {
+        match id.of_v4() {
+            Some(index) => self.v4.get(index)?.conn(),
+            None => self.v6.get(id.of_v6()?)?.conn(),
+        }
     }
 
-    /// An entry, to be changed. Its keys and tunnel must stay as they are.
-    #[inline]
-    pub fn get_mut(&mut self, id: ConnId) -> Option<&mut Conn> {
-        self.slab.get_mut(id.0 as usize)?.conn_mut()
+    /// An entry where it is.
+    #[inline(always)]
+    pub(crate) fn record(&mut self, id: ConnId) -> Option<RecordMut<'_>> {
+        Some(match id.of_v4() {
+            Some(index) => RecordMut::V4(self.v4.get_mut(index)?),
+            None => RecordMut::V6(self.v6.get_mut(id.of_v6()?)?),
+        })
+    }
+
+    /// Changes an entry and returns what `change` does; its keys and tunnel stay as they are.
+    pub fn change<T>(&mut self, id: ConnId, change: impl FnOnce(&mut Conn) -> T) -> Option<T> {
+        let mut conn = self.get(id)?;
+        let result = change(&mut conn);
+        match self.record(id)? {
+            RecordMut::V4(record) => record.change(&conn),
+            RecordMut::V6(record) => record.change(&conn),
+        }
+        Some(result)
     }
 
     /// Enters a flow; an entry with the same device key is replaced.
@@ -287,8 +374,9 @@ impl ConnTable {
         now: Stamp,
         removed: &mut Vec<Removed>,
     ) -> Result<ConnId, InsertError> {
-        let same = self.find_outbound(&conn.device);
-        match self.find_wire(conn.tunnel, &conn.wire) {
+        let (device_hash, wire_hash) = (self.hash(&conn.device), self.hash(&conn.wire));
+        let same = self.find_device(device_hash, &conn.device);
+        match self.find_hashed(wire_hash, conn.tunnel, &conn.wire) {
             Some(other) if Some(other) != same => return Err(InsertError::WireTaken),
             _ => {}
         }
@@ -298,144 +386,184 @@ impl ConnTable {
             let victim = self.eviction_victim(now).ok_or(InsertError::Full)?;
             removed.extend(self.remove(victim));
         }
-        let (device_hash, wire_hash) = (
-            self.hash_device(&conn.device),
-            self.hash_wire(conn.tunnel, &conn.wire),
-        );
-        let index = match self.free.pop() {
-            Some(index) => {
-                self.slab[index as usize] = Slot::Taken(conn);
-                index
-            }
-            None => {
-                // Doubled as usual, but never beyond the cap: entries are what memory goes to.
-                if self.slab.len() == self.slab.capacity() {
-                    let double = self.slab.len().max(EVICTION_SCAN);
-                    let more = double.min(self.max.saturating_sub(self.slab.len())).max(1);
-                    self.slab.reserve_exact(more);
-                }
-                self.slab.push(Slot::Taken(conn));
-                (self.slab.len() - 1) as u32
-            }
+        let id = match conn.device.family() {
+            Family::V4 => ConnId(self.v4.insert(&conn)),
+            Family::V6 => ConnId(self.v6.insert(&conn) | ConnId::V6),
         };
-        let (slab, hasher) = (&self.slab, &self.hasher);
-        self.by_device.insert_unique(device_hash, index, |&i| {
-            entry(slab, i).map_or(0, |c| hasher.hash_one(c.device))
-        });
-        self.by_wire.insert_unique(wire_hash, index, |&i| {
-            entry(slab, i).map_or(0, |c| hasher.hash_one((c.tunnel, c.wire)))
-        });
-        Ok(ConnId(index))
+        let keys = Keys {
+            v4: &self.v4,
+            v6: &self.v6,
+            hasher: &self.hasher,
+        };
+        let wire_hash = in_tunnel(wire_hash, conn.tunnel);
+        self.by_device
+            .insert_unique(device_hash, id.0, |&place| keys.device(ConnId(place)));
+        self.by_wire
+            .insert_unique(wire_hash, id.0, |&place| keys.wire(ConnId(place)));
+        Ok(id)
     }
 
     /// Removes an entry.
     pub fn remove(&mut self, id: ConnId) -> Option<Removed> {
-        let conn = self.slab.get_mut(id.0 as usize)?.take()?;
-        let (device_hash, wire_hash) = (
-            self.hash_device(&conn.device),
-            self.hash_wire(conn.tunnel, &conn.wire),
-        );
+        let conn = match id.of_v4() {
+            Some(index) => self.v4.remove(index)?,
+            None => self.v6.remove(id.of_v6()?)?,
+        };
+        let device_hash = self.hash(&conn.device);
+        let wire_hash = in_tunnel(self.hash(&conn.wire), conn.tunnel);
         for (table, hash) in [
             (&mut self.by_device, device_hash),
             (&mut self.by_wire, wire_hash),
         ] {
-            if let Ok(found) = table.find_entry(hash, |&i| i == id.0) {
+            if let Ok(found) = table.find_entry(hash, |&place| place == id.0) {
                 found.remove();
             }
         }
-        self.free.push(id.0);
         Some(conn)
     }
 
     /// Removes every entry that `gone` says.
     pub fn remove_where(&mut self, removed: &mut Vec<Removed>, gone: impl Fn(&Conn) -> bool) {
-        for index in 0..self.slab.len() as u32 {
-            if entry(&self.slab, index).is_some_and(&gone) {
-                removed.extend(self.remove(ConnId(index)));
+        for slot in 0..self.slots() {
+            if let Some(id) = self.in_slot(slot)
+                && self.get(id).is_some_and(|conn| gone(&conn))
+            {
+                removed.extend(self.remove(id));
             }
         }
     }
 
     /// Moves the hand over up to `steps` entries, removes those that have expired and shows the
-    /// others to `lives`.
+    /// tunnels and destinations of the others to `lives`.
     #[inline]
     pub fn sweep(
         &mut self,
         now: Stamp,
         steps: usize,
         removed: &mut Vec<Removed>,
-        mut lives: impl FnMut(&Conn),
+        mut lives: impl FnMut(TunnelId, IpAddr),
     ) {
-        for _ in 0..steps.min(self.slab.len()) {
-            self.hand = if self.hand + 1 < self.slab.len() {
-                self.hand + 1
-            } else {
-                0
-            };
-            let Some(conn) = self.slab[self.hand].conn() else {
+        for _ in 0..steps.min(self.slots()) {
+            let Some((id, idle, phase)) = self.next_by_hand(now) else {
                 continue;
             };
-            if now.wrapping_sub(conn.last_seen) >= self.timeouts.of(conn.phase) {
-                removed.extend(self.remove(ConnId(self.hand as u32)));
+            if idle >= self.timeouts.of(phase) {
+                removed.extend(self.remove(id));
             } else {
-                lives(conn);
+                match self.record(id) {
+                    Some(RecordMut::V4(record)) => lives(record.tunnel(), record.device().dst()),
+                    Some(RecordMut::V6(record)) => lives(record.tunnel(), record.device().dst()),
+                    None => {}
+                }
             }
         }
     }
 
     /// The entry in this slot of [`slots`](Self::slots), if it is taken.
     pub fn in_slot(&self, slot: usize) -> Option<ConnId> {
-        let index = u32::try_from(slot).ok()?;
-        entry(&self.slab, index).map(|_| ConnId(index))
+        let id = self.id_of(slot)?;
+        self.brief(id).map(|_| id)
     }
 
-    /// Slots the sweep has to visit for one full round.
+    /// Slots the sweep has to visit for one full round. As they become more, one that was visited
+    /// may be met again under another number, and none is left out.
     pub fn slots(&self) -> usize {
-        self.slab.len()
+        self.v4.len() as usize + self.v6.len() as usize
     }
 
     /// Every flow.
-    pub fn iter(&self) -> impl Iterator<Item = &Conn> {
-        self.slab.iter().filter_map(Slot::conn)
+    pub fn iter(&self) -> impl Iterator<Item = Conn> {
+        (0..self.slots()).filter_map(|slot| self.get(self.id_of(slot)?))
+    }
+
+    /// The slots of IPv4 come first.
+    fn id_of(&self, slot: usize) -> Option<ConnId> {
+        let slot = u32::try_from(slot).ok()?;
+        match slot.checked_sub(self.v4.len()) {
+            None => Some(ConnId(slot)),
+            Some(index) => (index < self.v6.len()).then_some(ConnId(index | ConnId::V6)),
+        }
+    }
+
+    /// When it was last seen, and its phase; `None` if the place is free.
+    fn brief(&self, id: ConnId) -> Option<(Stamp, Phase)> {
+        match id.of_v4() {
+            Some(index) => {
+                let record = self.v4.get(index)?;
+                Some((record.last_seen(), record.phase()?))
+            }
+            None => {
+                let record = self.v6.get(id.of_v6()?)?;
+                Some((record.last_seen(), record.phase()?))
+            }
+        }
+    }
+
+    /// Moves the hand by one: what is there, for how long it was silent, and its phase.
+    fn next_by_hand(&mut self, now: Stamp) -> Option<(ConnId, Stamp, Phase)> {
+        self.hand = if self.hand + 1 < self.slots() {
+            self.hand + 1
+        } else {
+            0
+        };
+        let id = self.id_of(self.hand)?;
+        let (last_seen, phase) = self.brief(id)?;
+        Some((id, now.wrapping_sub(last_seen), phase))
     }
 
     /// The stalest of the next few entries that may be evicted.
     fn eviction_victim(&mut self, now: Stamp) -> Option<ConnId> {
-        let mut best: Option<(u32, usize)> = None;
-        for _ in 0..EVICTION_SCAN.min(self.slab.len()) {
-            self.hand = if self.hand + 1 < self.slab.len() {
-                self.hand + 1
-            } else {
-                0
-            };
-            let Some(conn) = self.slab[self.hand].conn() else {
+        let mut best: Option<(u32, ConnId)> = None;
+        for _ in 0..EVICTION_SCAN.min(self.slots()) {
+            let Some((id, idle, phase)) = self.next_by_hand(now) else {
                 continue;
             };
-            let idle = now.wrapping_sub(conn.last_seen);
-            let expired = idle >= self.timeouts.of(conn.phase);
-            if (expired || (conn.phase.may_be_evicted() && idle >= EVICTION_MIN_IDLE))
+            let expired = idle >= self.timeouts.of(phase);
+            if (expired || (phase.may_be_evicted() && idle >= EVICTION_MIN_IDLE))
                 && best.is_none_or(|(stalest, _)| idle > stalest)
             {
-                best = Some((idle, self.hand));
+                best = Some((idle, id));
             }
         }
-        best.map(|(_, index)| ConnId(index as u32))
-    }
-
-    #[inline]
-    fn hash_device(&self, key: &FlowKey) -> u64 {
-        self.hasher.hash_one(*key)
-    }
-
-    #[inline]
-    fn hash_wire(&self, tunnel: TunnelId, key: &FlowKey) -> u64 {
-        self.hasher.hash_one((tunnel, *key))
+        best.map(|(_, id)| id)
     }
 }
 
-#[inline]
-fn entry(slab: &[Slot], index: u32) -> Option<&Conn> {
-    slab.get(index as usize)?.conn()
+/// The hash of a wire key in its tunnel: identical addresses of two tunnels are equal keys.
+#[inline(always)]
+const fn in_tunnel(hash: u64, tunnel: TunnelId) -> u64 {
+    // The golden ratio: neighbours are far apart, in the high bits and in the low ones.
+    hash.wrapping_add((tunnel.index() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
+/// Hashes of entries, for an index that is made anew.
+struct Keys<'a> {
+    v4: &'a Slab<V4>,
+    v6: &'a Slab<V6>,
+    hasher: &'a RandomState,
+}
+
+impl Keys<'_> {
+    fn device(&self, id: ConnId) -> u64 {
+        let key = match id.of_v4() {
+            Some(index) => self.v4.get(index).map(Record::device),
+            None => id.of_v6().and_then(|i| self.v6.get(i)).map(Record::device),
+        };
+        key.map_or(0, |key| self.hasher.hash_one(key))
+    }
+
+    fn wire(&self, id: ConnId) -> u64 {
+        let found = match id.of_v4() {
+            Some(index) => self.v4.get(index).map(|r| (r.tunnel(), r.wire())),
+            None => {
+                let record = id.of_v6().and_then(|i| self.v6.get(i));
+                record.map(|r| (r.tunnel(), r.wire()))
+            }
+        };
+        found.map_or(0, |(tunnel, key)| {
+            in_tunnel(self.hasher.hash_one(key), tunnel)
+        })
+    }
 }
 
 #[cfg(test)]

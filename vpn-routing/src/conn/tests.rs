@@ -21,14 +21,12 @@ fn conn(tunnel: u16, device: FlowKey, phase: Phase, now: Stamp) -> Conn {
         wire: device,
         tunnel: TunnelId::new(tunnel),
         marks: Default::default(),
-        translation: Translation::default(),
         generation: Generation(1),
         rule: None,
         origin: Origin::Device,
         mapping: None,
-        owner: OwnerSlot(0),
         usage: UsageSlot(0),
-        socket: 0,
+        socket: Socket::default(),
         phase,
         dns: DnsFlow::No,
         last_seen: now,
@@ -134,9 +132,9 @@ fn the_sweep_removes_what_expired_by_phase() {
         )
         .expect("room");
     let now = timeouts.of(Phase::Udp);
-    table.sweep(now - 1, 10, &mut removed, |_| ());
+    table.sweep(now - 1, 10, &mut removed, |_, _| ());
     assert_eq!(table.len(), 2);
-    table.sweep(now, 10, &mut removed, |_| ());
+    table.sweep(now, 10, &mut removed, |_, _| ());
     assert_eq!(removed.len(), 1);
     assert_eq!(removed[0].device.protocol(), Protocol::UDP);
     assert!(table.find_outbound(&key(Protocol::TCP, 1, 1)).is_some());
@@ -204,7 +202,7 @@ proptest! {
                     removed.extend(table.remove(id));
                     prop_assert!(table.find_outbound(&flow).is_none());
                 },
-                _ => table.sweep(now, 8, &mut removed, |_| ()),
+                _ => table.sweep(now, 8, &mut removed, |_, _| ()),
             }
             prop_assert!(table.len() <= 16);
             prop_assert_eq!(table.iter().count(), table.len());
@@ -246,7 +244,7 @@ fn a_million_flows() {
         now + Timeouts::default().of(Phase::Udp),
         slots,
         &mut removed,
-        |_| (),
+        |_, _| (),
     );
     assert_eq!((table.len(), removed.len()), (0, FLOWS as usize));
 }

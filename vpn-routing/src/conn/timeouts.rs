@@ -6,6 +6,7 @@ use vpn_core::packet::{Message, tcp_flags};
 
 /// Where in its life a flow is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Phase {
     /// UDP.
     Udp,
@@ -40,6 +41,25 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// Each, by its number.
+    pub(super) const ALL: [Self; 15] = [
+        Self::Udp,
+        Self::UdpAsked,
+        Self::Icmp,
+        Self::Other,
+        Self::TcpOpening,
+        Self::TcpAsked,
+        Self::TcpAnswered,
+        Self::TcpEstablished,
+        Self::TcpClosingHere,
+        Self::TcpClosingThere,
+        Self::TcpLastAck,
+        Self::TcpFinished,
+        Self::TcpClosed,
+        Self::TcpReset,
+        Self::TcpDropped,
+    ];
+
     /// The phase of a new flow with this first message.
     pub const fn first(message: Message) -> Self {
         match message {

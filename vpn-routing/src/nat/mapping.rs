@@ -29,6 +29,16 @@ impl Endpoint {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MappingId(u32);
 
+impl MappingId {
+    pub(crate) const fn new(index: u32) -> Self {
+        Self(index)
+    }
+
+    pub(crate) const fn index(self) -> u32 {
+        self.0
+    }
+}
+
 /// Endpoints of one space differ; those of two have nothing to do with each other.
 pub type Space = (TunnelId, Protocol);
 

@@ -26,8 +26,7 @@ use super::dns::Asking;
 use super::outbound::Outcome::{self, Drop, Send};
 use super::outbound::{Known, is_routable, may_start_a_flow};
 use super::owners::OUTSIDER;
-use super::translate::translation;
-use crate::conn::{Conn, ConnId, DnsFlow, Origin, Phase, Stamp};
+use crate::conn::{Conn, ConnId, DnsFlow, Origin, Phase, Socket, Stamp};
 use crate::nat::Endpoint;
 
 impl Router {
@@ -121,12 +120,10 @@ impl Router {
             device,
             wire,
             tunnel,
-            translation: translation(&device, &wire),
             generation: self.generation,
             rule: Some(rule),
-            owner: OUTSIDER,
             usage,
-            socket: 0,
+            socket: Socket::default(),
             phase: Phase::asked(parsed.message),
             dns: DnsFlow::No,
             last_seen: now,
@@ -192,7 +189,7 @@ impl Router {
         if let Some(outcome) = self.after_the_end(now, id) {
             return outcome;
         }
-        let stale = |c: &Conn| c.generation != self.generation;
+        let stale = |c: Conn| c.generation != self.generation;
         if self.conns.get(id).is_some_and(stale)
             && let Some(outcome) = self.filtered_since(now, id)
         {
@@ -201,11 +198,13 @@ impl Router {
         if let Some(reason) = self.expelled(now, id) {
             return Drop(reason, None);
         }
-        let Some(conn) = self.conns.get_mut(id) else {
+        let sent = self.conns.change(id, |conn| {
+            conn.saw_outbound(now, parsed.message);
+            conn.tunnel
+        });
+        let Some(tunnel) = sent else {
             return Drop(DropReason::FlowTableFull, None);
         };
-        conn.saw_outbound(now, parsed.message);
-        let tunnel = conn.tunnel;
         match self.tunnels.get(tunnel).map(|slot| &slot.state) {
             Some(TransportState::Up(_)) => Send(id),
             Some(TransportState::Connecting) => Drop(DropReason::TunnelConnecting, Some(tunnel)),
@@ -217,13 +216,13 @@ impl Router {
     /// A flow may not go on. If it is a connection from behind a tunnel, its entry stays: what the
     /// server here still sends would be a new flow, through the tunnel that the server itself uses.
     pub(super) fn dismiss(&mut self, now: Stamp, id: ConnId) {
-        let connection = |c: &Conn| c.wire.protocol() == Protocol::TCP;
+        let connection = |c: Conn| c.wire.protocol() == Protocol::TCP;
         if !self.is_guest(id) || !self.conns.get(id).is_some_and(connection) {
             return self.remove_flow(id);
         }
         self.end(now, id, Phase::TcpDropped);
         // It takes no place of its rule any more.
-        let rule = self.conns.get_mut(id).and_then(|conn| conn.rule.take());
+        let rule = self.conns.change(id, |conn| conn.rule.take()).flatten();
         if let Some(rule) = rule {
             self.guests.left(rule);
         }
@@ -237,7 +236,7 @@ impl Router {
             let found = id.and_then(|id| Some((id, self.conns.get(id)?)));
             if let Some((id, conn)) = found
                 && !conn.phase.is_ended()
-                && gone(conn)
+                && gone(&conn)
             {
                 self.dismiss(now, id);
             }
@@ -271,9 +270,11 @@ impl Router {
             }
             Some(admitted) => {
                 let generation = self.generation;
-                let conn = self.conns.get_mut(id)?;
-                conn.generation = generation;
-                if let Some(before) = conn.rule.replace(admitted.rule) {
+                let before = self.conns.change(id, |conn| {
+                    conn.generation = generation;
+                    conn.rule.replace(admitted.rule)
+                });
+                if let Some(before) = before? {
                     self.guests.moved(before, admitted.rule);
                 }
                 None

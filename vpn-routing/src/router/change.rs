@@ -52,23 +52,23 @@ impl Router {
 
     /// From now on this entry only answers for a connection that was.
     pub(super) fn end(&mut self, now: Stamp, id: ConnId, phase: Phase) {
-        if let Some(conn) = self.conns.get_mut(id) {
+        self.conns.change(id, |conn| {
             conn.phase = phase;
             conn.last_seen = now;
             // Never that of rules in force: each packet is looked at.
             conn.generation = Generation::COLD;
-        }
+        });
     }
 
     /// A packet of a connection that was ended, from the app.
     pub(super) fn after_the_end(&mut self, now: Stamp, id: ConnId) -> Option<Outcome> {
-        let conn = self.conns.get_mut(id)?;
+        let conn = self.conns.get(id)?;
         let outcome = match conn.phase {
             Phase::TcpReset => Outcome::Reset(conn.tunnel),
             Phase::TcpDropped => Outcome::Drop(DropReason::FlowEnded, Some(conn.tunnel)),
             _ => return None,
         };
-        conn.last_seen = now;
+        self.conns.change(id, |conn| conn.last_seen = now);
         Some(outcome)
     }
 }

@@ -205,7 +205,7 @@ impl Router {
         owner_asked: Option<OwnerDetail>,
     ) -> Option<Outcome> {
         let conn = self.conns.get(id)?;
-        let owner = self.owners.get(conn.owner);
+        let owner = self.owner_named(&conn);
         let needs = self.needs_owner(now, &conn.device, asking.name());
         if !knows_enough(needs, owner) && owner_asked < needs {
             return needs.map(|detail| Wait(Awaits::Owner(detail)));
@@ -221,10 +221,7 @@ impl Router {
                 Some(self.replace_flow(now, id, asking, known))
             }
             Way::Through(_) => {
-                let generation = self.generation;
-                let conn = self.conns.get_mut(id)?;
-                conn.generation = generation;
-                conn.rule = decision.rule;
+                self.decided(id, &decision);
                 None
             }
         }
@@ -240,7 +237,10 @@ impl Router {
             // To a resolver that the application did not choose, only what can be decided and
             // whose answer can be told from a forged one.
             (DnsFlow::Steered, None) => return Drop(DropReason::Malformed, Some(conn.tunnel)),
-            (_, Some(query)) => self.dns.pending.note(now, &conn.device, conn.owner, query),
+            (_, Some(query)) => {
+                let owner = self.usages.owner(conn.usage);
+                self.dns.pending.note(now, &conn.device, owner, query)
+            }
         };
         match (noted, conn.dns) {
             (Noted::Full, DnsFlow::Steered) => {

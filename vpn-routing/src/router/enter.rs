@@ -10,8 +10,7 @@ use super::outbound::Outcome::{self, Drop, Send, Wait};
 use super::outbound::{Known, is_routable, knows_enough, may_start_a_flow};
 use super::resolve::Way;
 use super::screen::filter_outcome;
-use super::translate::translation;
-use crate::conn::{Conn, InsertError, Origin, Phase, Stamp};
+use crate::conn::{Conn, InsertError, Origin, Phase, Socket, Stamp};
 
 impl Router {
     /// A flow that is not in the table.
@@ -115,13 +114,11 @@ impl Router {
             device: flow,
             wire,
             tunnel,
-            translation: translation(&flow, &wire),
             marks: TcpMarks::default(),
             generation: self.generation,
             rule,
-            owner: owner_slot,
             usage,
-            socket: owner.map_or(0, |o| o.socket),
+            socket: Socket::new(owner.map_or(0, |o| o.socket)),
             phase: Phase::first(parsed.message),
             dns: self.dns_flow(&flow),
             last_seen: now,
@@ -135,8 +132,7 @@ impl Router {
         match entered {
             Ok(id) => Send(id),
             Err(error) => {
-                self.usages.release(usage);
-                self.owners.release(owner_slot);
+                self.account_gone(usage);
                 self.unmap(mapping);
                 Drop(
                     match error {

@@ -1,8 +1,8 @@
 //! Fragments: the first is routed like any packet, the others follow it.
 
-use vpn_core::packet::{Fragment, Packet, Parsed, Rewrite};
+use vpn_core::packet::{Fragment, Packet, Parsed};
 use vpn_core::rule::{FilterAction, FilterDirection};
-use vpn_core::{DropReason, TransportState, TunnelId};
+use vpn_core::{DropReason, FlowKey, TransportState, TunnelId};
 
 use super::{Egress, Router};
 use crate::conn::{Conn, ConnId, Stamp};
@@ -14,20 +14,17 @@ pub(super) struct FragmentWay {
     to: Egress,
     /// The tunnel they use, whichever way.
     tunnel: TunnelId,
-    rewrites: [Option<Rewrite>; 2],
+    /// The flow that they are of over there; its ports are not theirs.
+    flow: FlowKey,
     id: Option<u32>,
 }
 
 impl FragmentWay {
     fn out(conn: &Conn, id: Option<u32>) -> Self {
-        let translation = &conn.translation;
         Self {
             to: Egress::Tunnel(conn.tunnel),
             tunnel: conn.tunnel,
-            rewrites: [
-                translation.source.map(|(out, _)| out),
-                translation.destination.map(|(out, _)| out),
-            ],
+            flow: conn.wire,
             id,
         }
     }
@@ -38,14 +35,10 @@ impl FragmentWay {
     }
 
     fn back(conn: &Conn) -> Self {
-        let translation = &conn.translation;
         Self {
             to: Egress::Device,
             tunnel: conn.tunnel,
-            rewrites: [
-                translation.source.map(|(_, back)| back),
-                translation.destination.map(|(_, back)| back),
-            ],
+            flow: conn.device.reversed(),
             id: None,
         }
     }
@@ -115,7 +108,7 @@ impl Router {
         };
         let id = self.fragments.id_on_wire(now, datagram, wire);
         let id = (id != datagram.id).then_some(id);
-        let way = FragmentWay::out(conn, id);
+        let way = FragmentWay::out(&conn, id);
         if let Some(id) = id {
             packet.set_fragment_id(id);
         }
@@ -152,7 +145,7 @@ impl Router {
         let (datagram, piece) =
             Self::datagram(Some(tunnel), parsed, packet).ok_or(DropReason::Malformed)?;
         let conn = self.conns.get(id).ok_or(DropReason::Unsolicited)?;
-        let (way, device) = (FragmentWay::back(conn), conn.device.reversed());
+        let (way, device) = (FragmentWay::back(&conn), conn.device.reversed());
         let judged = self.judge_fragment(FilterDirection::Inbound, tunnel, device);
         if judged != FilterAction::Accept {
             return Err(DropReason::BlockedByFilter);
@@ -215,8 +208,8 @@ impl Router {
             self.count_drop(Some(way.tunnel), DropReason::TunnelDown, 1);
             return Some(packet);
         };
-        for rewrite in way.rewrites.iter().flatten() {
-            rewrite.apply(&mut packet);
+        if let Ok(parsed) = packet.parse() {
+            packet.translate(&parsed, &way.flow);
         }
         if let Some(id) = way.id {
             packet.set_fragment_id(id);

@@ -125,7 +125,7 @@ impl Router {
 /// Whether a flow that was entered half-open is so still, or was reset: its place may be another's
 /// by now.
 fn makes_room(conns: &ConnTable, &(id, tunnel, wire): &Guest, rule: RuleId) -> bool {
-    let same = |c: &&Conn| c.tunnel == tunnel && c.wire == wire && c.rule == Some(rule);
+    let same = |c: &Conn| c.tunnel == tunnel && c.wire == wire && c.rule == Some(rule);
     let conn = conns.get(id).filter(same);
     conn.is_some_and(|c| c.origin == Origin::Tunnel && c.phase.makes_room())
 }

@@ -4,6 +4,7 @@ use vpn_core::packet::{Message, Packet, Parsed, clamp_mss};
 use vpn_core::{DropReason, TunnelId};
 
 use super::Router;
+use super::ahead::Ahead;
 use super::mtu::is_syn;
 use crate::conn::{DnsFlow, Stamp};
 
@@ -17,13 +18,41 @@ impl Router {
         now: Stamp,
         tunnel: TunnelId,
         mut packet: Packet,
+        ahead: &Ahead,
     ) -> Option<Packet> {
-        let bytes = packet.len() as u64;
-        let parsed = packet.parse();
-        let Ok(parsed) = &parsed else {
+        let Ok(parsed) = &ahead.parsed else {
             self.count_drop(Some(tunnel), DropReason::Malformed, 1);
             return Some(packet);
         };
+        if !self.settled_answer(now, tunnel, ahead.hash, parsed, &mut packet) {
+            return self.unsettled_answer(now, tunnel, parsed, packet);
+        }
+        let bytes = packet.len() as u64;
+        match self.device.push(packet) {
+            Ok(()) => {
+                if let Some(slot) = self.tunnels.get_mut(tunnel) {
+                    slot.counters.rx_packets += 1;
+                    slot.counters.rx_bytes += bytes;
+                }
+                None
+            }
+            Err(packet) => {
+                self.count_drop(Some(tunnel), DropReason::QueueFull, 1);
+                Some(packet)
+            }
+        }
+    }
+
+    /// A packet that needs more than a look at its flow's entry.
+    #[inline(never)]
+    fn unsettled_answer(
+        &mut self,
+        now: Stamp,
+        tunnel: TunnelId,
+        parsed: &Parsed,
+        mut packet: Packet,
+    ) -> Option<Packet> {
+        let bytes = packet.len() as u64;
         if parsed.message == Message::LaterFragment {
             return self.later_fragment(now, Some(tunnel), parsed, packet);
         }
@@ -100,15 +129,13 @@ impl Router {
         if parsed.first_fragment {
             self.first_fragment_in(now, tunnel, id, parsed, packet)?;
         }
-        let conn = self.conns.get_mut(id).ok_or(DropReason::Unsolicited)?;
-        conn.saw_inbound(now, parsed.message);
-        self.usages.received(conn.usage, packet.len() as u64);
-        if let Some((_, back)) = &conn.translation.source {
-            back.apply_parsed(packet, parsed);
-        }
-        if let Some((_, back)) = &conn.translation.destination {
-            back.apply_parsed(packet, parsed);
-        }
+        let seen = self.conns.change(id, |conn| {
+            conn.saw_inbound(now, parsed.message);
+            (conn.usage, conn.device.reversed())
+        });
+        let (usage, to) = seen.ok_or(DropReason::Unsolicited)?;
+        self.usages.received(usage, packet.len() as u64);
+        packet.translate(parsed, &to);
         if is_syn(parsed.message)
             && let Some(slot) = self.tunnels.get(tunnel)
         {

@@ -70,6 +70,7 @@
 
 mod admit;
 mod advertised;
+mod ahead;
 mod budget;
 mod change;
 mod config;
@@ -97,6 +98,7 @@ mod status;
 mod translate;
 mod tunnels;
 mod usage;
+mod usual;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -124,6 +126,7 @@ pub use status::{
     Accounts, AppStatus, DnsStatus, Explanation, FlowStatus, Status, TunnelCounters, TunnelStatus,
 };
 
+use ahead::{Ahead, PART};
 use dns::Dns;
 use fragments::FragmentWay;
 use groups::Groups;
@@ -227,6 +230,9 @@ pub struct Router {
     next_sweep: Instant,
     /// Reused lists: nothing is allocated per batch.
     scratch: Vec<Packet>,
+    ahead: Vec<Ahead>,
+    /// [`RouterConfig::recheck_owner`], in milliseconds.
+    recheck: Stamp,
     removed: Vec<Conn>,
     /// Buffers that came back from queues: packets of one direction only must not starve the
     /// batches they come in.
@@ -265,6 +271,8 @@ impl Router {
             narrowing: None,
             next_sweep: now + SWEEP_INTERVAL,
             scratch: Vec::new(),
+            ahead: Vec::with_capacity(PART),
+            recheck: Stamp::try_from(config.recheck_owner.as_millis()).unwrap_or(Stamp::MAX),
             removed: Vec::new(),
             spare: BufferPool::new(config.queue_packets, config.largest_packet),
             config,
@@ -334,11 +342,18 @@ impl Router {
         let mut list = std::mem::take(&mut self.scratch);
         batch.swap_out(&mut list);
         self.accounts.in_device += list.len() as u64;
-        for packet in list.drain(..) {
-            if let Some(dead) = self.outbound(stamp, packet) {
-                batch.recycle(dead);
+        let mut ahead = std::mem::take(&mut self.ahead);
+        let mut packets = list.drain(..);
+        while let Some(part) = next_part(packets.as_slice()) {
+            self.look_outbound(part, &mut ahead);
+            for (look, packet) in ahead.iter().zip(packets.by_ref()) {
+                if let Some(dead) = self.outbound(stamp, packet, look) {
+                    batch.recycle(dead);
+                }
             }
         }
+        drop(packets);
+        self.ahead = ahead;
         self.scratch = list;
         batch.pool_mut().refill_from(&mut self.spare);
     }
@@ -349,11 +364,18 @@ impl Router {
         let mut list = std::mem::take(&mut self.scratch);
         batch.swap_out(&mut list);
         self.accounts.in_tunnels += list.len() as u64;
-        for packet in list.drain(..) {
-            if let Some(dead) = self.inbound(stamp, tunnel, packet) {
-                batch.recycle(dead);
+        let mut ahead = std::mem::take(&mut self.ahead);
+        let mut packets = list.drain(..);
+        while let Some(part) = next_part(packets.as_slice()) {
+            self.look_inbound(tunnel, part, &mut ahead);
+            for (look, packet) in ahead.iter().zip(packets.by_ref()) {
+                if let Some(dead) = self.inbound(stamp, tunnel, packet, look) {
+                    batch.recycle(dead);
+                }
             }
         }
+        drop(packets);
+        self.ahead = ahead;
         self.scratch = list;
         batch.pool_mut().refill_from(&mut self.spare);
     }
@@ -434,9 +456,10 @@ impl Router {
             self.dns.sweep(stamp);
             let steps = self.conns.slots() / SWEEPS_PER_ROUND + SWEEPS_PER_ROUND;
             let book = &mut self.dns.book;
-            self.conns.sweep(stamp, steps, &mut self.removed, |conn| {
-                book.keep(stamp, conn.tunnel, conn.device.dst());
-            });
+            self.conns
+                .sweep(stamp, steps, &mut self.removed, |tunnel, dst| {
+                    book.keep(stamp, tunnel, dst);
+                });
             self.release_removed();
         }
     }
@@ -531,6 +554,12 @@ impl Router {
             None => self.accounts.drops.add(reason, packets),
         }
     }
+}
+
+/// The packets to look ahead at; `None` if there are no more.
+fn next_part(packets: &[Packet]) -> Option<&[Packet]> {
+    let part = &packets[..packets.len().min(PART)];
+    (!part.is_empty()).then_some(part)
 }
 
 #[cfg(test)]

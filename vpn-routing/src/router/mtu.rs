@@ -45,10 +45,7 @@ impl Router {
             return Some(packet);
         }
         let mut whole = packet.shrunk();
-        let translation = conn.translation;
-        for (out, _) in translation.source.iter().chain(&translation.destination) {
-            out.apply_parsed(&mut whole, parsed);
-        }
+        whole.translate(parsed, &conn.wire);
         match whole.fragments(mtu) {
             Some(fragments) => self.send_all(tunnel, fragments),
             None => self.count_drop(Some(tunnel), DropReason::TooBig, 1),

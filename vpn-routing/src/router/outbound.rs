@@ -7,13 +7,14 @@ use vpn_core::{
     DomainName, DropReason, FlowKey, Owner, OwnerDetail, OwnerQuery, TransportState, TunnelId,
 };
 
+use super::ahead::Ahead;
 use super::dns::Asking;
 use super::hold::{Awaits, Begun};
 use super::mtu::{exceeds, is_syn};
 use super::resolve::Way;
 use super::{Event, Router};
-use crate::conn::{ConnId, DnsFlow, Origin, Phase, Stamp};
-use crate::rules::Target;
+use crate::conn::{Conn, ConnId, DnsFlow, Origin, Phase, Socket, Stamp};
+use crate::rules::{Decision, Target};
 
 /// What is known of a packet's owner before it is routed.
 pub(super) enum Known {
@@ -49,12 +50,25 @@ use Outcome::{Drop, Send, Wait};
 impl Router {
     /// Routes one packet. Returns it if its buffer is free again.
     #[inline]
-    pub(super) fn outbound(&mut self, now: Stamp, packet: Packet) -> Option<Packet> {
-        let parsed = packet.parse();
-        let Ok(parsed) = &parsed else {
+    pub(super) fn outbound(
+        &mut self,
+        now: Stamp,
+        mut packet: Packet,
+        ahead: &Ahead,
+    ) -> Option<Packet> {
+        let Ok(parsed) = &ahead.parsed else {
             self.count_drop(None, DropReason::Malformed, 1);
             return Some(packet);
         };
+        match self.settled(now, ahead.hash, parsed, &mut packet) {
+            Some((tunnel, usage)) => self.queue(tunnel, usage, packet),
+            None => self.unsettled(now, parsed, packet),
+        }
+    }
+
+    /// A packet that needs more than a look at its flow's entry.
+    #[inline(never)]
+    fn unsettled(&mut self, now: Stamp, parsed: &Parsed, packet: Packet) -> Option<Packet> {
         if parsed.message == Message::LaterFragment {
             return self.later_fragment(now, None, parsed, packet);
         }
@@ -66,42 +80,11 @@ impl Router {
             }
             return Some(packet);
         }
-        if let Some(id) = self.settled(now, parsed) {
-            return self.send(now, id, parsed, packet);
-        }
         if parsed.message == Message::IcmpError {
             return self.outbound_error(now, parsed, packet);
         }
         let outcome = self.decide(now, &Asking::new(parsed, &packet), Known::NotAsked);
         self.act(now, now, parsed, packet, outcome)
-    }
-
-    /// The usual way: a flow in the table, decided under the rules in force, whose owner cannot
-    /// have changed, through a tunnel that is up. What [`decide`](Self::decide) would say, without
-    /// its questions; `None` if one has to be asked.
-    #[inline]
-    fn settled(&mut self, now: Stamp, parsed: &Parsed) -> Option<ConnId> {
-        let id = self.conns.find_outbound(&parsed.flow)?;
-        let conn = self.conns.get(id)?;
-        let in_doubt = match parsed.message {
-            _ if parsed.first_fragment => true,
-            Message::Tcp(_) => may_start_a_flow(parsed.message),
-            Message::Udp if conn.dns != DnsFlow::No => true,
-            Message::Udp if conn.origin == Origin::Tunnel => false,
-            Message::EchoRequest if conn.origin == Origin::Tunnel => true,
-            Message::Udp | Message::EchoRequest => self.is_stale(now, conn.last_outbound),
-            Message::Other => false,
-            _ => true,
-        };
-        if in_doubt || conn.generation != self.generation {
-            return None;
-        }
-        let slot = self.tunnels.get(conn.tunnel)?;
-        if !matches!(slot.state, TransportState::Up(_)) {
-            return None;
-        }
-        self.conns.get_mut(id)?.saw_outbound(now, parsed.message);
-        Some(id)
     }
 
     /// Does what was decided `now` about a packet that came at `came`.
@@ -170,9 +153,7 @@ impl Router {
         Some(packet)
     }
 
-    /// Translates a packet of an entered flow and queues it for its tunnel. Always inlined: it is
-    /// the second half of the usual way, and a call would move the packet once more.
-    #[inline(always)]
+    /// Translates a packet of an entered flow and queues it for its tunnel.
     fn send(
         &mut self,
         now: Stamp,
@@ -180,45 +161,23 @@ impl Router {
         parsed: &Parsed,
         mut packet: Packet,
     ) -> Option<Packet> {
-        let conn = self.conns.get_mut(id);
-        let tunnel = conn.as_ref().map(|conn| conn.tunnel);
-        let slot = tunnel.and_then(|tunnel| self.tunnels.get_mut(tunnel));
+        let conn = self.conns.get(id);
+        let slot = conn.as_ref().and_then(|conn| self.tunnels.get(conn.tunnel));
         let (Some(conn), Some(slot)) = (conn, slot) else {
             self.count_drop(None, DropReason::NoSuchTunnel, 1);
             return Some(packet);
         };
-        let tunnel = conn.tunnel;
         if packet.len() > usize::from(slot.mtu) && exceeds(&packet, parsed, slot.mtu) {
             return self.oversize(now, id, parsed, packet);
         }
         if let Some(marks) = TcpMarks::read(packet.bytes(), parsed) {
-            conn.marks = marks;
+            self.conns.change(id, |conn| conn.marks = marks);
         }
-        if let Some((out, _)) = &conn.translation.source {
-            out.apply_parsed(&mut packet, parsed);
-        }
-        if let Some((out, _)) = &conn.translation.destination {
-            out.apply_parsed(&mut packet, parsed);
-        }
+        packet.translate(parsed, &conn.wire);
         if is_syn(parsed.message) {
             clamp_mss(&mut packet, parsed, slot.mtu);
         }
-        let bytes = packet.len() as u64;
-        match slot.queue.push(packet) {
-            Ok(()) => {
-                slot.counters.tx_packets += 1;
-                slot.counters.tx_bytes += bytes;
-                self.usages.sent(conn.usage, bytes);
-                if slot.queue.len() == 1 {
-                    self.tunnels.list(tunnel);
-                }
-                None
-            }
-            Err(packet) => {
-                slot.counters.drops.count(DropReason::QueueFull);
-                Some(packet)
-            }
-        }
+        self.queue(conn.tunnel, conn.usage, packet)
     }
 
     pub(super) fn decide(&mut self, now: Stamp, parsed: &Asking<'_>, known: Known) -> Outcome {
@@ -259,7 +218,7 @@ impl Router {
         if let Some(outcome) = self.after_the_end(now, id) {
             return outcome;
         }
-        let Some(conn) = self.conns.get_mut(id) else {
+        let Some(conn) = self.conns.get(id) else {
             return Drop(DropReason::FlowTableFull, None);
         };
         let redirected = if conn.dns != DnsFlow::No {
@@ -277,11 +236,13 @@ impl Router {
 
     /// A packet of a flow whose decision stands.
     fn pass(&mut self, now: Stamp, id: ConnId, parsed: &Parsed) -> Outcome {
-        let Some(conn) = self.conns.get_mut(id) else {
+        let sent = self.conns.change(id, |conn| {
+            conn.saw_outbound(now, parsed.message);
+            conn.tunnel
+        });
+        let Some(tunnel) = sent else {
             return Drop(DropReason::FlowTableFull, None);
         };
-        conn.saw_outbound(now, parsed.message);
-        let tunnel = conn.tunnel;
         match self.tunnels.get(tunnel).map(|slot| &slot.state) {
             Some(TransportState::Up(_)) => Send(id),
             Some(state) if Self::is_awaited(state) => {
@@ -313,7 +274,10 @@ impl Router {
             (Known::NotAsked, _) => {}
             (Known::Answer(_, owner), _) => {
                 let same = match owner {
-                    Some(o) => self.owners.is(conn.owner, o) && conn.socket == o.socket,
+                    Some(o) => {
+                        let app = self.usages.owner(conn.usage);
+                        self.owners.is(app, o) && conn.socket == Socket::new(o.socket)
+                    }
                     None => needs.is_none(),
                 };
                 if !same {
@@ -332,11 +296,16 @@ impl Router {
     /// The owner of a flow in the table, with the socket.
     pub(super) fn owner_of(&self, id: ConnId) -> Option<Owner> {
         let conn = self.conns.get(id)?;
-        let owner = self.owners.get(conn.owner)?.clone();
+        let owner = self.owner_named(&conn)?.clone();
         Some(Owner {
-            socket: conn.socket,
+            socket: conn.socket.number(),
             ..owner
         })
+    }
+
+    /// The application of a flow.
+    pub(super) fn owner_named(&self, conn: &Conn) -> Option<&Owner> {
+        self.owners.get(self.usages.owner(conn.usage))
     }
 
     /// The rules changed since the flow's decision was made. `None`: the flow goes on as it was.
@@ -352,7 +321,7 @@ impl Router {
     ) -> Option<Outcome> {
         let conn = self.conns.get(id)?;
         let needs = self.needs_owner(now, &conn.device, parsed.name());
-        if !knows_enough(needs, self.owners.get(conn.owner)) {
+        if !knows_enough(needs, self.owner_named(&conn)) {
             match known {
                 Known::Answer(asked, owner) if asked >= needs => {
                     // Only a rule that names its source decides what nobody owns.
@@ -372,7 +341,7 @@ impl Router {
             }
         }
         let conn = self.conns.get(id)?;
-        let owner = self.owners.get(conn.owner);
+        let owner = self.owner_named(&conn);
         let decision = self.decision(now, owner, &conn.device, parsed.name());
         match self.resolve(&decision, &conn.device, owner) {
             Way::Block(reason) => {
@@ -391,11 +360,17 @@ impl Router {
         if let Some(outcome) = self.filtered_since(now, id) {
             return Some(outcome);
         }
-        let generation = self.generation;
-        let conn = self.conns.get_mut(id)?;
-        conn.generation = generation;
-        conn.rule = decision.rule;
+        self.decided(id, &decision);
         None
+    }
+
+    /// A flow's decision was made again, under the rules in force, and is this one.
+    pub(super) fn decided(&mut self, id: ConnId, decision: &Decision) {
+        let generation = self.generation;
+        self.conns.change(id, |conn| {
+            conn.generation = generation;
+            conn.rule = decision.rule;
+        });
     }
 
     /// Counts a flow under its owner, which rules did not ask for before.
@@ -406,13 +381,13 @@ impl Router {
             self.remove_flow(id);
             return Some(Drop(DropReason::OwnerQuota, None));
         };
-        let conn = self.conns.get_mut(id)?;
-        let old = std::mem::replace(&mut conn.owner, slot);
-        conn.socket = owner.map_or(0, |o| o.socket);
-        let usage = self.usages.acquire(slot, conn.tunnel);
-        self.usages
-            .release(std::mem::replace(&mut conn.usage, usage));
-        self.owners.release(old);
+        let before = self.conns.get(id)?;
+        let usage = self.usages.acquire(slot, before.tunnel);
+        self.conns.change(id, |conn| {
+            conn.usage = usage;
+            conn.socket = Socket::new(owner.map_or(0, |o| o.socket));
+        });
+        self.account_gone(before.usage);
         None
     }
 
@@ -432,7 +407,7 @@ impl Router {
             return self.expelled(now, id);
         }
         let needs = self.needs_owner(now, &conn.device, asked);
-        let owner = self.owners.get(conn.owner);
+        let owner = self.owner_named(&conn);
         if !knows_enough(needs, owner) {
             return None;
         }
@@ -451,10 +426,7 @@ impl Router {
                 return Some(reason);
             }
             Way::Through(tunnel) if tunnel == conn.tunnel => {
-                let generation = self.generation;
-                let conn = self.conns.get_mut(id)?;
-                conn.generation = generation;
-                conn.rule = decision.rule;
+                self.decided(id, &decision);
             }
             Way::Through(_) | Way::Down(_) => {}
         }

@@ -101,8 +101,9 @@ impl Router {
 
     /// Whether a port may have changed hands between two packets.
     pub(super) fn is_stale(&self, now: Stamp, before: Stamp) -> bool {
-        u128::from(now.wrapping_sub(before)) >= self.config.recheck_owner.as_millis()
+        now.wrapping_sub(before) >= self.recheck
     }
+
     pub(super) fn drop_held(&mut self, held: Held, reason: DropReason) {
         let tunnel = match held.awaits {
             Awaits::Tunnel(tunnel, _) => Some(tunnel),

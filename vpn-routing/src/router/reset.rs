@@ -72,7 +72,7 @@ impl Router {
             return false;
         }
         let stamp = self.stamp(now);
-        let owner = self.owners.get(conn.owner);
+        let owner = self.owner_named(&conn);
         if !knows_enough(self.needs_owner(stamp, &conn.device, None), owner) {
             return false;
         }

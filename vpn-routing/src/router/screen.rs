@@ -139,7 +139,7 @@ impl Router {
     pub(super) fn filtered_since(&mut self, now: Stamp, id: ConnId) -> Option<Outcome> {
         let conn = self.conns.get(id)?;
         let tunnel = conn.tunnel;
-        let action = self.screened_conn(conn);
+        let action = self.screened_conn(&conn);
         let outcome = filter_outcome(action, tunnel)?;
         self.dismiss(now, id);
         Some(outcome)

@@ -16,7 +16,7 @@ use super::resolve::Way;
 use super::usage::Account;
 use super::{Router, SWEEP_INTERVAL};
 use crate::alloc::Placement;
-use crate::conn::Origin;
+use crate::conn::{Conn, Origin};
 use crate::group::{GroupStatus, Reason};
 use crate::rules::RuleStats;
 
@@ -272,11 +272,11 @@ impl Router {
 
     /// Up to `limit` flows.
     pub fn flows(&self, limit: usize) -> Vec<FlowStatus> {
-        let status = |conn: &crate::conn::Conn| FlowStatus {
+        let status = |conn: Conn| FlowStatus {
             device: conn.device,
             wire: conn.wire,
             tunnel: conn.tunnel,
-            owner: self.owners.get(conn.owner).cloned(),
+            owner: self.owner_named(&conn).cloned(),
             rule: conn.rule,
             origin: conn.origin,
         };

@@ -1,12 +1,9 @@
 //! New flows: the key they have in their tunnel, and what leads there and back.
 
-use std::net::IpAddr;
-
-use vpn_core::packet::{Rewrite, Side};
 use vpn_core::{DropReason, FlowKey, Protocol, TunnelId};
 
 use super::Router;
-use crate::conn::{Conn, Origin, Translation};
+use crate::conn::{Conn, Origin, UsageSlot};
 use crate::nat::{Endpoint, MappingId};
 
 impl Router {
@@ -67,35 +64,20 @@ impl Router {
         }
     }
 
+    /// A flow does not count any more under this application, nor in its account.
+    pub(super) fn account_gone(&mut self, usage: UsageSlot) {
+        let owner = self.usages.owner(usage);
+        self.usages.release(usage);
+        self.owners.release(owner);
+    }
+
     /// A flow was removed: what it counted in elsewhere.
     pub(super) fn flow_gone(&mut self, conn: &Conn) {
         self.dns.flow_gone(conn);
-        self.usages.release(conn.usage);
-        self.owners.release(conn.owner);
+        self.account_gone(conn.usage);
         self.unmap(conn.mapping);
         if let (Origin::Tunnel, Some(rule)) = (conn.origin, conn.rule) {
             self.guests.left(rule);
         }
-    }
-}
-
-/// What leads from the device key to the wire key, and back.
-pub(super) fn translation(device: &FlowKey, wire: &FlowKey) -> Translation {
-    let pair = |old: (IpAddr, u16), new: (IpAddr, u16), out: Side, back: Side| {
-        (old != new).then(|| (Rewrite::new(out, old, new), Rewrite::new(back, new, old)))
-    };
-    Translation {
-        source: pair(
-            (device.src(), device.src_port()),
-            (wire.src(), wire.src_port()),
-            Side::Source,
-            Side::Destination,
-        ),
-        destination: pair(
-            (device.dst(), device.dst_port()),
-            (wire.dst(), wire.dst_port()),
-            Side::Destination,
-            Side::Source,
-        ),
     }
 }

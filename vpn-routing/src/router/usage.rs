@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use foldhash::quality::RandomState;
 use vpn_core::TunnelId;
 
+use super::owners::NOBODY;
 use crate::conn::{OwnerSlot, UsageSlot};
 
 /// One account per application and tunnel that have flows with each other.
@@ -69,6 +70,12 @@ impl Usages {
             self.by_key.remove(&(account.owner, account.tunnel));
             self.free.push(slot.0);
         }
+    }
+
+    /// Whose account it is.
+    pub(super) fn owner(&self, slot: UsageSlot) -> OwnerSlot {
+        let account = self.accounts.get(slot.0 as usize);
+        account.map_or(NOBODY, |account| account.owner)
     }
 
     /// The application sent a packet.

@@ -11,6 +11,7 @@ use vpn_core::{
 
 use super::bypass::bypass;
 use super::decide::Target;
+use super::entries::{Entries, Users};
 use super::entry::{Entry, Sources};
 use super::error::RuleError;
 use super::inbound::{InboundRules, MAX_INBOUND_RULES};
@@ -31,8 +32,10 @@ type Map<K> = HashMap<K, Who, foldhash::quality::RandomState>;
 #[derive(Debug)]
 pub struct CompiledRules {
     generation: Generation,
-    pub(super) entries: Vec<Entry>,
-    by_uid: Map<u32>,
+    pub(super) entries: Entries,
+    pub(super) users: Users,
+    /// No rule names an owner by anything but its user.
+    pub(super) only_users: bool,
     by_executable: Map<Box<Path>>,
     /// A rule for a cgroup is also for those below it.
     by_cgroup: Map<Box<Path>>,
@@ -82,7 +85,7 @@ impl CompiledRules {
             });
         }
         let mut compiled = Self::empty(default);
-        compiled.entries.reserve_exact(snapshot.rules.len());
+        let mut entries = Vec::with_capacity(snapshot.rules.len());
         let mut sources = Vec::with_capacity(snapshot.rules.len());
         for rule in &snapshot.rules {
             let entry = match targets_of(rule, names) {
@@ -101,14 +104,14 @@ impl CompiledRules {
                     (blocked, vec![rule.matches.source])
                 }
             };
-            compiled.entries.push(entry);
+            entries.push(entry);
             sources.push(of_rule);
         }
-        compiled.index(&sources);
+        compiled.index(&entries, &sources);
         if let Some(direct) = names.direct()
             && snapshot.filters.is_empty()
         {
-            compiled.bypass = bypass(&compiled.entries, default, direct);
+            compiled.bypass = bypass(&entries, default, direct);
         }
         compiled.filters = Filters::compile(&snapshot.filters, names, &mut compiled.problems)?;
         compiled.inbound = InboundRules::compile(&snapshot.inbound, names, &mut compiled.problems);
@@ -148,13 +151,13 @@ impl CompiledRules {
 
     /// Whether any rule says where to go while its tunnel is down.
     pub fn falls_back(&self) -> bool {
-        self.entries.iter().any(|entry| entry.on_down.is_some())
+        self.entries.any_says(|_, on_down| on_down.is_some())
     }
 
     /// Whether any rule resets live connections when their way changes.
     pub fn resets(&self) -> bool {
         let reset = vpn_core::OnChange::Reset;
-        self.entries.iter().any(|entry| entry.on_change == reset)
+        self.entries.any_says(|on_change, _| on_change == reset)
     }
 
     /// What may not pass all the same.
@@ -174,7 +177,7 @@ impl CompiledRules {
 
     /// Whether there is no rule.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.len() == 0
     }
 
     /// The number a [`RuleCache`](super::RuleCache) gave; cold before.
@@ -186,12 +189,11 @@ impl CompiledRules {
         self.generation = generation;
     }
 
-    /// The rules that name this owner, by each way of naming one but cgroups.
-    pub(super) fn of_owner(&self, owner: &Owner) -> impl Iterator<Item = &Who> {
+    /// The rules that name this owner's process, by each way of naming one but cgroups.
+    pub(super) fn of_process(&self, owner: &Owner) -> impl Iterator<Item = &Who> {
         let executable = owner.executable.as_deref();
         let package = owner.package.as_deref();
         [
-            self.by_uid.get(&owner.uid),
             executable.and_then(|path| self.by_executable.get(path)),
             package.and_then(|name| self.by_package.get(name)),
         ]
@@ -212,8 +214,9 @@ impl CompiledRules {
     fn empty(default: Target) -> Self {
         Self {
             generation: Generation::COLD,
-            entries: Vec::new(),
-            by_uid: Map::default(),
+            entries: Entries::default(),
+            users: Users::default(),
+            only_users: true,
             by_executable: Map::default(),
             by_cgroup: Map::default(),
             by_package: Map::default(),
@@ -229,14 +232,14 @@ impl CompiledRules {
         }
     }
 
-    fn index(&mut self, sources: &[Sources]) {
+    fn index(&mut self, entries: &[Entry], sources: &[Sources]) {
         let mut uids: Lists<u32> = HashMap::default();
         let mut executables: Lists<&Path> = HashMap::default();
         let mut cgroups: Lists<&Path> = HashMap::default();
         let mut packages: Lists<&str> = HashMap::default();
         let mut anybody = Vec::new();
         let (mut uid_flows, mut process_flows) = (Distinct::default(), Distinct::default());
-        for ((index, entry), sources) in (0u32..).zip(&self.entries).zip(sources) {
+        for ((index, entry), sources) in (0u32..).zip(entries).zip(sources) {
             let placed = sources.iter().map(|&source| (source, index));
             match &entry.matches.owner {
                 Some(OwnerMatch::Uid(uid)) => {
@@ -260,9 +263,8 @@ impl CompiledRules {
                 Some(_) | None => anybody.extend(placed),
             }
         }
-        let entries = &self.entries;
         let build = |rules: Vec<(Option<IpNet>, u32)>| Who::build(entries, rules);
-        let by_uid = map_of(uids, entries);
+        let users = Users::build(entries, uids.into_iter());
         let by_executable = map_of(executables, entries);
         let by_cgroup = map_of(cgroups, entries);
         let by_package = map_of(packages, entries);
@@ -277,8 +279,10 @@ impl CompiledRules {
             build(process_flows.rules),
         );
         (self.anybody, self.uid_flows, self.process_flows) = whos;
-        (self.by_uid, self.by_executable) = (by_uid, by_executable);
+        self.only_users = by_executable.is_empty() && by_cgroup.is_empty() && by_package.is_empty();
+        (self.users, self.by_executable) = (users, by_executable);
         (self.by_cgroup, self.by_package) = (by_cgroup, by_package);
+        self.entries = Entries::new(entries);
     }
 }
 

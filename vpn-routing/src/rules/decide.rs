@@ -80,6 +80,12 @@ impl CompiledRules {
         flow: &FlowKey,
         domains: &dyn Domains,
     ) -> Decision {
+        // Where only users are named, knowing the owner is knowing enough.
+        if let Some(owner) = owner.filter(|_| self.only_users)
+            && let Some(decision) = self.users.unconditional(&self.entries, owner.uid)
+        {
+            return decision;
+        }
         let question = Question { flow, domains };
         let hit = if self.knows_enough(owner, question) {
             let of_owner = owner.and_then(|owner| self.best_of_owner(owner, question));
@@ -91,7 +97,7 @@ impl CompiledRules {
             }
         };
         match hit {
-            Some(hit) => self.entries[hit.index as usize].decision(),
+            Some(hit) => self.entries.decision(hit.index),
             None => Decision::default_of(self.default_action()),
         }
     }
@@ -123,10 +129,11 @@ impl CompiledRules {
     }
 
     fn best_of_owner(&self, owner: &Owner, question: Question<'_>) -> Option<Hit> {
-        let rank = |hit: &Hit| (hit.source, self.entries[hit.index as usize].rank());
+        let rank = |hit: &Hit| (hit.source, self.entries.rank(hit.index));
         let best = |who: &Who| who.best(&self.entries, question);
         let of_cgroup = self.of_cgroups(owner).find_map(best);
-        let others = self.of_owner(owner).filter_map(best);
-        others.chain(of_cgroup).max_by_key(rank)
+        let of_user = self.users.best(&self.entries, owner.uid, question);
+        let others = self.of_process(owner).filter_map(best);
+        others.chain(of_cgroup).chain(of_user).max_by_key(rank)
     }
 }

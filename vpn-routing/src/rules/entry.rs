@@ -1,4 +1,4 @@
-//! One compiled rule: what it matches, how it ranks, what it decides.
+//! One rule while it is compiled: what it matches, how it ranks, where it leads.
 
 use std::cmp::Reverse;
 
@@ -7,7 +7,7 @@ use vpn_core::domain::{DomainPattern, DomainScope};
 use vpn_core::flow::FlowKey;
 use vpn_core::{DropReason, OnChange, PortRange, Rule, RuleId, RuleMatch, TunnelId};
 
-use super::decide::{Decision, Target};
+use super::decide::Target;
 use super::names::Domains;
 
 /// One rule, its names resolved.
@@ -41,28 +41,8 @@ impl Entry {
         }
     }
 
-    pub(super) fn decision(&self) -> Decision {
-        Decision {
-            action: self.target,
-            rule: Some(self.id),
-            on_change: self.on_change,
-            on_down: self.on_down,
-        }
-    }
-
     pub(super) fn rank(&self) -> Rank {
-        let m = &self.matches;
-        let width = |ports: PortRange| ports.last() - ports.first();
-        (
-            m.domain.as_ref().map_or(0, specificity),
-            // A destination of length 0 is longer than none; 128 + 1 fits.
-            m.destination.map_or(0, |net| net.prefix_len() + 1),
-            m.ports.is_some(),
-            Reverse(m.ports.map_or(0, width)),
-            m.protocol.is_some(),
-            m.family.is_some(),
-            self.id,
-        )
+        rank(&self.matches, self.id)
     }
 
     /// What precedence compares among all rules, an input interface apart.
@@ -71,41 +51,61 @@ impl Entry {
         (self.matches.owner.is_some(), source, self.rank())
     }
 
-    /// Whether the rule is for this flow, its owner and source apart.
-    pub(super) fn matches(&self, question: Question<'_>) -> bool {
-        self.matches.matches_flow(question.flow)
-            && match &self.matches.domain {
-                None => true,
-                Some(pattern) => self.knows_as(pattern, question),
-            }
-    }
-
-    /// Whether the destination is known under a name of the pattern. What one tunnel's resolver
-    /// says counts for rules that lead to that tunnel; rules that lead to none, or to a choice of
-    /// several, take anybody's word.
-    fn knows_as(&self, pattern: &DomainPattern, question: Question<'_>) -> bool {
-        let mut known = false;
-        let counts = |tunnel: Option<TunnelId>| match (tunnel, self.target) {
-            (Some(said), Target::Tunnel(to)) => said == to,
-            _ => true,
-        };
-        question
-            .domains
-            .visit(question.flow.dst(), &mut |tunnel, name| {
-                known |= counts(tunnel) && pattern.matches(name);
-            });
-        known
-    }
-
     pub(super) fn single_port(&self) -> Option<u16> {
-        let ports = self.matches.ports?;
-        (ports.first() == ports.last()).then_some(ports.first())
+        single_port(&self.matches)
     }
 
     /// The same rule, leading nowhere.
     pub(super) fn blocked(rule: &Rule, reason: DropReason) -> Self {
         Self::new(rule, Target::Block(reason), None)
     }
+}
+
+pub(super) fn rank(matches: &RuleMatch, id: RuleId) -> Rank {
+    let m = matches;
+    let width = |ports: PortRange| ports.last() - ports.first();
+    (
+        m.domain.as_ref().map_or(0, specificity),
+        // A destination of length 0 is longer than none; 128 + 1 fits.
+        m.destination.map_or(0, |net| net.prefix_len() + 1),
+        m.ports.is_some(),
+        Reverse(m.ports.map_or(0, width)),
+        m.protocol.is_some(),
+        m.family.is_some(),
+        id,
+    )
+}
+
+/// Whether a rule that leads to `target` is for this flow, its owner and source apart.
+pub(super) fn matches(matches: &RuleMatch, target: Target, question: Question<'_>) -> bool {
+    matches.matches_flow(question.flow)
+        && match &matches.domain {
+            None => true,
+            Some(pattern) => is_known_as(pattern, target, question),
+        }
+}
+
+/// Whether the destination is known under a name of the pattern. What one tunnel's resolver
+/// says counts for rules that lead to that tunnel; rules that lead to none, or to a choice of
+/// several, take anybody's word.
+fn is_known_as(pattern: &DomainPattern, target: Target, question: Question<'_>) -> bool {
+    let mut known = false;
+    let counts = |tunnel: Option<TunnelId>| match (tunnel, target) {
+        (Some(said), Target::Tunnel(to)) => said == to,
+        _ => true,
+    };
+    question
+        .domains
+        .visit(question.flow.dst(), &mut |tunnel, name| {
+            known |= counts(tunnel) && pattern.matches(name);
+        });
+    known
+}
+
+/// The port, if a rule names exactly one.
+pub(super) fn single_port(matches: &RuleMatch) -> Option<u16> {
+    let ports = matches.ports?;
+    (ports.first() == ports.last()).then_some(ports.first())
 }
 
 /// More labels are more specific; of one domain the name itself is, then what is below it.

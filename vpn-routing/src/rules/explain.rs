@@ -69,30 +69,31 @@ impl CompiledRules {
         let question = Question { flow, domains };
         let decision = self.decide_named(owner, flow, domains);
         let mut found: Vec<(bool, Hit)> = Vec::new();
-        let of_owner = owner
-            .into_iter()
-            .flat_map(|owner| self.of_owner(owner).chain(self.of_cgroups(owner)));
-        let of_owner = of_owner.map(|who| (true, who));
-        for (owned, who) in of_owner.chain([(false, &self.anybody)]) {
-            who.for_each(question, &mut |hit| {
-                if self.entries[hit.index as usize].matches(question) {
-                    found.push((owned, hit));
-                }
-            });
+        let mut visit = |owned, hit: Hit| {
+            if self.entries.matches(hit.index, question) {
+                found.push((owned, hit));
+            }
+        };
+        if let Some(owner) = owner {
+            let users = &self.users;
+            let of_user = &mut |hit| visit(true, hit);
+            users.for_each(&self.entries, owner.uid, question, of_user);
+            for who in self.of_process(owner).chain(self.of_cgroups(owner)) {
+                who.for_each(question, &mut |hit| visit(true, hit));
+            }
         }
+        self.anybody
+            .for_each(question, &mut |hit| visit(false, hit));
         found.sort_by_key(|&(owned, hit)| {
-            let rank = self.entries[hit.index as usize].rank();
+            let rank = self.entries.rank(hit.index);
             std::cmp::Reverse((owned, hit.source, rank))
         });
         // A rule for an interface may be listed for several prefixes.
         found.dedup_by_key(|(_, hit)| hit.index);
-        let candidates = found.into_iter().map(|(_, hit)| {
-            let entry = &self.entries[hit.index as usize];
-            Candidate {
-                id: entry.id,
-                matches: entry.matches.clone(),
-                target: entry.target,
-            }
+        let candidates = found.into_iter().map(|(_, hit)| Candidate {
+            id: self.entries.id(hit.index),
+            matches: self.entries.written(hit.index),
+            target: self.entries.target(hit.index),
         });
         // Where the owner is unknown, a rule of a source may win past others that match.
         let (winner, beaten): (Vec<_>, Vec<_>) =

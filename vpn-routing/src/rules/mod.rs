@@ -41,6 +41,7 @@ mod bypass;
 mod cache;
 mod compile;
 mod decide;
+mod entries;
 mod entry;
 mod error;
 mod explain;

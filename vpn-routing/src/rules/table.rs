@@ -12,6 +12,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 use vpn_core::DomainName;
 
+use super::entries::Entries;
 use super::entry::{Entry, Question};
 
 /// Up to here a list is shorter and not slower than the trie.
@@ -88,7 +89,7 @@ impl Table {
     }
 
     /// The index of the matching rule of the highest rank.
-    pub(super) fn best(&self, entries: &[Entry], question: Question<'_>) -> Option<u32> {
+    pub(super) fn best(&self, entries: &Entries, question: Question<'_>) -> Option<u32> {
         match self {
             Self::Few(rules) => first(rules, entries, question),
             Self::Many(trie) => trie.best(entries, question),
@@ -112,13 +113,13 @@ impl Table {
 }
 
 /// The first of a list, which is in order of rank, that matches.
-fn first(rules: &[u32], entries: &[Entry], question: Question<'_>) -> Option<u32> {
-    let matches = |i: &&u32| entries[**i as usize].matches(question);
+fn first(rules: &[u32], entries: &Entries, question: Question<'_>) -> Option<u32> {
+    let matches = |i: &&u32| entries.matches(**i, question);
     rules.iter().find(matches).copied()
 }
 
 impl Trie {
-    fn best(&self, entries: &[Entry], question: Question<'_>) -> Option<u32> {
+    fn best(&self, entries: &Entries, question: Question<'_>) -> Option<u32> {
         // A rule with a domain beats one without.
         if let Some(named) = self.best_named(entries, question) {
             return Some(named);
@@ -132,12 +133,12 @@ impl Trie {
         covered.or_else(|| find(&self.anywhere))
     }
 
-    fn best_named(&self, entries: &[Entry], question: Question<'_>) -> Option<u32> {
+    fn best_named(&self, entries: &Entries, question: Question<'_>) -> Option<u32> {
         if self.domains.is_empty() {
             return None;
         }
         let mut best: Option<u32> = None;
-        let rank = |index: &u32| entries[*index as usize].rank();
+        let rank = |index: &u32| entries.rank(*index);
         let visit = &mut |_, name: &DomainName| {
             for domain in std::iter::once(name.as_str()).chain(name.parents()) {
                 let Some(rules) = self.domains.get(domain) else {
@@ -171,16 +172,15 @@ impl Bucket {
         }
     }
 
-    fn best(&self, entries: &[Entry], question: Question<'_>) -> Option<u32> {
+    fn best(&self, entries: &Entries, question: Question<'_>) -> Option<u32> {
         let (singles, others) = self.rules.split_at(self.singles as usize);
         let port = Some(question.flow.dst_port());
-        let entry = |i: &u32| &entries[*i as usize];
-        let start = singles.partition_point(|i| entry(i).single_port() < port);
+        let start = singles.partition_point(|&i| entries.single_port(i) < port);
         let same = singles[start..]
             .iter()
-            .take_while(|i| entry(i).single_port() == port);
+            .take_while(|&&i| entries.single_port(i) == port);
         same.chain(others)
-            .find(|i| entry(i).matches(question))
+            .find(|&&i| entries.matches(i, question))
             .copied()
     }
 }

@@ -2,6 +2,7 @@
 
 use ipnet::IpNet;
 
+use super::entries::Entries;
 use super::entry::{Entry, Question};
 use super::table::Table;
 
@@ -38,7 +39,7 @@ impl Who {
         }
     }
 
-    pub(super) fn best(&self, entries: &[Entry], question: Question<'_>) -> Option<Hit> {
+    pub(super) fn best(&self, entries: &Entries, question: Question<'_>) -> Option<Hit> {
         self.best_of_source(entries, question).or_else(|| {
             let index = self.anywhere.best(entries, question)?;
             Some(Hit { source: 0, index })
@@ -46,7 +47,7 @@ impl Who {
     }
 
     /// The best of the rules that name a source.
-    pub(super) fn best_of_source(&self, entries: &[Entry], question: Question<'_>) -> Option<Hit> {
+    pub(super) fn best_of_source(&self, entries: &Entries, question: Question<'_>) -> Option<Hit> {
         let src = question.flow.src();
         let mut meant = self.sources.iter().filter(|(net, _)| net.contains(&src));
         meant.find_map(|(net, table)| {
