@@ -1,5 +1,7 @@
 //! A fixed-capacity batch of packets, and the pool its buffers come from.
 
+use std::collections::VecDeque;
+
 use bytes::BytesMut;
 
 use super::{HEADROOM, Offload, Packet, TAILROOM};
@@ -109,6 +111,17 @@ impl PacketBatch {
         }
         self.packets.push(packet);
         Ok(())
+    }
+
+    /// Appends the first packet of a list, moved from memory to memory. `false`, and it is still in
+    /// the list, if this batch is full.
+    #[inline(always)]
+    pub fn push_first_of(&mut self, list: &mut VecDeque<Packet>) -> bool {
+        if self.is_full() {
+            return false;
+        }
+        self.packets.extend(list.pop_front());
+        true
     }
 
     /// Appends a packet that `fill` writes into a pooled buffer. `fill` gets an empty buffer with

@@ -24,9 +24,9 @@ impl Packet {
     /// assert_eq!(packet.parse()?.flow, to);
     /// # Ok::<(), vpn_core::ParseError>(())
     /// ```
-    #[inline]
+    #[inline(always)]
     pub fn translate(&mut self, parsed: &Parsed, to: &FlowKey) {
-        if parsed.flow == *to {
+        if parsed.flow.numbers() == to.numbers() && parsed.flow.ports() == to.ports() {
             return;
         }
         let partial = self.offload.partial_checksum;
@@ -52,20 +52,20 @@ const fn pair(flow: &FlowKey) -> u64 {
 }
 
 /// Writes the addresses and corrects the header's checksum. `None` if it is no IPv4.
-#[inline]
+#[inline(always)]
 fn write_v4(bytes: &mut [u8], from: &FlowKey, to: &FlowKey) -> Option<Delta> {
     let ip = bytes.first_chunk_mut::<20>()?;
     if ip[0] >> 4 != 4 {
         return None;
     }
     let delta = Delta::words([pair(from)], [pair(to)]);
-    ip[12..].copy_from_slice(&pair(to).to_be_bytes());
+    put(ip, 12, pair(to).to_be_bytes());
     update(ip, 10, |sum| delta.apply(sum));
     Some(delta)
 }
 
 /// Writes the addresses. `None` if it is no IPv6.
-#[inline]
+#[inline(always)]
 fn write_v6(bytes: &mut [u8], from: &FlowKey, to: &FlowKey) -> Option<Delta> {
     let ip = bytes.first_chunk_mut::<40>()?;
     if ip[0] >> 4 != 6 {
@@ -81,14 +81,14 @@ fn write_v6(bytes: &mut [u8], from: &FlowKey, to: &FlowKey) -> Option<Delta> {
         ]
     };
     let (src, dst) = to.numbers();
-    ip[8..24].copy_from_slice(&src.to_be_bytes());
-    ip[24..].copy_from_slice(&dst.to_be_bytes());
+    put(ip, 8, src.to_be_bytes());
+    put(ip, 24, dst.to_be_bytes());
     Some(Delta::words(words(from), words(to)))
 }
 
 /// Writes the ports or the identifier, and corrects the checksum of the `length` bytes from the
 /// transport header on.
-#[inline]
+#[inline(always)]
 fn write_ports(
     bytes: &mut [u8],
     length: usize,
@@ -107,13 +107,13 @@ fn write_ports(
     match parsed.message {
         Message::Tcp(_) => {
             if let Some(tcp) = bytes.first_chunk_mut::<20>() {
-                tcp[..4].copy_from_slice(&to.ports().to_be_bytes());
+                put(tcp, 0, to.ports().to_be_bytes());
                 update(tcp, 16, |sum| both(sum, ports));
             }
         }
         Message::Udp => {
             if let Some(udp) = bytes.first_chunk_mut::<8>() {
-                udp[..4].copy_from_slice(&to.ports().to_be_bytes());
+                put(udp, 0, to.ports().to_be_bytes());
                 // RFC 768: zero means that there is no checksum.
                 if partial || udp[6..] != [0, 0] {
                     update(udp, 6, |sum| match both(sum, ports) {
@@ -131,7 +131,7 @@ fn write_ports(
             let identifier = Delta::words([old.into()], [new.into()]);
             let covers_addresses = from.protocol() == Protocol::ICMPV6;
             if let Some(icmp) = bytes.first_chunk_mut::<8>() {
-                icmp[4..6].copy_from_slice(&new.to_be_bytes());
+                put(icmp, 4, new.to_be_bytes());
                 update(icmp, 2, |sum| match covers_addresses {
                     true => both(sum, identifier),
                     false => identifier.apply(sum),
@@ -167,8 +167,16 @@ fn keep_zero_of_nothing(message: &mut [u8]) {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn update<const N: usize>(bytes: &mut [u8; N], at: usize, change: impl FnOnce(u16) -> u16) {
     let new = change(u16::from_be_bytes([bytes[at], bytes[at + 1]]));
-    bytes[at..at + 2].copy_from_slice(&new.to_be_bytes());
+    put(bytes, at, new.to_be_bytes());
+}
+
+/// Writes a field. It lies within the header, so there is nothing to check where `at` is a number.
+#[inline(always)]
+fn put<const N: usize, const M: usize>(header: &mut [u8; M], at: usize, field: [u8; N]) {
+    if let Some(place) = header.get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
+        *place = field;
+    }
 }

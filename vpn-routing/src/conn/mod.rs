@@ -18,7 +18,7 @@ mod record;
 mod slab;
 mod timeouts;
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::hint::black_box;
 use std::net::IpAddr;
 
@@ -241,23 +241,26 @@ impl ConnTable {
     /// The hash of a key, for [`find_device`](Self::find_device) and [`find_hashed`](Self::find_hashed).
     #[inline(always)]
     pub(crate) fn hash(&self, key: &FlowKey) -> u64 {
-        self.hasher.hash_one(*key)
+        // As `hash_one`, which is not always inlined.
+        let mut hasher = self.hasher.build_hasher();
+        key.hash(&mut hasher);
+        hasher.finish()
     }
 
     /// The flow with this device key.
-    #[inline]
+    #[inline(always)]
     pub fn find_outbound(&self, device: &FlowKey) -> Option<ConnId> {
         self.find_device(self.hash(device), device)
     }
 
     /// The flow of `tunnel` that an inbound packet with this key answers.
-    #[inline]
+    #[inline(always)]
     pub fn find_inbound(&self, tunnel: TunnelId, received: &FlowKey) -> Option<ConnId> {
         self.find_wire(tunnel, &received.reversed())
     }
 
     /// The flow of `tunnel` with this (outbound) wire key.
-    #[inline]
+    #[inline(always)]
     pub fn find_wire(&self, tunnel: TunnelId, wire: &FlowKey) -> Option<ConnId> {
         self.find_hashed(self.hash(wire), tunnel, wire)
     }
@@ -312,13 +315,17 @@ impl ConnTable {
     }
 
     fn fetch(&self, index: &HashTable<u32>, hashes: impl Iterator<Item = u64>) {
-        let mut places = [0; FETCHED];
+        let mut list = [0; FETCHED];
         let mut found = 0;
+        for (at, hash) in list.iter_mut().zip(hashes) {
+            *at = hash;
+            found += 1;
+        }
+        let mut places = [0; FETCHED];
         // The first place under a hash is the right one, nearly always. No entry is touched here:
         // so nothing waits for one, and the processor looks far ahead.
-        for (place, hash) in places.iter_mut().zip(hashes) {
+        for (place, &hash) in places.iter_mut().zip(&list[..found]) {
             *place = index.find(hash, |_| true).copied().unwrap_or(0);
-            found += 1;
         }
         let loaded = places[..found].iter().fold(0, |sum, &place| {
             let id = ConnId(place);

@@ -6,7 +6,7 @@
 
 use std::fmt::Debug;
 
-use vpn_core::packet::{Message, TcpMarks};
+use vpn_core::packet::{Message, TcpMarks, tcp_flags};
 use vpn_core::{FlowKey, Generation, Protocol, RuleId, TunnelId};
 
 use super::{Conn, DnsFlow, Origin, Phase, Socket, Stamp, UsageSlot};
@@ -284,7 +284,7 @@ impl State {
         };
         let answered = if conn.answered { Self::ANSWERED } else { 0 };
         let rule = if conn.rule.is_some() { Self::RULE } else { 0 };
-        Self(conn.phase as u8 + 1 | kind | answered | rule)
+        Self((conn.phase as u8 + 1) | kind | answered | rule)
     }
 
     #[inline(always)]
@@ -330,10 +330,18 @@ impl State {
     /// After a message of either direction.
     #[inline(always)]
     fn after(self, message: Message, inbound: bool) -> Self {
+        const ESTABLISHED: u8 = Phase::TcpEstablished as u8 + 1;
+        // The usual way: as `Phase::after`, without a look at the phase.
+        if let Message::Tcp(flags) = message
+            && self.0 & Self::PHASE == ESTABLISHED
+            && flags & (tcp_flags::FIN | tcp_flags::RST) == 0
+        {
+            return self;
+        }
         match self.phase() {
             Some(phase) => {
                 let phase = phase.after(message, inbound);
-                Self(self.0 & !Self::PHASE | phase as u8 + 1)
+                Self((self.0 & !Self::PHASE) | (phase as u8 + 1))
             }
             None => self,
         }

@@ -1,60 +1,54 @@
-//! What is read of a batch before its packets are routed: headers, hashes, and the entries of flows
-//! that no cache holds.
+//! Has the entries of a batch's flows loaded before its packets are routed.
 //!
 //! Each packet's look-up waits for memory twice, for the index and for the entry. One after the
-//! other, a batch would wait for each; here the waits of a part of it overlap. Nothing is decided:
-//! packets change entries, and are routed one after the other.
+//! other, the packets of a batch would each wait; here they wait together. It is a hint: nothing
+//! is decided and nothing kept, since packets change entries and are routed one after the other.
+
+use std::collections::VecDeque;
 
 use vpn_core::packet::{Packet, Parsed};
-use vpn_core::{ParseError, TunnelId};
+use vpn_core::{FlowKey, Protocol, TunnelId};
 
 use super::Router;
 use crate::conn::FETCHED;
 
-/// Packets looked ahead at: more would not wait less, and their headers would leave the cache.
-pub(super) const PART: usize = FETCHED;
-
 /// A table of fewer flows is in the cache already: there is nothing to wait for.
 const CACHED_FLOWS: usize = 8192;
 
-/// What is known of a packet that will be routed soon.
-#[derive(Debug)]
-pub(super) struct Ahead {
-    pub(super) parsed: Result<Parsed, ParseError>,
-    /// Of the key that it is found by.
-    pub(super) hash: u64,
+impl Router {
+    /// Before the first packets in this list, from the device, are routed. Returns how many of
+    /// them may be.
+    #[inline]
+    pub(super) fn look_ahead(&self, packets: &VecDeque<Packet>) -> usize {
+        if self.conns.len() <= CACHED_FLOWS {
+            return packets.len();
+        }
+        let keys = keys(packets, |flow| flow);
+        self.conns
+            .fetch_devices(keys.map(|key| self.conns.hash(&key)));
+        packets.len().min(FETCHED)
+    }
+
+    /// The same for packets from a tunnel.
+    #[inline]
+    pub(super) fn look_ahead_of(&self, tunnel: TunnelId, packets: &VecDeque<Packet>) -> usize {
+        if self.conns.len() <= CACHED_FLOWS {
+            return packets.len();
+        }
+        let keys = keys(packets, |flow| flow.reversed());
+        self.conns
+            .fetch_wires(tunnel, keys.map(|key| self.conns.hash(&key)));
+        packets.len().min(FETCHED)
+    }
 }
 
-impl Router {
-    /// Looks at packets from the device.
-    pub(super) fn look_outbound(&self, packets: &[Packet], ahead: &mut Vec<Ahead>) {
-        ahead.clear();
-        ahead.extend(packets.iter().map(|packet| {
-            let parsed = packet.parse();
-            let hash = parsed.map_or(0, |parsed| self.conns.hash(&parsed.flow));
-            Ahead { parsed, hash }
-        }));
-        if self.conns.len() > CACHED_FLOWS {
-            self.conns.fetch_devices(ahead.iter().map(|look| look.hash));
-        }
-    }
-
-    /// Looks at packets from a tunnel.
-    pub(super) fn look_inbound(
-        &self,
-        tunnel: TunnelId,
-        packets: &[Packet],
-        ahead: &mut Vec<Ahead>,
-    ) {
-        ahead.clear();
-        ahead.extend(packets.iter().map(|packet| {
-            let parsed = packet.parse();
-            let hash = parsed.map_or(0, |parsed| self.conns.hash(&parsed.flow.reversed()));
-            Ahead { parsed, hash }
-        }));
-        if self.conns.len() > CACHED_FLOWS {
-            self.conns
-                .fetch_wires(tunnel, ahead.iter().map(|look| look.hash));
-        }
-    }
+fn keys(
+    packets: &VecDeque<Packet>,
+    key: impl Fn(FlowKey) -> FlowKey,
+) -> impl Iterator<Item = FlowKey> {
+    let some_flow = FlowKey::v4(Protocol(0), (0, 0), (0, 0));
+    packets.iter().take(FETCHED).map(move |packet| {
+        let parsed = Parsed::from_bytes(packet.bytes());
+        parsed.map_or(some_flow, |parsed| key(parsed.flow))
+    })
 }

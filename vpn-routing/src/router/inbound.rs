@@ -1,46 +1,42 @@
 //! From a tunnel to the device: answers to flows of that very tunnel, and what rules admit.
 
+use std::collections::VecDeque;
+
 use vpn_core::packet::{Message, Packet, Parsed, clamp_mss};
 use vpn_core::{DropReason, TunnelId};
 
 use super::Router;
-use super::ahead::Ahead;
 use super::mtu::is_syn;
 use crate::conn::{DnsFlow, Stamp};
 
 impl Router {
-    /// Routes one packet. Returns it if its buffer is free again.
+    /// Routes the first packet of a list. Returns it if its buffer is free again.
     ///
     /// The connection is found by tunnel and reversed wire key: source, destination and tunnel
     /// must all be those of a flow, so a provider cannot inject anything else (N-11).
+    #[inline(always)]
     pub(super) fn inbound(
         &mut self,
         now: Stamp,
         tunnel: TunnelId,
-        mut packet: Packet,
-        ahead: &Ahead,
+        packets: &mut VecDeque<Packet>,
     ) -> Option<Packet> {
-        let Ok(parsed) = &ahead.parsed else {
-            self.count_drop(Some(tunnel), DropReason::Malformed, 1);
-            return Some(packet);
-        };
-        if !self.settled_answer(now, tunnel, ahead.hash, parsed, &mut packet) {
-            return self.unsettled_answer(now, tunnel, parsed, packet);
-        }
+        let packet = packets.front_mut()?;
         let bytes = packet.len() as u64;
-        match self.device.push(packet) {
-            Ok(()) => {
-                if let Some(slot) = self.tunnels.get_mut(tunnel) {
-                    slot.counters.rx_packets += 1;
-                    slot.counters.rx_bytes += bytes;
-                }
-                None
-            }
-            Err(packet) => {
-                self.count_drop(Some(tunnel), DropReason::QueueFull, 1);
-                Some(packet)
-            }
+        let Some(usage) = self.settled_answer(now, tunnel, packet) else {
+            let packet = packets.pop_front()?;
+            return self.unsettled_answer(now, tunnel, packet);
+        };
+        self.usages.received(usage, bytes);
+        if !self.device.push_first_of(packets) {
+            self.count_drop(Some(tunnel), DropReason::QueueFull, 1);
+            return packets.pop_front();
         }
+        if let Some(slot) = self.tunnels.get_mut(tunnel) {
+            slot.counters.rx_packets += 1;
+            slot.counters.rx_bytes += bytes;
+        }
+        None
     }
 
     /// A packet that needs more than a look at its flow's entry.
@@ -49,9 +45,13 @@ impl Router {
         &mut self,
         now: Stamp,
         tunnel: TunnelId,
-        parsed: &Parsed,
         mut packet: Packet,
     ) -> Option<Packet> {
+        let parsed = packet.parse();
+        let Ok(parsed) = &parsed else {
+            self.count_drop(Some(tunnel), DropReason::Malformed, 1);
+            return Some(packet);
+        };
         let bytes = packet.len() as u64;
         if parsed.message == Message::LaterFragment {
             return self.later_fragment(now, Some(tunnel), parsed, packet);

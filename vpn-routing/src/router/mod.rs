@@ -126,7 +126,6 @@ pub use status::{
     Accounts, AppStatus, DnsStatus, Explanation, FlowStatus, Status, TunnelCounters, TunnelStatus,
 };
 
-use ahead::{Ahead, PART};
 use dns::Dns;
 use fragments::FragmentWay;
 use groups::Groups;
@@ -230,7 +229,6 @@ pub struct Router {
     next_sweep: Instant,
     /// Reused lists: nothing is allocated per batch.
     scratch: Vec<Packet>,
-    ahead: Vec<Ahead>,
     /// [`RouterConfig::recheck_owner`], in milliseconds.
     recheck: Stamp,
     removed: Vec<Conn>,
@@ -271,7 +269,6 @@ impl Router {
             narrowing: None,
             next_sweep: now + SWEEP_INTERVAL,
             scratch: Vec::new(),
-            ahead: Vec::with_capacity(PART),
             recheck: Stamp::try_from(config.recheck_owner.as_millis()).unwrap_or(Stamp::MAX),
             removed: Vec::new(),
             spare: BufferPool::new(config.queue_packets, config.largest_packet),
@@ -342,19 +339,15 @@ impl Router {
         let mut list = std::mem::take(&mut self.scratch);
         batch.swap_out(&mut list);
         self.accounts.in_device += list.len() as u64;
-        let mut ahead = std::mem::take(&mut self.ahead);
-        let mut packets = list.drain(..);
-        while let Some(part) = next_part(packets.as_slice()) {
-            self.look_outbound(part, &mut ahead);
-            for (look, packet) in ahead.iter().zip(packets.by_ref()) {
-                if let Some(dead) = self.outbound(stamp, packet, look) {
+        let mut packets = VecDeque::from(list);
+        while !packets.is_empty() {
+            for _ in 0..self.look_ahead(&packets) {
+                if let Some(dead) = self.outbound(stamp, &mut packets) {
                     batch.recycle(dead);
                 }
             }
         }
-        drop(packets);
-        self.ahead = ahead;
-        self.scratch = list;
+        self.scratch = packets.into();
         batch.pool_mut().refill_from(&mut self.spare);
     }
 
@@ -364,19 +357,15 @@ impl Router {
         let mut list = std::mem::take(&mut self.scratch);
         batch.swap_out(&mut list);
         self.accounts.in_tunnels += list.len() as u64;
-        let mut ahead = std::mem::take(&mut self.ahead);
-        let mut packets = list.drain(..);
-        while let Some(part) = next_part(packets.as_slice()) {
-            self.look_inbound(tunnel, part, &mut ahead);
-            for (look, packet) in ahead.iter().zip(packets.by_ref()) {
-                if let Some(dead) = self.inbound(stamp, tunnel, packet, look) {
+        let mut packets = VecDeque::from(list);
+        while !packets.is_empty() {
+            for _ in 0..self.look_ahead_of(tunnel, &packets) {
+                if let Some(dead) = self.inbound(stamp, tunnel, &mut packets) {
                     batch.recycle(dead);
                 }
             }
         }
-        drop(packets);
-        self.ahead = ahead;
-        self.scratch = list;
+        self.scratch = packets.into();
         batch.pool_mut().refill_from(&mut self.spare);
     }
 
@@ -554,12 +543,6 @@ impl Router {
             None => self.accounts.drops.add(reason, packets),
         }
     }
-}
-
-/// The packets to look ahead at; `None` if there are no more.
-fn next_part(packets: &[Packet]) -> Option<&[Packet]> {
-    let part = &packets[..packets.len().min(PART)];
-    (!part.is_empty()).then_some(part)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! From the device to a tunnel: what becomes of each packet, and of flows that are known.
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 
 use vpn_core::packet::{Message, Packet, Parsed, TcpMarks, clamp_mss, tcp_flags};
@@ -7,13 +8,12 @@ use vpn_core::{
     DomainName, DropReason, FlowKey, Owner, OwnerDetail, OwnerQuery, TransportState, TunnelId,
 };
 
-use super::ahead::Ahead;
 use super::dns::Asking;
 use super::hold::{Awaits, Begun};
 use super::mtu::{exceeds, is_syn};
 use super::resolve::Way;
 use super::{Event, Router};
-use crate::conn::{Conn, ConnId, DnsFlow, Origin, Phase, Socket, Stamp};
+use crate::conn::{Conn, ConnId, DnsFlow, Origin, Phase, Socket, Stamp, UsageSlot};
 use crate::rules::{Decision, Target};
 
 /// What is known of a packet's owner before it is routed.
@@ -48,27 +48,45 @@ pub(super) enum Outcome {
 use Outcome::{Drop, Send, Wait};
 
 impl Router {
-    /// Routes one packet. Returns it if its buffer is free again.
-    #[inline]
+    /// Routes the first packet of a list. Returns it if its buffer is free again.
+    ///
+    /// It is changed where it is, and moved once: what has only just been written in parts cannot
+    /// be moved as a whole before all of it is in memory.
+    #[inline(always)]
     pub(super) fn outbound(
         &mut self,
         now: Stamp,
-        mut packet: Packet,
-        ahead: &Ahead,
+        packets: &mut VecDeque<Packet>,
     ) -> Option<Packet> {
-        let Ok(parsed) = &ahead.parsed else {
-            self.count_drop(None, DropReason::Malformed, 1);
-            return Some(packet);
-        };
-        match self.settled(now, ahead.hash, parsed, &mut packet) {
-            Some((tunnel, usage)) => self.queue(tunnel, usage, packet),
-            None => self.unsettled(now, parsed, packet),
+        let packet = packets.front_mut()?;
+        let bytes = packet.len() as u64;
+        if let Some((tunnel, usage)) = self.settled(now, packet)
+            && let Some(slot) = self.tunnels.get_mut(tunnel)
+        {
+            if !slot.queue.push_first_of(packets) {
+                slot.counters.drops.count(DropReason::QueueFull);
+                return packets.pop_front();
+            }
+            slot.counters.tx_packets += 1;
+            slot.counters.tx_bytes += bytes;
+            self.usages.sent(usage, bytes);
+            if slot.queue.len() == 1 {
+                self.tunnels.list(tunnel);
+            }
+            return None;
         }
+        let packet = packets.pop_front()?;
+        self.unsettled(now, packet)
     }
 
     /// A packet that needs more than a look at its flow's entry.
     #[inline(never)]
-    fn unsettled(&mut self, now: Stamp, parsed: &Parsed, packet: Packet) -> Option<Packet> {
+    fn unsettled(&mut self, now: Stamp, packet: Packet) -> Option<Packet> {
+        let parsed = packet.parse();
+        let Ok(parsed) = &parsed else {
+            self.count_drop(None, DropReason::Malformed, 1);
+            return Some(packet);
+        };
         if parsed.message == Message::LaterFragment {
             return self.later_fragment(now, None, parsed, packet);
         }
@@ -178,6 +196,30 @@ impl Router {
             clamp_mss(&mut packet, parsed, slot.mtu);
         }
         self.queue(conn.tunnel, conn.usage, packet)
+    }
+
+    /// Queues a packet that is as its tunnel carries it. Returns it if there is no room.
+    fn queue(&mut self, tunnel: TunnelId, usage: UsageSlot, packet: Packet) -> Option<Packet> {
+        let Some(slot) = self.tunnels.get_mut(tunnel) else {
+            self.count_drop(None, DropReason::NoSuchTunnel, 1);
+            return Some(packet);
+        };
+        let bytes = packet.len() as u64;
+        match slot.queue.push(packet) {
+            Ok(()) => {
+                slot.counters.tx_packets += 1;
+                slot.counters.tx_bytes += bytes;
+                self.usages.sent(usage, bytes);
+                if slot.queue.len() == 1 {
+                    self.tunnels.list(tunnel);
+                }
+                None
+            }
+            Err(packet) => {
+                slot.counters.drops.count(DropReason::QueueFull);
+                Some(packet)
+            }
+        }
     }
 
     pub(super) fn decide(&mut self, now: Stamp, parsed: &Asking<'_>, known: Known) -> Outcome {

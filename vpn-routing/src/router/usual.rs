@@ -4,7 +4,7 @@
 //! way has to ask something: an owner, rules, the filter, the state of a tunnel.
 
 use vpn_core::packet::{Message, Packet, Parsed, TcpMarks};
-use vpn_core::{DropReason, Generation, TunnelId};
+use vpn_core::{Generation, TunnelId};
 
 use super::Router;
 use super::mtu::{exceeds, is_syn};
@@ -20,14 +20,13 @@ impl Router {
     pub(super) fn settled(
         &mut self,
         now: Stamp,
-        hash: u64,
-        parsed: &Parsed,
         packet: &mut Packet,
     ) -> Option<(TunnelId, UsageSlot)> {
+        let parsed = &Parsed::from_bytes(packet.bytes()).ok()?;
         if !self.hold.is_empty() && self.hold.contains(&parsed.flow) {
             return None;
         }
-        let id = self.conns.find_device(hash, &parsed.flow)?;
+        let id = self.conns.find_outbound(&parsed.flow)?;
         let current = Current {
             now,
             generation: self.generation,
@@ -41,62 +40,26 @@ impl Router {
     }
 
     /// From a tunnel: an answer on a flow of that very tunnel. What
-    /// [`translate_inbound`](Self::translate_inbound) would do, without its questions; `false`, and
+    /// [`translate_inbound`](Self::translate_inbound) would do, without its questions; `None`, and
     /// nothing has happened, if one has to be asked.
     #[inline(always)]
     pub(super) fn settled_answer(
         &mut self,
         now: Stamp,
         tunnel: TunnelId,
-        hash: u64,
-        parsed: &Parsed,
         packet: &mut Packet,
-    ) -> bool {
-        let wire = parsed.flow.reversed();
+    ) -> Option<UsageSlot> {
+        let parsed = &Parsed::from_bytes(packet.bytes()).ok()?;
+        let id = self.conns.find_inbound(tunnel, &parsed.flow)?;
         let current = Current {
             now,
             generation: self.generation,
             recheck: self.recheck,
             tunnels: &self.tunnels,
         };
-        let found = self.conns.find_hashed(hash, tunnel, &wire);
-        let passed = match found.and_then(|id| self.conns.record(id)) {
-            Some(RecordMut::V4(record)) => current.pass_in(record, parsed, packet),
-            Some(RecordMut::V6(record)) => current.pass_in(record, parsed, packet),
-            None => None,
-        };
-        let Some(usage) = passed else { return false };
-        self.usages.received(usage, packet.len() as u64);
-        true
-    }
-
-    /// Queues a packet that is as its tunnel carries it. Returns it if there is no room.
-    #[inline(always)]
-    pub(super) fn queue(
-        &mut self,
-        tunnel: TunnelId,
-        usage: UsageSlot,
-        packet: Packet,
-    ) -> Option<Packet> {
-        let Some(slot) = self.tunnels.get_mut(tunnel) else {
-            self.count_drop(None, DropReason::NoSuchTunnel, 1);
-            return Some(packet);
-        };
-        let bytes = packet.len() as u64;
-        match slot.queue.push(packet) {
-            Ok(()) => {
-                slot.counters.tx_packets += 1;
-                slot.counters.tx_bytes += bytes;
-                self.usages.sent(usage, bytes);
-                if slot.queue.len() == 1 {
-                    self.tunnels.list(tunnel);
-                }
-                None
-            }
-            Err(packet) => {
-                slot.counters.drops.count(DropReason::QueueFull);
-                Some(packet)
-            }
+        match self.conns.record(id)? {
+            RecordMut::V4(record) => current.pass_in(record, parsed, packet),
+            RecordMut::V6(record) => current.pass_in(record, parsed, packet),
         }
     }
 }
