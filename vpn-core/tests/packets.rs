@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use etherparse::{LaxSlicedPacket, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
-use vpn_core::packet::{Message, Packet, Parsed, tcp_flags};
+use vpn_core::packet::{Message, Packet, Parsed, TcpMarks, tcp_flags};
 use vpn_core::testing::build::{self, Echo};
 use vpn_core::testing::verify_checksums;
 use vpn_core::{FlowKey, Protocol};
@@ -282,4 +282,58 @@ fn the_checksum_of_an_echo_reply_of_zeros_is_ffff() {
     packet.translate(&parsed, &before.flow);
     assert_eq!(verify_checksums(packet.bytes()), Ok(()));
     assert_eq!(packet.bytes(), bytes);
+}
+
+proptest! {
+    /// What is read and written without a detour is what is read and written with one.
+    #[test]
+    fn a_plain_packet_is_what_any_packet_is(
+        ports: (u16, u16, u16, u16), addresses: ([u8; 4], [u8; 4], [u8; 4], [u8; 4]),
+        kind in 0u8..2, partial: bool, zero: bool,
+        payload in prop::collection::vec(any::<u8>(), 0..100),
+        damage in prop::collection::vec((0usize..60, any::<u8>()), 0..3), cut in 0usize..8,
+    ) {
+        let end = |addr: [u8; 4], port| SocketAddr::from((addr, port));
+        let (a, b) = (end(addresses.0, ports.0), end(addresses.1, ports.1));
+        let mut bytes = packet(kind, a, b, &payload);
+        if zero && kind == 1 {
+            bytes[26..28].fill(0);
+        }
+        for (at, value) in damage {
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte = value;
+            }
+        }
+        bytes.truncate(bytes.len() - cut.saturating_sub(5));
+        let mut packet = Packet::from_slice(&bytes);
+        packet.offload.partial_checksum = partial;
+        let parsed = packet.parse();
+        let Some(mut plain) = packet.plain() else { return Ok(()) };
+        let parsed = parsed.unwrap();
+        prop_assert_eq!(plain.flow(), parsed.flow);
+        prop_assert_eq!(plain.message(), parsed.message);
+        prop_assert_eq!(plain.total_len(), parsed.total_len as usize);
+        prop_assert!(!parsed.first_fragment);
+        if let Message::Tcp(flags) = parsed.message
+            && flags & (tcp_flags::SYN | tcp_flags::FIN | tcp_flags::ACK) == tcp_flags::ACK
+        {
+            prop_assert_eq!(Some(plain.marks()), TcpMarks::read(&bytes, &parsed));
+        }
+        let to = parsed
+            .flow
+            .with_source(IpAddr::from(addresses.2), ports.2)
+            .with_destination(IpAddr::from(addresses.3), ports.3);
+        plain.translate(&to);
+        let mut other = Packet::from_slice(&bytes);
+        other.offload.partial_checksum = partial;
+        other.translate(&parsed, &to);
+        prop_assert_eq!(packet.bytes(), other.bytes());
+    }
+
+    /// And there is nothing to be said against most packets.
+    #[test]
+    fn most_packets_are_plain((src, dst, _) in ends(), kind in 0u8..2, payload in prop::collection::vec(any::<u8>(), 12..100)) {
+        let mut packet = Packet::from_slice(&packet(kind, src, dst, &payload));
+        prop_assert_eq!(packet.plain().is_some(), src.is_ipv4());
+    }
 }

@@ -1,6 +1,6 @@
 //! A fixed-capacity batch of packets, and the pool its buffers come from.
 
-use std::collections::VecDeque;
+use std::ops::Range;
 
 use bytes::BytesMut;
 
@@ -48,7 +48,11 @@ impl BufferPool {
     /// more than twice the size, or a pool for small packets could come to hold super-packets'.
     #[inline]
     pub fn release(&mut self, packet: Packet) {
-        let (buf, _) = packet.into_parts();
+        self.keep(packet.buf);
+    }
+
+    #[inline]
+    fn keep(&mut self, buf: BytesMut) {
         let size = HEADROOM + self.largest_packet + TAILROOM;
         if self.free.len() < self.capacity && (size..=2 * size).contains(&buf.capacity()) {
             self.free.push(buf);
@@ -61,8 +65,10 @@ impl BufferPool {
             return;
         }
         let room = self.capacity - self.free.len();
-        let from = other.free.len().saturating_sub(room);
-        self.free.extend(other.free.drain(from..));
+        match other.free.len().checked_sub(room) {
+            None | Some(0) => self.free.append(&mut other.free),
+            Some(from) => self.free.extend(other.free.drain(from..)),
+        }
     }
 
     /// Largest packet a buffer holds, in bytes.
@@ -113,15 +119,26 @@ impl PacketBatch {
         Ok(())
     }
 
-    /// Appends the first packet of a list, moved from memory to memory. `false`, and it is still in
-    /// the list, if this batch is full.
-    #[inline(always)]
-    pub fn push_first_of(&mut self, list: &mut VecDeque<Packet>) -> bool {
-        if self.is_full() {
-            return false;
+    /// Takes the packets of a part of a list, as far as there is [room](Self::room), and leaves
+    /// empty ones in their places; none at all if it was the whole list.
+    ///
+    /// A packet that is handed on by value is put together from its fields, and whoever moves it
+    /// waits for that: so they are moved from memory to memory.
+    #[inline]
+    pub fn take_from(&mut self, list: &mut Vec<Packet>, part: Range<usize>) {
+        if part.len() == list.len() && part.len() <= self.room() {
+            self.packets.append(list);
+            return;
         }
-        self.packets.extend(list.pop_front());
-        true
+        let room = self.room();
+        let taken = list.get_mut(part).into_iter().flatten().take(room);
+        self.packets.extend(taken.map(std::mem::take));
+    }
+
+    /// How many more packets there is room for.
+    #[inline(always)]
+    pub const fn room(&self) -> usize {
+        self.capacity.saturating_sub(self.packets.len())
     }
 
     /// Appends a packet that `fill` writes into a pooled buffer. `fill` gets an empty buffer with
@@ -162,9 +179,11 @@ impl PacketBatch {
 
     /// Removes the first `count` packets and takes their buffers back.
     pub fn recycle_front(&mut self, count: usize) {
-        for packet in self.packets.drain(..count.min(self.packets.len())) {
-            self.pool.release(packet);
+        let count = count.min(self.packets.len());
+        for packet in &mut self.packets[..count] {
+            self.pool.keep(std::mem::take(&mut packet.buf));
         }
+        self.packets.drain(..count);
     }
 
     /// Takes one packet's buffer back.

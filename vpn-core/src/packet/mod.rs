@@ -24,6 +24,7 @@ mod fragment;
 mod icmp_error;
 mod offload;
 mod parse;
+mod plain;
 mod quoted;
 mod reset;
 pub mod segment;
@@ -43,6 +44,7 @@ pub use fragment::Fragment;
 pub use icmp_error::{Complaint, IcmpError};
 pub use offload::{Gso, Offload};
 pub use parse::{Message, ParseError, Parsed, tcp_flags};
+pub use plain::Plain;
 pub use quoted::{Quoted, Requote};
 pub use reset::{TcpMarks, TcpReset};
 pub use too_big::SegmentTooBig;
@@ -55,6 +57,10 @@ pub const HEADROOM: usize = 64;
 pub const TAILROOM: usize = 32;
 
 /// One IP packet, possibly a super-packet, with room before and behind.
+///
+/// The default is empty, has no buffer and does not parse: what is left where a packet was taken
+/// from.
+#[derive(Default)]
 pub struct Packet {
     buf: BytesMut,
     start: u32,

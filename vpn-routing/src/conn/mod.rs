@@ -18,7 +18,7 @@ mod record;
 mod slab;
 mod timeouts;
 
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::hint::black_box;
 use std::net::IpAddr;
 
@@ -28,10 +28,10 @@ use vpn_core::packet::{Message, TcpMarks};
 use vpn_core::{Family, FlowKey, Generation, RuleId, TunnelId};
 
 use crate::nat::MappingId;
-use record::{V4, V6};
+use record::V6;
 use slab::Slab;
 
-pub(crate) use record::{Addresses, Record, State};
+pub(crate) use record::{Addresses, Record, State, V4};
 pub use timeouts::{Phase, Timeouts};
 
 /// Milliseconds since the router was made; wraps after 49 days, longer than any flow may idle.
@@ -241,10 +241,7 @@ impl ConnTable {
     /// The hash of a key, for [`find_device`](Self::find_device) and [`find_hashed`](Self::find_hashed).
     #[inline(always)]
     pub(crate) fn hash(&self, key: &FlowKey) -> u64 {
-        // As `hash_one`, which is not always inlined.
-        let mut hasher = self.hasher.build_hasher();
-        key.hash(&mut hasher);
-        hasher.finish()
+        self.hasher.hash_one(key)
     }
 
     /// The flow with this device key.
@@ -345,6 +342,28 @@ impl ConnTable {
             Some(index) => self.v4.get(index)?.conn(),
             None => self.v6.get(id.of_v6()?)?.conn(),
         }
+    }
+
+    /// As [`find_outbound`](Self::find_outbound), for a key that is known to be of IPv4.
+    #[inline(always)]
+    pub(crate) fn find_v4(&self, device: &FlowKey) -> Option<u32> {
+        // A place of IPv6 is beyond all of IPv4.
+        let is = |&place: &u32| self.v4.get(place).is_some_and(|r| r.is_device(device));
+        self.by_device.find(self.hash(device), is).copied()
+    }
+
+    /// As [`find_wire`](Self::find_wire), for a key that is known to be of IPv4.
+    #[inline(always)]
+    pub(crate) fn find_wire_v4(&self, tunnel: TunnelId, wire: &FlowKey) -> Option<u32> {
+        let is = |&place: &u32| self.v4.get(place).is_some_and(|r| r.is_wire(tunnel, wire));
+        let hash = in_tunnel(self.hash(wire), tunnel);
+        self.by_wire.find(hash, is).copied()
+    }
+
+    /// An entry of IPv4 where it is.
+    #[inline(always)]
+    pub(crate) fn v4(&mut self, place: u32) -> Option<&mut Record<V4>> {
+        self.v4.get_mut(place)
     }
 
     /// An entry where it is.

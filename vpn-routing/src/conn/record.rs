@@ -246,6 +246,20 @@ impl<A: Addresses> Record<A> {
         self.state = self.state.after(message, true).answered();
     }
 
+    /// A packet went out that changes nothing but the time.
+    #[inline(always)]
+    pub(crate) const fn sent(&mut self, now: Stamp) {
+        self.last_seen = now;
+        self.last_outbound = now;
+    }
+
+    /// An answer came in that changes nothing but the time.
+    #[inline(always)]
+    pub(crate) const fn received(&mut self, now: Stamp) {
+        self.last_seen = now;
+        self.state = self.state.answered();
+    }
+
     /// Where the sender of outbound segments stands; of TCP only.
     #[inline(always)]
     pub(crate) const fn mark(&mut self, marks: TcpMarks) {
@@ -295,6 +309,18 @@ impl State {
         }
     }
 
+    /// A TCP connection that both sides use.
+    #[inline(always)]
+    pub(crate) const fn is_established(self) -> bool {
+        self.0 & Self::PHASE == Phase::TcpEstablished as u8 + 1
+    }
+
+    /// UDP that began here and is no DNS.
+    #[inline(always)]
+    pub(crate) const fn is_plain_udp(self) -> bool {
+        self.0 & (Self::PHASE | Self::KIND) == Phase::Udp as u8 + 1
+    }
+
     #[inline(always)]
     pub(crate) const fn origin(self) -> Origin {
         match self.0 & Self::KIND {
@@ -330,10 +356,9 @@ impl State {
     /// After a message of either direction.
     #[inline(always)]
     fn after(self, message: Message, inbound: bool) -> Self {
-        const ESTABLISHED: u8 = Phase::TcpEstablished as u8 + 1;
         // The usual way: as `Phase::after`, without a look at the phase.
         if let Message::Tcp(flags) = message
-            && self.0 & Self::PHASE == ESTABLISHED
+            && self.is_established()
             && flags & (tcp_flags::FIN | tcp_flags::RST) == 0
         {
             return self;

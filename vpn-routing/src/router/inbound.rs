@@ -1,7 +1,5 @@
 //! From a tunnel to the device: answers to flows of that very tunnel, and what rules admit.
 
-use std::collections::VecDeque;
-
 use vpn_core::packet::{Message, Packet, Parsed, clamp_mss};
 use vpn_core::{DropReason, TunnelId};
 
@@ -10,33 +8,38 @@ use super::mtu::is_syn;
 use crate::conn::{DnsFlow, Stamp};
 
 impl Router {
-    /// Routes the first packet of a list. Returns it if its buffer is free again.
+    /// Routes one packet, and leaves an empty one in its place. Returns it if its buffer is free
+    /// again.
     ///
     /// The connection is found by tunnel and reversed wire key: source, destination and tunnel
     /// must all be those of a flow, so a provider cannot inject anything else (N-11).
-    #[inline(always)]
+    #[inline]
     pub(super) fn inbound(
         &mut self,
         now: Stamp,
         tunnel: TunnelId,
-        packets: &mut VecDeque<Packet>,
+        place: &mut Packet,
     ) -> Option<Packet> {
-        let packet = packets.front_mut()?;
-        let bytes = packet.len() as u64;
-        let Some(usage) = self.settled_answer(now, tunnel, packet) else {
-            let packet = packets.pop_front()?;
+        let settled = self.settled_answer(now, tunnel, place);
+        let packet = std::mem::take(place);
+        let Some(usage) = settled else {
             return self.unsettled_answer(now, tunnel, packet);
         };
+        let bytes = packet.len() as u64;
         self.usages.received(usage, bytes);
-        if !self.device.push_first_of(packets) {
-            self.count_drop(Some(tunnel), DropReason::QueueFull, 1);
-            return packets.pop_front();
+        match self.device.push(packet) {
+            Ok(()) => {
+                if let Some(slot) = self.tunnels.get_mut(tunnel) {
+                    slot.counters.rx_packets += 1;
+                    slot.counters.rx_bytes += bytes;
+                }
+                None
+            }
+            Err(packet) => {
+                self.count_drop(Some(tunnel), DropReason::QueueFull, 1);
+                Some(packet)
+            }
         }
-        if let Some(slot) = self.tunnels.get_mut(tunnel) {
-            slot.counters.rx_packets += 1;
-            slot.counters.rx_bytes += bytes;
-        }
-        None
     }
 
     /// A packet that needs more than a look at its flow's entry.

@@ -88,6 +88,7 @@ mod narrow;
 mod options;
 mod outbound;
 mod owners;
+mod plain;
 mod quota;
 mod release;
 mod reset;
@@ -126,6 +127,7 @@ pub use status::{
     Accounts, AppStatus, DnsStatus, Explanation, FlowStatus, Status, TunnelCounters, TunnelStatus,
 };
 
+use ahead::Ahead;
 use dns::Dns;
 use fragments::FragmentWay;
 use groups::Groups;
@@ -339,15 +341,22 @@ impl Router {
         let mut list = std::mem::take(&mut self.scratch);
         batch.swap_out(&mut list);
         self.accounts.in_device += list.len() as u64;
-        let mut packets = VecDeque::from(list);
-        while !packets.is_empty() {
-            for _ in 0..self.look_ahead(&packets) {
-                if let Some(dead) = self.outbound(stamp, &mut packets) {
-                    batch.recycle(dead);
-                }
+        let (mut at, mut ahead) = (0, Ahead::new(&self.conns));
+        while at < list.len() {
+            if ahead.is_due(at) {
+                ahead.look_out(&self.conns, &list);
             }
+            let next = self.run_out(stamp, &mut list, at, &mut ahead);
+            if next == at
+                && let Some(packet) = list.get_mut(at)
+                && let Some(dead) = self.outbound(stamp, packet)
+            {
+                batch.recycle(dead);
+            }
+            at = next.max(at + 1);
         }
-        self.scratch = packets.into();
+        list.clear();
+        self.scratch = list;
         batch.pool_mut().refill_from(&mut self.spare);
     }
 
@@ -357,15 +366,22 @@ impl Router {
         let mut list = std::mem::take(&mut self.scratch);
         batch.swap_out(&mut list);
         self.accounts.in_tunnels += list.len() as u64;
-        let mut packets = VecDeque::from(list);
-        while !packets.is_empty() {
-            for _ in 0..self.look_ahead_of(tunnel, &packets) {
-                if let Some(dead) = self.inbound(stamp, tunnel, &mut packets) {
-                    batch.recycle(dead);
-                }
+        let (mut at, mut ahead) = (0, Ahead::new(&self.conns));
+        while at < list.len() {
+            if ahead.is_due(at) {
+                ahead.look_in(&self.conns, tunnel, &list);
             }
+            let next = self.run_in(stamp, tunnel, &mut list, at, &mut ahead);
+            if next == at
+                && let Some(packet) = list.get_mut(at)
+                && let Some(dead) = self.inbound(stamp, tunnel, packet)
+            {
+                batch.recycle(dead);
+            }
+            at = next.max(at + 1);
         }
-        self.scratch = packets.into();
+        list.clear();
+        self.scratch = list;
         batch.pool_mut().refill_from(&mut self.spare);
     }
 

@@ -1,6 +1,5 @@
 //! From the device to a tunnel: what becomes of each packet, and of flows that are known.
 
-use std::collections::VecDeque;
 use std::net::IpAddr;
 
 use vpn_core::packet::{Message, Packet, Parsed, TcpMarks, clamp_mss, tcp_flags};
@@ -48,35 +47,16 @@ pub(super) enum Outcome {
 use Outcome::{Drop, Send, Wait};
 
 impl Router {
-    /// Routes the first packet of a list. Returns it if its buffer is free again.
-    ///
-    /// It is changed where it is, and moved once: what has only just been written in parts cannot
-    /// be moved as a whole before all of it is in memory.
-    #[inline(always)]
-    pub(super) fn outbound(
-        &mut self,
-        now: Stamp,
-        packets: &mut VecDeque<Packet>,
-    ) -> Option<Packet> {
-        let packet = packets.front_mut()?;
-        let bytes = packet.len() as u64;
-        if let Some((tunnel, usage)) = self.settled(now, packet)
-            && let Some(slot) = self.tunnels.get_mut(tunnel)
-        {
-            if !slot.queue.push_first_of(packets) {
-                slot.counters.drops.count(DropReason::QueueFull);
-                return packets.pop_front();
-            }
-            slot.counters.tx_packets += 1;
-            slot.counters.tx_bytes += bytes;
-            self.usages.sent(usage, bytes);
-            if slot.queue.len() == 1 {
-                self.tunnels.list(tunnel);
-            }
-            return None;
+    /// Routes one packet, and leaves an empty one in its place. Returns it if its buffer is free
+    /// again.
+    #[inline]
+    pub(super) fn outbound(&mut self, now: Stamp, place: &mut Packet) -> Option<Packet> {
+        let settled = self.settled(now, place);
+        let packet = std::mem::take(place);
+        match settled {
+            Some((tunnel, usage)) => self.queue(tunnel, usage, packet),
+            None => self.unsettled(now, packet),
         }
-        let packet = packets.pop_front()?;
-        self.unsettled(now, packet)
     }
 
     /// A packet that needs more than a look at its flow's entry.
