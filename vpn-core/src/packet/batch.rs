@@ -12,7 +12,8 @@ use super::{HEADROOM, Offload, Packet, TAILROOM};
 /// takes the packet by value.
 #[derive(Debug)]
 pub struct BufferPool {
-    free: Vec<BytesMut>,
+    /// As they came back, with whatever is in them.
+    free: Vec<Packet>,
     capacity: usize,
     largest_packet: usize,
 }
@@ -31,32 +32,39 @@ impl BufferPool {
     /// An empty buffer with [`HEADROOM`] bytes in front, for up to `largest_packet` bytes.
     #[inline]
     pub fn take(&mut self) -> BytesMut {
-        let mut buf = self.take_used();
+        let mut buf = self.take_used().buf;
         make_empty(&mut buf);
         buf
     }
 
     /// A buffer with whatever its last packet left in it.
     #[inline]
-    fn take_used(&mut self) -> BytesMut {
-        self.free
-            .pop()
-            .unwrap_or_else(|| BytesMut::with_capacity(HEADROOM + self.largest_packet + TAILROOM))
+    fn take_used(&mut self) -> Packet {
+        let size = HEADROOM + self.largest_packet + TAILROOM;
+        let unused = || Packet::new(BytesMut::with_capacity(size), 0);
+        self.free.pop().unwrap_or_else(unused)
     }
 
     /// Takes a packet's buffer back. One that is too small, or shared, is freed; so is one of
     /// more than twice the size, or a pool for small packets could come to hold super-packets'.
     #[inline]
     pub fn release(&mut self, packet: Packet) {
-        self.keep(packet.buf);
+        if self.free.len() < self.capacity && self.takes(&packet) {
+            self.free.push(packet);
+        }
     }
 
+    /// Whether a packet's buffer is of the right size.
     #[inline]
-    fn keep(&mut self, buf: BytesMut) {
+    fn takes(&self, packet: &Packet) -> bool {
         let size = HEADROOM + self.largest_packet + TAILROOM;
-        if self.free.len() < self.capacity && (size..=2 * size).contains(&buf.capacity()) {
-            self.free.push(buf);
-        }
+        (size..=2 * size).contains(&packet.buf.capacity())
+    }
+
+    /// Whether all of these would be kept.
+    fn takes_all(&self, packets: &[Packet]) -> bool {
+        let room = self.capacity.saturating_sub(self.free.len());
+        packets.len() <= room && packets.iter().all(|packet| self.takes(packet))
     }
 
     /// Moves buffers over from another pool until this one is full or that one empty.
@@ -152,8 +160,8 @@ impl PacketBatch {
             return false;
         }
         // Filled where it stays: moving what has only just been written would wait for the write.
-        let buf = self.pool.take_used();
-        self.packets.push(Packet::new(buf, 0));
+        let packet = self.pool.take_used();
+        self.packets.push(packet);
         let filled = self.packets.last_mut().and_then(|packet| packet.fill(fill));
         if filled.is_none()
             && let Some(packet) = self.packets.pop()
@@ -180,10 +188,13 @@ impl PacketBatch {
     /// Removes the first `count` packets and takes their buffers back.
     pub fn recycle_front(&mut self, count: usize) {
         let count = count.min(self.packets.len());
-        for packet in &mut self.packets[..count] {
-            self.pool.keep(std::mem::take(&mut packet.buf));
+        if count == self.packets.len() && self.pool.takes_all(&self.packets) {
+            self.pool.free.append(&mut self.packets);
+            return;
         }
-        self.packets.drain(..count);
+        for packet in self.packets.drain(..count) {
+            self.pool.release(packet);
+        }
     }
 
     /// Takes one packet's buffer back.

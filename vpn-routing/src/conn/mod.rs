@@ -18,7 +18,7 @@ mod record;
 mod slab;
 mod timeouts;
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::hint::black_box;
 use std::net::IpAddr;
 
@@ -240,8 +240,14 @@ impl ConnTable {
 
     /// The hash of a key, for [`find_device`](Self::find_device) and [`find_hashed`](Self::find_hashed).
     #[inline(always)]
+    #[allow(
+        clippy::manual_hash_one,
+        reason = "that is not always inlined, and costs every packet a call"
+    )]
     pub(crate) fn hash(&self, key: &FlowKey) -> u64 {
-        self.hasher.hash_one(key)
+        let mut hasher = self.hasher.build_hasher();
+        key.hash(&mut hasher);
+        hasher.finish()
     }
 
     /// The flow with this device key.
