@@ -6,7 +6,7 @@ use vpn_core::packet::{HEADROOM, TAILROOM};
 use super::config::RouterConfig;
 
 /// What a flow costs at most: entry, mapping, indices, an owner of its own, each in a table that
-/// has just grown. Usually it is 300 bytes.
+/// has just grown. Usually it is 100 to 250 bytes.
 const FLOW_BYTES: usize = 1280;
 
 /// What a flow that waits costs at most, its packets apart.
@@ -44,7 +44,7 @@ const PARTS: usize = 16;
 /// At a cap happens what the cap's own documentation says. Each cap is at least 1, which a budget
 /// of a few kilobytes would not carry: plan 1 MiB, and 64 KiB for each tunnel, or more.
 ///
-/// Not in it: rules (about 250 bytes each, [`MAX_RULES`](crate::rules::MAX_RULES) at most), paths
+/// Not in it: rules (22 to 250 bytes each, [`MAX_RULES`](crate::rules::MAX_RULES) at most), paths
 /// of programs that own flows, and the batches that packets come in.
 ///
 /// ```
