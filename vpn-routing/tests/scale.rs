@@ -26,9 +26,9 @@ const TUNNELS: u32 = 100;
 /// What each may cost, in bytes: a change that makes them dearer is noticed here.
 /// A flow: its entry, its places in both indices, and its part of what several flows share (an
 /// owner, an account, the mapping of a socket).
-const PER_FLOW: i64 = 104;
-const PER_RULE: i64 = 32;
-const PER_TUNNEL: i64 = 32 << 10;
+const PER_FLOW: i64 = 96;
+const PER_RULE: i64 = 24;
+const PER_TUNNEL: i64 = 16 << 10;
 
 /// The user of a flow, and where its packets go.
 const fn user(flow: u32) -> u32 {

@@ -23,7 +23,8 @@ impl BufferPool {
     /// bytes. Beyond the capacity, released buffers are freed.
     pub fn new(capacity: usize, largest_packet: usize) -> Self {
         Self {
-            free: Vec::with_capacity(capacity),
+            // Most pools pass on what they get, and never hold as many.
+            free: Vec::new(),
             capacity,
             largest_packet,
         }
