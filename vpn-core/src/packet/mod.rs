@@ -135,6 +135,7 @@ impl Packet {
     /// # Errors
     ///
     /// Any bytes give a result; [`ParseError`] says what is wrong with them.
+    #[inline]
     pub fn parse(&self) -> Result<Parsed, ParseError> {
         Parsed::from_bytes(self.bytes())
     }

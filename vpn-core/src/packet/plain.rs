@@ -2,7 +2,7 @@
 //! TCP or UDP, and as long as they say. Nearly every packet is one.
 
 use super::checksum::Delta;
-use super::{Message, Packet, TcpMarks};
+use super::{Message, Offload, Packet, TcpMarks};
 use crate::flow::{FlowKey, Protocol};
 
 /// The longest header looked at: IPv4 and TCP without options.
@@ -15,7 +15,7 @@ pub struct Plain<'a> {
     header: &'a mut [u8; HEADER],
     len: usize,
     is_tcp: bool,
-    partial: bool,
+    offload: Offload,
 }
 
 impl Packet {
@@ -23,7 +23,7 @@ impl Packet {
     /// wrong.
     #[inline(always)]
     pub fn plain(&mut self) -> Option<Plain<'_>> {
-        let partial = self.offload.partial_checksum;
+        let offload = self.offload;
         let bytes = self.bytes_mut();
         let len = bytes.len();
         let header = bytes.first_chunk_mut::<HEADER>()?;
@@ -48,7 +48,7 @@ impl Packet {
             header,
             len,
             is_tcp,
-            partial,
+            offload,
         })
     }
 }
@@ -81,6 +81,19 @@ impl Plain<'_> {
         self.len
     }
 
+    /// Length of the largest packet that this is on a wire: of a super-packet, a segment's.
+    #[inline(always)]
+    pub fn largest(&self) -> usize {
+        let transport = match self.is_tcp {
+            true => usize::from(self.header[32] >> 4) * 4,
+            false => 8,
+        };
+        match self.offload.gso {
+            Some(gso) => 20 + transport + usize::from(gso.size),
+            None => self.len,
+        }
+    }
+
     /// Where the sender of a segment without SYN and FIN, with ACK, stands. Of anything else it says
     /// nothing.
     #[inline(always)]
@@ -107,7 +120,7 @@ impl Plain<'_> {
         let moved = Delta::words([old], [addresses]);
         let all = Delta::words([old, old_ports.into()], [addresses, ports.into()]);
         // A partial checksum covers the pseudo-header only: ports are not in it.
-        let (partial, header) = (self.partial, &mut *self.header);
+        let (partial, header) = (self.offload.partial_checksum, &mut *self.header);
         let both = |sum| match partial {
             true => moved.apply_partial(sum),
             false => all.apply(sum),

@@ -62,7 +62,7 @@ impl Router {
             let Some(slot) = self.tunnels.get(tunnel) else {
                 break;
             };
-            if plain.total_len() > usize::from(slot.mtu)
+            if plain.total_len() > usize::from(slot.mtu) && plain.largest() > usize::from(slot.mtu)
                 || !slot.carries()
                 || slot.queue.room() <= run
             {
