@@ -8,6 +8,7 @@ mod wireguard;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::net::UdpSocket;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -17,6 +18,7 @@ use vpn_lab::{LabError, Namespace, Process};
 
 use crate::Error;
 use crate::contender::{Running, bound_to_us};
+use crate::ground::{APP, FAR};
 
 /// How long a program may take to make its device.
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -121,12 +123,24 @@ fn installed(program: &str) -> bool {
 
 /// Starts a pair in the two machines.
 pub(crate) fn start(rival: &Rival, running: Running) -> Result<Running, Error> {
-    match &rival.what {
+    let running = match &rival.what {
         What::WireGuard(command) => wireguard::start(command, running),
         What::OpenVpn => openvpn::start(running),
         What::Tinc => tinc::start(running),
         What::Nebula => nebula::start(running),
+    }?;
+    // Some give their device its address a while after they have made it.
+    let ends = [(&running.ground.app, APP), (&running.ground.far, FAR)];
+    let end = Instant::now() + START_LIMIT;
+    for (machine, address) in ends {
+        while let Err(error) = machine.run(|| UdpSocket::bind((address, 0)))? {
+            if Instant::now() > end {
+                return Err(format!("it has no address: {error}").into());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
+    Ok(running)
 }
 
 /// A file for its owner only: most of them hold keys.
