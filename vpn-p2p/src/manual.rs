@@ -104,7 +104,8 @@ fn serve(underlay: Arc<dyn Underlay>) -> Result<(), Box<dyn std::error::Error>> 
 //! * What a batch with room for super-packets receives is joined again: segments of a stream, and equal
 //!   datagrams of a flow but those of DNS. A device without offload has no such batch.
 //! * Sealing costs one allocation per packet, and three copies of it: the library wants to own both
-//!   of its buffers. A segment is cut straight into the first.
+//!   of its buffers. A segment is cut straight into the first. Measured, that is a sixth of the time that
+//!   sealing 1,424 bytes takes, and a third for 96. Opening works in place.
 //!
 //! # Troubleshooting
 //!
