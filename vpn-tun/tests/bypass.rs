@@ -178,8 +178,7 @@ fn answers_to_forwarded_traffic_get_where_they_belong() {
             ("2001:db8:a::1/64", "2001:db8:a::9"),
         ] {
             let net: ipnet::IpNet = net.parse()?;
-            let address = netlink.address().add(lan, net.addr(), net.prefix_len());
-            address.execute().await?;
+            common::add_address(&netlink, lan, net.addr(), net.prefix_len()).await?;
             let entry = netlink.neighbours().add(lan, behind.parse()?);
             entry
                 .link_layer_address(&[2, 0, 0, 0, 0, 9])

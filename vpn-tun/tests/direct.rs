@@ -188,8 +188,7 @@ fn the_host_does_not_become_a_router_for_others() {
         let lan = common::index(&netlink, "lan0").await?;
         for net in ["198.51.100.1/24", "2001:db8:a::1/64"] {
             let net: ipnet::IpNet = net.parse()?;
-            let address = netlink.address().add(lan, net.addr(), net.prefix_len());
-            address.execute().await?;
+            common::add_address(&netlink, lan, net.addr(), net.prefix_len()).await?;
         }
         let direct = DirectTransport::open(config()).await?;
         works(&direct, true).await?;

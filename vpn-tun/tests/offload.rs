@@ -17,13 +17,11 @@ use vpn_tun::{LinuxTun, TunConfig};
 const LIMIT: Duration = Duration::from_secs(10);
 
 async fn device(offload: bool) -> Result<LinuxTun> {
-    std::fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0")?;
     let config = TunConfig::named("vpn0".parse()?).mtu(1400).offload(offload);
     let tun = LinuxTun::create(config)?;
     let handle = common::netlink();
     for (address, prefix) in [("10.5.0.2", 16), ("fd05::2", 64)] {
-        let add = handle.address().add(tun.index(), address.parse()?, prefix);
-        add.execute().await?;
+        common::add_address(&handle, tun.index(), address.parse()?, prefix).await?;
     }
     common::link_up(&handle, tun.index()).await?;
     Ok(tun)

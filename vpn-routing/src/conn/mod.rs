@@ -14,34 +14,28 @@
 //! connectionless and silent); if there is none the new flow is refused. An owner over its quota is
 //! refused, so one app cannot push out another's flows.
 
+mod expiry;
+mod flow;
 mod record;
 mod slab;
 mod timeouts;
 
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::hint::black_box;
-use std::net::IpAddr;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
-use vpn_core::packet::{Message, TcpMarks};
-use vpn_core::{Family, FlowKey, Generation, RuleId, TunnelId};
+use vpn_core::{Family, FlowKey, TunnelId};
 
-use crate::nat::MappingId;
 use record::V6;
 use slab::Slab;
 
+pub use flow::{Conn, DnsFlow, Origin, OwnerSlot, Socket, UsageSlot};
 pub(crate) use record::{Addresses, Record, State, V4};
 pub use timeouts::{Phase, Timeouts};
 
 /// Milliseconds since the router was made; wraps after 49 days, longer than any flow may idle.
 pub type Stamp = u32;
-
-/// Slab entries examined for an eviction before a new flow is refused. Bounds the worst insert.
-const EVICTION_SCAN: usize = 64;
-
-/// An evicted entry must have been silent this long, in milliseconds.
-const EVICTION_MIN_IDLE: u32 = 1_000;
 
 /// Flows that the indices have room for from the start. Beyond it they grow as hash tables do, at
 /// once and for milliseconds.
@@ -70,104 +64,6 @@ impl ConnId {
     #[inline(always)]
     const fn of_v6(self) -> Option<u32> {
         self.0.checked_sub(Self::V6)
-    }
-}
-
-/// Which application a flow is counted under; given by the router.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct OwnerSlot(pub u32);
-
-/// Where the bytes of a flow are counted; given by the router.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct UsageSlot(pub u32);
-
-/// Who began a flow.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Origin {
-    /// An application of this host, or one behind it.
-    #[default]
-    Device,
-    /// Somebody behind the tunnel: an inbound rule admitted it.
-    Tunnel,
-}
-
-/// What the answers on a flow are good for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DnsFlow {
-    /// They are no DNS in UDP.
-    #[default]
-    No,
-    /// Queries to a resolver the application chose: answers pass, and what was asked for is
-    /// learned.
-    Chosen,
-    /// Queries that were steered: an answer passes if it was asked for.
-    Steered,
-}
-
-/// Tells two sockets of one application apart, one of which may have had the other's port.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Socket(u32);
-
-impl Socket {
-    /// From an owner's [`socket`](vpn_core::Owner::socket): halves of longer numbers fall together.
-    pub const fn new(number: u64) -> Self {
-        Self((number ^ number >> 32) as u32)
-    }
-
-    /// A number that gives this one again.
-    pub const fn number(self) -> u64 {
-        self.0 as u64
-    }
-}
-
-/// One flow, as it is entered and told. The table keeps it smaller: see [`record`].
-#[derive(Clone, Debug)]
-pub struct Conn {
-    /// As the application's socket has it.
-    pub device: FlowKey,
-    /// As the tunnel carries it, outbound; of the same protocol and family.
-    pub wire: FlowKey,
-    /// Through which tunnel.
-    pub tunnel: TunnelId,
-    /// The rules its decision was made under.
-    pub generation: Generation,
-    /// Where in its life the flow is.
-    pub phase: Phase,
-    /// When a packet of either direction was last seen.
-    pub last_seen: Stamp,
-    /// When an outbound packet was last seen: the owner may have changed since.
-    pub last_outbound: Stamp,
-    /// Whether a packet of it came through its tunnel.
-    pub answered: bool,
-    /// Whether its datagrams are DNS queries; what began behind a tunnel is none.
-    pub dns: DnsFlow,
-    /// Who began it.
-    pub origin: Origin,
-    /// Where the sender of outbound segments stands, for a RST that it believes; of TCP only.
-    pub marks: TcpMarks,
-    /// The rule that decided; `None` for the default action.
-    pub rule: Option<RuleId>,
-    /// Which socket of the owner.
-    pub socket: Socket,
-    /// Where its bytes are counted, and whose flow it is.
-    pub usage: UsageSlot,
-    /// The endpoint-independent mapping it counts in; of other protocols than TCP.
-    pub mapping: Option<MappingId>,
-}
-
-impl Conn {
-    /// A packet went out.
-    pub fn saw_outbound(&mut self, now: Stamp, message: Message) {
-        self.last_seen = now;
-        self.last_outbound = now;
-        self.phase = self.phase.after(message, false);
-    }
-
-    /// An answer came in.
-    pub fn saw_inbound(&mut self, now: Stamp, message: Message) {
-        self.last_seen = now;
-        self.answered = true;
-        self.phase = self.phase.after(message, true);
     }
 }
 
@@ -463,101 +359,6 @@ impl ConnTable {
                 removed.extend(self.remove(id));
             }
         }
-    }
-
-    /// Moves the hand over up to `steps` entries, removes those that have expired and shows the
-    /// tunnels and destinations of the others to `lives`.
-    #[inline]
-    pub fn sweep(
-        &mut self,
-        now: Stamp,
-        steps: usize,
-        removed: &mut Vec<Removed>,
-        mut lives: impl FnMut(TunnelId, IpAddr),
-    ) {
-        for _ in 0..steps.min(self.slots()) {
-            let Some((id, idle, phase)) = self.next_by_hand(now) else {
-                continue;
-            };
-            if idle >= self.timeouts.of(phase) {
-                removed.extend(self.remove(id));
-            } else {
-                match self.record(id) {
-                    Some(RecordMut::V4(record)) => lives(record.tunnel(), record.device().dst()),
-                    Some(RecordMut::V6(record)) => lives(record.tunnel(), record.device().dst()),
-                    None => {}
-                }
-            }
-        }
-    }
-
-    /// The entry in this slot of [`slots`](Self::slots), if it is taken.
-    pub fn in_slot(&self, slot: usize) -> Option<ConnId> {
-        let id = self.id_of(slot)?;
-        self.brief(id).map(|_| id)
-    }
-
-    /// Slots the sweep has to visit for one full round. As they become more, one that was visited
-    /// may be met again under another number, and none is left out.
-    pub fn slots(&self) -> usize {
-        self.v4.len() as usize + self.v6.len() as usize
-    }
-
-    /// Every flow.
-    pub fn iter(&self) -> impl Iterator<Item = Conn> {
-        (0..self.slots()).filter_map(|slot| self.get(self.id_of(slot)?))
-    }
-
-    /// The slots of IPv4 come first.
-    fn id_of(&self, slot: usize) -> Option<ConnId> {
-        let slot = u32::try_from(slot).ok()?;
-        match slot.checked_sub(self.v4.len()) {
-            None => Some(ConnId(slot)),
-            Some(index) => (index < self.v6.len()).then_some(ConnId(index | ConnId::V6)),
-        }
-    }
-
-    /// When it was last seen, and its phase; `None` if the place is free.
-    fn brief(&self, id: ConnId) -> Option<(Stamp, Phase)> {
-        match id.of_v4() {
-            Some(index) => {
-                let record = self.v4.get(index)?;
-                Some((record.last_seen(), record.phase()?))
-            }
-            None => {
-                let record = self.v6.get(id.of_v6()?)?;
-                Some((record.last_seen(), record.phase()?))
-            }
-        }
-    }
-
-    /// Moves the hand by one: what is there, for how long it was silent, and its phase.
-    fn next_by_hand(&mut self, now: Stamp) -> Option<(ConnId, Stamp, Phase)> {
-        self.hand = if self.hand + 1 < self.slots() {
-            self.hand + 1
-        } else {
-            0
-        };
-        let id = self.id_of(self.hand)?;
-        let (last_seen, phase) = self.brief(id)?;
-        Some((id, now.wrapping_sub(last_seen), phase))
-    }
-
-    /// The stalest of the next few entries that may be evicted.
-    fn eviction_victim(&mut self, now: Stamp) -> Option<ConnId> {
-        let mut best: Option<(u32, ConnId)> = None;
-        for _ in 0..EVICTION_SCAN.min(self.slots()) {
-            let Some((id, idle, phase)) = self.next_by_hand(now) else {
-                continue;
-            };
-            let expired = idle >= self.timeouts.of(phase);
-            if (expired || (phase.may_be_evicted() && idle >= EVICTION_MIN_IDLE))
-                && best.is_none_or(|(stalest, _)| idle > stalest)
-            {
-                best = Some((idle, id));
-            }
-        }
-        best.map(|(_, id)| id)
     }
 }
 

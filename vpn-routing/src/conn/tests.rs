@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use proptest::prelude::*;
-use vpn_core::Protocol;
+use vpn_core::packet::Message;
+use vpn_core::{Generation, Protocol};
 
 use super::*;
 

@@ -9,9 +9,10 @@ use vpn_core::{DomainName, DropReason, FlowKey, Owner, OwnerDetail, Protocol, Tu
 
 use super::Router;
 use super::hold::Awaits;
+use super::outbound::Known;
 use super::outbound::Outcome::{self, Drop, Send, Wait};
-use super::outbound::{Known, knows_enough};
 use super::resolve::Way;
+use super::revalidate::knows_enough;
 use crate::conn::{Conn, ConnId, DnsFlow, Stamp};
 use crate::dns::{Book, DnsLimits, Message, Noted, Pending};
 use crate::rules::{Decision, Domains};

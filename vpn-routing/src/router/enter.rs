@@ -7,8 +7,9 @@ use super::Router;
 use super::dns::Asking;
 use super::hold::Awaits;
 use super::outbound::Outcome::{self, Drop, Send, Wait};
-use super::outbound::{Known, is_routable, knows_enough, may_start_a_flow};
+use super::outbound::{Known, is_routable, may_start_a_flow};
 use super::resolve::Way;
+use super::revalidate::knows_enough;
 use super::screen::filter_outcome;
 use crate::conn::{Conn, InsertError, Origin, Phase, Socket, Stamp};
 

@@ -93,6 +93,7 @@ mod quota;
 mod release;
 mod reset;
 mod resolve;
+mod revalidate;
 mod screen;
 mod standing;
 mod status;

@@ -11,8 +11,8 @@ use vpn_core::packet::{Offload, Packet, Parsed, TcpReset};
 use vpn_core::{OnChange, TransportState, TunnelId};
 
 use super::Router;
-use super::outbound::knows_enough;
 use super::resolve::Way;
+use super::revalidate::knows_enough;
 use crate::conn::{ConnId, Origin, Phase, Stamp};
 
 /// Entries of the table looked at in one go: a change must not hold up packets for long.

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use nix::sched::{CloneFlags, unshare};
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 use rtnetlink::packet_route::rule::{RuleAttribute, RuleFlags, RuleMessage};
-use rtnetlink::packet_route::{AddressFamily, address::AddressAttribute};
 use rtnetlink::{Handle, IpVersion, LinkMessageBuilder, LinkUnspec};
 use rtnetlink::{LinkVeth, RouteMessageBuilder};
 
@@ -71,7 +72,7 @@ pub(crate) async fn gone(handle: &Handle, name: &str) -> Result<()> {
 
 /// An uplink: a veth with an address and a default route of both families.
 pub(crate) async fn uplink(handle: &Handle) -> Result<u32> {
-    // No duplicate address detection: addresses count at once.
+    // No duplicate address detection for what the kernel adds by itself either.
     std::fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0")?;
     let pair = LinkVeth::new("up0", "up1").build();
     handle.link().add(pair).execute().await?;
@@ -79,11 +80,7 @@ pub(crate) async fn uplink(handle: &Handle) -> Result<u32> {
     for index in [1, up, index(handle, "up1").await?] {
         link_up(handle, index).await?;
     }
-    handle
-        .address()
-        .add(up, "192.0.2.2".parse()?, 24)
-        .execute()
-        .await?;
+    add_address(handle, up, "192.0.2.2".parse()?, 24).await?;
     let v4 = RouteMessageBuilder::<std::net::Ipv4Addr>::new()
         .output_interface(up)
         .build();
@@ -91,13 +88,24 @@ pub(crate) async fn uplink(handle: &Handle) -> Result<u32> {
     let v6 = RouteMessageBuilder::<std::net::Ipv6Addr>::new()
         .output_interface(up)
         .build();
-    handle
-        .address()
-        .add(up, "2001:db8::2".parse()?, 64)
-        .execute()
-        .await?;
+    add_address(handle, up, "2001:db8::2".parse()?, 64).await?;
     handle.route().add(v6).execute().await?;
     Ok(up)
+}
+
+/// Adds an address that counts at once: even on an interface without duplicate address detection,
+/// the kernel would call one of IPv6 tentative until a worker of its own has looked at it.
+pub(crate) async fn add_address(
+    handle: &Handle,
+    index: u32,
+    address: IpAddr,
+    prefix: u8,
+) -> Result<()> {
+    let mut request = handle.address().add(index, address, prefix);
+    if address.is_ipv6() {
+        request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+    }
+    Ok(request.execute().await?)
 }
 
 pub(crate) async fn link_up(handle: &Handle, index: u32) -> Result<()> {

@@ -12,7 +12,7 @@ use nix::sched::{CloneFlags, unshare};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{Result, index, link_up, netlink, uplink};
+use super::{Result, add_address, index, link_up, netlink, uplink};
 
 /// Longer than any machine of ours needs; reached only when something is broken.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -154,8 +154,7 @@ async fn settle() -> Result<()> {
     }
     for net in ADDRESSES {
         let net: ipnet::IpNet = net.parse()?;
-        let address = handle.address().add(up1, net.addr(), net.prefix_len());
-        address.execute().await?;
+        add_address(&handle, up1, net.addr(), net.prefix_len()).await?;
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Touches `/proc`: which processes hold a socket, what they run and in which cgroup.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
@@ -8,9 +9,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use hashbrown::HashMap;
+use nix::dir::Dir;
+use nix::fcntl::{OFlag, readlinkat};
+use nix::sys::stat::Mode;
 use vpn_core::owner::Doubt;
 
 use super::cgroup;
+
+/// How a directory is opened.
+const DIRECTORY: OFlag = OFlag::O_RDONLY
+    .union(OFlag::O_DIRECTORY)
+    .union(OFlag::O_CLOEXEC);
 
 /// The suffix the kernel gives to the name of a file that was unlinked.
 const DELETED: &[u8] = b" (deleted)";
@@ -81,27 +90,32 @@ fn each_holder(
     stop: &AtomicBool,
     each: &mut dyn FnMut(u32, u32, Option<&Process>),
 ) {
-    let Ok(processes) = fs::read_dir("/proc") else {
+    let Ok(mut processes) = Dir::open("/proc", DIRECTORY, Mode::empty()) else {
         return;
     };
-    for process in processes.flatten() {
+    // Names are looked up from where their directory is open: most of a pass is the kernel's work
+    // per name, and every part of a path adds to it.
+    let pids: Vec<u32> = (processes.iter().flatten())
+        .filter_map(|entry| entry.file_name().to_str().ok()?.parse().ok())
+        .collect();
+    for pid in pids {
         if stop.load(Relaxed) {
             return;
         }
-        let name = process.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
-            continue;
-        };
         // Ends or forbids: then it holds nothing that we can see.
-        let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else {
+        let path = format!("{pid}/fd");
+        let Ok(mut descriptors) = Dir::openat(&processes, path.as_str(), DIRECTORY, Mode::empty())
+        else {
             continue;
         };
+        let names: Vec<_> = (descriptors.iter().flatten())
+            .map(|entry| entry.file_name().to_owned())
+            .collect();
         let mut process = None;
-        for descriptor in descriptors.flatten() {
-            let inode = fs::read_link(descriptor.path())
+        for name in names {
+            let inode = readlinkat(&descriptors, name.as_c_str())
                 .ok()
-                .as_deref()
-                .and_then(inode);
+                .and_then(|link| inode(&link));
             let Some(inode) = inode.filter(|inode| wanted.contains(inode)) else {
                 continue;
             };
@@ -112,7 +126,7 @@ fn each_holder(
 }
 
 /// `socket:[4242]`
-fn inode(link: &Path) -> Option<u32> {
+fn inode(link: &OsStr) -> Option<u32> {
     let text = link.to_str()?.strip_prefix("socket:[")?;
     text.strip_suffix(']')?.parse().ok()
 }
