@@ -11,6 +11,7 @@ use futures_util::TryStreamExt;
 use nix::sched::{CloneFlags, unshare};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags};
+use rtnetlink::packet_route::link::{LinkAttribute, State};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 use rtnetlink::packet_route::rule::{RuleAttribute, RuleFlags, RuleMessage};
 use rtnetlink::{Handle, IpVersion, LinkMessageBuilder, LinkUnspec};
@@ -80,6 +81,7 @@ pub(crate) async fn uplink(handle: &Handle) -> Result<u32> {
     for index in [1, up, index(handle, "up1").await?] {
         link_up(handle, index).await?;
     }
+    carrier(handle, up).await?;
     add_address(handle, up, "192.0.2.2".parse()?, 24).await?;
     let v4 = RouteMessageBuilder::<std::net::Ipv4Addr>::new()
         .output_interface(up)
@@ -114,6 +116,23 @@ pub(crate) async fn link_up(handle: &Handle, index: u32) -> Result<()> {
         .up()
         .build();
     Ok(handle.link().change(link).execute().await?)
+}
+
+/// Waits until the other end of a cable is noticed: the kernel does that by and by, and shows routes
+/// as "linkdown" until then.
+pub(crate) async fn carrier(handle: &Handle, index: u32) -> Result<()> {
+    let noticed = async {
+        loop {
+            let mut links = handle.link().get().match_index(index).execute();
+            let link = links.try_next().await?.ok_or("no link")?;
+            let up = LinkAttribute::OperState(State::Up);
+            if link.attributes.contains(&up) {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), noticed).await?
 }
 
 pub(crate) async fn rules(handle: &Handle, version: IpVersion) -> Result<Vec<RuleMessage>> {

@@ -12,7 +12,7 @@ use nix::sched::{CloneFlags, unshare};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{Result, add_address, index, link_up, netlink, uplink};
+use super::{Result, add_address, carrier, index, link_up, netlink, uplink};
 
 /// Longer than any machine of ours needs; reached only when something is broken.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -41,7 +41,7 @@ pub(crate) struct Site {
 impl Site {
     /// Makes the uplink, and moves its other end to the neighbour. Default routes lead to it.
     pub(crate) async fn new(handle: &Handle) -> Result<Self> {
-        uplink(handle).await?;
+        let up0 = uplink(handle).await?;
         let frames: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
         let stop = Arc::new(AtomicBool::new(false));
         let (tasks, requests) = mpsc::channel::<Task>();
@@ -88,6 +88,7 @@ impl Site {
         handle.link().change(peer).execute().await?;
         moved.send(())?;
         working.recv()?;
+        carrier(handle, up0).await?;
         // Without gateways, every destination is a neighbour on the link.
         Ok(Self {
             frames,
