@@ -231,7 +231,7 @@ impl Engine {
                     }
                 },
                 _ = self.rules_changed.changed() => Ok(()),
-                Some(ready) = self.io.next() => self.handle_ready(clock(), ready),
+                Some(ready) = self.io.next() => self.handle_burst(clock(), ready),
                 Some(()) = self.closing.next() => Ok(()),
                 () = &mut timer => Ok(()),
             };
@@ -245,13 +245,28 @@ impl Engine {
         result.map(|()| self.router.status())
     }
 
-    fn handle_ready(&mut self, now: Instant, ready: Ready) -> Result<(), EngineError> {
+    /// Handles what is ready, and what else is by now, until that is as much as one source yields
+    /// at once: of many tunnels each has little, and settling has a price of its own.
+    fn handle_burst(&mut self, now: Instant, first: Ready) -> Result<(), EngineError> {
+        let mut packets = self.handle_ready(now, first)?;
+        while packets < self.batch.capacity()
+            && let Some(Some(ready)) = self.io.next().now_or_never()
+        {
+            packets += self.handle_ready(now, ready)?.max(1);
+        }
+        Ok(())
+    }
+
+    /// Returns how many packets came.
+    fn handle_ready(&mut self, now: Instant, ready: Ready) -> Result<usize, EngineError> {
+        let mut packets = 0;
         match ready {
             Ready::DeviceReadable(result) => {
                 result?;
                 let mut drops = DropCounters::default();
                 let received = self.device.try_recv(&mut self.batch, &mut drops);
-                let moved = !self.batch.is_empty() || drops.total() > 0;
+                packets = self.batch.len();
+                let moved = packets > 0 || drops.total() > 0;
                 self.router.count_receive_drops(Egress::Device, &drops);
                 // Rules that changed before these packets arrived decide them.
                 self.refresh_rules(now);
@@ -266,13 +281,14 @@ impl Engine {
             }
             Ready::TunnelReadable(id, result) => {
                 let Some(Some(link)) = self.links.get_mut(id.index()) else {
-                    return Ok(());
+                    return Ok(0);
                 };
                 let transport = Arc::clone(&link.transport);
                 let mut drops = DropCounters::default();
                 let received =
                     result.and_then(|()| transport.try_recv(&mut self.batch, &mut drops));
-                let moved = !self.batch.is_empty() || drops.total() > 0;
+                packets = self.batch.len();
+                let moved = packets > 0 || drops.total() > 0;
                 let pause = Spurious::note(&mut link.spurious.read, moved);
                 self.router.count_receive_drops(Egress::Tunnel(id), &drops);
                 self.refresh_rules(now);
@@ -300,7 +316,7 @@ impl Engine {
                 self.arm_owners();
             }
         }
-        Ok(())
+        Ok(packets)
     }
 
     /// After every verb: events answered, then everything sent that can be.
