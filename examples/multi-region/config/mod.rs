@@ -147,7 +147,7 @@ pub(crate) struct Interface {
     #[serde(skip_serializing_if = "Option::is_none")]
     mtu: Option<Count<1280, 65_535>>,
     /// Whether the kernel hands over what apps send at once as one packet of up to 64 KiB. Default
-    /// `off`: buffers for such packets are forty times as large.
+    /// `auto`; buffers for such packets are forty times as large.
     pub(crate) offload: Offload,
 }
 
@@ -156,8 +156,8 @@ pub(crate) struct Interface {
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Offload {
     /// If a self-test shows that this kernel does it right.
-    Auto,
     #[default]
+    Auto,
     Off,
 }
 
@@ -166,7 +166,7 @@ impl Default for Interface {
         Self {
             name: "vpn0".to_owned(),
             mtu: None,
-            offload: Offload::Off,
+            offload: Offload::Auto,
         }
     }
 }

@@ -3,11 +3,10 @@
 use std::time::Instant;
 
 use vpn_core::DropCounters;
-use vpn_core::packet::PacketBatch;
+use vpn_core::packet::{Joiner, PacketBatch};
 
 use super::core::{Arrival, Standing};
 use super::driver::Shared;
-use super::join::Joiner;
 
 /// Receive calls per `try_recv`: a flood that yields nothing must not hold the worker.
 const MAX_RECEIVES: usize = 8;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  router ── try_send ─▶ routes ─▶ session.seal ─▶ run of equal datagrams ─▶ one GSO send
-//!         ◀─ try_recv ── join ◀─ routes ◀─ session.open ◀─ gate (cookies, MACs) ◀─ recvmmsg, GRO
+//!         ◀─ try_recv ── Joiner ◀─ routes ◀─ session.open ◀─ gate (cookies, MACs) ◀─ recvmmsg, GRO
 //!
 //!  driver task: every 250 ms timers of every peer; resolves, binds and starts handshakes
 //! ```
@@ -18,7 +18,6 @@
 //! | `network` | what follows when the network below changes |
 //! | `approach` | one attempt to reach a peer: its name, a socket, a handshake |
 //! | `outbound`, `inbound` | a batch's way through all of these |
-//! | `join` | which received packets go on as one: pure |
 //! | `transport` | the [`TunnelTransport`](vpn_core::TunnelTransport) |
 
 mod approach;
@@ -27,7 +26,6 @@ mod demand;
 mod driver;
 mod health;
 mod inbound;
-mod join;
 mod network;
 mod noise;
 mod options;

@@ -4,10 +4,12 @@ use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use bytes::BytesMut;
 use socket2::Socket;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Mutex as AsyncMutex;
-use vpn_core::packet::{Packet, PacketBatch, coalesce, segment};
+use vpn_core::packet::{Joiner, Packet, PacketBatch, segment};
+use vpn_core::packet::segment::Segments;
 use vpn_core::{DropCounters, DropReason};
 
 use super::borrowed::Borrowed;
@@ -23,9 +25,6 @@ use crate::journal::Journal;
 /// takes for broken; so many are not.
 const PROOF: u64 = 8;
 
-/// Buffers of at least so many bytes take super-packets: the device has offload.
-const WORTH_JOINING: usize = 16_384;
-
 /// The longest packet there is, with its header.
 const LONGEST: usize = HEADER + 65_535;
 
@@ -33,8 +32,7 @@ const LONGEST: usize = HEADER + 65_535;
 #[derive(Debug)]
 pub(crate) struct Attached {
     socket: AsyncFd<Socket>,
-    /// What is read goes here first.
-    buffer: Mutex<Vec<u8>>,
+    reading: Mutex<Reading>,
     shut: AsyncMutex<Shut>,
     index: u32,
     /// Packets that came out of the tunnel.
@@ -44,11 +42,19 @@ pub(crate) struct Attached {
     borrowed: Borrowed,
 }
 
+/// What is read goes here first.
+#[derive(Debug)]
+struct Reading {
+    buffer: Vec<u8>,
+    /// One part of a super-packet.
+    part: BytesMut,
+}
+
 impl Attached {
     /// Bytes of its buffers.
     pub(crate) fn bytes(&self) -> usize {
-        let buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
-        buffer.capacity()
+        let reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        reading.buffer.capacity()
     }
 
     /// Takes the interface over: shut towards the stack first, then up, then heard.
@@ -68,7 +74,10 @@ impl Attached {
         };
         Ok(Self {
             socket,
-            buffer: Mutex::new(vec![0; LONGEST]),
+            reading: Mutex::new(Reading {
+                buffer: vec![0; LONGEST],
+                part: BytesMut::new(),
+            }),
             shut: AsyncMutex::new(shut),
             index,
             received: AtomicU64::new(0),
@@ -82,21 +91,24 @@ impl Attached {
         self.index
     }
 
-    /// Appends packets that came out of the tunnel. Those of a super-packet come one by one.
+    /// Appends packets that came out of the tunnel. A super-packet is cut first: what is joined
+    /// again, if the batch has room for that, the router has no need to look into one by one.
     pub(crate) fn try_recv(
         &self,
         batch: &mut PacketBatch,
         drops: &mut DropCounters,
     ) -> io::Result<usize> {
-        let Ok(mut buffer) = self.buffer.lock() else {
+        let Ok(mut reading) = self.reading.lock() else {
             return Err(io::Error::other("a former call failed"));
         };
+        let reading = &mut *reading;
         let (before, mut read) = (batch.len(), 0);
+        let mut joiner = Joiner::default();
         for _ in 0..poll::READS {
             if batch.is_full() {
                 break;
             }
-            let length = match poll::read(&self.socket, &mut buffer) {
+            let length = match poll::read(&self.socket, &mut reading.buffer) {
                 Ok(length) => length,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if batch.len() == before => return Err(error),
@@ -104,7 +116,8 @@ impl Attached {
                 Err(_) => break,
             };
             read += 1;
-            take(&buffer[..length], batch, drops);
+            let read = &reading.buffer[..length];
+            take(read, &mut reading.part, &mut joiner, batch, drops);
         }
         self.received.fetch_add(read, Ordering::Relaxed);
         Ok(batch.len() - before)
@@ -224,7 +237,13 @@ enum Failed {
 }
 
 /// What was read, with its header, as packets.
-fn take(read: &[u8], batch: &mut PacketBatch, drops: &mut DropCounters) {
+fn take(
+    read: &[u8],
+    part: &mut BytesMut,
+    joiner: &mut Joiner,
+    batch: &mut PacketBatch,
+    drops: &mut DropCounters,
+) {
     let Some((header, bytes)) = read.split_first_chunk::<HEADER>() else {
         drops.count(DropReason::Malformed);
         return;
@@ -237,20 +256,7 @@ fn take(read: &[u8], batch: &mut PacketBatch, drops: &mut DropCounters) {
     let mut push = |bytes: &[u8]| {
         if bytes.len() > largest {
             drops.count(DropReason::TooBig);
-            return;
-        }
-        // What continues the packet before is looked up, rewritten and written with it.
-        if largest >= WORTH_JOINING
-            && let Some(head) = batch.packets_mut().last_mut()
-            && coalesce(head, bytes, largest)
-        {
-            return;
-        }
-        let pushed = batch.push_with(|buffer| {
-            buffer.extend_from_slice(bytes);
-            Some(vpn_core::Offload::NONE)
-        });
-        if !pushed {
+        } else if !joiner.append(bytes, batch) {
             drops.count(DropReason::QueueFull);
         }
     };
@@ -260,10 +266,13 @@ fn take(read: &[u8], batch: &mut PacketBatch, drops: &mut DropCounters) {
     let mut packet = Packet::from_slice(bytes).with_offload(offload);
     let done = match offload.gso {
         None => segment::complete_checksum(&mut packet).map(|()| push(packet.bytes())),
-        Some(_) => {
-            let mut pool = vpn_core::packet::BufferPool::new(1, 2048);
-            segment::split(&packet, &mut pool, |part| push(part.bytes())).map(drop)
-        }
+        Some(_) => Segments::new(&packet).map(|segments| {
+            for index in 0..segments.count() {
+                part.clear();
+                segments.append_to(index, part);
+                push(part);
+            }
+        }),
     };
     if done.is_err() {
         drops.count(DropReason::Malformed);

@@ -5,8 +5,8 @@
 //! rewritten and written to the device once. Flows come mixed, so the newest packet of each is
 //! remembered. Order within a flow is kept: what does not continue that packet takes its place.
 
-use vpn_core::Offload;
-use vpn_core::packet::{PacketBatch, coalesce, coalesce_datagrams};
+use super::{PacketBatch, coalesce, coalesce_datagrams};
+use crate::Offload;
 
 /// Flows remembered at the same time: a sender's queue hands out few at once, and each costs one
 /// compare. What a forgotten one sends goes on as it came.
@@ -30,9 +30,21 @@ struct Flow {
     mixed: u64,
 }
 
-/// One receive call's memory.
+/// What one receive call remembers of its packets: a fresh one for each call.
+///
+/// ```
+/// use vpn_core::packet::{Joiner, PacketBatch, tcp_flags};
+/// use vpn_core::testing::build;
+/// let (mut batch, mut joiner) = (PacketBatch::new(64, 65_535), Joiner::default());
+/// for sequence in [1, 101, 201] {
+///     let ends = ("203.0.113.10:80", "10.5.0.2:4000");
+///     let part = build::tcp(ends.0, ends.1, tcp_flags::ACK, sequence, &[7; 100]);
+///     assert!(joiner.append(&part, &mut batch));
+/// }
+/// assert_eq!((batch.len(), batch.packets()[0].segments()), (1, 3));
+/// ```
 #[derive(Debug, Default)]
-pub(super) struct Joiner {
+pub struct Joiner {
     /// A flow, and where in the batch its newest packet is.
     newest: [Option<(Flow, usize)>; FLOWS],
     /// The place that is taken next.
@@ -40,9 +52,10 @@ pub(super) struct Joiner {
 }
 
 impl Joiner {
-    /// Appends a packet to its flow's newest one, or else to the batch. `false` if the batch is
-    /// full and it went nowhere.
-    pub(super) fn append(&mut self, packet: &[u8], batch: &mut PacketBatch) -> bool {
+    /// Appends a packet, its checksums complete, to its flow's newest one, or else to the batch;
+    /// only to the batch if that takes packets of less than 16 KiB: who reads it has no use for
+    /// longer ones. `false` if the batch is full and it went nowhere.
+    pub fn append(&mut self, packet: &[u8], batch: &mut PacketBatch) -> bool {
         let longest = batch.pool_mut().largest_packet();
         let flow = match longest >= WORTH_JOINING {
             true => Flow::of(packet),
@@ -113,9 +126,9 @@ impl Flow {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{BufferPool, Packet, segment, tcp_flags};
     use super::*;
-    use vpn_core::packet::{BufferPool, Packet, segment, tcp_flags};
-    use vpn_core::testing::build;
+    use crate::testing::build;
 
     const HERE: &str = "10.5.0.2:4000";
 
