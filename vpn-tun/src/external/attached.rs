@@ -8,8 +8,8 @@ use bytes::BytesMut;
 use socket2::Socket;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Mutex as AsyncMutex;
-use vpn_core::packet::{Joiner, Packet, PacketBatch, segment};
 use vpn_core::packet::segment::Segments;
+use vpn_core::packet::{Joiner, Packet, PacketBatch, segment};
 use vpn_core::{DropCounters, DropReason};
 
 use super::borrowed::Borrowed;
