@@ -16,11 +16,11 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use vpn_core::{InterfacePlan, RuleSource, StateWatch, TransportState};
 use vpn_routing::RouterConfig;
-use vpn_routing::engine::{Engine, EngineHandle};
+use vpn_routing::engine::{Engine, EngineHandle, Lane};
 use vpn_routing::owner::LinuxOwners;
 use vpn_routing::rules::{FeedStatus, RuleCache, RuleFeed};
-use vpn_tun::DirectConfig;
 use vpn_tun::watch::Ours;
+use vpn_tun::{DirectConfig, LinuxTun};
 
 use crate::asked::Asked;
 use crate::config::OnExit;
@@ -119,14 +119,22 @@ struct Prepared {
 /// The engine with its tunnels, which begin to connect once this task waits for something.
 fn prepare(loaded: &Loaded, system_state: &SystemState) -> Result<Prepared, Error> {
     let (device, underlay) = (system_state.device(), system_state.underlay());
-    let owners =
-        LinuxOwners::new(device.index()).map_err(system("cannot ask the kernel for owners"))?;
+    let lane = |queue: &Arc<LinuxTun>| {
+        let owners = LinuxOwners::new(queue.index());
+        let owners = owners.map_err(system("cannot ask the kernel for owners"))?;
+        Ok(Lane {
+            device: queue.clone(),
+            owners: Arc::new(owners),
+        })
+    };
+    let lanes = system_state.queues().iter().map(lane);
+    let lanes = lanes.collect::<Result<_, Error>>()?;
     let config = RouterConfig {
         steered: underlay.servers(),
         ..loaded.config.router()
     };
     let rules = RuleCache::new();
-    let mut engine = Engine::new(device.clone(), Arc::new(owners), rules.clone(), config);
+    let mut engine = Engine::with_workers(lanes, rules.clone(), config)?;
     let mut known = loaded.known();
     let ours = network::ours(device.name(), &loaded.config);
     engine.set_host_networks(host::networks(&known.interfaces, &*ours));

@@ -39,6 +39,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tokio::runtime::Builder;
 
 use config::Config;
 use error::Error;
@@ -119,11 +120,12 @@ fn main() -> ExitCode {
         // Colours are not compiled in, and asking for them is a panic.
         .with_ansi(false)
         .init();
-    let outcome = tokio::runtime::Builder::new_current_thread()
+    let command = Cli::parse().command;
+    let outcome = runtime(&command)
         .enable_all()
         .build()
         .map_err(Error::Runtime)
-        .and_then(|runtime| runtime.block_on(dispatch(Cli::parse().command)));
+        .and_then(|runtime| runtime.block_on(dispatch(command)));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -131,6 +133,21 @@ fn main() -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// One thread, or one for each worker beside that of the control socket.
+fn runtime(command: &Command) -> Builder {
+    let workers = match command {
+        // What is wrong with it is said by who runs it.
+        Command::Run { config } => Config::read(config).map_or(1, |c| c.interface.workers.0),
+        _ => 1,
+    };
+    if workers == 1 {
+        return Builder::new_current_thread();
+    }
+    let mut several = Builder::new_multi_thread();
+    several.worker_threads(workers);
+    several
 }
 
 async fn dispatch(command: Command) -> Result<(), Error> {

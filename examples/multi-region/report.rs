@@ -187,6 +187,7 @@ fn status(status: &Status, interface: &str, rules: &FeedStatus) -> Value {
             "out_tunnels": accounts.out_tunnels,
             "held": accounts.held,
             "queued": accounts.queued,
+            "handed_over": accounts.handed_out,
         },
     })
 }

@@ -1,6 +1,7 @@
 //! What the daemon changes on this machine, made in one order and undone in the other.
 
 use std::io;
+use std::num::NonZeroU16;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +24,8 @@ const UNDO_TIMEOUT: Duration = Duration::from_secs(3);
 /// Device, capture and DNS. The device exists; the capture stands after [`engage`](Self::engage).
 #[derive(Debug)]
 pub(crate) struct SystemState {
-    device: Arc<LinuxTun>,
+    /// The queues of the device: one for each worker.
+    queues: Vec<Arc<LinuxTun>>,
     applier: Applier,
     dns: SystemDns,
     underlay: Arc<MarkedUnderlay>,
@@ -41,7 +43,16 @@ impl SystemState {
         };
         let checked = InterfaceName::new(name).map_err(|e| device_error(e.into()))?;
         let tun = TunConfig::named(checked).offload(config.interface.offload == Offload::Auto);
-        let device = LinuxTun::create(tun).map_err(|e| device_error(e.into()))?;
+        let made = match NonZeroU16::new(config.interface.workers.0 as u16) {
+            Some(workers) if workers.get() > 1 => LinuxTun::create_queues(tun, workers),
+            _ => LinuxTun::create(tun).map(|device| vec![device]),
+        };
+        let queues: Vec<_> = made
+            .map_err(|e| device_error(e.into()))?
+            .into_iter()
+            .map(Arc::new)
+            .collect();
+        let device = &queues[0];
         let journal = Journal::open(&config.journal).map_err(system("cannot open the journal"))?;
         let capture = capture(config);
         // Before the file is read: these are the resolvers of the uplink. The capture is taken over.
@@ -59,7 +70,7 @@ impl SystemState {
             .on_interface(device.name().clone())
             .with_journal(journal.clone());
         Ok(Self {
-            device: Arc::new(device),
+            queues,
             applier,
             dns,
             underlay: Arc::new(underlay),
@@ -68,8 +79,14 @@ impl SystemState {
         })
     }
 
-    pub(crate) const fn device(&self) -> &Arc<LinuxTun> {
-        &self.device
+    /// The device, by its first queue.
+    pub(crate) fn device(&self) -> &Arc<LinuxTun> {
+        &self.queues[0]
+    }
+
+    /// All queues of the device.
+    pub(crate) fn queues(&self) -> &[Arc<LinuxTun>] {
+        &self.queues
     }
 
     /// The sockets below the tunnels.
@@ -84,7 +101,7 @@ impl SystemState {
 
     /// What a way past the tunnels is made of: the system's own resolvers are asked through it.
     pub(crate) fn direct(&self) -> DirectConfig {
-        DirectConfig::beside(self.device.name(), self.capture.clone())
+        DirectConfig::beside(self.device().name(), self.capture.clone())
             .dns(self.underlay.servers())
             .journal(self.journal.clone())
     }
@@ -112,7 +129,9 @@ impl SystemState {
             tracing::debug!("the interface is not as planned: {}", chain(&error));
         }
         if plan.mtu != 0 {
-            self.device.mtu_changed(plan.mtu);
+            for queue in &self.queues {
+                queue.mtu_changed(plan.mtu);
+            }
         }
         if let Err(error) = self.dns.apply(&plan.dns).await {
             tracing::error!("DNS is not as planned: {}", chain(&error));
@@ -146,7 +165,9 @@ impl SystemState {
     /// Undoes everything; with `Block` all but the block itself. Bounded in time.
     pub(crate) async fn undo(mut self, on_exit: config::OnExit) -> Result<(), Error> {
         // The engine did it already, unless it had to be left behind.
-        self.device.shutdown();
+        for queue in &self.queues {
+            queue.shutdown();
+        }
         let restored = self
             .dns
             .restore()

@@ -91,7 +91,9 @@ reasons! {
     /// A protocol without ports, and another address of the device speaks it with that remote
     /// through the same tunnel.
     MappingTaken => "mapping_taken",
-    /// The queue to the tunnel or device is full.
+    /// Of several workers none took it for its own: one had not heard of a change yet.
+    Elsewhere => "elsewhere",
+    /// The queue to the tunnel or device, or to another worker, is full.
     QueueFull => "queue_full",
     /// Larger than the tunnel carries.
     TooBig => "too_big",

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
 use vpn_routing::RouterConfig;
+use vpn_routing::engine::MAX_WORKERS;
 use vpn_routing::group::MAX_GROUPS;
 
 use crate::error::Error;
@@ -149,6 +150,9 @@ pub(crate) struct Interface {
     /// Whether the kernel hands over what apps send at once as one packet of up to 64 KiB. Default
     /// `auto`; buffers for such packets are forty times as large.
     pub(crate) offload: Offload,
+    /// Workers, each with a queue of the interface and tunnels of its own. Default 1; more than one
+    /// per core do not pay.
+    pub(crate) workers: Count<1, MAX_WORKERS>,
 }
 
 /// `interface.offload`
@@ -167,6 +171,7 @@ impl Default for Interface {
             name: "vpn0".to_owned(),
             mtu: None,
             offload: Offload::Auto,
+            workers: Count(1),
         }
     }
 }

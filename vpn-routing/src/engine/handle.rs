@@ -7,16 +7,16 @@ use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot, watch};
 use vpn_core::{
     DomainName, Evidence, FlowKey, GroupId, InterfacePlan, NetworkEvent, Owner, OwnerQuery,
-    OwnerResolver, TunnelId, TunnelTransport,
+    OwnerResolver, TransportState, TunnelId, TunnelTransport,
 };
 
 use super::EngineError;
 use crate::group::{GroupConfig, GroupError};
-use crate::router::{AppStatus, Explanation, FlowStatus, Status, TunnelOptions};
+use crate::router::{AppStatus, Explanation, FlowStatus, Status, TunnelOptions, WorkerId};
 use crate::routes::RoutePolicy;
 
 /// Commands that may wait for the engine; a caller beyond that waits for its turn.
-const COMMANDS: usize = 16;
+pub(super) const COMMANDS: usize = 16;
 
 #[derive(Debug)]
 pub(super) enum Command {
@@ -43,6 +43,15 @@ pub(super) enum Command {
         oneshot::Sender<Result<TunnelId, EngineError>>,
     ),
     RemoveTunnel(TunnelId, oneshot::Sender<()>),
+    /// To each of several workers: a tunnel that belongs to this one of them.
+    AddTunnelOf(
+        WorkerId,
+        String,
+        Arc<dyn TunnelTransport>,
+        oneshot::Sender<Result<TunnelId, EngineError>>,
+    ),
+    /// To each of several workers.
+    TunnelState(TunnelId, TransportState, oneshot::Sender<()>),
     Stop,
 }
 
@@ -60,17 +69,20 @@ pub struct EngineHandle {
 }
 
 impl EngineHandle {
-    pub(super) fn new(
+    pub(super) fn channel() -> (mpsc::Sender<Command>, mpsc::Receiver<Command>) {
+        mpsc::channel(COMMANDS)
+    }
+
+    pub(super) const fn new(
+        commands: mpsc::Sender<Command>,
         plan: watch::Receiver<InterfacePlan>,
         owners: Arc<dyn OwnerResolver>,
-    ) -> (Self, mpsc::Receiver<Command>) {
-        let (commands, receiver) = mpsc::channel(COMMANDS);
-        let handle = Self {
+    ) -> Self {
+        Self {
             commands,
             plan,
             owners,
-        };
-        (handle, receiver)
+        }
     }
 
     /// What the interface should look like, now and whenever that changes.

@@ -10,7 +10,7 @@ use vpn_core::{
     TunnelTransport,
 };
 
-use super::Engine;
+use super::worker::Worker;
 
 /// Wakes in a row without a packet before a source is waited for a moment longer. Wakes may be
 /// spurious; a device or transport that always says "ready" must not take the processor.
@@ -37,7 +37,7 @@ impl Spurious {
     }
 }
 
-/// Something an engine waits for.
+/// Something a worker waits for.
 pub(super) enum Ready {
     DeviceReadable(Result<(), DeviceError>),
     DeviceWritable(Result<(), DeviceError>),
@@ -47,9 +47,9 @@ pub(super) enum Ready {
     Owner(OwnerQuery, OwnerAnswer),
 }
 
-impl Engine {
+impl Worker {
     pub(super) fn arm_device(&mut self, pause: Option<Duration>) {
-        let device = Arc::clone(&self.device);
+        let device = Arc::clone(&self.lane.device);
         self.io.push(Box::pin(async move {
             rest(pause).await;
             Ready::DeviceReadable(device.readable().await)
@@ -69,7 +69,7 @@ impl Engine {
     }
 
     pub(super) fn arm_owners(&mut self) {
-        let owners = Arc::clone(&self.owners);
+        let owners = Arc::clone(&self.lane.owners);
         self.io.push(Box::pin(async move {
             let (query, answer) = owners.resolved().await;
             Ready::Owner(query, answer)

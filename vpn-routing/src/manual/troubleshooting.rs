@@ -30,7 +30,8 @@
 //! | `mapping_taken` | GRE, ESP or the like from a second local address to one remote | use one local address, or another tunnel |
 //! | `blocked_by_filter` | the packet filter says drop or reject | the filter rules, in order |
 //! | `inbound_quota` | an inbound rule has as many flows as it may | raise `max_flows_per_inbound_rule`, or name who may |
-//! | `queue_full` | the tunnel or the device takes less than comes | a full link; transports and apps slow down by it |
+//! | `queue_full` | the tunnel, the device or another worker takes less than comes | a full link; transports and apps slow down by it |
+//! | `elsewhere` | one of several workers had not heard of a change yet | a few with a change of rules or tunnels; more is a bug |
 //! | `too_big` | larger than the tunnel carries | set the device's MTU as the plan says |
 //! | `unsolicited` | from a tunnel, answers no flow of that tunnel, and no inbound rule lets it in; or the answer of a server here to a connection that is not known any more | noise of the network, or a flow that expired: see `timeouts`; a server needs an [inbound rule](super::behind_tunnels) |
 //! | `address_not_allowed` | from a tunnel, with an address it may not use | the provider's configuration (AllowedIPs) |

@@ -33,6 +33,13 @@
 //! config.timeouts.udp = Duration::from_secs(120);
 //! ```
 //!
+//! # Of several workers
+//!
+//! `Engine::with_workers` gives each queue of a device a worker. It pays where several busy tunnels
+//! share a machine with idle cores: a tunnel is one worker's, so one tunnel is no faster by it, and
+//! where cores are busy it only costs. The settings above are each worker's, names and the memory
+//! budget apart; the runtime needs as many threads.
+//!
 //! # Of several engines
 //!
 //! Nothing is global. An engine is one task and uses one core; give each a current-thread runtime

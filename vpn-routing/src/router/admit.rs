@@ -105,13 +105,19 @@ impl Router {
     ) -> Result<ConnId, DropReason> {
         let wire = parsed.flow.reversed();
         let device = self.free_device_key(wanted)?;
+        if !self.claim(device) {
+            return Err(DropReason::PortsExhausted);
+        }
         let mapping = match parsed.message {
             Message::Udp => {
                 let ends = [device, wire].map(|k| Endpoint::new(k.src(), k.src_port()));
                 let space = (tunnel, wire.protocol());
                 let exact = self.nat.acquire_exact(space, ends[0], ends[1]);
                 // Another socket had the port before the rule came, and has it as long as it talks.
-                Some(exact.ok_or(DropReason::PortsExhausted)?)
+                Some(exact.ok_or_else(|| {
+                    self.let_go(&device);
+                    DropReason::PortsExhausted
+                })?)
             }
             _ => None,
         };
@@ -143,6 +149,7 @@ impl Router {
                 Ok(id)
             }
             Err(_) => {
+                self.let_go(&device);
                 self.usages.release(usage);
                 self.unmap(mapping);
                 Err(DropReason::FlowTableFull)
@@ -152,9 +159,10 @@ impl Router {
 
     /// The wanted device key, or the same with another port of the remote if a flow has it.
     fn free_device_key(&mut self, wanted: FlowKey) -> Result<FlowKey, DropReason> {
-        let conns = &self.conns;
         let key = |port| wanted.with_destination(wanted.dst(), port);
-        let free = |port| conns.find_outbound(&key(port)).is_none();
+        let (conns, shard) = (&self.conns, self.shard.as_deref());
+        let elsewhere = |key: &FlowKey| shard.is_some_and(|shard| shard.is_elsewhere(key));
+        let free = |port| conns.find_outbound(&key(port)).is_none() && !elsewhere(&key(port));
         Ok(match wanted.dst_port() {
             port if free(port) => key(port),
             _ => key(self.nat.ports().draw(free)?),

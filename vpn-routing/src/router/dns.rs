@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 use std::ops::Deref;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vpn_core::packet::{Message as Kind, Packet, Parsed};
 use vpn_core::{DomainName, DropReason, FlowKey, Owner, OwnerDetail, Protocol, TunnelId};
@@ -24,7 +25,8 @@ pub(super) const DNS_PORT: u16 = 53;
 #[derive(Debug)]
 pub(super) struct Dns {
     pub(super) pending: Pending,
-    pub(super) book: Book,
+    /// Of several routers, all have the same: a flow may be decided by another one than its name's.
+    book: Arc<Mutex<Book>>,
     pub(super) counters: DnsCounters,
 }
 
@@ -45,16 +47,25 @@ pub struct DnsCounters {
 
 impl Dns {
     pub(super) fn new(limits: DnsLimits) -> Self {
+        Self::sharing(limits, Arc::new(Mutex::new(Book::new(limits))))
+    }
+
+    /// With names that others know as well.
+    pub(super) fn sharing(limits: DnsLimits, book: Arc<Mutex<Book>>) -> Self {
         Self {
             pending: Pending::new(limits),
-            book: Book::new(limits),
+            book,
             counters: DnsCounters::default(),
         }
     }
 
     pub(super) fn sweep(&mut self, now: Stamp) {
         self.pending.sweep(now);
-        self.book.sweep(now);
+        self.book().sweep(now);
+    }
+
+    pub(super) fn book(&self) -> MutexGuard<'_, Book> {
+        locked(&self.book)
     }
 
     /// A flow is no more.
@@ -65,7 +76,7 @@ impl Dns {
     }
 
     /// Under which names destinations are known.
-    pub(super) const fn domains<'a>(
+    pub(super) fn domains<'a>(
         &'a self,
         now: Stamp,
         asked: Option<&'a DomainName>,
@@ -78,9 +89,14 @@ impl Dns {
     }
 }
 
+fn locked(book: &Mutex<Book>) -> MutexGuard<'_, Book> {
+    // Each entry is whole, whoever panicked.
+    book.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The book, and the name that the query at hand asks for: it counts in every tunnel.
 pub(super) struct KnownNames<'a> {
-    book: &'a Book,
+    book: &'a Mutex<Book>,
     now: Stamp,
     asked: Option<&'a DomainName>,
 }
@@ -90,7 +106,7 @@ impl Domains for KnownNames<'_> {
         if let Some(name) = self.asked {
             found(None, name);
         }
-        for (tunnel, name) in self.book.names(self.now, addr) {
+        for (tunnel, name) in locked(self.book).names(self.now, addr) {
             found(Some(tunnel), name);
         }
     }
@@ -307,7 +323,7 @@ impl Router {
                 Some(answer) => {
                     dns.counters.answers += 1;
                     for learned in answer.addresses() {
-                        dns.book.learn(now, tunnel, &learned);
+                        dns.book().learn(now, tunnel, &learned);
                     }
                 }
                 None if steered => {

@@ -46,7 +46,10 @@ impl Router {
         match self.resolve(&decision, &flow, owner.as_ref()) {
             Way::Block(reason) => Drop(reason, None),
             Way::Down(tunnel) => Drop(DropReason::TunnelDown, tunnel),
-            Way::Through(tunnel) => self.enter(now, parsed, owner, tunnel, decision.rule),
+            Way::Through(tunnel) => match self.worker_of(tunnel) {
+                None => self.enter(now, parsed, owner, tunnel, decision.rule),
+                Some(worker) => Outcome::Elsewhere(worker, Known::Answer(needs, owner)),
+            },
         }
     }
 
@@ -111,6 +114,11 @@ impl Router {
             return Drop(DropReason::OwnerQuota, Some(tunnel));
         };
         let usage = self.usages.acquire(owner_slot, tunnel);
+        if !self.claim(flow) {
+            self.account_gone(usage);
+            self.unmap(mapping);
+            return Drop(DropReason::Elsewhere, Some(tunnel));
+        }
         let conn = Conn {
             device: flow,
             wire,
@@ -133,6 +141,7 @@ impl Router {
         match entered {
             Ok(id) => Send(id),
             Err(error) => {
+                self.let_go(&flow);
                 self.account_gone(usage);
                 self.unmap(mapping);
                 Drop(

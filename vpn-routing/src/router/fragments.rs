@@ -4,13 +4,23 @@ use vpn_core::packet::{Fragment, Packet, Parsed};
 use vpn_core::rule::{FilterAction, FilterDirection};
 use vpn_core::{DropReason, FlowKey, TransportState, TunnelId};
 
+use super::outbound::Known;
+use super::shard::WorkerId;
 use super::{Egress, Router};
 use crate::conn::{Conn, ConnId, Stamp};
 use crate::fragment::{Datagram, Later};
 
 /// What the other fragments of a datagram get.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct FragmentWay {
+pub(super) enum FragmentWay {
+    Here(Way),
+    /// The router that the first one was handed to, and when that came.
+    Elsewhere(WorkerId, Stamp),
+}
+
+/// A way that fragments take from here.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Way {
     to: Egress,
     /// The tunnel they use, whichever way.
     tunnel: TunnelId,
@@ -20,27 +30,34 @@ pub(super) struct FragmentWay {
 }
 
 impl FragmentWay {
-    fn out(conn: &Conn, id: Option<u32>) -> Self {
-        Self {
+    const fn out(conn: &Conn, id: Option<u32>) -> Self {
+        Self::Here(Way {
             to: Egress::Tunnel(conn.tunnel),
             tunnel: conn.tunnel,
             flow: conn.wire,
             id,
+        })
+    }
+
+    /// Whether it leads through this tunnel, whichever way, or may.
+    pub(super) fn uses(&self, tunnel: TunnelId) -> bool {
+        self.tunnel().is_none_or(|used| used == tunnel)
+    }
+
+    const fn tunnel(&self) -> Option<TunnelId> {
+        match self {
+            Self::Here(way) => Some(way.tunnel),
+            Self::Elsewhere(..) => None,
         }
     }
 
-    /// Whether it leads through this tunnel, whichever way.
-    pub(super) fn uses(&self, tunnel: TunnelId) -> bool {
-        self.tunnel == tunnel
-    }
-
     fn back(conn: &Conn) -> Self {
-        Self {
+        Self::Here(Way {
             to: Egress::Device,
             tunnel: conn.tunnel,
             flow: conn.device.reversed(),
             id: None,
-        }
+        })
     }
 }
 
@@ -127,7 +144,7 @@ impl Router {
     /// A first fragment found no room after all: those behind it are of no use.
     pub(super) fn following_dropped(&mut self, datagram: &Datagram) {
         for (way, packet) in std::mem::take(&mut self.following) {
-            self.count_drop(Some(way.tunnel), DropReason::QueueFull, 1);
+            self.count_drop(way.tunnel(), DropReason::QueueFull, 1);
             self.spare.release(packet);
         }
         self.fragments.revoke(datagram, DropReason::QueueFull);
@@ -199,6 +216,12 @@ impl Router {
     }
 
     fn forward_fragment(&mut self, way: FragmentWay, mut packet: Packet) -> Option<Packet> {
+        let way = match way {
+            FragmentWay::Here(way) => way,
+            FragmentWay::Elsewhere(to, came) => {
+                return self.push_handed(came, to, packet, Known::NotAsked);
+            }
+        };
         let carries = |state: &TransportState| matches!(state, TransportState::Up(_));
         let Some(slot) = self
             .tunnels

@@ -4,20 +4,36 @@
 //! another choice of a group, a tunnel that went down or came back. A flow that is not current is
 //! decided again with its next packet, so an established flow pays one compare, as before.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vpn_core::{GroupId, TunnelId};
 
-use super::Router;
+use super::{Event, Router};
 use crate::group::{Group, GroupConfig, GroupError, GroupStatus, MAX_GROUPS, Standing};
 
 /// Groups by id. An id belongs to a name for good: rules that were compiled before a change must
 /// not lead to another group.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Groups {
     names: Vec<String>,
     groups: Vec<Option<Group>>,
+    /// Another router decides, and says where they stand.
+    follows: bool,
 }
+
+/// The groups as one of several routers decided: the others choose alike, whatever they themselves
+/// have heard of by then, and in which order.
+#[derive(Clone, Debug)]
+pub struct GroupView(Arc<Groups>);
+
+impl PartialEq for GroupView {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for GroupView {}
 
 impl Groups {
     #[inline]
@@ -30,12 +46,23 @@ impl Groups {
         groups.filter_map(|(i, group)| Some((GroupId::new(i as u16), group.as_ref()?)))
     }
 
+    /// From now on another router decides, or this one.
+    pub(super) const fn follow(&mut self, follows: bool) {
+        self.follows = follows;
+    }
+
     pub(super) fn next_timeout(&self) -> Option<Instant> {
+        if self.follows {
+            return None;
+        }
         self.iter().filter_map(|(_, g)| g.next_timeout()).min()
     }
 
     /// Shows every group what became known; returns whether flows may have to move.
     fn each(&mut self, mut show: impl FnMut(&mut Group) -> bool) -> bool {
+        if self.follows {
+            return false;
+        }
         let groups = self.groups.iter_mut().flatten();
         groups.fold(false, |moved, group| show(group) | moved)
     }
@@ -89,6 +116,7 @@ impl Router {
             self.groups.groups[id.index()] = Some(group);
             ids.push(id);
         }
+        self.tell_groups();
         self.ways_changed(now);
         Ok(ids)
     }
@@ -134,6 +162,7 @@ impl Router {
     pub(super) fn round_trip(&mut self, now: Instant, tunnel: TunnelId, measured: Duration) {
         let show = |group: &mut Group| group.set_round_trip(now, tunnel, measured);
         if self.groups.each(show) {
+            self.tell_groups();
             self.ways_changed(now);
         }
     }
@@ -144,6 +173,7 @@ impl Router {
             .groups
             .each(|group| due(group) && group.handle_timeout(now))
         {
+            self.tell_groups();
             self.ways_changed(now);
         }
     }
@@ -153,7 +183,25 @@ impl Router {
         let chosen = self
             .groups
             .each(|group| group.set_standing(now, tunnel, standing));
+        if chosen {
+            self.tell_groups();
+        }
         chosen || self.rules.falls_back()
+    }
+
+    /// Where groups stand, for the routers that follow this one.
+    fn tell_groups(&mut self) {
+        if self.leads() {
+            let view = GroupView(Arc::new(self.groups.clone()));
+            self.events.push_back(Event::Groups(view));
+        }
+    }
+
+    /// The router that decides about groups has done so.
+    pub(super) fn groups_decided(&mut self, now: Instant, view: &GroupView) {
+        self.groups = Groups::clone(&view.0);
+        self.groups.follow(true);
+        self.ways_changed(now);
     }
 
     /// The way of flows may be another one although the rules are the same.

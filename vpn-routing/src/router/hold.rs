@@ -91,6 +91,11 @@ impl Hold {
         self.flows.is_empty()
     }
 
+    #[cfg(test)]
+    pub(super) fn keys(&self) -> impl Iterator<Item = &FlowKey> {
+        self.flows.keys()
+    }
+
     pub(super) const fn packets(&self) -> u64 {
         self.packets
     }

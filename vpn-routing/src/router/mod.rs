@@ -75,6 +75,7 @@ mod budget;
 mod change;
 mod config;
 mod demand;
+mod directory;
 mod dns;
 mod enter;
 mod errors;
@@ -83,6 +84,7 @@ mod groups;
 mod guests;
 mod hold;
 mod inbound;
+mod merge;
 mod mtu;
 mod narrow;
 mod options;
@@ -95,6 +97,7 @@ mod reset;
 mod resolve;
 mod revalidate;
 mod screen;
+mod shard;
 mod standing;
 mod status;
 mod translate;
@@ -123,7 +126,9 @@ use crate::rules::{CompiledRules, RuleStats};
 pub use budget::MemoryBudget;
 pub use config::{Answer, Answers, HoldLimits, HoldQuota, RouterConfig};
 pub use dns::DnsCounters;
+pub use groups::GroupView;
 pub use options::TunnelOptions;
+pub use shard::{Handed, WorkerId};
 pub use status::{
     Accounts, AppStatus, DnsStatus, Explanation, FlowStatus, Status, TunnelCounters, TunnelStatus,
 };
@@ -137,6 +142,7 @@ use hold::Hold;
 use owners::Owners;
 use reset::Walk;
 use screen::Tells;
+use shard::Shard;
 use tunnels::Tunnels;
 use usage::Usages;
 
@@ -171,6 +177,8 @@ pub enum Update {
     Owner(OwnerQuery, OwnerAnswer),
     /// A tunnel's round trip was measured, smoothed.
     RoundTrip(TunnelId, Duration),
+    /// Groups stand so now, of the router that decides about them: see [`Event::Groups`].
+    Groups(GroupView),
 }
 
 /// Something the driver has to do.
@@ -193,6 +201,9 @@ pub enum Event {
     Wake(TunnelId),
     /// This tunnel had no packet for its idle limit: let it rest.
     Rest(TunnelId),
+    /// Of several routers, the one that decides about groups has done so: tell the others with
+    /// [`Update::Groups`].
+    Groups(GroupView),
 }
 
 /// Routes packets between one device and many tunnels.
@@ -238,6 +249,8 @@ pub struct Router {
     /// Buffers that came back from queues: packets of one direction only must not starve the
     /// batches they come in.
     spare: BufferPool,
+    /// One of several routers.
+    shard: Option<Box<Shard>>,
 }
 
 impl Router {
@@ -275,6 +288,7 @@ impl Router {
             recheck: Stamp::try_from(config.recheck_owner.as_millis()).unwrap_or(Stamp::MAX),
             removed: Vec::new(),
             spare: BufferPool::new(config.queue_packets, config.largest_packet),
+            shard: None,
             config,
         }
     }
@@ -304,7 +318,7 @@ impl Router {
             self.accounts.retire(&slot.counters);
         }
         self.allocator.release(tunnel);
-        self.dns.book.forget(tunnel);
+        self.dns.book().forget(tunnel);
         self.update_plan();
     }
 
@@ -422,6 +436,7 @@ impl Router {
             Update::Tunnel(tunnel, state) => self.tunnel_state(now, tunnel, state),
             Update::Owner(query, answer) => self.owner_answer(now, query, answer),
             Update::RoundTrip(tunnel, measured) => self.round_trip(now, tunnel, measured),
+            Update::Groups(view) => self.groups_decided(now, &view),
         }
     }
 
@@ -461,11 +476,12 @@ impl Router {
             self.expire_fragments(stamp);
             self.dns.sweep(stamp);
             let steps = self.conns.slots() / SWEEPS_PER_ROUND + SWEEPS_PER_ROUND;
-            let book = &mut self.dns.book;
+            let mut book = self.dns.book();
             self.conns
                 .sweep(stamp, steps, &mut self.removed, |tunnel, dst| {
                     book.keep(stamp, tunnel, dst);
                 });
+            drop(book);
             self.release_removed();
         }
     }

@@ -8,10 +8,12 @@ use vpn_core::{DropReason, FlowKey, Owner, OwnerDetail, OwnerQuery, TransportSta
 use super::dns::Asking;
 use super::hold::{Awaits, Begun};
 use super::mtu::{exceeds, is_syn};
+use super::shard::WorkerId;
 use super::{Event, Router};
 use crate::conn::{ConnId, DnsFlow, Phase, Socket, Stamp, UsageSlot};
 
 /// What is known of a packet's owner before it is routed.
+#[derive(Debug)]
 pub(super) enum Known {
     /// Nobody was asked yet.
     NotAsked,
@@ -38,6 +40,8 @@ pub(super) enum Outcome {
     Reset(TunnelId),
     /// Nowhere, since the filter rejects it: its sender is told.
     Reject(TunnelId),
+    /// To the router that has its tunnel.
+    Elsewhere(WorkerId, Known),
 }
 
 use Outcome::{Drop, Send, Wait};
@@ -58,6 +62,17 @@ impl Router {
     /// A packet that needs more than a look at its flow's entry.
     #[inline(never)]
     fn unsettled(&mut self, now: Stamp, packet: Packet) -> Option<Packet> {
+        self.routed_anew(now, now, packet, Known::NotAsked)
+    }
+
+    /// The same for one that came at `came`, with what is known of its owner already.
+    pub(super) fn routed_anew(
+        &mut self,
+        now: Stamp,
+        came: Stamp,
+        packet: Packet,
+        known: Known,
+    ) -> Option<Packet> {
         let parsed = packet.parse();
         let Ok(parsed) = &parsed else {
             self.count_drop(None, DropReason::Malformed, 1);
@@ -68,17 +83,20 @@ impl Router {
         }
         if !self.hold.is_empty() && self.hold.contains(&parsed.flow) {
             // Behind its predecessors, whatever this packet alone would get.
-            if !self.hold.append(now, &parsed.flow, &packet) {
+            if !self.hold.append(came, &parsed.flow, &packet) {
                 let tunnel = self.hold.tunnel_of(&parsed.flow);
                 self.count_drop(tunnel, DropReason::HoldFull, 1);
             }
             return Some(packet);
         }
+        if let Some(worker) = self.had_by(parsed, &packet) {
+            return self.hand_on((now, came), worker, parsed, packet, known);
+        }
         if parsed.message == Message::IcmpError {
             return self.outbound_error(now, parsed, packet);
         }
-        let outcome = self.decide(now, &Asking::new(parsed, &packet), Known::NotAsked);
-        self.act(now, now, parsed, packet, outcome)
+        let outcome = self.decide(came, &Asking::new(parsed, &packet), known);
+        self.act(now, came, parsed, packet, outcome)
     }
 
     /// Does what was decided `now` about a packet that came at `came`.
@@ -115,7 +133,12 @@ impl Router {
                     Awaits::Tunnel(tunnel, _) => Some(tunnel),
                     Awaits::Owner(_) => None,
                 };
-                match self.hold.begin(now, came, flow, awaits, &packet) {
+                let begun = self.hold.begin(now, came, flow, awaits, &packet);
+                if begun != Begun::Full {
+                    // Where one waits, the others do. A router that was faster has it.
+                    self.claim(flow);
+                }
+                match begun {
                     Begun::Ask => self.events.extend(question.map(Event::ResolveOwner)),
                     Begun::Wait => self.wake(tunnel),
                     Begun::Full => {
@@ -138,6 +161,9 @@ impl Router {
             Outcome::Reject(tunnel) => {
                 self.reject_to_app(now, parsed, &packet);
                 self.count_drop(Some(tunnel), DropReason::BlockedByFilter, 1);
+            }
+            Outcome::Elsewhere(worker, known) => {
+                return self.give((now, came), worker, parsed, packet, known);
             }
             Outcome::Reset(tunnel) => {
                 self.answer_with_reset(parsed, &packet);

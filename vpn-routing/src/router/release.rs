@@ -73,6 +73,7 @@ impl Router {
         asked: Option<OwnerDetail>,
         owner: Option<Owner>,
     ) {
+        let flow = held.flow;
         let (mut before, mut same) = (None, true);
         for (came, packet) in held.packets {
             let Ok(parsed) = packet.parse() else {
@@ -90,6 +91,11 @@ impl Router {
                 }
                 continue;
             }
+            // Once the first has gone to another router, so do the others.
+            if let Some(worker) = self.had_by(&parsed, &packet) {
+                self.hand_on((now, came), worker, &parsed, packet, Known::NotAsked);
+                continue;
+            }
             let known = match same {
                 true => Known::Answer(asked, owner.clone()),
                 false => Known::NotAsked,
@@ -97,6 +103,7 @@ impl Router {
             let outcome = self.decide(came, &Asking::new(&parsed, &packet), known);
             self.act(now, came, &parsed, packet, outcome);
         }
+        self.let_go(&flow);
     }
 
     /// Whether a port may have changed hands between two packets.
@@ -110,5 +117,6 @@ impl Router {
             Awaits::Owner(_) => None,
         };
         self.count_drop(tunnel, reason, held.packets.len() as u64);
+        self.let_go(&held.flow);
     }
 }

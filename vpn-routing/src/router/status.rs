@@ -21,7 +21,8 @@ use crate::group::{GroupStatus, Reason};
 use crate::rules::RuleStats;
 
 /// Packets in and out of a router. `in + made = out + Σ drops + held + queued` holds at any time between
-/// two calls.
+/// two calls. Of several routers each counts what it handed over as well; in a report of all of them
+/// that is as much in as out, and what is on its way is queued.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Accounts {
     /// Packets from the device.
@@ -41,13 +42,18 @@ pub struct Accounts {
     pub held: u64,
     /// Packets that wait to be taken by a tunnel or the device.
     pub queued: u64,
+    /// Packets from the device that went to another router, which has their tunnel.
+    pub handed_out: u64,
+    /// Packets from the device that came from another router.
+    pub handed_in: u64,
 }
 
 impl Accounts {
     /// Whether every packet is accounted for.
     pub fn balance(&self) -> bool {
-        self.in_device + self.in_tunnels + self.made
-            == self.out_device + self.out_tunnels + self.drops.total() + self.held + self.queued
+        let came = self.in_device + self.in_tunnels + self.made + self.handed_in;
+        let went = self.out_device + self.out_tunnels + self.handed_out;
+        came == went + self.drops.total() + self.held + self.queued
     }
 
     pub(super) fn retire(&mut self, counters: &TunnelCounters) {
@@ -210,7 +216,7 @@ impl Router {
     pub fn accounts(&self) -> Accounts {
         let mut accounts = self.accounts.clone();
         accounts.held = self.hold.packets() + self.fragments.packets();
-        accounts.queued = self.device.len() as u64;
+        accounts.queued = self.device.len() as u64 + self.to_hand_over();
         for (_, slot) in self.tunnels.iter() {
             accounts.queued += slot.queue.len() as u64;
             accounts.drops.merge(&slot.counters.drops);
@@ -248,7 +254,7 @@ impl Router {
                     .unwrap_or_default(),
                 mtu: slot.assigned.as_ref().map_or(0, |a| a.mtu),
                 flows: flows[id.index()],
-                names: self.dns.book.names_in(id),
+                names: self.dns.book().names_in(id),
                 counters: slot.counters.clone(),
                 round_trip: None,
                 resources: Resources::default(),
@@ -264,7 +270,7 @@ impl Router {
             dns: DnsStatus {
                 counters: self.dns.counters,
                 pending: self.dns.pending.len(),
-                names: self.dns.book.len(),
+                names: self.dns.book().len(),
             },
             accounts: self.accounts(),
         }
@@ -344,8 +350,10 @@ impl Router {
         if self.generation.is_cold() {
             return told;
         }
-        let names = self.dns.book.names(now, flow.dst());
+        let book = self.dns.book();
+        let names = book.names(now, flow.dst());
         told.names = names.map(|(tunnel, name)| (tunnel, name.clone())).collect();
+        drop(book);
         let decision = self.decision(now, owner, &flow, asked);
         told.rule = decision.rule;
         told.route = self.route_of(&decision, &flow);

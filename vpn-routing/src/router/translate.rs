@@ -74,6 +74,7 @@ impl Router {
     /// A flow was removed: what it counted in elsewhere.
     pub(super) fn flow_gone(&mut self, conn: &Conn) {
         self.dns.flow_gone(conn);
+        self.let_go(&conn.device);
         self.account_gone(conn.usage);
         self.unmap(conn.mapping);
         if let (Origin::Tunnel, Some(rule)) = (conn.origin, conn.rule) {

@@ -8,6 +8,7 @@ use vpn_core::{Assigned, Family, TransportState, TunnelId};
 
 use super::demand::Demand;
 use super::options::TunnelOptions;
+use super::shard::WorkerId;
 use super::status::TunnelCounters;
 
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub(super) struct Tunnel {
     pub(super) counters: TunnelCounters,
     pub(super) demand: Demand,
     pub(super) options: TunnelOptions,
+    /// The other router that has it, of several.
+    pub(super) elsewhere: Option<WorkerId>,
 }
 
 impl Tunnel {
@@ -81,6 +84,7 @@ impl Tunnels {
             counters: TunnelCounters::default(),
             demand: Demand::default(),
             options: TunnelOptions::default(),
+            elsewhere: None,
         };
         self.slots.push(Some(Box::new(tunnel)));
         Some(id)

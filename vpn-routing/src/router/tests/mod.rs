@@ -2,6 +2,7 @@
 
 mod apps;
 mod change;
+mod crew;
 mod demand;
 mod dns;
 mod errors;
@@ -19,4 +20,5 @@ mod on_down;
 mod policy;
 mod races;
 mod routes;
+mod several;
 mod world;

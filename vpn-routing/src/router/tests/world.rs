@@ -353,7 +353,7 @@ impl World {
                 Event::Wake(tunnel) => self.woken.push(tunnel),
                 Event::Rest(tunnel) => self.rested.push(tunnel),
                 Event::Routes(_, report) => self.reports.push(report),
-                Event::Conflicts(..) | Event::Refused(..) => {}
+                Event::Conflicts(..) | Event::Refused(..) | Event::Groups(_) => {}
             }
         }
         self.check();

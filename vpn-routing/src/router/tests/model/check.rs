@@ -41,7 +41,8 @@ impl Real {
         let accounts = self.router.accounts();
         assert!(accounts.balance(), "{accounts:?}");
         let limits = RouterConfig::default().hold;
-        assert!(accounts.held <= (limits.flows * limits.flow_packets) as u64);
+        let workers = self.router.routers.len();
+        assert!(accounts.held <= (limits.flows * limits.flow_packets * workers) as u64);
         self.check_flows();
         // What the router says to applications by itself.
         for bytes in self.take_device() {
@@ -94,7 +95,7 @@ impl Real {
     /// Every two flows of the table: no two look the same in one tunnel.
     fn check_flows(&self) {
         let flows = self.router.flows(usize::MAX);
-        assert!(flows.len() <= MAX_FLOWS);
+        assert!(flows.len() <= MAX_FLOWS * self.router.routers.len());
         for (at, one) in flows.iter().enumerate() {
             for other in &flows[at + 1..] {
                 assert_ne!(one.device, other.device);

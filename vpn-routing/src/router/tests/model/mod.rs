@@ -35,6 +35,7 @@ mod oracle;
 mod real;
 mod transition;
 
+use std::cell::Cell;
 use std::sync::Mutex;
 
 use proptest::prelude::*;
@@ -51,6 +52,11 @@ const LENGTH: usize = 100;
 
 /// Transitions without `MODEL_TRANSITIONS`.
 const TRANSITIONS: usize = 10_000;
+
+thread_local! {
+    /// Routers that share the device.
+    static WORKERS: Cell<u8> = const { Cell::new(1) };
+}
 
 /// What was run, over all cases.
 static COUNT: Mutex<Option<Count>> = Mutex::new(None);
@@ -95,8 +101,21 @@ fn run_all(transitions: &[Transition]) {
 }
 
 #[test]
-#[allow(clippy::print_stdout, reason = "says what was run")]
 fn every_order_of_events_agrees_with_the_oracle() {
+    every_order_agrees();
+}
+
+/// Two routers share the device, or three, and packets come to whichever their hash says.
+#[test]
+fn every_order_agrees_with_several_workers() {
+    for workers in [2, 3] {
+        WORKERS.set(workers);
+        every_order_agrees();
+    }
+}
+
+#[allow(clippy::print_stdout, reason = "says what was run")]
+fn every_order_agrees() {
     let wanted = std::env::var("MODEL_TRANSITIONS").ok();
     let wanted = wanted.map_or(TRANSITIONS, |text| text.parse().unwrap());
     let config = Config {

@@ -13,13 +13,14 @@ use vpn_core::{
     RuleSnapshot, TunnelId,
 };
 
+use super::super::crew::Crew;
 use super::super::world::addr;
 use super::check::number;
 use super::oracle::{FAIL_BACK, GROUP, Known, MEMBERS, Oracle, RESOLVER, Way};
 use super::transition::*;
 use crate::dns::testing::{Says, answer, query};
 use crate::group::GroupConfig;
-use crate::router::{Egress, Event, Router, RouterConfig, Update};
+use crate::router::{Egress, Event, RouterConfig, Update};
 use crate::rules::{CompiledRules, Names, RuleCache, Target};
 
 /// Answers that are not there by then never come.
@@ -74,7 +75,7 @@ pub(super) struct Last {
 }
 
 pub(super) struct Real {
-    pub(super) router: Router,
+    pub(super) router: Crew,
     cache: RuleCache,
     start: Instant,
     pub(super) ids: Vec<TunnelId>,
@@ -127,7 +128,7 @@ impl Real {
             ..RouterConfig::default()
         };
         let mut real = Self {
-            router: Router::new(config, start),
+            router: Crew::new(config, start, super::WORKERS.get()),
             cache: RuleCache::new(),
             start,
             ids: Vec::new(),
@@ -270,9 +271,8 @@ impl Real {
         self.update(oracle, Update::Owner(query, answer));
     }
 
-    fn is_asked_again(&self, query: &OwnerQuery) -> bool {
-        let mut events = self.router.events.iter();
-        events.any(|e| matches!(e, Event::ResolveOwner(q) if q == query))
+    fn is_asked_again(&mut self, query: &OwnerQuery) -> bool {
+        self.router.is_asked(query)
     }
 
     /// A transport takes packets and loses them, counting each, or some twice, or none.

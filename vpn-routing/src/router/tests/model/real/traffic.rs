@@ -82,12 +82,18 @@ impl Real {
 
     pub(in super::super) fn take_device(&mut self) -> Vec<Vec<u8>> {
         let mut taken = Vec::new();
-        let _ = self.router.transmit::<()>(Egress::Device, |queue, _| {
-            taken.extend(queue.packets().iter().map(|p| p.bytes().to_vec()));
-            queue.clear();
-            Ok(taken.len())
-        });
-        taken
+        loop {
+            let before = taken.len();
+            let _ = self.router.transmit::<()>(Egress::Device, |queue, _| {
+                taken.extend(queue.packets().iter().map(|p| p.bytes().to_vec()));
+                queue.clear();
+                Ok(taken.len() - before)
+            });
+            // Each worker has a queue.
+            if taken.len() == before {
+                return taken;
+            }
+        }
     }
 
     /// A datagram of four pieces or five. Its payload is its number again and again, so that each
