@@ -35,7 +35,11 @@ pub(super) fn offload_works() -> bool {
             .map(std::thread::JoinHandle::join);
         let problem = match tested {
             Ok(Ok(Ok(()))) => return true,
-            Ok(Ok(Err(problem))) => problem,
+            Ok(Ok(Err(Unproven::Untested(error)))) => {
+                tracing::info!(%error, "no network namespace to test offload in: the device runs without");
+                return false;
+            }
+            Ok(Ok(Err(Unproven::Failed(problem)))) => problem,
             Ok(Err(_)) => "the test panicked".to_owned(),
             Err(error) => error.to_string(),
         };
@@ -44,9 +48,22 @@ pub(super) fn offload_works() -> bool {
     })
 }
 
+/// Why offload is not relied on.
+enum Unproven {
+    /// That takes a privilege which a daemon does not need otherwise.
+    Untested(io::Error),
+    Failed(String),
+}
+
+impl From<String> for Unproven {
+    fn from(problem: String) -> Self {
+        Self::Failed(problem)
+    }
+}
+
 /// The whole test, on a thread of its own.
-fn test() -> Result<(), String> {
-    sys::leave_network().map_err(|error| format!("no network namespace: {error}"))?;
+fn test() -> Result<(), Unproven> {
+    sys::leave_network().map_err(Unproven::Untested)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -68,8 +85,8 @@ fn test() -> Result<(), String> {
             let passed = pass(&from, &to, &packet);
             match tokio::time::timeout(LIMIT, passed).await {
                 Ok(Ok(())) => {}
-                Ok(Err(problem)) => return Err(format!("{kind}: {problem}")),
-                Err(_) => return Err(format!("{kind}: it does not come out whole")),
+                Ok(Err(problem)) => return Err(format!("{kind}: {problem}").into()),
+                Err(_) => return Err(format!("{kind}: it does not come out whole").into()),
             }
         }
         Ok(())
