@@ -53,6 +53,9 @@ impl SystemState {
             .map(Arc::new)
             .collect();
         let device = &queues[0];
+        if config.interface.offload == Offload::Auto && !device.has_offload() {
+            tracing::info!("the device has no offload: packets come one by one");
+        }
         let journal = Journal::open(&config.journal).map_err(system("cannot open the journal"))?;
         let capture = capture(config);
         // Before the file is read: these are the resolvers of the uplink. The capture is taken over.

@@ -36,7 +36,7 @@ pub(super) fn offload_works() -> bool {
         let problem = match tested {
             Ok(Ok(Ok(()))) => return true,
             Ok(Ok(Err(Unproven::Untested(error)))) => {
-                tracing::info!(%error, "no network namespace to test offload in: the device runs without");
+                tracing::debug!(%error, "no network namespace to test offload in: the device runs without");
                 return false;
             }
             Ok(Ok(Err(Unproven::Failed(problem)))) => problem,
