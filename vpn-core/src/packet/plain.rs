@@ -84,13 +84,30 @@ impl Plain<'_> {
     /// Length of the largest packet that this is on a wire: of a super-packet, a segment's.
     #[inline(always)]
     pub fn largest(&self) -> usize {
-        let transport = match self.is_tcp {
+        match self.offload.gso {
+            Some(gso) => self.headers() + usize::from(gso.size),
+            None => self.len,
+        }
+    }
+
+    /// How many packets this is on a wire, as [`Packet::segments`](super::Packet::segments).
+    #[inline(always)]
+    pub fn segments(&self) -> usize {
+        match self.offload.gso {
+            Some(gso) => {
+                let payload = self.len.saturating_sub(self.headers());
+                payload.div_ceil(usize::from(gso.size).max(1)).max(1)
+            }
+            None => 1,
+        }
+    }
+
+    /// Length of the headers in bytes.
+    #[inline(always)]
+    fn headers(&self) -> usize {
+        20 + match self.is_tcp {
             true => usize::from(self.header[32] >> 4) * 4,
             false => 8,
-        };
-        match self.offload.gso {
-            Some(gso) => 20 + transport + usize::from(gso.size),
-            None => self.len,
         }
     }
 

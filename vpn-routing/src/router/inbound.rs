@@ -25,12 +25,12 @@ impl Router {
         let Some(usage) = settled else {
             return self.unsettled_answer(now, tunnel, packet);
         };
-        let bytes = packet.len() as u64;
+        let (bytes, segments) = (packet.len() as u64, packet.segments() as u64);
         self.usages.received(usage, bytes);
         match self.device.push(packet) {
             Ok(()) => {
                 if let Some(slot) = self.tunnels.get_mut(tunnel) {
-                    slot.counters.rx_packets += 1;
+                    slot.counters.rx_packets += segments;
                     slot.counters.rx_bytes += bytes;
                 }
                 None
@@ -55,7 +55,7 @@ impl Router {
             self.count_drop(Some(tunnel), DropReason::Malformed, 1);
             return Some(packet);
         };
-        let bytes = packet.len() as u64;
+        let (bytes, segments) = (packet.len() as u64, packet.segments() as u64);
         if parsed.message == Message::LaterFragment {
             return self.later_fragment(now, Some(tunnel), parsed, packet);
         }
@@ -75,7 +75,7 @@ impl Router {
             Ok(()) => match self.device.push(packet) {
                 Ok(()) => {
                     if let Some(slot) = self.tunnels.get_mut(tunnel) {
-                        slot.counters.rx_packets += 1;
+                        slot.counters.rx_packets += segments;
                         slot.counters.rx_bytes += bytes;
                     }
                     if parsed.first_fragment {

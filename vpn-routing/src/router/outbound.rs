@@ -206,10 +206,10 @@ impl Router {
             self.count_drop(None, DropReason::NoSuchTunnel, 1);
             return Some(packet);
         };
-        let bytes = packet.len() as u64;
+        let (bytes, segments) = (packet.len() as u64, packet.segments() as u64);
         match slot.queue.push(packet) {
             Ok(()) => {
-                slot.counters.tx_packets += 1;
+                slot.counters.tx_packets += segments;
                 slot.counters.tx_bytes += bytes;
                 self.usages.sent(usage, bytes);
                 if slot.queue.len() == 1 {

@@ -40,7 +40,7 @@ impl Router {
         if !self.hold.is_empty() {
             return start;
         }
-        let (mut run, mut sum) = (0, 0);
+        let (mut run, mut wire, mut sum) = (0, 0, 0);
         let mut to: Option<TunnelId> = None;
         while let Some(packet) = packets.get_mut(start + run) {
             let Some(mut plain) = packet.plain() else {
@@ -77,6 +77,7 @@ impl Router {
             self.usages.sent(record.usage(), bytes);
             to = Some(tunnel);
             run += 1;
+            wire += plain.segments() as u64;
             sum += bytes;
             if ahead.is_due(start + run) {
                 ahead.look_out(&self.conns, packets);
@@ -87,7 +88,7 @@ impl Router {
         {
             let was_empty = slot.queue.is_empty();
             slot.queue.take_from(packets, start..start + run);
-            slot.counters.tx_packets += run as u64;
+            slot.counters.tx_packets += wire;
             slot.counters.tx_bytes += sum;
             if was_empty {
                 self.tunnels.list(tunnel);
@@ -109,7 +110,7 @@ impl Router {
         if self.generation.is_cold() {
             return start;
         }
-        let (mut run, mut sum) = (0, 0);
+        let (mut run, mut wire, mut sum) = (0, 0, 0);
         let room = self.device.room();
         while let Some(packet) = packets.get_mut(start + run).filter(|_| run < room) {
             let Some(mut plain) = packet.plain() else {
@@ -127,6 +128,7 @@ impl Router {
             let bytes = plain.total_len() as u64;
             self.usages.received(record.usage(), bytes);
             run += 1;
+            wire += plain.segments() as u64;
             sum += bytes;
             if ahead.is_due(start + run) {
                 ahead.look_in(&self.conns, tunnel, packets);
@@ -134,7 +136,7 @@ impl Router {
         }
         self.device.take_from(packets, start..start + run);
         if let Some(slot) = self.tunnels.get_mut(tunnel) {
-            slot.counters.rx_packets += run as u64;
+            slot.counters.rx_packets += wire;
             slot.counters.rx_bytes += sum;
         }
         start + run

@@ -20,7 +20,7 @@ use crate::conn::{Conn, Origin};
 use crate::group::{GroupStatus, Reason};
 use crate::rules::RuleStats;
 
-/// Packets in and out of a router. `in + made = out + Σ drops + held + queued` holds at any time between
+/// Packets in and out of a router; a super-packet is one, as it is handed on or dropped as one. `in + made = out + Σ drops + held + queued` holds at any time between
 /// two calls. Of several routers each counts what it handed over as well; in a report of all of them
 /// that is as much in as out, and what is on its way is queued.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,11 +64,11 @@ impl Accounts {
 /// Counters of one tunnel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TunnelCounters {
-    /// Packets routed into it.
+    /// Packets routed into it, as they are on a wire: a super-packet is as many as its segments.
     pub tx_packets: u64,
     /// Their bytes, IP headers included.
     pub tx_bytes: u64,
-    /// Packets from it that were delivered.
+    /// Packets from it that were delivered, counted likewise.
     pub rx_packets: u64,
     /// Their bytes, IP headers included.
     pub rx_bytes: u64,

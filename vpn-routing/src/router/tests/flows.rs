@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use vpn_core::packet::{Gso, Offload, Packet};
 use vpn_core::{DropReason, Protocol};
 
 use super::world::{SITE, SITE6, World, addr, echo, flow_of, tcp, udp};
@@ -253,4 +254,38 @@ fn an_address_no_host_can_have_is_never_a_source() {
     world.socket(Protocol::UDP, ("10.5.0.2", 1), 1, 1);
     world.send([udp(("10.5.0.2", 1), (SITE, 7), b"")]);
     assert_eq!(flow_of(&world.sent("uk")[0]).src(), addr("10.5.0.2"));
+}
+
+/// What a tunnel carried is counted as it is on a wire, by the usual way and by the other.
+#[test]
+fn a_super_packet_counts_as_its_segments() {
+    let mut world = World::new(IDENTICAL);
+    world.rule(1001, "uk");
+    world.socket(Protocol::UDP, ("10.5.0.2", 40_000), 1001, 1);
+    world.socket(Protocol::UDP, ("fd00:5::2", 40_000), 1001, 2);
+    let cut = |bytes: &[u8], size| {
+        Packet::from_slice(bytes).with_offload(Offload {
+            gso: Some(Gso { size }),
+            partial_checksum: true,
+        })
+    };
+    for (own, site) in [("10.5.0.2", SITE), ("fd00:5::2", SITE6)] {
+        let before = world.router.status().tunnels[0].counters.clone();
+        // The first is entered, the second is known.
+        for _ in 0..2 {
+            let out = udp((own, 40_000), (site, 443), &[7; 10_001]);
+            world.send_described([cut(&out, 1_000)]);
+            assert_eq!(world.sent("uk").len(), 1);
+            let back = udp((site, 443), (own, 40_000), &[7; 3_000]);
+            world.receive_described("uk", cut(&back, 1_000));
+            assert_eq!(world.delivered().len(), 1);
+        }
+        let after = world.router.status().tunnels[0].counters.clone();
+        let packets = (
+            after.tx_packets - before.tx_packets,
+            after.rx_packets - before.rx_packets,
+        );
+        assert_eq!(packets, (2 * 11, 2 * 3), "{site}");
+        assert!(world.router.status().accounts.balance());
+    }
 }

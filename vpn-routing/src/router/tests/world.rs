@@ -269,9 +269,14 @@ impl World {
 
     /// Packets from applications.
     pub(super) fn send(&mut self, packets: impl IntoIterator<Item = Vec<u8>>) {
-        let mut batch = PacketBatch::new(64, 1600);
-        for bytes in packets {
-            batch.push(Packet::from_slice(&bytes)).unwrap();
+        self.send_described(packets.into_iter().map(|bytes| Packet::from_slice(&bytes)));
+    }
+
+    /// The same, with their offload descriptions.
+    pub(super) fn send_described(&mut self, packets: impl IntoIterator<Item = Packet>) {
+        let mut batch = PacketBatch::new(64, 65_535);
+        for packet in packets {
+            batch.push(packet).unwrap();
         }
         self.router.handle_device(self.now, &mut batch);
         assert!(batch.is_empty());
@@ -280,8 +285,13 @@ impl World {
 
     /// A packet from a tunnel.
     pub(super) fn receive(&mut self, tunnel: &str, bytes: &[u8]) {
-        let mut batch = PacketBatch::new(4, 1600);
-        batch.push(Packet::from_slice(bytes)).unwrap();
+        self.receive_described(tunnel, Packet::from_slice(bytes));
+    }
+
+    /// The same, with its offload description.
+    pub(super) fn receive_described(&mut self, tunnel: &str, packet: Packet) {
+        let mut batch = PacketBatch::new(4, 65_535);
+        batch.push(packet).unwrap();
         let id = self.id(tunnel);
         self.router.handle_tunnel(self.now, id, &mut batch);
         assert!(batch.is_empty());
