@@ -11,6 +11,7 @@ const EVICTION_SCAN: usize = 64;
 
 /// An evicted entry must have been silent this long, in milliseconds.
 const EVICTION_MIN_IDLE: u32 = 1_000;
+
 impl ConnTable {
     /// Moves the hand over up to `steps` entries, removes those that have expired and shows the
     /// tunnels and destinations of the others to `lives`.

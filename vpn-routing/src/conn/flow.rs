@@ -53,7 +53,7 @@ impl Socket {
     }
 }
 
-/// One flow, as it is entered and told. The table keeps it smaller: see [`super::record`].
+/// One flow, as it is entered and told. The table keeps it smaller: see `record`.
 #[derive(Clone, Debug)]
 pub struct Conn {
     /// As the application's socket has it.

@@ -101,7 +101,7 @@ pub(crate) enum RecordMut<'a> {
 
 impl ConnTable {
     /// An empty table for up to `max` flows. The indices have room for that many from the start,
-    /// up to [`ROOM`]; the flows themselves take memory as they come.
+    /// up to a million; the flows themselves take memory as they come.
     pub fn new(max: usize, timeouts: Timeouts) -> Self {
         let max = max.clamp(1, ConnId::V6 as usize - 1);
         let room = max.min(ROOM);

@@ -1,4 +1,4 @@
-//! The engine: drives a [`Router`](crate::Router) on tokio.
+//! The engine: drives a [`Router`] on tokio.
 //!
 //! One task owns the router, the device and the transports of one worker. It sleeps until
 //! something is readable, moves one batch, and sends what became ready: no lock and no channel
