@@ -23,6 +23,10 @@
 //! well as the names of addresses, is shared. When a flow moves from one queue to another, a few of
 //! its packets can pass each other; and fragments, which the kernel gives a queue by their
 //! addresses alone, can pass the other packets of their flow. The bounds of [`RouterConfig`] are each worker's.
+//!
+//! Experimental: of some million random events, with owners that answer late and a port that two
+//! users have one after the other, one order is known in which several workers let a new connection
+//! take the tunnel of its port's former user. One worker stands the same test.
 
 mod front;
 mod handle;
