@@ -1,13 +1,15 @@
 //! One router, or several that share a device, behind the verbs of one: packets from the device
 //! come to any of them, as queues have it, and go over at once.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::time::Instant;
 
 use foldhash::quality::FixedState;
 use vpn_core::packet::{Packet, PacketBatch};
-use vpn_core::{DropCounters, Generation, GroupId, OwnerQuery, TransportState, TunnelId};
+use vpn_core::{
+    DropCounters, Generation, GroupId, OwnerAnswer, OwnerQuery, TransportState, TunnelId,
+};
 
 use crate::group::{GroupConfig, GroupError};
 use crate::router::{
@@ -17,9 +19,8 @@ use crate::router::{
 pub(super) struct Crew {
     pub(super) routers: Vec<Router>,
     tunnels: Vec<usize>,
-    events: VecDeque<Event>,
-    /// Who asked, in order; and who was answered last, who has repeated answers.
-    askers: HashMap<OwnerQuery, (VecDeque<usize>, usize)>,
+    /// With the place of the router they are from.
+    events: VecDeque<(usize, Event)>,
 }
 
 impl Crew {
@@ -32,7 +33,6 @@ impl Crew {
             routers,
             tunnels: Vec::new(),
             events: VecDeque::new(),
-            askers: HashMap::new(),
         }
     }
 
@@ -71,11 +71,7 @@ impl Crew {
 
     pub(super) fn handle_update(&mut self, now: Instant, update: Update) {
         match update {
-            Update::Owner(query, answer) => {
-                let (askers, last) = self.askers.entry(query).or_default();
-                *last = askers.pop_front().unwrap_or(*last);
-                self.routers[*last].handle_update(now, Update::Owner(query, answer));
-            }
+            Update::Owner(..) => unreachable!("each has a resolver of its own: see `answer`"),
             Update::RoundTrip(tunnel, measured) => {
                 self.routers[0].handle_update(now, Update::RoundTrip(tunnel, measured));
                 self.tell_groups(now);
@@ -100,6 +96,18 @@ impl Crew {
             }
             Update::Groups(_) => unreachable!("they tell each other"),
         }
+        self.deliver(now);
+    }
+
+    /// Answers the router in place `asker` alone: two may have asked the same at different times.
+    pub(super) fn answer(
+        &mut self,
+        now: Instant,
+        asker: usize,
+        query: OwnerQuery,
+        answer: OwnerAnswer,
+    ) {
+        self.routers[asker].handle_update(now, Update::Owner(query, answer));
         self.deliver(now);
     }
 
@@ -142,15 +150,16 @@ impl Crew {
         self.deliver(now);
     }
 
-    pub(super) fn next_event(&mut self) -> Option<Event> {
+    /// With the place of the router it is from.
+    pub(super) fn next_event(&mut self) -> Option<(usize, Event)> {
         self.collect();
         self.events.pop_front()
     }
 
-    pub(super) fn is_asked(&mut self, query: &OwnerQuery) -> bool {
+    pub(super) fn is_asked(&mut self, asker: usize, query: &OwnerQuery) -> bool {
         self.collect();
         let mut events = self.events.iter();
-        events.any(|e| matches!(e, Event::ResolveOwner(q) if q == query))
+        events.any(|(from, e)| *from == asker && matches!(e, Event::ResolveOwner(q) if q == query))
     }
 
     pub(super) fn ready(&self) -> impl Iterator<Item = Egress> + '_ {
@@ -223,10 +232,10 @@ impl Crew {
         self.collect();
         let (told, others) = std::mem::take(&mut self.events)
             .into_iter()
-            .partition(|event| matches!(event, Event::Groups(_)));
+            .partition(|(_, event)| matches!(event, Event::Groups(_)));
         self.events = others;
-        let told: VecDeque<Event> = told;
-        for event in told {
+        let told: VecDeque<(usize, Event)> = told;
+        for (_, event) in told {
             let Event::Groups(view) = event else { continue };
             for router in &mut self.routers[1..] {
                 router.handle_update(now, Update::Groups(view.clone()));
@@ -237,10 +246,7 @@ impl Crew {
     fn collect(&mut self) {
         for (place, router) in self.routers.iter_mut().enumerate() {
             while let Some(event) = router.next_event() {
-                if let Event::ResolveOwner(query) = &event {
-                    self.askers.entry(*query).or_default().0.push_back(place);
-                }
-                self.events.push_back(event);
+                self.events.push_back((place, event));
             }
         }
     }

@@ -106,3 +106,56 @@ fn a_query_in_fragments_has_a_wire_key() {
         },
     ]);
 }
+
+/// A port has had two users since a connection of the first, and answers about both come late.
+#[test]
+fn several_workers_and_a_port_of_three_users() {
+    super::WORKERS.set(2);
+    let send = |port, kind, to| Transition::Send {
+        port,
+        kind,
+        to,
+        count: 1,
+    };
+    let answer = |which| Transition::Answer {
+        which,
+        twice: false,
+        nobody: false,
+    };
+    run_all(&[
+        send(0, Kind::Syn, To::Resolver(0)),
+        send(0, Kind::Udp, To::Site),
+        Transition::Take { port: 0, user: 1 },
+        Transition::SlowOwners(true),
+        send(0, Kind::Udp, To::Site),
+        send(0, Kind::Syn, To::Site),
+        send(0, Kind::Syn, To::Resolver(0)),
+        send(0, Kind::Echo, To::Resolver(0)),
+        Transition::Rule {
+            place: 0,
+            rule: Some(Short::of_user(0, Lead::Tunnel(0))),
+        },
+        Transition::Fragments {
+            port: 0,
+            to: To::Site443,
+            first: 0,
+            backwards: false,
+        },
+        Transition::Take { port: 0, user: 2 },
+        send(1, Kind::Udp, To::Site),
+        send(0, Kind::Udp, To::Site6),
+        send(0, Kind::Udp, To::Resolver(0)),
+        send(1, Kind::Syn, To::Site),
+        answer(0),
+        Transition::Advance { ms: 499 },
+        Transition::SlowOwners(false),
+        Transition::Advance { ms: 0 },
+        answer(4458),
+        answer(1381),
+        send(0, Kind::Udp, To::Site),
+        send(0, Kind::Udp, To::Site),
+        send(0, Kind::Syn, To::Resolver(0)),
+        answer(14_023),
+        send(0, Kind::Udp, To::Site),
+    ]);
+}

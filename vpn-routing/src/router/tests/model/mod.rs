@@ -39,7 +39,7 @@ use std::cell::Cell;
 use std::sync::Mutex;
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use proptest::test_runner::{Config, TestRunner};
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest};
 
 use check::Count;
@@ -102,24 +102,20 @@ fn run_all(transitions: &[Transition]) {
 
 #[test]
 fn every_order_of_events_agrees_with_the_oracle() {
-    every_order_agrees(TestRunner::new);
+    every_order_agrees();
 }
 
-/// Two routers share the device, or three, and packets come to whichever their hash says. Always the
-/// same orders, while one in some hundred thousand is known to fail (see the engine's documentation).
+/// Two routers share the device, or three, and packets come to whichever their hash says.
 #[test]
 fn every_order_agrees_with_several_workers() {
     for workers in [2, 3] {
         WORKERS.set(workers);
-        every_order_agrees(|config| {
-            let seed = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
-            TestRunner::new_with_rng(config, seed)
-        });
+        every_order_agrees();
     }
 }
 
 #[allow(clippy::print_stdout, reason = "says what was run")]
-fn every_order_agrees(runner: fn(Config) -> TestRunner) {
+fn every_order_agrees() {
     let wanted = std::env::var("MODEL_TRANSITIONS").ok();
     let wanted = wanted.map_or(TRANSITIONS, |text| text.parse().unwrap());
     let config = Config {
@@ -129,7 +125,7 @@ fn every_order_agrees(runner: fn(Config) -> TestRunner) {
         max_shrink_iters: 20_000,
         ..Config::default()
     };
-    let mut runner = runner(config.clone());
+    let mut runner = TestRunner::new(config.clone());
     let strategy = Oracle::sequential_strategy(LENGTH);
     let result = runner.run(&strategy, |(oracle, transitions, seen)| {
         Real::test_sequential(config.clone(), oracle, transitions, seen);

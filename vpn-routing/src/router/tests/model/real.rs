@@ -97,7 +97,8 @@ pub(super) struct Real {
     pub(super) in_pieces: HashSet<FlowKey>,
     /// How many datagrams in fragments each address sent.
     fragment_ids: HashMap<IpAddr, u32>,
-    asked: Vec<(Duration, OwnerQuery, OwnerAnswer)>,
+    /// When, which router, what, and the answer.
+    asked: Vec<(Duration, usize, OwnerQuery, OwnerAnswer)>,
 }
 
 /// What names in rules stand for here.
@@ -255,24 +256,21 @@ impl Real {
             return;
         }
         let at = usize::from(which) % self.asked.len();
-        let (_, query, answer) = self.asked.remove(at);
+        let (_, asker, query, answer) = self.asked.remove(at);
         let answer = if nobody { OwnerAnswer::Unknown } else { answer };
         if nobody {
             self.unowned.insert(query.flow);
         }
+        let now = self.now(oracle);
         if twice {
-            self.update(oracle, Update::Owner(query, answer.clone()));
+            self.router.answer(now, asker, query, answer.clone());
             // A resolver answers each question once; a repeated answer is dropped unless the same
             // question is open again.
-            if self.is_asked_again(&query) {
+            if self.router.is_asked(asker, &query) {
                 return;
             }
         }
-        self.update(oracle, Update::Owner(query, answer));
-    }
-
-    fn is_asked_again(&mut self, query: &OwnerQuery) -> bool {
-        self.router.is_asked(query)
+        self.router.answer(now, asker, query, answer);
     }
 
     /// A transport takes packets and loses them, counting each, or some twice, or none.
@@ -290,9 +288,9 @@ impl Real {
     }
 
     pub(super) fn settle(&mut self, oracle: &Oracle) {
-        while let Some(event) = self.router.next_event() {
+        while let Some((from, event)) = self.router.next_event() {
             match event {
-                Event::ResolveOwner(query) => self.owner_is_asked(oracle, query),
+                Event::ResolveOwner(query) => self.owner_is_asked(oracle, from, query),
                 Event::Wake(id) => {
                     let tunnel = self.ids.iter().position(|known| *known == id).unwrap();
                     assert_eq!(oracle.tunnels[tunnel].state, State::Dormant);
@@ -303,7 +301,7 @@ impl Real {
         self.check(oracle);
     }
 
-    fn owner_is_asked(&mut self, oracle: &Oracle, query: OwnerQuery) {
+    fn owner_is_asked(&mut self, oracle: &Oracle, asker: usize, query: OwnerQuery) {
         let port = Self::port_of(&query.flow);
         let held = oracle.holder(port);
         let answer = OwnerAnswer::Known(Owner {
@@ -311,10 +309,11 @@ impl Real {
             ..Owner::user(held.user.into())
         });
         if oracle.slow {
-            self.asked.push((oracle.now, query, answer));
+            self.asked.push((oracle.now, asker, query, answer));
         } else {
             // Old questions are still open: the resolver is slow with those only.
-            self.update(oracle, Update::Owner(query, answer));
+            let now = self.now(oracle);
+            self.router.answer(now, asker, query, answer);
         }
     }
 
