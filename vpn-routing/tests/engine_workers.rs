@@ -502,3 +502,16 @@ fn an_engine_has_a_bounded_number_of_workers() {
         assert!(matches!(made, Err(EngineError::Workers)));
     }
 }
+
+/// An answer goes to whoever waits for it first, which must not be another worker.
+#[test]
+fn workers_do_not_share_a_resolver() {
+    let owners = Arc::new(MemoryOwners::new());
+    let lane = || Lane {
+        device: Arc::new(memory_device(1, 1500).0),
+        owners: owners.clone(),
+    };
+    let lanes = vec![lane(), lane()];
+    let made = Engine::with_workers(lanes, RuleCache::new(), RouterConfig::default());
+    assert!(matches!(made, Err(EngineError::SharedOwners)));
+}

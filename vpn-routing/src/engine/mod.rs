@@ -23,10 +23,6 @@
 //! well as the names of addresses, is shared. When a flow moves from one queue to another, a few of
 //! its packets can pass each other; and fragments, which the kernel gives a queue by their
 //! addresses alone, can pass the other packets of their flow. The bounds of [`RouterConfig`] are each worker's.
-//!
-//! Experimental: of some million random events, with owners that answer late and a port that two
-//! users have one after the other, one order is known in which several workers let a new connection
-//! take the tunnel of its port's former user. One worker stands the same test.
 
 mod front;
 mod handle;
@@ -69,6 +65,9 @@ pub enum EngineError {
     /// No workers, or more than [`MAX_WORKERS`]. Give as many queues as cores at most.
     #[error("an engine has 1 to {MAX_WORKERS} workers")]
     Workers,
+    /// Two workers have the same resolver, so one could take the answer to the other's question.
+    #[error("workers share a resolver of owners: give each one of its own")]
+    SharedOwners,
     /// Groups were refused.
     #[error(transparent)]
     Group(#[from] GroupError),
@@ -132,7 +131,7 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// [`EngineError::Workers`].
+    /// [`EngineError::Workers`] and [`EngineError::SharedOwners`].
     pub fn with_workers(
         lanes: Vec<Lane>,
         rules: RuleCache,
@@ -148,6 +147,13 @@ impl Engine {
         let (Some(first), 1..=MAX_WORKERS) = (lanes.first(), count) else {
             return Err(EngineError::Workers);
         };
+        let shared = |(place, lane): (usize, &Lane)| {
+            let mut before = lanes[..place].iter();
+            before.any(|other| Arc::ptr_eq(&other.owners, &lane.owners))
+        };
+        if lanes.iter().enumerate().any(shared) {
+            return Err(EngineError::SharedOwners);
+        }
         let owners = Arc::clone(&first.owners);
         let config = lanes
             .iter()

@@ -38,8 +38,7 @@
 //! `Engine::with_workers` gives each queue of a device a worker. It pays where several busy tunnels
 //! share a machine with idle cores: a tunnel is one worker's, so one tunnel is no faster by it, and
 //! where cores are busy it only costs. The settings above are each worker's, names and the memory
-//! budget apart; the runtime needs as many threads. It is experimental: the engine's documentation
-//! says what is not right yet.
+//! budget apart; the runtime needs as many threads.
 //!
 //! # Of several engines
 //!
