@@ -6,6 +6,9 @@
 
 use std::time::{Duration, Instant};
 
+use crate::random::Random;
+use crate::time::later;
+
 /// How the delay is spread, so that many clients do not come back in the same millisecond.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -76,9 +79,32 @@ pub enum GiveUp {
     Elapsed {
         /// Attempts that failed.
         attempts: u32,
-        /// Time since the first of them failed.
+        /// Time since the first of them failed; for a call, since it began.
         elapsed: Duration,
     },
+    /// The failure is one that another attempt would meet as well.
+    #[error("failed at attempt {attempts}, and trying again would not help")]
+    Pointless {
+        /// Attempts that were made.
+        attempts: u32,
+    },
+    /// All calls together have spent their [budget](crate::retry::Budget) of retries.
+    #[error("gave up after {attempts} attempts: so much fails that retries would add to it")]
+    Budget {
+        /// Attempts that were made.
+        attempts: u32,
+    },
+}
+
+impl GiveUp {
+    /// Attempts that were made, all of which failed.
+    pub const fn attempts(&self) -> u32 {
+        let (Self::Attempts { attempts }
+        | Self::Elapsed { attempts, .. }
+        | Self::Pointless { attempts }
+        | Self::Budget { attempts }) = self;
+        *attempts
+    }
 }
 
 /// The back-off of one thing that is tried again.
@@ -96,7 +122,7 @@ pub enum GiveUp {
 #[derive(Clone, Debug)]
 pub struct Backoff {
     config: BackoffConfig,
-    random: u64,
+    random: Random,
     attempts: u32,
     first_failure: Option<Instant>,
     succeeded: Option<Instant>,
@@ -107,7 +133,7 @@ impl Backoff {
     pub const fn new(config: BackoffConfig, seed: u64) -> Self {
         Self {
             config,
-            random: seed,
+            random: Random::new(seed),
             attempts: 0,
             first_failure: None,
             succeeded: None,
@@ -133,8 +159,7 @@ impl Backoff {
         {
             return Next::GiveUp(GiveUp::Elapsed { attempts, elapsed });
         }
-        // An `Instant` too far to represent is as good as never; `cap` keeps it from happening.
-        Next::At(now.checked_add(delay).unwrap_or(now))
+        Next::At(later(now, delay))
     }
 
     /// An attempt succeeded. Failures are forgotten once this has lasted `stable_after`.
@@ -173,24 +198,9 @@ impl Backoff {
         let full = self.config.base.saturating_mul(factor).min(self.config.cap);
         match self.config.jitter {
             Jitter::None => full,
-            Jitter::Equal => full / 2 + self.uniform(full - full / 2),
-            Jitter::Full => self.uniform(full),
+            Jitter::Equal => full / 2 + self.random.uniform(full - full / 2),
+            Jitter::Full => self.random.uniform(full),
         }
-    }
-
-    /// Uniform in `0..=upper`.
-    fn uniform(&mut self, upper: Duration) -> Duration {
-        let share = self.draw() as f64 / u64::MAX as f64;
-        upper.mul_f64(share).min(upper)
-    }
-
-    /// SplitMix64: spreading retries needs no cryptographic randomness, only a good mix.
-    fn draw(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
     }
 }
 

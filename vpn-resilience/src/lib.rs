@@ -7,17 +7,39 @@
 //! | Module | What it decides |
 //! |---|---|
 //! | [`backoff`] | when the next attempt is due: exponential, jittered, bounded |
-//! | [`breaker`] | whether an attempt may be made at all: closed, open, half-open |
+//! | [`breaker`] | whether an attempt may be made at all: closed, open, half-open; one or one per key |
+//! | [`retry`] | whether a call is tried again: attempts, time, and a budget that all calls share |
+//! | [`fault`] | what a failure says: try again, or not; ill, or merely "no" |
+//! | [`timeout`] | how long an answer may take: fixed, or learned |
+//! | [`rate`] | whether there is leave for so much, so soon |
+//! | [`bulkhead`] | who works at the same time, who waits, who is refused |
 //! | [`manual`] | how to put them together, tuning, troubleshooting |
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod backoff;
 pub mod breaker;
+pub mod bulkhead;
+mod counters;
+pub mod fault;
 pub mod manual;
+mod random;
+pub mod rate;
+pub mod retry;
+mod time;
+pub mod timeout;
 
 pub use backoff::{Backoff, BackoffConfig, GiveUp, Jitter, Next};
-pub use breaker::{Breaker, BreakerConfig, BreakerState, Permit, Refused, Transitions};
+pub use breaker::registry::{BreakerLimits, Breakers, RegistryCounters, RegistryStatus};
+pub use breaker::{
+    Breaker, BreakerConfig, BreakerCounters, BreakerEvent, BreakerState, BreakerStatus, OpenCause,
+    Permit, Recent, Refused, Transitions, Window,
+};
+pub use bulkhead::{Bulkhead, BulkheadConfig, BulkheadCounters, BulkheadStatus, Entry, Shed};
+pub use fault::{AllTransient, Classify, Fault};
+pub use rate::{Limited, RateConfig, RateCounters, RateLimit};
+pub use retry::{Attempt, Budget, BudgetConfig, Retries, Retry, RetryConfig, RetryCounters};
+pub use timeout::{Timeout, TimeoutConfig, TimeoutCounters};
 
 /// The README's example is compiled too.
 #[cfg(doctest)]
