@@ -13,6 +13,8 @@
 //! | [`timeout`] | how long an answer may take: fixed, or learned |
 //! | [`rate`] | whether there is leave for so much, so soon |
 //! | [`bulkhead`] | who works at the same time, who waits, who is refused |
+//! | [`health`] | whether a peer is alive, and when to ask it |
+//! | [`warm`] | what is made ready before it is needed |
 //! | [`manual`] | how to put them together, tuning, troubleshooting |
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -22,12 +24,14 @@ pub mod breaker;
 pub mod bulkhead;
 mod counters;
 pub mod fault;
+pub mod health;
 pub mod manual;
 mod random;
 pub mod rate;
 pub mod retry;
 mod time;
 pub mod timeout;
+pub mod warm;
 
 pub use backoff::{Backoff, BackoffConfig, GiveUp, Jitter, Next};
 pub use breaker::registry::{BreakerLimits, Breakers, RegistryCounters, RegistryStatus};
@@ -37,9 +41,11 @@ pub use breaker::{
 };
 pub use bulkhead::{Bulkhead, BulkheadConfig, BulkheadCounters, BulkheadStatus, Entry, Shed};
 pub use fault::{AllTransient, Classify, Fault};
+pub use health::{HealthConfig, HealthCounters, HealthStatus, Life, Monitor, Question};
 pub use rate::{Limited, RateConfig, RateCounters, RateLimit};
 pub use retry::{Attempt, Budget, BudgetConfig, Retries, Retry, RetryConfig, RetryCounters};
 pub use timeout::{Timeout, TimeoutConfig, TimeoutCounters};
+pub use warm::{WarmConfig, WarmCounters, WarmStatus, Warmer, Warming};
 
 /// The README's example is compiled too.
 #[cfg(doctest)]

@@ -5,7 +5,7 @@
 //! goes an exponential delay with jitter; and there is an end to it, by attempts and by time.
 //!
 //! Connections that are to be kept for ever are another matter: they have a
-//! [`Backoff`](crate::Backoff) that lives as long as they do, and is reset only after the connection
+//! [`Backoff`] that lives as long as they do, and is reset only after the connection
 //! was stable for a while.
 
 mod budget;
