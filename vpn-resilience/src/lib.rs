@@ -15,6 +15,7 @@
 //! | [`bulkhead`] | who works at the same time, who waits, who is refused |
 //! | [`health`] | whether a peer is alive, and when to ask it |
 //! | [`warm`] | what is made ready before it is needed |
+//! | [`supervise`] | what follows when a task ends; feature `tokio`: keeps tasks running |
 //! | [`manual`] | how to put them together, tuning, troubleshooting |
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -29,6 +30,7 @@ pub mod manual;
 mod random;
 pub mod rate;
 pub mod retry;
+pub mod supervise;
 mod time;
 pub mod timeout;
 pub mod warm;
