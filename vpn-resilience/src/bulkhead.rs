@@ -186,6 +186,12 @@ impl Bulkhead {
         self.advance(now);
     }
 
+    /// How long one waits at most.
+    #[cfg(feature = "tokio")]
+    pub(crate) const fn patience(&self) -> Duration {
+        self.config.patience
+    }
+
     /// All there is to report of it.
     pub fn status(&self) -> BulkheadStatus {
         BulkheadStatus {

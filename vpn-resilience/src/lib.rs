@@ -16,6 +16,7 @@
 //! | [`health`] | whether a peer is alive, and when to ask it |
 //! | [`warm`] | what is made ready before it is needed |
 //! | [`supervise`] | what follows when a task ends; feature `tokio`: keeps tasks running |
+//! | `call` | policies around any asynchronous call (feature `tokio`) |
 //! | [`manual`] | how to put them together, tuning, troubleshooting |
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -23,6 +24,9 @@
 pub mod backoff;
 pub mod breaker;
 pub mod bulkhead;
+#[cfg(feature = "tokio")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tokio")))]
+pub mod call;
 mod counters;
 pub mod fault;
 pub mod health;

@@ -112,6 +112,38 @@ impl RateLimit {
         Ok(())
     }
 
+    /// Takes so many tokens ahead of time, if they are there within `patience`: when they are, which
+    /// is when to go on. Whoever asks later goes on later; who does not go on has spent them.
+    ///
+    /// # Errors
+    ///
+    /// [`Limited`] if it takes longer; nothing is taken then.
+    pub fn reserve(
+        &mut self,
+        tokens: u64,
+        now: Instant,
+        patience: Duration,
+    ) -> Result<Instant, Limited> {
+        self.fill(now);
+        let wanted = i128::from(tokens) * TOKEN;
+        let missing = wanted.min(self.burst) - self.level;
+        let wait = if missing > 0 {
+            self.time_for(missing)
+        } else {
+            Duration::ZERO
+        };
+        if wait > patience {
+            self.counters.refused += 1;
+            return Err(Limited {
+                retry_at: later(now, wait - patience),
+            });
+        }
+        self.level -= wanted;
+        self.counters.admitted += 1;
+        self.counters.tokens += tokens;
+        Ok(later(now, wait))
+    }
+
     /// Whole tokens that could be taken now.
     pub fn available(&mut self, now: Instant) -> u64 {
         self.fill(now);
@@ -178,6 +210,25 @@ mod tests {
         }
         assert!(limit.take(1, start + Duration::from_millis(999)).is_err());
         assert!(limit.take(1, start + Duration::from_secs(1)).is_ok());
+    }
+
+    #[test]
+    fn who_asks_ahead_goes_on_one_after_the_other() {
+        let start = Instant::now();
+        let mut limit = RateLimit::new(RateConfig {
+            per_second: 10,
+            burst: 1,
+        });
+        let patience = Duration::from_millis(250);
+        let ms = |ms| start + Duration::from_millis(ms);
+        for at in [0, 100, 200] {
+            assert_eq!(limit.reserve(1, start, patience), Ok(ms(at)));
+        }
+        assert_eq!(
+            limit.reserve(1, start, patience),
+            Err(Limited { retry_at: ms(50) })
+        );
+        assert_eq!(limit.reserve(1, ms(50), patience), Ok(ms(300)));
     }
 
     proptest! {

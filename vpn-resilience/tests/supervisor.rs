@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::future::pending;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -70,13 +72,21 @@ impl Drop for Bomb {
     }
 }
 
+/// Ends well, and holds on to what it has until it is dropped.
+struct Holds(#[allow(dead_code, reason = "it is dropped")] Bomb);
+
+impl Future for Holds {
+    type Output = Outcome;
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Outcome> {
+        Poll::Ready(Ok(()))
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_panic_of_what_a_task_holds_is_one_of_the_task() {
     let supervisor = supervisor();
-    let work = |_| async {
-        let _bomb = Bomb;
-        Outcome::Ok(())
-    };
+    let work = |_| Holds(Bomb);
     supervisor.spawn("t", ends(Restart::Never), work).unwrap();
     sleep(Duration::from_secs(1)).await;
     let report = supervisor.report();
