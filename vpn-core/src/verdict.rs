@@ -108,6 +108,8 @@ reasons! {
     NoSession => "no_session",
     /// The transport could not authenticate or decrypt it.
     NotAuthentic => "not_authentic",
+    /// It was on a stream that ended, and the peer did not get it.
+    StreamLost => "stream_lost",
     /// The operating system refused this one packet.
     Refused => "refused",
     /// The engine is stopping.

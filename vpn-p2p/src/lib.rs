@@ -25,6 +25,9 @@ pub mod manual;
 #[cfg(feature = "wireguard")]
 #[cfg_attr(docsrs, doc(cfg(feature = "wireguard")))]
 pub mod session;
+#[cfg(feature = "streams")]
+#[cfg_attr(docsrs, doc(cfg(feature = "streams")))]
+pub mod streams;
 #[cfg(feature = "wireguard")]
 #[cfg_attr(docsrs, doc(cfg(feature = "wireguard")))]
 pub mod wg_quick;

@@ -1,0 +1,236 @@
+//! Decides which pool a peer's packets go to: one per peer, made when it is needed, gone when it is
+//! idle.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use vpn_core::{DropCounters, DropReason, PacketBatch, PeerId};
+
+use super::budget::Budget;
+use super::config::{ConfigError, PoolConfig};
+use super::peer::{PoolError, StreamPool};
+use super::stream::{Stream, StreamOpener};
+
+/// Opens streams to peers by their identity.
+#[async_trait]
+pub trait PeerOpener: std::fmt::Debug + Send + Sync {
+    /// Opens one more stream to this peer, which has proven who it is when this returns.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none now. It is tried again later.
+    async fn open(&self, peer: PeerId) -> io::Result<Box<dyn Stream>>;
+}
+
+#[derive(Debug)]
+struct To {
+    peer: PeerId,
+    opener: Arc<dyn PeerOpener>,
+}
+
+#[async_trait]
+impl StreamOpener for To {
+    async fn open(&self) -> io::Result<Box<dyn Stream>> {
+        self.opener.open(self.peer).await
+    }
+}
+
+/// Bounds of a [`Dispatcher`].
+#[derive(Clone, Debug)]
+pub struct DispatchConfig {
+    /// Of the pool of each peer.
+    pub pool: PoolConfig,
+    /// Peers at the same time. Default 1024; the packets of further ones are dropped, `no_session`.
+    pub max_peers: usize,
+    /// Bytes that may wait for the streams of all peers together. Default 64 MiB; what comes then is
+    /// dropped, `queue_full`.
+    pub total_buffer_bytes: usize,
+}
+
+impl Default for DispatchConfig {
+    fn default() -> Self {
+        Self {
+            pool: PoolConfig::default(),
+            max_peers: 1024,
+            total_buffer_bytes: 64 << 20,
+        }
+    }
+}
+
+/// Why there is no pool for a peer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DispatchError {
+    /// There are as many peers as may be, and none of them is idle.
+    #[error("there are {0} peers already")]
+    TooManyPeers(usize),
+    /// The dispatcher is closed.
+    #[error("the dispatcher is closed")]
+    Closed,
+    /// There is no pool.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+}
+
+#[derive(Debug, Default)]
+struct Peers {
+    pools: HashMap<PeerId, Arc<StreamPool>>,
+    closed: bool,
+}
+
+/// Packets to many peers, each over streams of its own. What happens to one peer, its dials, stalls
+/// and queues, is met by no other, and [`send`](Self::send) never waits.
+#[derive(Debug)]
+pub struct Dispatcher {
+    config: DispatchConfig,
+    opener: Arc<dyn PeerOpener>,
+    budget: Budget,
+    peers: Arc<Mutex<Peers>>,
+}
+
+impl Dispatcher {
+    /// A dispatcher without peers. A task on the current runtime lets idle ones go.
+    ///
+    /// # Errors
+    ///
+    /// [`PoolError::Config`] and [`PoolError::NoRuntime`].
+    pub fn new(opener: Arc<dyn PeerOpener>, config: DispatchConfig) -> Result<Self, PoolError> {
+        config.pool.validate()?;
+        if config.total_buffer_bytes < PoolConfig::LEAST_BYTES {
+            return Err(ConfigError::Bytes(config.total_buffer_bytes).into());
+        }
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| PoolError::NoRuntime)?;
+        let peers: Arc<Mutex<Peers>> = Arc::default();
+        let (every, limit) = (
+            config.pool.cleanup_interval,
+            config.pool.stream_idle_timeout,
+        );
+        runtime.spawn(clean_up(Arc::downgrade(&peers), every, limit));
+        Ok(Self {
+            budget: Budget::new(config.total_buffer_bytes),
+            config,
+            opener,
+            peers,
+        })
+    }
+
+    /// The pool of a peer, made if there is none: its first streams are opened at once.
+    ///
+    /// # Errors
+    ///
+    /// [`DispatchError`].
+    pub fn pool(&self, peer: PeerId) -> Result<Arc<StreamPool>, DispatchError> {
+        let mut peers = lock(&self.peers);
+        if peers.closed {
+            return Err(DispatchError::Closed);
+        }
+        if let Some(pool) = peers.pools.get(&peer) {
+            return Ok(pool.clone());
+        }
+        if peers.pools.len() >= self.config.max_peers {
+            return Err(DispatchError::TooManyPeers(peers.pools.len()));
+        }
+        let opener = self.opener.clone();
+        let mut config = self.config.pool.clone();
+        // Peers that were lost together are not dialled together.
+        config.seed ^= peer
+            .0
+            .iter()
+            .fold(0, |seed: u64, &byte| seed.rotate_left(8) ^ u64::from(byte));
+        let to = Arc::new(To { peer, opener });
+        let pool = Arc::new(StreamPool::connect(to, config, self.budget.clone())?);
+        peers.pools.insert(peer, pool.clone());
+        Ok(pool)
+    }
+
+    /// Takes packets for a peer from the front of the batch, in order; returns how many are on their
+    /// way. What is refused is removed and counted; what there is no room for stays.
+    ///
+    /// Packets for a peer that is being connected stay with the caller, as with any transport that
+    /// connects.
+    ///
+    /// # Errors
+    ///
+    /// [`DispatchError::Closed`]. The packets of a peer too many are dropped, `no_session`.
+    pub fn send(
+        &self,
+        peer: PeerId,
+        batch: &mut PacketBatch,
+        drops: &mut DropCounters,
+    ) -> Result<usize, DispatchError> {
+        match self.pool(peer) {
+            Ok(pool) => {
+                let sent = pool.try_send(batch, drops);
+                sent.map_err(|_| DispatchError::Closed)
+            }
+            Err(DispatchError::TooManyPeers(_)) => {
+                drops.add(DropReason::NoSession, batch.len() as u64);
+                batch.clear();
+                Ok(0)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes a stream that a peer opened, which has proven who it is.
+    ///
+    /// # Errors
+    ///
+    /// [`DispatchError`]; the stream is closed then.
+    pub fn accept(&self, peer: PeerId, stream: Box<dyn Stream>) -> Result<(), DispatchError> {
+        Ok(self.pool(peer)?.accept(stream)?)
+    }
+
+    /// The peers there are pools for, with their pools.
+    pub fn peers(&self) -> Vec<(PeerId, Arc<StreamPool>)> {
+        let peers = lock(&self.peers);
+        let pools = peers.pools.iter();
+        pools.map(|(peer, pool)| (*peer, pool.clone())).collect()
+    }
+
+    /// Bytes that wait for the streams of all peers.
+    pub fn waiting_bytes(&self) -> usize {
+        self.budget.used()
+    }
+
+    /// Closes all pools, and returns when no task of theirs is left. Idempotent.
+    pub async fn close(&self) {
+        let pools = {
+            let mut peers = lock(&self.peers);
+            peers.closed = true;
+            std::mem::take(&mut peers.pools)
+        };
+        for pool in pools.values() {
+            pool.close().await;
+        }
+    }
+}
+
+fn lock(peers: &Mutex<Peers>) -> MutexGuard<'_, Peers> {
+    peers.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Lets peers go that nobody talks to, and nobody holds.
+async fn clean_up(peers: Weak<Mutex<Peers>>, every: Duration, limit: Duration) {
+    loop {
+        tokio::time::sleep(every).await;
+        let Some(peers) = peers.upgrade() else { return };
+        let idle: Vec<Arc<StreamPool>> = {
+            let mut peers = lock(&peers);
+            if peers.closed {
+                return;
+            }
+            let idle = |_: &PeerId, pool: &mut Arc<StreamPool>| {
+                Arc::strong_count(pool) == 1 && pool.is_idle(limit)
+            };
+            peers.pools.extract_if(idle).map(|(_, pool)| pool).collect()
+        };
+        drop(peers);
+        for pool in idle {
+            pool.close().await;
+        }
+    }
+}

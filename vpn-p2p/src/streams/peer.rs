@@ -1,0 +1,526 @@
+//! Touches clock and tasks for the pool of one peer: a task of its own, and one for each stream.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::{Notify, mpsc};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+use vpn_core::{
+    Assigned, DropCounters, DropReason, Packet, PacketBatch, StateSender, TransportError,
+    TransportState,
+};
+
+use super::budget::Budget;
+use super::carry::{Wire, carry};
+use super::config::{ConfigError, PoolConfig};
+use super::fault::Fault;
+use super::frame::{Control, Session, StreamId};
+use super::pool::{Action, Offer, Pool, PoolStatus, Standing};
+use super::stream::{Stream, StreamOpener};
+
+/// Accepted streams of which the greeting is awaited. Further ones are refused: a peer opens two at a
+/// time.
+const GREETING: usize = 16;
+
+/// The runtime's clock, which tests may stop.
+pub(super) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// Why there is no pool, or no stream for it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PoolError {
+    /// The configuration makes no sense.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// It needs a tokio runtime for its tasks. Call it inside one.
+    #[error("a pool must be made inside a tokio runtime")]
+    NoRuntime,
+    /// The pool is closed. Make a new one.
+    #[error("the pool is closed")]
+    Closed,
+    /// More streams at once than are greeted: the peer tries again.
+    #[error("too many streams wait to be greeted")]
+    Greeting,
+}
+
+/// How the task of a stream is reached.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Handle {
+    /// There is something to write, or to read.
+    pub(super) wake: Arc<Notify>,
+    pub(super) stop: CancellationToken,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) pool: Pool,
+    handles: Vec<(StreamId, Handle)>,
+    ready: Vec<StreamId>,
+}
+
+/// What the handle and the tasks share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    inner: Mutex<Inner>,
+    attention: Notify,
+    pub(super) readable: Notify,
+    pub(super) writable: Notify,
+    pub(super) state: StateSender,
+    assigned: Arc<Assigned>,
+    pub(super) closing: CancellationToken,
+}
+
+impl Shared {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Every change to the pool is complete before anything that could panic.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// After every call of the pool: wakes whoever has something to do by it.
+    pub(super) fn finish(&self, mut inner: MutexGuard<'_, Inner>) {
+        let Inner {
+            pool,
+            handles,
+            ready,
+        } = &mut *inner;
+        pool.take_ready(ready);
+        for id in ready.drain(..) {
+            if let Some((_, handle)) = handles.iter().find(|(known, _)| *known == id) {
+                handle.wake.notify_one();
+            }
+        }
+        let (attention, readable) = (pool.take_attention(), pool.has_inbound());
+        let writable = pool.has_room();
+        drop(inner);
+        if attention {
+            self.attention.notify_one();
+        }
+        if readable {
+            self.readable.notify_waiters();
+        }
+        if writable {
+            self.writable.notify_waiters();
+        }
+    }
+
+    pub(super) fn forget(&self, id: StreamId) {
+        self.lock().handles.retain(|(known, _)| *known != id);
+    }
+}
+
+impl Inner {
+    fn enter(&mut self, id: StreamId) -> Handle {
+        let handle = Handle::default();
+        self.handles.push((id, handle.clone()));
+        handle
+    }
+}
+
+/// The streams to one peer, and the tasks that drive them.
+///
+/// Nothing here waits for another peer, and nobody who sends or receives waits for a stream.
+#[derive(Debug)]
+pub struct StreamPool {
+    shared: Arc<Shared>,
+    accepted: mpsc::Sender<Box<dyn Stream>>,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl StreamPool {
+    /// A pool that opens streams, the warm ones at once, and accepts those of the peer.
+    ///
+    /// # Errors
+    ///
+    /// [`PoolError::Config`] and [`PoolError::NoRuntime`]. A peer that cannot be reached is a state.
+    pub fn connect(
+        opener: Arc<dyn StreamOpener>,
+        config: PoolConfig,
+        budget: Budget,
+    ) -> Result<Self, PoolError> {
+        Self::start(Some(opener), config, budget, Assigned::default())
+    }
+
+    /// A pool that waits for the peer's streams: [`accept`](Self::accept).
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    pub fn listen(config: PoolConfig, budget: Budget) -> Result<Self, PoolError> {
+        Self::start(None, config, budget, Assigned::default())
+    }
+
+    /// `assigned` is what its state says once it is up.
+    pub(super) fn start(
+        opener: Option<Arc<dyn StreamOpener>>,
+        config: PoolConfig,
+        budget: Budget,
+        assigned: Assigned,
+    ) -> Result<Self, PoolError> {
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| PoolError::NoRuntime)?;
+        let greeted = GREETING + 2 * config.max_streams_per_peer;
+        let pool = Pool::new(config, opener.is_some(), draw(), budget, now())?;
+        let shared = Arc::new(Shared {
+            inner: Mutex::new(Inner {
+                pool,
+                handles: Vec::new(),
+                ready: Vec::new(),
+            }),
+            attention: Notify::new(),
+            readable: Notify::new(),
+            writable: Notify::new(),
+            state: StateSender::new(),
+            assigned: Arc::new(assigned),
+            closing: CancellationToken::new(),
+        });
+        let (accepted, incoming) = mpsc::channel(GREETING);
+        let driver = Driver {
+            shared: shared.clone(),
+            opener,
+            incoming,
+            greeted,
+            opening: JoinSet::new(),
+            carriers: JoinSet::new(),
+        };
+        let task = Mutex::new(Some(runtime.spawn(driver.run())));
+        Ok(Self {
+            shared,
+            accepted,
+            task,
+        })
+    }
+
+    /// Takes a stream that the peer opened. Who the peer is was found out before.
+    ///
+    /// # Errors
+    ///
+    /// [`PoolError::Closed`] and [`PoolError::Greeting`]; the stream is closed then.
+    pub fn accept(&self, stream: Box<dyn Stream>) -> Result<(), PoolError> {
+        self.accepted.try_send(stream).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => PoolError::Greeting,
+            mpsc::error::TrySendError::Closed(_) => PoolError::Closed,
+        })
+    }
+
+    /// As [`TunnelTransport::try_send`](vpn_core::TunnelTransport::try_send): takes packets from the
+    /// front, in order, as far as there is room.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Closed`].
+    pub fn try_send(
+        &self,
+        batch: &mut PacketBatch,
+        drops: &mut DropCounters,
+    ) -> Result<usize, TransportError> {
+        self.send(batch, drops, |_| true)
+    }
+
+    /// As [`try_send`](Self::try_send), of packets that fit.
+    pub(super) fn send(
+        &self,
+        batch: &mut PacketBatch,
+        drops: &mut DropCounters,
+        fits: impl Fn(&Packet) -> bool,
+    ) -> Result<usize, TransportError> {
+        self.check_open()?;
+        let now = now();
+        let mut inner = self.shared.lock();
+        let (mut gone, mut sent) = (0, 0);
+        for packet in batch.packets_mut() {
+            let offer = match fits(packet) {
+                true => inner.pool.offer(now, packet),
+                false => Offer::Dropped(DropReason::TooBig),
+            };
+            match offer {
+                Offer::Taken => sent += 1,
+                Offer::Dropped(reason) => drops.count(reason),
+                Offer::Full => break,
+            }
+            gone += 1;
+        }
+        inner.pool.weigh(now);
+        self.shared.finish(inner);
+        batch.recycle_front(gone);
+        Ok(sent)
+    }
+
+    /// Appends packets that came.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Closed`].
+    pub fn try_recv(&self, batch: &mut PacketBatch) -> Result<usize, TransportError> {
+        self.receive(batch, |_| true)
+    }
+
+    /// As [`try_recv`](Self::try_recv), of packets that are `wanted`.
+    pub(super) fn receive(
+        &self,
+        batch: &mut PacketBatch,
+        wanted: impl FnMut(&Packet) -> bool,
+    ) -> Result<usize, TransportError> {
+        self.check_open()?;
+        let mut inner = self.shared.lock();
+        let full = !inner.pool.takes_more();
+        let count = inner.pool.take_if(batch, wanted);
+        if full && inner.pool.takes_more() {
+            for (_, handle) in &inner.handles {
+                handle.wake.notify_one();
+            }
+        }
+        Ok(count)
+    }
+
+    /// Waits until `try_recv` yields packets. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Closed`].
+    pub async fn readable(&self) -> Result<(), TransportError> {
+        self.wait(&self.shared.readable, Pool::has_inbound).await
+    }
+
+    /// Waits until `try_send` may take packets. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Closed`].
+    pub async fn writable(&self) -> Result<(), TransportError> {
+        self.wait(&self.shared.writable, Pool::has_room).await
+    }
+
+    async fn wait(
+        &self,
+        notify: &Notify,
+        ready: impl Fn(&Pool) -> bool + Send,
+    ) -> Result<(), TransportError> {
+        loop {
+            // Enabled before the condition is read, so that no change in between is missed.
+            let changed = notify.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            self.check_open()?;
+            if ready(&self.shared.lock().pool) {
+                return Ok(());
+            }
+            tokio::select! {
+                () = self.shared.closing.cancelled() => return Err(TransportError::Closed),
+                () = changed => {}
+            }
+        }
+    }
+
+    /// What it has done, and how it stands.
+    pub fn status(&self) -> PoolStatus {
+        self.shared.lock().pool.status()
+    }
+
+    /// A watcher of its state.
+    pub fn state(&self) -> vpn_core::StateWatch {
+        self.shared.state.watch()
+    }
+
+    /// Whether nothing was sent or received for so long.
+    pub fn is_idle(&self, limit: std::time::Duration) -> bool {
+        self.shared.lock().pool.is_idle(now(), limit)
+    }
+
+    /// Closes all streams, and returns when no task is left. Idempotent.
+    pub async fn close(&self) {
+        self.shared.closing.cancel();
+        let task = {
+            let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+            task.take()
+        };
+        if let Some(task) = task {
+            // It ends by the token; a panic in it ended it as well.
+            let _ = task.await;
+        }
+        self.shared.state.set(TransportState::Closed);
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        task.as_ref().is_some_and(|task| !task.is_finished())
+    }
+
+    fn check_open(&self) -> Result<(), TransportError> {
+        if self.shared.closing.is_cancelled() {
+            return Err(TransportError::Closed);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for StreamPool {
+    fn drop(&mut self) {
+        self.shared.closing.cancel();
+    }
+}
+
+/// Another number for every pool of this process, and very likely of others: it tells a peer that was
+/// started anew. It is no secret.
+fn draw() -> Session {
+    use std::hash::{BuildHasher, RandomState};
+    static DRAWN: AtomicU64 = AtomicU64::new(0);
+    Session(RandomState::new().hash_one(DRAWN.fetch_add(1, Ordering::Relaxed)))
+}
+
+type Opened = (StreamId, Handle, Option<std::io::Result<Box<dyn Stream>>>);
+
+/// The task of one peer.
+struct Driver {
+    shared: Arc<Shared>,
+    opener: Option<Arc<dyn StreamOpener>>,
+    incoming: mpsc::Receiver<Box<dyn Stream>>,
+    /// Tasks of streams there may be.
+    greeted: usize,
+    opening: JoinSet<Opened>,
+    carriers: JoinSet<()>,
+}
+
+impl Driver {
+    async fn run(mut self) {
+        while !self.shared.closing.is_cancelled() {
+            let wake = self.turn();
+            let sleep = async {
+                match wake {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.shared.closing.cancelled() => break,
+                () = self.shared.attention.notified() => {}
+                () = sleep => {}
+                Some(Ok(opened)) = self.opening.join_next() => self.opened(opened),
+                Some(_) = self.carriers.join_next() => {}
+                Some(stream) = self.incoming.recv() => self.greet(stream),
+            }
+        }
+        self.end().await;
+    }
+
+    /// Does what is due, and says when the next is.
+    fn turn(&mut self) -> Option<Instant> {
+        let shared = self.shared.clone();
+        let mut inner = shared.lock();
+        let time = now();
+        if inner.pool.poll_timeout().is_some_and(|at| at <= time) {
+            inner.pool.handle_timeout(time);
+        }
+        while let Some(action) = inner.pool.take_action() {
+            match action {
+                Action::Close(id) => {
+                    let known = inner.handles.iter().position(|(known, _)| *known == id);
+                    if let Some(at) = known {
+                        inner.handles.swap_remove(at).1.stop.cancel();
+                    }
+                }
+                Action::Open(id) => {
+                    let handle = inner.enter(id);
+                    self.open(id, handle);
+                }
+            }
+        }
+        let state = match inner.pool.standing() {
+            Standing::Connecting => TransportState::Connecting,
+            Standing::Up => TransportState::Up(shared.assigned.clone()),
+            Standing::Down(cause) => TransportState::Down(cause.clone()),
+        };
+        shared.state.set(state);
+        let next = inner.pool.poll_timeout();
+        shared.finish(inner);
+        next
+    }
+
+    fn open(&mut self, id: StreamId, handle: Handle) {
+        let Some(opener) = self.opener.clone() else {
+            return;
+        };
+        self.opening.spawn(async move {
+            let opened = tokio::select! {
+                () = handle.stop.cancelled() => None,
+                opened = opener.open() => Some(opened),
+            };
+            (id, handle, opened)
+        });
+    }
+
+    fn opened(&mut self, (id, handle, opened): Opened) {
+        let mut inner = self.shared.lock();
+        match opened {
+            // The pool closed it.
+            None => {}
+            Some(Err(error)) => {
+                tracing::debug!(%id, %error, "a stream was not opened");
+                inner.handles.retain(|(known, _)| *known != id);
+                let fault = Fault::Io(error.to_string());
+                inner.pool.ended(now(), id, &fault);
+            }
+            Some(Ok(stream)) => {
+                inner.pool.opened(id);
+                let wire = Wire::new(stream);
+                self.carriers
+                    .spawn(carry(self.shared.clone(), id, wire, handle));
+            }
+        }
+        self.shared.finish(inner);
+    }
+
+    fn greet(&mut self, stream: Box<dyn Stream>) {
+        if self.carriers.len() >= self.greeted {
+            return;
+        }
+        let shared = self.shared.clone();
+        self.carriers.spawn(async move {
+            let mut wire = Wire::new(stream);
+            let patience = shared.lock().pool.patience();
+            let hello = tokio::select! {
+                () = shared.closing.cancelled() => return,
+                hello = tokio::time::timeout(patience, wire.hello()) => hello,
+            };
+            let named = match hello {
+                Ok(Ok(Control::Hello {
+                    session,
+                    number,
+                    purpose,
+                })) => {
+                    let mut inner = shared.lock();
+                    let named = inner.pool.accepted(now(), session, number, purpose);
+                    let named = named.map(|id| (id, inner.enter(id)));
+                    shared.finish(inner);
+                    named
+                }
+                Ok(Ok(_)) => Err(Fault::Protocol("no greeting first")),
+                Ok(Err(fault)) => Err(fault),
+                Err(_) => Err(Fault::Timeout),
+            };
+            match named {
+                Ok((id, handle)) => carry(shared, id, wire, handle).await,
+                Err(fault) => tracing::debug!(%fault, "a stream was refused"),
+            }
+        });
+    }
+
+    async fn end(mut self) {
+        let handles = {
+            let mut inner = self.shared.lock();
+            inner.pool.close();
+            while inner.pool.take_action().is_some() {}
+            std::mem::take(&mut inner.handles)
+        };
+        for (_, handle) in handles {
+            handle.stop.cancel();
+        }
+        self.opening.shutdown().await;
+        // The token ends those that wait for a greeting; each says farewell and goes.
+        while self.carriers.join_next().await.is_some() {}
+        self.shared.readable.notify_waiters();
+        self.shared.writable.notify_waiters();
+    }
+}

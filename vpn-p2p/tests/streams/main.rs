@@ -1,0 +1,8 @@
+//! Dispatcher and stream pool: order, exact counts, bounds, and the shells around them.
+#![cfg(feature = "streams")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod conformance;
+mod framing;
+mod order;
+mod world;

@@ -1,0 +1,164 @@
+//! Per connection nothing overtakes and nothing comes twice, whatever happens to streams; what is lost
+//! is counted, to the packet.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use vpn_p2p::streams::pool::{Offer, Standing};
+use vpn_p2p::streams::{Overflow, PoolConfig, ProbeConfig, Scoring};
+use vpn_resilience::BackoffConfig;
+
+use super::world::{FAIR, Weather, World};
+
+const CONNECTIONS: u64 = 40;
+
+/// As in use, but quicker and narrower, so that all of it happens within a short time.
+fn hurried(overflow: Overflow) -> PoolConfig {
+    PoolConfig {
+        max_streams_per_peer: 5,
+        stream_idle_timeout: Duration::from_secs(4),
+        cleanup_interval: Duration::from_secs(1),
+        packet_buffer_size: 20,
+        overflow,
+        scoring: Scoring {
+            busy_at: 8 * 1024,
+            ..Scoring::default()
+        },
+        scale_up_after: Duration::from_millis(20),
+        stall_after: Duration::from_secs(2),
+        open_timeout: Duration::from_secs(2),
+        close_within: Duration::from_secs(1),
+        probe: ProbeConfig {
+            interval: Duration::from_secs(3),
+            timeout: Duration::from_secs(1),
+            failures: 2,
+        },
+        backoff: BackoffConfig {
+            base: Duration::from_millis(50),
+            cap: Duration::from_millis(500),
+            ..BackoffConfig::default()
+        },
+        ..PoolConfig::default()
+    }
+}
+
+/// Bursts, quiet times, and a network that misbehaves in between.
+fn live(seed: u64, overflow: Overflow, weather: Weather) -> World {
+    let mut world = World::new(seed, &hurried(overflow));
+    for round in 0..12 {
+        world.weather = if round % 3 == 2 { FAIR } else { weather };
+        for _ in 0..150 {
+            for _ in 0..world.random.below(24) {
+                let connection = world.random.below(CONNECTIONS) as u16;
+                let (side, length) = (world.random.below(2), world.random.below(1200));
+                let _ = world.send(side as usize, connection, length as usize);
+            }
+            let millis = world.random.below(8);
+            world.step(Duration::from_millis(millis));
+        }
+        if round % 4 == 3 {
+            // Long enough for idle streams to be closed.
+            for _ in 0..600 {
+                world.step(Duration::from_millis(15));
+            }
+        }
+    }
+    world.settle();
+    world
+}
+
+fn policy() -> impl Strategy<Value = Overflow> {
+    prop_oneof![
+        Just(Overflow::PushBack),
+        Just(Overflow::DropNew),
+        Just(Overflow::DropOld)
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn order_holds_and_losses_are_exact(
+        seed: u64, overflow in policy(), cuts in 0_u64..40, stalls in 0_u64..40, refusals in 0_u64..60
+    ) {
+        let world = live(seed, overflow, Weather { cuts, stalls, refusals });
+        world.check();
+    }
+}
+
+#[test]
+fn in_fair_weather_nothing_is_lost() {
+    for seed in 0..8 {
+        let world = live(seed, Overflow::PushBack, FAIR);
+        world.check();
+        let counters = world.pools[0].status().counters;
+        assert_eq!(
+            (counters.drops.total(), counters.broken),
+            (0, 0),
+            "seed {seed}"
+        );
+        assert!(counters.delivered.packets > 1000);
+    }
+}
+
+/// Regression S-10: the count of streams follows the load, up and down again.
+#[test]
+fn s10_streams_come_with_the_load_and_go_with_it() {
+    let mut world = World::new(1, &hurried(Overflow::PushBack));
+    world.capacity = 2048;
+    for connection in 0..8_000 {
+        let _ = world.send(0, connection % CONNECTIONS as u16, 1000);
+        let _ = world.send(0, (connection + 7) % CONNECTIONS as u16, 1000);
+        world.step(Duration::from_millis(1));
+    }
+    assert_eq!(world.most_streams, 5, "all there may be");
+    world.settle();
+    for _ in 0..2000 {
+        world.step(Duration::from_millis(10));
+    }
+    let status = world.pools.each_ref().map(|pool| pool.status());
+    assert_eq!(status.each_ref().map(|s| s.streams), [1, 1]);
+    assert_eq!(status[0].counters.retired, 4);
+    assert_eq!(status[0].counters.drops.total(), 0, "none was lost by it");
+    // One key more is no reason to grow again.
+    assert_eq!(world.send(0, 99, 100), Offer::Taken);
+    world.settle();
+    assert_eq!(world.pools[0].status().streams, 1);
+    world.check();
+}
+
+/// Regression S-10: many connections over a stream that is not busy want no second one.
+#[test]
+fn s10_connections_are_no_load() {
+    let mut world = World::new(2, &hurried(Overflow::PushBack));
+    for connection in 0..1000 {
+        let _ = world.send(0, connection, 10);
+        for _ in 0..4 {
+            world.step(Duration::from_millis(5));
+        }
+    }
+    assert_eq!(world.most_streams, 1);
+}
+
+/// Regression S-8: a stream on which nothing moves is noticed and replaced, with the peer still there.
+#[test]
+fn s8_a_stalled_stream_is_replaced_and_closed() {
+    let mut world = live(3, Overflow::PushBack, FAIR);
+    for seconds in 0..20 {
+        world.weather = Weather {
+            stalls: 1000,
+            ..FAIR
+        };
+        let _ = world.send(0, seconds, 100);
+        world.step(Duration::from_millis(100));
+        world.weather = FAIR;
+        for _ in 0..10 {
+            world.step(Duration::from_millis(100));
+        }
+    }
+    world.settle();
+    world.check();
+    assert!(world.pools[0].status().counters.stalled > 0);
+    assert_eq!(*world.pools[0].standing(), Standing::Up);
+}
