@@ -202,8 +202,13 @@ impl Encoded {
     pub fn packet(packet: Packet) -> Self {
         let (offload, length) = (packet.offload, packet.len());
         let size = offload.gso.map_or(0, |gso| gso.size);
-        let flags = u8::from(offload.partial_checksum) * PARTIAL_CHECKSUM
-            | u8::from(offload.gso.is_some()) * SUPER;
+        let mut flags = 0;
+        if offload.partial_checksum {
+            flags |= PARTIAL_CHECKSUM;
+        }
+        if offload.gso.is_some() {
+            flags |= SUPER;
+        }
         let mut header = [0; HEADER];
         header[0] = kind::PACKET;
         header[1] = flags;

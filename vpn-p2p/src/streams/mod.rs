@@ -1,4 +1,59 @@
-//! Packets over byte streams, where datagrams cannot go.
+//! Packets over byte streams, for where datagrams cannot go: a dispatcher, and a pool of streams per
+//! peer.
+//!
+//! ```text
+//!  packets ─▶ Dispatcher ─▶ pool of peer A ─▶ lane of the connection ─▶ stream 1 ─▶ frames
+//!                      │                                            └▶ stream 2
+//!                      └──▶ pool of peer B ─▶ …
+//! ```
+//!
+//! | Module | What it decides, or touches |
+//! |---|---|
+//! | [`frame`] | what bytes mean: any split of them decodes alike |
+//! | [`lanes`] | which connections keep together |
+//! | [`pool`] | everything about the streams to one peer; pure |
+//! | [`config`] | bounds, thresholds, defaults |
+//! | [`budget`] | the memory of all peers together |
+//! | [`StreamPool`] | a pool with its tasks and clock |
+//! | [`Dispatcher`] | a pool per peer |
+//! | [`StreamTransport`] | one pool as a tunnel |
+//! | [`Stream`], [`StreamOpener`] | over what: [`TcpOpener`], [`memory`], or your own |
+//!
+//! # What holds
+//!
+//! * **Order.** Packets of one connection arrive in the order they were sent, also when their stream
+//!   is replaced, or streams come and go with the load; none arrives twice. How: [`pool`].
+//! * **Losses are counted.** `taken = delivered + Σ drops + waiting + in flight + uncertain`, exactly,
+//!   and `delivered` is what the other end handed on ([`PoolCounters`]). A stream that ends loses what
+//!   was written to it and had not arrived: nothing is sent twice, for IP does not ask for it.
+//! * **Nobody waits for another.** A peer has its own tasks, streams and queues; opening a stream, or a
+//!   peer that takes nothing, is met by no other peer, and who offers packets never waits.
+//! * **Bounds.** Per peer and direction at most
+//!   [`peer_buffer_bytes`](PoolConfig::peer_buffer_bytes) wait to be sent and half a megabyte to be
+//!   taken, and each stream's task holds at most 128 KiB to be written and twice that to be read. Over all peers a [`Budget`].
+//!   A frame is at most 65,583 bytes long, and a pool has at most
+//!   [`max_streams_per_peer`](PoolConfig::max_streams_per_peer) streams, as many again of the peer's
+//!   twice, and one for questions.
+//!
+//! # Health
+//!
+//! A stream on which packets are, and none of them arrives for
+//! [`stall_after`](PoolConfig::stall_after), is closed and replaced. Whether the peer is there at all is
+//! asked on a stream of its own, [every 15 seconds](ProbeConfig); after three questions without an
+//! answer all its streams are replaced. A peer whose user takes no packets looks like a stalled one:
+//! keep receiving.
+//!
+//! # Who must be who
+//!
+//! Frames are not encrypted here, and nobody proves who they are: that is the stream's to do, by TLS,
+//! by libp2p, or by the tunnel it is in. [`StreamTransport`] lets in only sources that its peer may
+//! use.
+//!
+//! # TCP in TCP
+//!
+//! A stream that loses a segment below holds up all its connections until that is sent again, and TCP
+//! inside then waits too. More streams divide that; datagrams avoid it. So these are the way where
+//! nothing else passes.
 
 pub mod budget;
 mod carry;

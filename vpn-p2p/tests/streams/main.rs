@@ -2,7 +2,9 @@
 #![cfg(feature = "streams")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod bounds;
 mod conformance;
 mod framing;
 mod order;
+mod peers;
 mod world;

@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
+use vpn_core::DownCause;
 use vpn_p2p::streams::pool::{Offer, Standing};
 use vpn_p2p::streams::{Overflow, PoolConfig, ProbeConfig, Scoring};
-use vpn_resilience::BackoffConfig;
+use vpn_resilience::{BackoffConfig, BreakerConfig};
 
 use super::world::{FAIR, Weather, World};
 
@@ -32,6 +33,10 @@ fn hurried(overflow: Overflow) -> PoolConfig {
             interval: Duration::from_secs(3),
             timeout: Duration::from_secs(1),
             failures: 2,
+        },
+        breaker: BreakerConfig {
+            reset_after: Duration::from_secs(2),
+            ..BreakerConfig::default()
         },
         backoff: BackoffConfig {
             base: Duration::from_millis(50),
@@ -67,6 +72,14 @@ fn live(seed: u64, overflow: Overflow, weather: Weather) -> World {
     world
 }
 
+/// Each is a life of its own, of some ten thousand packets: a few in an ordinary run, and a tenth of what
+/// is asked for in a long one.
+fn cases() -> u32 {
+    let asked = std::env::var("PROPTEST_CASES").ok();
+    let asked = asked.and_then(|cases| cases.parse::<u32>().ok());
+    asked.map_or(24, |cases| (cases / 10).max(1))
+}
+
 fn policy() -> impl Strategy<Value = Overflow> {
     prop_oneof![
         Just(Overflow::PushBack),
@@ -76,7 +89,7 @@ fn policy() -> impl Strategy<Value = Overflow> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 
     #[test]
     fn order_holds_and_losses_are_exact(
@@ -161,4 +174,62 @@ fn s8_a_stalled_stream_is_replaced_and_closed() {
     world.check();
     assert!(world.pools[0].status().counters.stalled > 0);
     assert_eq!(*world.pools[0].standing(), Standing::Up);
+}
+
+/// Regression S-26: a peer that says nothing is found by questions on a stream of their own, also when
+/// nothing is sent; and it is up again when it answers.
+#[test]
+fn s26_a_silent_peer_is_noticed_and_comes_back() {
+    let mut world = World::new(4, &hurried(Overflow::PushBack));
+    let pass = |world: &mut World, seconds: u64| {
+        for _ in 0..seconds * 100 {
+            world.step(Duration::from_millis(10));
+        }
+    };
+    pass(&mut world, 10);
+    let [asked, answered] = world.pools[0].status().probes;
+    assert!(
+        answered >= 2 && asked <= answered + 1,
+        "{answered} of {asked}"
+    );
+    assert!(world.pools[0].round_trip().is_some());
+    world.freeze(Duration::from_secs(20));
+    pass(&mut world, 10);
+    assert_eq!(
+        *world.pools[0].standing(),
+        Standing::Down(DownCause::NoAnswer)
+    );
+    pass(&mut world, 20);
+    for pool in &world.pools {
+        assert_eq!(*pool.standing(), Standing::Up);
+        assert!(pool.status().counters.silences > 0);
+    }
+    world.settle();
+    world.check();
+}
+
+/// Who cannot open streams takes a peer that does not come back for gone.
+#[test]
+fn a_peer_that_stays_away_is_gone_for_the_accepting_end_too() {
+    let mut world = World::new(5, &hurried(Overflow::PushBack));
+    for _ in 0..500 {
+        world.step(Duration::from_millis(10));
+    }
+    assert_eq!(*world.pools[1].standing(), Standing::Up);
+    world.weather = Weather {
+        cuts: 1000,
+        refusals: 100,
+        ..FAIR
+    };
+    for _ in 0..500 {
+        world.step(Duration::from_millis(10));
+    }
+    assert_eq!(
+        *world.pools[1].standing(),
+        Standing::Down(DownCause::NoAnswer)
+    );
+    assert!(matches!(
+        world.pools[0].standing(),
+        Standing::Down(DownCause::Network(_))
+    ));
 }

@@ -52,6 +52,8 @@ struct Wire {
     pipes: [Pipe; 2],
     /// Nothing moves before this.
     stalled: Instant,
+    /// Which ends are gone.
+    over: [bool; 2],
     /// Side 1 has read its `Hello`.
     greeted: bool,
 }
@@ -81,6 +83,7 @@ pub(crate) struct World {
     wires: Vec<Wire>,
     pub(crate) random: Random,
     pub(crate) weather: Weather,
+    frozen: Instant,
     /// Bytes a wire holds per direction.
     pub(crate) capacity: usize,
     /// Per side and connection: numbers sent, and the last that arrived there.
@@ -103,6 +106,7 @@ impl World {
             wires: Vec::new(),
             random: Random(seed),
             weather: FAIR,
+            frozen: now,
             capacity: 32 * 1024,
             next: Default::default(),
             last: Default::default(),
@@ -134,6 +138,7 @@ impl World {
 
     fn close_end(&mut self, side: usize, id: StreamId) {
         if let Some(wire) = self.wire(side, id) {
+            wire.over[side] = true;
             wire.pipes[side].closed = true;
             wire.pipes[1 - side].deaf = true;
             wire.pipes[1 - side].bytes.clear();
@@ -154,6 +159,7 @@ impl World {
                         id,
                         pipes: Default::default(),
                         stalled: self.now,
+                        over: [false; 2],
                         greeted: false,
                     });
                     self.pools[side].opened(id);
@@ -193,7 +199,7 @@ impl World {
         let random = self.random.next();
         let wire = &mut self.wires[at];
         let (id, pipe) = (wire.id, &mut wire.pipes[1 - side]);
-        if pipe.deaf {
+        if wire.over[side] {
             return;
         }
         let count = (random as usize % (pipe.bytes.len() + 1)).max(pipe.bytes.len().min(1));
@@ -255,6 +261,11 @@ impl World {
         }
     }
 
+    /// Nothing moves for so long, on any stream there is or will be opened.
+    pub(crate) fn freeze(&mut self, time: Duration) {
+        self.frozen = self.now + time;
+    }
+
     fn spoil(&mut self) {
         if self.wires.is_empty() {
             return;
@@ -291,7 +302,7 @@ impl World {
         for _ in 0..self.wires.len() * 2 {
             let at = self.random.below(self.wires.len() as u64) as usize;
             let side = self.random.below(2) as usize;
-            if self.wires[at].stalled > self.now {
+            if self.wires[at].stalled.max(self.frozen) > self.now {
                 continue;
             }
             if self.random.chance(50) {
@@ -313,8 +324,7 @@ impl World {
             let there = status.waiting + status.in_flight + status.uncertain;
             assert_eq!(counters.taken.packets, gone + there, "{status:?}");
         }
-        let gone = |pipe: &Pipe| pipe.closed && (pipe.deaf || pipe.bytes.is_empty());
-        self.wires.retain(|wire| !(wire.pipes.iter().all(gone)));
+        self.wires.retain(|wire| wire.over != [true; 2]);
     }
 
     /// The network is well again: everything that can arrive does.
