@@ -70,6 +70,10 @@ pub enum DownCause {
     /// another name, or expired. The transport keeps trying.
     #[error("the peer is not who it should be: {0}")]
     Untrusted(String),
+    /// It works, and went down too often of late: it is not used before it lasts. Whoever holds it
+    /// back knows when that is.
+    #[error("held back: it went down too often of late")]
+    HeldBack,
     /// The network refuses. The transport keeps trying.
     #[error("the network refuses: {0}")]
     Network(String),

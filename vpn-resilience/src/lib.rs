@@ -17,6 +17,7 @@
 //! | [`warm`] | what is made ready before it is needed |
 //! | [`supervise`] | what follows when a task ends; feature `tokio`: keeps tasks running |
 //! | `call` | policies around any asynchronous call (feature `tokio`) |
+//! | `decorate` | the same around any transport, directory and source of rules (feature `decorators`) |
 //! | [`manual`] | how to put them together, tuning, troubleshooting |
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -28,6 +29,9 @@ pub mod bulkhead;
 #[cfg_attr(docsrs, doc(cfg(feature = "tokio")))]
 pub mod call;
 mod counters;
+#[cfg(feature = "decorators")]
+#[cfg_attr(docsrs, doc(cfg(feature = "decorators")))]
+pub mod decorate;
 pub mod fault;
 pub mod health;
 pub mod manual;

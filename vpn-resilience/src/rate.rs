@@ -150,6 +150,12 @@ impl RateLimit {
         u64::try_from(self.level.max(0) / TOKEN).unwrap_or(u64::MAX)
     }
 
+    /// Gives back tokens that were taken and not needed: they are not counted then.
+    pub fn put_back(&mut self, tokens: u64) {
+        self.level = (self.level + i128::from(tokens) * TOKEN).min(self.burst);
+        self.counters.tokens = self.counters.tokens.saturating_sub(tokens);
+    }
+
     /// Puts tokens into the bucket, in hundredths of one, as far as there is room.
     pub(crate) fn add_hundredths(&mut self, hundredths: u64) {
         let more = i128::from(hundredths) * (TOKEN / 100);

@@ -370,6 +370,11 @@ impl Breaker {
         }
     }
 
+    /// Whether every attempt is admitted.
+    pub const fn is_closed(&self) -> bool {
+        matches!(self.inner, Inner::Closed { .. })
+    }
+
     /// The next change that nobody has taken yet. Up to [`MAX_EVENTS`] are kept; a call makes one
     /// at most, so who asks after each call misses none.
     pub fn poll_event(&mut self) -> Option<BreakerEvent> {

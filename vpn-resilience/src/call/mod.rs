@@ -13,7 +13,7 @@
 //!
 //! # Composition
 //!
-//! [`around`](Policy::around) puts one policy around another. The order is a decision:
+//! [`around`](WithBreaker::around) puts one policy around another. The order is a decision:
 //!
 //! | Outside, inside | Then |
 //! |---|---|
@@ -94,20 +94,9 @@ pub trait Policy<E: Send + 'static>: Debug + Send + Sync {
             Box::pin(async move { work.await.map_err(CallError::Failed) })
         }))
     }
-
-    /// This policy with another one inside.
-    fn around<I: Policy<E>>(self, inside: I) -> Around<Self, I>
-    where
-        Self: Sized,
-    {
-        Around {
-            outside: self,
-            inside,
-        }
-    }
 }
 
-/// A policy around another. Made by [`Policy::around`].
+/// A policy around another.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Around<O, I> {
     outside: O,
@@ -115,6 +104,11 @@ pub struct Around<O, I> {
 }
 
 impl<O, I> Around<O, I> {
+    /// `outside` around `inside`; as `outside.around(inside)`.
+    pub const fn new(outside: O, inside: I) -> Self {
+        Self { outside, inside }
+    }
+
     /// The outer policy.
     pub const fn outside(&self) -> &O {
         &self.outside
@@ -132,6 +126,26 @@ impl<E: Send + 'static, O: Policy<E>, I: Policy<E>> Policy<E> for Around<O, I> {
             .call(Arc::new(move || self.inside.call(operation.clone())))
     }
 }
+
+macro_rules! composes {
+    ($($policy:ident $(<$($parameter:ident),*>)?),*) => {$(
+        impl $(<$($parameter),*>)? $policy $(<$($parameter),*>)? {
+            /// This policy with another one inside.
+            pub fn around<Inner>(self, inside: Inner) -> Around<Self, Inner> {
+                Around::new(self, inside)
+            }
+        }
+    )*};
+}
+composes!(
+    Around<O, I>,
+    Plain,
+    WithBreaker<C>,
+    WithBulkhead,
+    WithRate,
+    WithRetry<C>,
+    WithTimeout
+);
 
 /// No policy: every call is made, once.
 #[derive(Clone, Copy, Debug, Default)]

@@ -1,0 +1,6 @@
+//! The guards, one each.
+
+pub(super) mod breaker;
+pub(super) mod rate;
+pub(super) mod shed;
+pub(super) mod timeout;
