@@ -11,11 +11,13 @@
 
 use std::hint::black_box;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use vpn_benches::world::{Established, app, compile, data, remote};
 use vpn_core::testing::build;
 use vpn_core::{Action, FlowKey, Owner, OwnerMatch, Parsed, Protocol, Rule, RuleId, RuleMatch};
 use vpn_core::{Generation, TunnelId};
+use vpn_resilience::{Breaker, BreakerConfig, HealthConfig, Monitor, RateConfig, RateLimit};
 use vpn_routing::rules::{CompiledRules, RuleCache};
 
 /// Operations of most cases.
@@ -65,6 +67,9 @@ const CASES: &[Case] = &[
     ("rule of a user, 1,000 rules", TIMES, |n| decide(n, 1000)),
     ("rule of a user, 10,000 rules", TIMES, |n| decide(n, 10_000)),
     ("a decision that is known", TIMES, known),
+    ("a breaker's permit and its success", TIMES, permit),
+    ("a token of a rate limit", TIMES, token),
+    ("a sign of life of a peer", TIMES, sign_of_life),
 ];
 
 /// What is counted is called from here, and nothing else is.
@@ -116,6 +121,43 @@ fn known(n: u64) {
     instructions_are_counted_here(&mut || {
         for _ in 0..n {
             black_box(black_box(entry) == black_box(current));
+        }
+    });
+}
+
+fn permit(n: u64) {
+    let (mut breaker, now) = (Breaker::new(BreakerConfig::default()), Instant::now());
+    instructions_are_counted_here(&mut || {
+        for _ in 0..n {
+            if let Ok(permit) = breaker.acquire(black_box(now)) {
+                breaker.succeeded(permit);
+            }
+        }
+    });
+}
+
+fn token(n: u64) {
+    let config = RateConfig {
+        per_second: 1_000_000_000,
+        burst: n,
+    };
+    let (mut limit, mut now) = (RateLimit::new(config), Instant::now());
+    instructions_are_counted_here(&mut || {
+        for _ in 0..n {
+            now += Duration::from_nanos(100);
+            assert!(limit.take(1, black_box(now)).is_ok());
+        }
+    });
+}
+
+fn sign_of_life(n: u64) {
+    let mut now = Instant::now();
+    let mut monitor = Monitor::new(HealthConfig::default(), now);
+    monitor.heard(now);
+    instructions_are_counted_here(&mut || {
+        for _ in 0..n {
+            now += Duration::from_nanos(100);
+            monitor.heard(black_box(now));
         }
     });
 }

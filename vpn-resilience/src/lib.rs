@@ -13,7 +13,7 @@
 //! | [`timeout`] | how long an answer may take: fixed, or learned |
 //! | [`rate`] | whether there is leave for so much, so soon |
 //! | [`bulkhead`] | who works at the same time, who waits, who is refused |
-//! | [`health`] | whether a peer is alive, and when to ask it |
+//! | [`health`] | whether a peer is alive, and when to ask it; feature `tokio`: asks it |
 //! | [`warm`] | what is made ready before it is needed |
 //! | [`supervise`] | what follows when a task ends; feature `tokio`: keeps tasks running |
 //! | `call` | policies around any asynchronous call (feature `tokio`) |

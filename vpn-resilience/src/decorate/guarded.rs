@@ -192,6 +192,7 @@ impl<T: TunnelTransport, G: Guard> TunnelTransport for Guarded<T, G> {
         loop {
             let next = self.look(now());
             tokio::select! {
+                biased;
                 ready = &mut ready => return ready,
                 // Looked at in the next round.
                 _ = state.next() => self.check()?,
@@ -209,6 +210,7 @@ impl<T: TunnelTransport, G: Guard> TunnelTransport for Guarded<T, G> {
             let waits = self.with_guard(|guard| guard.room_at());
             if let Some(waits) = waits.filter(|waits| *waits > now()) {
                 tokio::select! {
+                    biased;
                     () = at(Some(waits)) => {}
                     _ = state.next() => {}
                 }
@@ -221,6 +223,7 @@ impl<T: TunnelTransport, G: Guard> TunnelTransport for Guarded<T, G> {
             }
             let takes = self.with_guard(|guard| guard.takes_at());
             tokio::select! {
+                biased;
                 there_is = &mut room => return there_is,
                 () = at(takes) => return Ok(()),
                 _ = state.next() => {}

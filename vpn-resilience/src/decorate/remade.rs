@@ -136,6 +136,7 @@ async fn mend(shared: Arc<Shared>) {
         let not_before = shared.lock().not_before;
         if let Some(at) = not_before {
             tokio::select! {
+                biased;
                 () = sleep_until(at.into()) => {}
                 () = shared.hurry.notified() => continue,
             }
@@ -300,6 +301,7 @@ impl TunnelTransport for Remade {
                 let mut state = made.state();
                 loop {
                     tokio::select! {
+                        biased;
                         ready = &mut ready => match ready {
                             Ok(()) => return Ok(()),
                             Err(error) => {
@@ -327,6 +329,7 @@ impl TunnelTransport for Remade {
                     None => changed.await,
                     Some(made) => {
                         let ready = tokio::select! {
+                            biased;
                             ready = made.writable() => ready,
                             () = changed => continue,
                         };

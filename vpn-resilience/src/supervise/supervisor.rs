@@ -312,6 +312,7 @@ where
         let after = lock(&task).ended(ended, now());
         let After::Restart(at) = after else { return };
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = sleep_until(at.into()) => {}
         }
