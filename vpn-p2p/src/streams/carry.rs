@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
 use tokio_util::io::poll_read_buf;
+use vpn_core::Packet;
 
 use super::fault::Fault;
 use super::frame::{Control, Encoded, Frame, StreamId, decode};
@@ -26,11 +27,18 @@ const SLICES: usize = 64;
 /// A stream that does not take many parts at once gets frames up to this length joined.
 const JOINED: usize = 16 * 1024;
 
-/// Bytes read at a time; one more super-packet may be in parts. Packets that come are parts of it.
+/// Bytes of a buffer to read into. Packets that come are parts of it until they are taken.
 const READ_BYTES: usize = 128 * 1024;
 
-/// With less room a new buffer is taken.
+/// With less room another buffer is taken.
 const READ_LEAST: usize = 16 * 1024;
+
+/// Buffers that are kept to be used again.
+const EARLIER: usize = 3;
+
+/// Buffers of packets from this size on are given back to who sends: new memory for each super-packet
+/// would cost more than writing it.
+const WORTH_KEEPING: usize = 8 * 1024;
 
 /// How long a stream may take to say that it ends: nothing depends on it.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -38,7 +46,9 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// A stream, and what is read from it and not yet a frame.
 pub(super) struct Wire {
     pub(super) stream: Box<dyn Stream>,
-    pub(super) read: BytesMut,
+    read: BytesMut,
+    /// Buffers of earlier reads, of which packets may still be parts.
+    earlier: VecDeque<BytesMut>,
 }
 
 /// Frames that are being written.
@@ -46,18 +56,39 @@ pub(super) struct Wire {
 struct Outbox {
     frames: VecDeque<Encoded>,
     taken: Vec<Encoded>,
+    spent: Vec<Packet>,
     unflushed: bool,
 }
 
 impl Wire {
     pub(super) fn new(stream: Box<dyn Stream>) -> Self {
-        let read = BytesMut::new();
-        Self { stream, read }
+        let (read, earlier) = (BytesMut::with_capacity(READ_BYTES), VecDeque::new());
+        Self {
+            stream,
+            read,
+            earlier,
+        }
+    }
+
+    /// Goes on in another buffer, one of the earlier ones if nothing is left in it.
+    fn turn_over(&mut self) {
+        let rest = self.read.split();
+        // A frame that is there in part has to fit with what is missing.
+        let wanted = rest.len() + READ_BYTES;
+        self.earlier.push_back(std::mem::take(&mut self.read));
+        let free = |buffer: &mut BytesMut| buffer.try_reclaim(wanted);
+        let free = self.earlier.iter_mut().position(free);
+        self.read = match free.and_then(|at| self.earlier.remove(at)) {
+            Some(buffer) => buffer,
+            None => BytesMut::with_capacity(2 * READ_BYTES),
+        };
+        self.earlier.truncate(EARLIER);
+        self.read.extend_from_slice(&rest);
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.read.capacity() - self.read.len() < READ_LEAST {
-            self.read.reserve(READ_BYTES);
+            self.turn_over();
         }
         poll_read_buf(Pin::new(&mut *self.stream), cx, &mut self.read)
     }
@@ -84,6 +115,7 @@ impl Outbox {
         let reads = inner.pool.takes_more();
         if self.frames.is_empty() {
             let pool = &mut inner.pool;
+            pool.give_back(&mut self.spent);
             pool.next_write(now(), id, WRITE_BYTES, &mut self.taken);
             shared.finish(inner);
             self.frames.extend(self.taken.drain(..));
@@ -141,7 +173,11 @@ impl Outbox {
                 return;
             }
             written -= length;
-            self.frames.pop_front();
+            if let Some(frame) = self.frames.pop_front()
+                && frame.capacity() >= WORTH_KEEPING
+            {
+                self.spent.push(frame.into_buffer());
+            }
         }
     }
 }

@@ -285,6 +285,16 @@ impl Encoded {
         Self { buf, at: 0 }
     }
 
+    /// Bytes of its buffer.
+    pub(super) fn capacity(&self) -> usize {
+        self.buf.capacity()
+    }
+
+    /// Its buffer, to be used again.
+    pub(super) fn into_buffer(self) -> Packet {
+        Packet::new(self.buf, 0)
+    }
+
     /// What is still to be written.
     pub fn bytes(&self) -> &[u8] {
         &self.buf[self.at..]
@@ -301,8 +311,7 @@ impl Encoded {
     }
 }
 
-/// Takes the first frame off the bytes that came. `None`: more are needed, and `bytes` has room for
-/// them.
+/// Takes the first frame off the bytes that came. `None`: more are needed.
 ///
 /// A packet keeps its place in memory: it is a part of what was read, not a copy.
 ///
@@ -335,7 +344,6 @@ pub fn decode(bytes: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
     }
     let whole = HEADER + length as usize;
     if bytes.len() < whole {
-        bytes.reserve(whole - bytes.len());
         return Ok(None);
     }
     if is_packet {

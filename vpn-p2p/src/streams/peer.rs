@@ -236,7 +236,14 @@ impl StreamPool {
                 false => Offer::Dropped(DropReason::TooBig),
             };
             match offer {
-                Offer::Taken => sent += 1,
+                Offer::Taken => {
+                    sent += 1;
+                    if packet.is_empty()
+                        && let Some(spare) = inner.pool.spare()
+                    {
+                        *packet = spare;
+                    }
+                }
                 Offer::Dropped(reason) => drops.count(reason),
                 Offer::Full => break,
             }

@@ -24,10 +24,6 @@ const INBOUND_BYTES: usize = 512 * 1024;
 /// Answers that wait for a stream to be written: beyond, the peer does not read them.
 const MAX_CONTROL: usize = 512;
 
-/// Received packets up to this length are copied into the batch's buffers, so that they do not keep
-/// a whole read in memory; longer ones are handed on as they are.
-const COPIED: usize = 4096;
-
 impl Pool {
     /// A frame came by this stream.
     ///
@@ -169,7 +165,9 @@ impl Pool {
             if !wanted(&packet) {
                 continue;
             }
-            if packet.len() <= COPIED.min(batch.pool_mut().largest_packet()) {
+            // Copied, so that it does not keep a whole read in memory, which is used again at once:
+            // new memory for every read would cost more.
+            if packet.len() <= batch.pool_mut().largest_packet() {
                 batch.push_with(|buf| {
                     buf.extend_from_slice(packet.bytes());
                     Some(packet.offload)

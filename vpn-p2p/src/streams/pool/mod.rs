@@ -103,6 +103,8 @@ pub struct Pool {
     /// The stream that had no room for a packet, and what that needs.
     refused: Option<(StreamId, usize)>,
     budget: Budget,
+    /// Written, and to be used again.
+    spare: Vec<Packet>,
     inbound: VecDeque<Packet>,
     inbound_bytes: usize,
     unsettled: Vec<Unsettled>,
@@ -150,6 +152,7 @@ impl Pool {
             waiting_bytes: 0,
             refused: None,
             budget,
+            spare: Vec::new(),
             inbound: VecDeque::new(),
             inbound_bytes: 0,
             unsettled: Vec::new(),

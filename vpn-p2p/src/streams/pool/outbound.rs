@@ -15,6 +15,9 @@ use crate::streams::lanes::Lane;
 /// 1,400 bytes each they are 11 MB, a hundred milliseconds of a gigabit.
 const MAX_IN_FLIGHT: usize = 8192;
 
+/// Buffers kept for who sends: half a megabyte at most. None is kept past a clean-up.
+const SPARE: usize = 8;
+
 /// What became of a packet that was offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -222,6 +225,18 @@ impl Pool {
         }
         self.streams[at].signalled = bytes > 0;
         bytes
+    }
+
+    /// Buffers that were written; what is too much is freed.
+    pub(in crate::streams) fn give_back(&mut self, spent: &mut Vec<Packet>) {
+        let room = SPARE.saturating_sub(self.spare.len());
+        spent.truncate(room);
+        self.spare.append(spent);
+    }
+
+    /// A buffer that was written, in place of the one of a packet that was taken.
+    pub(in crate::streams) fn spare(&mut self) -> Option<Packet> {
+        self.spare.pop()
     }
 
     /// Whether the packet that found no room last may find it now; without one, whether any would.

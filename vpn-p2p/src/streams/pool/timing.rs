@@ -57,6 +57,7 @@ impl Pool {
         self.ask(now);
         if now >= self.next_cleanup {
             self.next_cleanup = now + self.config.cleanup_interval;
+            self.spare.clear();
             self.retire_idle(now);
         }
         if self.busy_since.is_some() {
