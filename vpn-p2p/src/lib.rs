@@ -13,10 +13,20 @@
 "
 )]
 //!
+#![cfg_attr(
+    feature = "streams",
+    doc = "
+| Module | What it does |
+|---|---|
+| [`streams`] | packets over byte streams: a dispatcher, a pool per peer, a tunnel over them |
+"
+)]
+//!
 //! # Features
 //!
 //! | Feature | Default | Adds |
 //! |---|---|---|
+//! | `streams` | no | `streams`: packets over byte streams; tokio |
 //! | `wireguard` | no | everything above; gotatun (MPL-2.0), ring, quinn-udp, tokio |
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
