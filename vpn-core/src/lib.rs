@@ -18,6 +18,7 @@
 //! | [`directory`] | [`PeerDirectory`]: which peers exist and where |
 //! | [`underlay`] | [`Underlay`]: sockets that bypass the capture |
 //! | [`network`] | what happens to the network below: [`NetworkEvent`] |
+//! | [`metrics`] | what the whole SDK counts: [`Snapshot`](metrics::Snapshot), every name, adapters |
 //! | [`testing`] | in-memory device and transport, faults, pcap, virtual clock (feature `testing`) |
 //! | [`manual`] | how-tos: implement a device, a transport, a rule source |
 //!
@@ -25,6 +26,8 @@
 //!
 //! | Feature | Default | Adds |
 //! |---|---|---|
+//! | `metrics` | no | to a recorder of the `metrics` facade |
+//! | `prometheus` | no | Prometheus' text format |
 //! | `testing` | no | the test doubles in [`testing`] |
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -35,6 +38,7 @@ pub mod domain;
 pub mod flow;
 pub mod id;
 pub mod manual;
+pub mod metrics;
 pub mod network;
 pub mod owner;
 pub mod packet;

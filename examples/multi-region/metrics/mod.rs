@@ -1,8 +1,6 @@
 //! `metrics`: what Prometheus reads, by HTTP, of this host only.
 
 mod families;
-mod text;
-mod tunnels;
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -19,12 +17,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use vpn_core::metrics::prometheus::MEDIA_TYPE;
 
 use crate::error::Error;
 use crate::report::Reporter;
-
-/// The text format's media type.
-const FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Connections at the same time; further ones wait in the kernel's queue.
 const CONNECTIONS: usize = 4;
@@ -107,7 +103,7 @@ async fn answer(request: &Request<Incoming>, reporter: &Reporter) -> Response<Fu
     match reporter.metrics().await {
         Ok(text) => {
             let mut response = Response::new(Full::new(Bytes::from(text)));
-            let format = hyper::header::HeaderValue::from_static(FORMAT);
+            let format = hyper::header::HeaderValue::from_static(MEDIA_TYPE);
             response.headers_mut().insert(CONTENT_TYPE, format);
             response
         }

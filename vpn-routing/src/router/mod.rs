@@ -85,6 +85,7 @@ mod guests;
 mod hold;
 mod inbound;
 mod merge;
+mod measure;
 mod mtu;
 mod narrow;
 mod options;

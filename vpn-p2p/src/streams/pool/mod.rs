@@ -19,6 +19,7 @@
 
 mod ending;
 mod inbound;
+mod measure;
 mod opening;
 mod outbound;
 mod status;
@@ -38,7 +39,7 @@ use super::frame::{Control, Session, StreamId};
 use super::lanes::{Lane, Lanes};
 use super::probe::Probe;
 pub use outbound::Offer;
-pub use status::{PoolCounters, PoolStatus};
+pub use status::{PoolCounters, PoolStatus, Traffic};
 use stream::{Phase, Stream};
 
 /// Where the pool stands.

@@ -84,6 +84,8 @@ pub struct PoolStatus {
     pub breaker: BreakerState,
     /// How often it changed.
     pub breaker_transitions: Transitions,
+    /// Attempts it admitted, and refused.
+    pub breaker_permits: [u64; 2],
 }
 
 impl Pool {
@@ -106,6 +108,10 @@ impl Pool {
             probes: self.probe.counts(),
             breaker: self.breaker.state(),
             breaker_transitions: self.breaker.transitions(),
+            breaker_permits: {
+                let counters = self.breaker.counters();
+                [counters.admitted, counters.refused]
+            },
         }
     }
 }
