@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use vpn_core::metrics::Snapshot;
 use vpn_core::packet::PacketBatch;
 use vpn_core::testing::build;
 use vpn_core::{Packet, Parsed};
@@ -353,6 +354,26 @@ impl World {
             let taken = counters.taken.packets;
             assert_eq!(taken, self.arrived[1 - side] + counters.drops.total());
             assert_eq!(counters.delivered.packets, self.arrived[1 - side]);
+            self.check_by_metrics(side);
         }
+    }
+
+    /// The same from the samples alone, as somebody sees it who only scrapes.
+    fn check_by_metrics(&self, side: usize) {
+        let mut snapshot = Snapshot::default();
+        self.pools[side].status().measure("peer", &mut snapshot);
+        let (mut taken, mut gone) = (0.0, 0.0);
+        snapshot.visit(&mut |metric| match metric.family.name {
+            "vpn_pool_packets_total" if metric.label("what") == Some("taken") => {
+                taken += metric.value;
+            }
+            "vpn_pool_packets_total" if metric.label("what") == Some("delivered") => {
+                gone += metric.value;
+            }
+            "vpn_pool_dropped_packets_total" | "vpn_pool_pending_packets" => gone += metric.value,
+            _ => {}
+        });
+        assert_eq!(taken, gone);
+        assert!(taken > 0.0 || self.arrived[1 - side] == 0);
     }
 }

@@ -13,6 +13,7 @@ mod groups;
 mod hold;
 mod inbound;
 mod maps;
+mod measure;
 mod model;
 mod mtu;
 mod nat;

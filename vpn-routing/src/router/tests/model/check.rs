@@ -12,6 +12,7 @@ use super::oracle::{Oracle, RESOLVER, Way};
 use super::real::{Came, DEVICE, Delivered, Last, MAX_FLOWS, Real};
 use super::transition::{Change, NAMES, TUNNELS};
 use crate::dns::DnsLimits;
+use crate::router::tests::measure::balances;
 use crate::router::{Egress, RouterConfig};
 
 /// What a packet that an application sent ends with.
@@ -40,6 +41,9 @@ impl Real {
     pub(super) fn check(&mut self, oracle: &Oracle) {
         let accounts = self.router.accounts();
         assert!(accounts.balance(), "{accounts:?}");
+        let mut snapshot = vpn_core::metrics::Snapshot::default();
+        self.router.status().measure(None, &mut snapshot);
+        assert!(balances(&snapshot), "{snapshot:?}");
         let limits = RouterConfig::default().hold;
         let workers = self.router.routers.len();
         assert!(accounts.held <= (limits.flows * limits.flow_packets * workers) as u64);
