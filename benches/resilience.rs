@@ -60,7 +60,7 @@ fn permits(criterion: &mut Criterion) {
                     Some(())
                 })
             }),
-            ("failsafe (mutex and clock inside)", &mut |n| {
+            ("failsafe (mutex inside)", &mut |n| {
                 timed(n, || peer.call(|| Ok::<_, ()>(black_box(1))))
             }),
             ("two uncontended mutexes and a clock", &mut |n| {

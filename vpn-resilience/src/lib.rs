@@ -1,8 +1,9 @@
-//! When to try again, and when to stop trying.
+//! What keeps a VPN alive when its parts fail: when to try again, when to stop trying, whether a
+//! peer is there, what runs on.
 //!
 //! Pure state machines: the time is an argument (`now`), the next wake-up is a return value, and
-//! randomness comes from a seed. Nothing here sleeps, spawns or reads a clock, so every behaviour
-//! is tested on invented time.
+//! randomness comes from a seed. None of them sleeps, spawns or reads a clock, so every behaviour
+//! is tested on invented time. What does, is a thin shell around them behind a feature.
 //!
 //! | Module | What it decides |
 //! |---|---|
@@ -19,6 +20,13 @@
 //! | `call` | policies around any asynchronous call (feature `tokio`) |
 //! | `decorate` | the same around any transport, directory and source of rules (feature `decorators`) |
 //! | [`manual`] | how to put them together, tuning, troubleshooting |
+//!
+//! # Features
+//!
+//! | Feature | Default | Adds |
+//! |---|---|---|
+//! | `tokio` | no | policies around calls, the supervisor, watching a peer |
+//! | `decorators` | no | policies around vpn-core's traits; brings `tokio` |
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
