@@ -31,7 +31,7 @@ const JOINED: usize = 16 * 1024;
 const READ_BYTES: usize = 128 * 1024;
 
 /// With less room another buffer is taken.
-const READ_LEAST: usize = 64 * 1024;
+const READ_LEAST: usize = 16 * 1024;
 
 /// Buffers that are kept to be used again.
 const EARLIER: usize = 3;

@@ -55,6 +55,30 @@
 //! inside then waits too. More streams divide that; datagrams avoid it. So these are the way where
 //! nothing else passes.
 
+//!
+//! # Tuning
+//!
+//! | What you want | What to set |
+//! |---|---|
+//! | the first packet without waiting for a stream | [`warm_streams`](PoolConfig::warm_streams); a dispatcher's [`pool`](Dispatcher::pool) before the first packet |
+//! | little delay rather than no loss | a small [`packet_buffer_size`](PoolConfig::packet_buffer_size) and [`Overflow::DropOld`] |
+//! | more streams sooner | a lower [`busy_at`](Scoring::busy_at), a shorter [`scale_up_after`](PoolConfig::scale_up_after) |
+//! | fewer streams | a lower [`max_streams_per_peer`](PoolConfig::max_streams_per_peer): connections then share, and wait for each other |
+//! | a dead peer noticed sooner | a shorter [`ProbeConfig::interval`]: three questions and their answers' time are what it takes |
+//!
+//! # Troubleshooting
+//!
+//! | What you see | Why, and what to do |
+//! |---|---|
+//! | `connecting` for ever, at the end that listens | nobody gave its streams to `accept`, or what came first is no greeting: another program, another version |
+//! | `down: the network refuses` | opening fails; after five failures in a row it is tried once a minute ([`PoolConfig::breaker`]) |
+//! | `down: the peer does not answer` | a stream was not greeted in time, or questions were not answered |
+//! | `stalled` grows, and the peer is there | its user does not take packets: keep receiving, in every state |
+//! | drops `stream_lost` | a stream ended with packets on it: as on any network |
+//! | drops `queue_full` | the peer takes less than comes, and the policy is to drop; or all peers' budget is used up |
+//! | drops `address_not_allowed`, inbound | the peer sends from a source that is not in [`StreamTunnel::allowed`] |
+//! | drops `no_session` | the peer is down; or it is one more than a dispatcher may have |
+
 pub mod budget;
 mod carry;
 pub mod config;

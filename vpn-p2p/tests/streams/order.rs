@@ -77,7 +77,7 @@ fn live(seed: u64, overflow: Overflow, weather: Weather) -> World {
 fn cases() -> u32 {
     let asked = std::env::var("PROPTEST_CASES").ok();
     let asked = asked.and_then(|cases| cases.parse::<u32>().ok());
-    asked.map_or(24, |cases| (cases / 10).max(1))
+    asked.map_or(12, |cases| (cases / 10).max(1))
 }
 
 fn policy() -> impl Strategy<Value = Overflow> {
