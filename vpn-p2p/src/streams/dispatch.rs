@@ -64,7 +64,7 @@ impl Default for DispatchConfig {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DispatchError {
-    /// There are as many peers as may be, and none of them is idle.
+    /// There are as many peers as may be. Idle ones go with the next clean-up.
     #[error("there are {0} peers already")]
     TooManyPeers(usize),
     /// The dispatcher is closed.

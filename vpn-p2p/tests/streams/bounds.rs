@@ -208,3 +208,37 @@ fn who_asks_and_does_not_read_the_answers_is_told_off() {
     let told = (0..10_000).find_map(|n| pool.received(now, id, ask(n)).err());
     assert!(matches!(told, Some(Fault::Protocol(_))));
 }
+
+/// What was on the streams of a process that is gone counts as lost, and its streams are closed: the new
+/// one knows nothing of them.
+#[test]
+fn a_peer_that_was_started_anew_is_told_from_its_predecessor() {
+    let (now, budget) = (Instant::now(), Budget::new(1 << 20));
+    let (mut pool, old) = stuck(PoolConfig::default(), &budget, now);
+    while pool.take_action().is_some() {}
+    for n in 0..10 {
+        assert_eq!(pool.offer(now, &mut packet(n, 100)), Offer::Taken);
+    }
+    let mut out = Vec::new();
+    pool.next_write(now, old, 500, &mut out);
+    let before = pool.status();
+    assert!(before.in_flight > 0 && before.waiting > 0, "{before:?}");
+    let purpose = vpn_p2p::streams::frame::Purpose::Data;
+    let new = pool.accepted(now, Session(3), 0, purpose).unwrap();
+    assert_eq!(pool.take_action(), Some(Action::Close(old)));
+    let after = pool.status();
+    let lost = after.counters.drops.get(DropReason::StreamLost);
+    assert_eq!(
+        (lost, after.in_flight, after.uncertain),
+        (before.in_flight, 0, 0)
+    );
+    // What waited goes to the new one, and nothing about the old streams does.
+    out.clear();
+    pool.next_write(now, new, 1 << 20, &mut out);
+    assert_eq!(
+        out.len() as u64,
+        1 + before.waiting,
+        "a greeting, and packets"
+    );
+    assert_eq!(*pool.standing(), Standing::Up);
+}

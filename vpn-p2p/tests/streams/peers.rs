@@ -256,3 +256,50 @@ async fn a_bad_frame_ends_its_stream_only() {
     assert_eq!(near.status().counters.broken, 0);
     kept.abort();
 }
+
+/// Both ends open streams, and both accept the other's: one pool each, and either way carries.
+#[tokio::test(start_paused = true)]
+async fn both_ends_may_open_streams() {
+    let (to_b, at_b) = memory(4096);
+    let (to_a, at_a) = memory(4096);
+    let pool = |opener| {
+        let pool = StreamPool::connect(
+            Arc::new(opener),
+            PoolConfig::default(),
+            Budget::new(1 << 20),
+        );
+        Arc::new(pool.unwrap())
+    };
+    let (a, b) = (pool(to_b), pool(to_a));
+    let mut accepting = Vec::new();
+    for (listener, pool) in [(at_a, a.clone()), (at_b, b.clone())] {
+        accepting.push(tokio::spawn(async move {
+            while let Some(stream) = listener.accept().await {
+                pool.accept(Box::new(stream)).unwrap();
+            }
+        }));
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for (from, to) in [(&a, &b), (&b, &a)] {
+        let (mut drops, mut batch) = (DropCounters::default(), PacketBatch::new(8, 2048));
+        for n in 0..4_u16 {
+            let source = format!("10.5.0.2:{}", 1000 + n);
+            let packet = build::udp(&*source, "203.0.113.10:7", &[7; 900]);
+            batch.push(Packet::from_slice(&packet)).unwrap();
+        }
+        assert_eq!(from.try_send(&mut batch, &mut drops).unwrap(), 4);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(to.try_recv(&mut batch).unwrap(), 4);
+        assert_eq!(from.status().counters.delivered.packets, 4);
+        assert_eq!(from.status().streams, 2, "its own and the other's");
+    }
+    assert_eq!(
+        (a.status().counters.broken, b.status().counters.broken),
+        (0, 0)
+    );
+    a.close().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(b.status().counters.broken, 2);
+    b.close().await;
+    accepting.iter().for_each(tokio::task::JoinHandle::abort);
+}
