@@ -19,6 +19,7 @@
 //! | [`supervise`] | what follows when a task ends; feature `tokio`: keeps tasks running |
 //! | `call` | policies around any asynchronous call (feature `tokio`) |
 //! | `decorate` | the same around any transport, directory and source of rules (feature `decorators`) |
+//! | `measure` | reports as samples of vpn-core's snapshot (feature `decorators`) |
 //! | [`manual`] | how to put them together, tuning, troubleshooting |
 //!
 //! # Features
@@ -43,6 +44,9 @@ pub mod decorate;
 pub mod fault;
 pub mod health;
 pub mod manual;
+#[cfg(feature = "decorators")]
+#[cfg_attr(docsrs, doc(cfg(feature = "decorators")))]
+pub mod measure;
 mod random;
 pub mod rate;
 pub mod retry;

@@ -106,7 +106,8 @@
 //!
 //! Each part hands out a plain struct, by value: counters (how often what happened, exact, never
 //! reset) and a status (counters and where it stands). There is no registry: whoever made the parts
-//! asks them, and puts the answers into one snapshot. Counters have stable names and sum up:
+//! asks them, and puts the answers into one snapshot; with the feature `decorators` each has `measure`,
+//! which puts it into `vpn_core::metrics::Snapshot`. Counters have stable names and sum up:
 //!
 //! ```
 //! use vpn_resilience::{RateConfig, RateLimit};

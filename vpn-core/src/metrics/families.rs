@@ -125,6 +125,29 @@ families! {
         RETRY_CALLS = Family::counter("vpn_retry_calls_total", &["retry", "outcome"],
             "Calls that succeeded, and that were given up.");
     ];
+    /// Of what is limited: rates, places, time.
+    LIMITS: [
+        LIMIT_REQUESTS = Family::counter("vpn_limit_requests_total", &["limit", "outcome"],
+            "What asked for leave, by what came of it.");
+    ];
+    /// Of peers that are watched.
+    LIVES: [
+        PEER_LIFE = Family::gauge("vpn_peer_life", &["peer", "life"],
+            "1 for what is known of its life, 0 for the rest.");
+        PEER_QUESTIONS = Family::counter("vpn_peer_questions_total", &["peer", "outcome"],
+            "Questions whether it is there that were asked, and that were answered.");
+        PEER_DEATHS = Family::counter("vpn_peer_deaths_total", &["peer"],
+            "How often it was found dead.");
+    ];
+    /// Of supervised tasks.
+    TASKS: [
+        TASK_STATE = Family::gauge("vpn_task_state", &["task", "state"],
+            "1 for the state it is in, 0 for the others.");
+        TASK_STARTS = Family::counter("vpn_task_starts_total", &["task"],
+            "How often it was started, the first time included.");
+        TASK_ENDS = Family::counter("vpn_task_ends_total", &["task", "how"],
+            "How often it ended by itself, by how.");
+    ];
     /// Of the ways to each peer.
     PATHS: [
         PATH_IN_USE = Family::gauge("vpn_path_in_use", &["peer", "path"],

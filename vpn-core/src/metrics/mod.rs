@@ -41,7 +41,7 @@ mod snapshot;
 mod tunnel;
 
 pub use mesh::{Directory, Path, Pool};
-pub use resilience::{Breaker, Retry};
+pub use resilience::{Breaker, Life, Limit, Retry, Task};
 pub use router::{Dns, GroupMember, Router, Rules};
 pub use snapshot::Snapshot;
 pub use tunnel::{Beside, Tunnel};

@@ -1,7 +1,8 @@
 //! Everything at one moment.
 
 use super::{
-    Breaker, Directory, Dns, GroupMember, Measured, Path, Pool, Retry, Router, Rules, Tunnel, Visit,
+    Breaker, Directory, Dns, GroupMember, Life, Limit, Measured, Path, Pool, Retry, Router, Rules,
+    Task, Tunnel, Visit,
 };
 
 /// What a program counts at one moment: the parts it has, filled by their owners.
@@ -24,6 +25,12 @@ pub struct Snapshot {
     pub breakers: Vec<Breaker>,
     /// What is tried again.
     pub retries: Vec<Retry>,
+    /// What is limited.
+    pub limits: Vec<Limit>,
+    /// Peers that are watched.
+    pub lives: Vec<Life>,
+    /// Supervised tasks.
+    pub tasks: Vec<Task>,
     /// Ways to peers.
     pub paths: Vec<Path>,
     /// The directory of peers.
@@ -49,6 +56,9 @@ impl Snapshot {
         each(&self.pools, visit);
         each(&self.breakers, visit);
         each(&self.retries, visit);
+        each(&self.limits, visit);
+        each(&self.lives, visit);
+        each(&self.tasks, visit);
         each(&self.paths, visit);
         each(&self.directory, visit);
     }

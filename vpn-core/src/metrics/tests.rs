@@ -38,6 +38,12 @@ fn full() -> Snapshot {
         }],
         breakers: vec![Breaker::default()],
         retries: vec![Retry::default()],
+        limits: vec![Limit {
+            outcomes: vec![("admitted", 1)],
+            ..Limit::default()
+        }],
+        lives: vec![Life::default()],
+        tasks: vec![Task::default()],
         paths: vec![Path {
             round_trip,
             ..Path::default()
