@@ -30,6 +30,9 @@ pub enum Fault {
     /// The peer takes nothing more from it.
     #[error("the peer replaced the stream")]
     Replaced,
+    /// The network below changed: whether it still works is not waited for.
+    #[error("the network below changed")]
+    Doubted,
     /// The peer was started anew.
     #[error("the peer was started anew")]
     Restarted,

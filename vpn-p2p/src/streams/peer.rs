@@ -321,6 +321,14 @@ impl StreamPool {
         }
     }
 
+    /// The network below is another one, or gone, or the machine slept: streams that were opened here
+    /// are replaced at once. What is on them may be lost, and is counted.
+    pub fn network_changed(&self, event: vpn_core::NetworkEvent) {
+        let mut inner = self.shared.lock();
+        inner.pool.network_changed(now(), event);
+        self.shared.finish(inner);
+    }
+
     /// What it has done, and how it stands.
     pub fn status(&self) -> PoolStatus {
         self.shared.lock().pool.status()

@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use ipnet::IpNet;
 use vpn_core::{
-    Assigned, DropCounters, DropReason, Packet, PacketBatch, Parsed, Resources, StateWatch,
-    TransportCapabilities, TransportError, TunnelTransport,
+    Assigned, DropCounters, DropReason, NetworkEvent, Packet, PacketBatch, Parsed, Resources,
+    StateWatch, TransportCapabilities, TransportError, TunnelTransport,
 };
 
 use super::budget::Budget;
@@ -180,6 +180,10 @@ impl TunnelTransport for StreamTransport {
 
     async fn close(&self) {
         self.pool.close().await;
+    }
+
+    fn network_changed(&self, event: NetworkEvent) {
+        self.pool.network_changed(event);
     }
 
     fn round_trip(&self) -> Option<Duration> {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use vpn_core::testing::build;
-use vpn_core::{DropReason, Packet};
+use vpn_core::{DropReason, NetworkEvent, Packet};
 use vpn_p2p::streams::frame::{Control, Frame};
 use vpn_p2p::streams::pool::{Action, Offer, Standing};
 use vpn_p2p::streams::{Budget, Fault, Overflow, Pool, PoolConfig, Session, StreamId};
@@ -241,4 +241,51 @@ fn a_peer_that_was_started_anew_is_told_from_its_predecessor() {
         "a greeting, and packets"
     );
     assert_eq!(*pool.standing(), Standing::Up);
+}
+
+/// On another network the old streams are not waited for, nor the pauses that the old one earned.
+#[test]
+fn after_a_change_of_the_network_streams_are_opened_anew_at_once() {
+    let (start, budget) = (Instant::now(), Budget::new(1 << 20));
+    let mut pool = Pool::new(PoolConfig::default(), true, Session(1), budget, start).unwrap();
+    let mut now = start;
+    while !matches!(pool.status().breaker, BreakerState::Open { .. }) {
+        while let Some(action) = pool.take_action() {
+            if let Action::Open(id) = action {
+                pool.ended(now, id, &Fault::Io("no way".to_owned()));
+            }
+        }
+        now = pool.poll_timeout().unwrap();
+        pool.handle_timeout(now);
+    }
+    assert_eq!(pool.take_action(), None, "the breaker is open");
+    pool.network_changed(now, NetworkEvent::Changed);
+    let Some(Action::Open(id)) = pool.take_action() else {
+        panic!("it tries at once");
+    };
+    assert_eq!(pool.status().breaker_transitions.opened, 1, "still counted");
+    pool.opened(id);
+    let session = Session(2);
+    let welcome = Frame::Control(Control::Welcome { session });
+    pool.received(now, id, welcome).unwrap();
+    while pool.take_action().is_some() {}
+    for n in 0..4 {
+        assert_eq!(pool.offer(now, &mut packet(n, 100)), Offer::Taken);
+    }
+    let before = pool.status();
+    pool.network_changed(now, NetworkEvent::Woke);
+    assert_eq!(*pool.standing(), Standing::Connecting);
+    let actions: Vec<Action> = std::iter::from_fn(|| pool.take_action()).collect();
+    assert!(actions.contains(&Action::Close(id)));
+    let opens = |action: &&Action| matches!(action, Action::Open(_));
+    assert_eq!(actions.iter().filter(opens).count(), 1);
+    assert_eq!(
+        pool.status().waiting,
+        before.waiting,
+        "what waited waits on"
+    );
+    pool.network_changed(now, NetworkEvent::Lost);
+    assert!(matches!(pool.standing(), Standing::Down(_)));
+    let counters = pool.status().counters;
+    assert_eq!(counters.drops.get(DropReason::NoSession), before.waiting);
 }

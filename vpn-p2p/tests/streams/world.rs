@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use vpn_core::metrics::Snapshot;
 use vpn_core::packet::PacketBatch;
 use vpn_core::testing::build;
-use vpn_core::{Packet, Parsed};
+use vpn_core::{NetworkEvent, Packet, Parsed};
 use vpn_p2p::streams::frame::{Control, Frame, decode};
 use vpn_p2p::streams::pool::{Action, Offer};
 use vpn_p2p::streams::{Budget, Fault, Pool, PoolConfig, Session, StreamId};
@@ -270,6 +270,10 @@ impl World {
     fn spoil(&mut self) {
         if self.wires.is_empty() {
             return;
+        }
+        if self.weather.cuts > 0 && self.random.below(2000) == 0 {
+            // Now and then the end that opens streams finds itself on another network.
+            self.pools[0].network_changed(self.now, NetworkEvent::Changed);
         }
         let at = self.random.below(self.wires.len() as u64) as usize;
         if self.random.below(1000) < self.weather.cuts {

@@ -20,6 +20,7 @@
 mod ending;
 mod inbound;
 mod measure;
+mod network;
 mod opening;
 mod outbound;
 mod status;
@@ -30,6 +31,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use vpn_core::{DownCause, DropReason, Packet};
+use vpn_resilience::breaker::{BreakerCounters, Transitions};
 use vpn_resilience::{Backoff, Breaker};
 
 use super::budget::Budget;
@@ -111,6 +113,9 @@ pub struct Pool {
     unsettled: Vec<Unsettled>,
     remembered: VecDeque<(StreamId, u64)>,
     breaker: Breaker,
+    /// Of the breakers of earlier networks.
+    past: Transitions,
+    past_permits: BreakerCounters,
     backoff: Backoff,
     retry_at: Option<Instant>,
     probe: Probe,
@@ -159,6 +164,8 @@ impl Pool {
             unsettled: Vec::new(),
             remembered: VecDeque::new(),
             breaker: Breaker::new(config.breaker),
+            past: Transitions::default(),
+            past_permits: BreakerCounters::default(),
             backoff: Backoff::new(config.backoff, config.seed),
             retry_at: None,
             probe: Probe::new(config.probe, now),

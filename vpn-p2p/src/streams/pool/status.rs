@@ -107,9 +107,14 @@ impl Pool {
             round_trip: self.probe.round_trip(),
             probes: self.probe.counts(),
             breaker: self.breaker.state(),
-            breaker_transitions: self.breaker.transitions(),
+            breaker_transitions: {
+                let mut transitions = self.past;
+                transitions.merge(&self.breaker.transitions());
+                transitions
+            },
             breaker_permits: {
-                let counters = self.breaker.counters();
+                let mut counters = self.past_permits;
+                counters.merge(&self.breaker.counters());
                 [counters.admitted, counters.refused]
             },
         }
