@@ -19,6 +19,7 @@
 //! a naive breaker in `model`.
 
 pub mod registry;
+mod report;
 mod window;
 
 #[cfg(test)]
@@ -29,8 +30,8 @@ mod tests;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::counters::counters;
 use crate::time::later;
+pub use report::{BreakerCounters, BreakerEvent, BreakerStatus, OpenCause, Transitions};
 use window::Rolling;
 pub use window::{Recent, Window};
 
@@ -85,84 +86,6 @@ impl BreakerState {
             Self::HalfOpen => "half_open",
         }
     }
-}
-
-counters! {
-    /// How often the breaker changed its state. Counts changes, not calls.
-    pub struct Transitions {
-        /// Into open.
-        opened,
-        /// Into half-open.
-        half_opened,
-        /// Into closed.
-        closed,
-    }
-}
-
-counters! {
-    /// How often what was asked and reported. Of the permits that were admitted,
-    /// `admitted - succeeded - failed - cancelled` are under way or lost.
-    pub struct BreakerCounters {
-        /// Permits given.
-        admitted,
-        /// Permits refused.
-        refused,
-        /// Attempts that succeeded.
-        succeeded,
-        /// Attempts that failed.
-        failed,
-        /// Attempts that were not made, or said nothing.
-        cancelled,
-        /// Of these three, those that changed nothing because the breaker had moved on.
-        late,
-        /// Probes that were given up because nobody reported them.
-        abandoned,
-    }
-}
-
-/// A change of a breaker, in the order they happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum BreakerEvent {
-    /// It opened.
-    Opened {
-        /// When the first probe is admitted.
-        until: Instant,
-        /// Why.
-        cause: OpenCause,
-    },
-    /// It admits probes.
-    HalfOpened,
-    /// The probes succeeded.
-    Closed,
-}
-
-/// Why a breaker opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum OpenCause {
-    /// So many attempts failed in a row.
-    InARow(u32),
-    /// Too many of the attempts in its window failed.
-    Share(Recent),
-    /// A probe failed.
-    Probe,
-}
-
-/// One breaker, as a status report shows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct BreakerStatus {
-    /// Where it stands.
-    pub state: BreakerState,
-    /// How often it changed its state.
-    pub transitions: Transitions,
-    /// How often what was asked and reported.
-    pub counters: BreakerCounters,
-    /// Failures in a row, while it is closed.
-    pub failures: u32,
-    /// What is in its window, if it has one.
-    pub recent: Option<Recent>,
 }
 
 /// Leave to make one attempt. Report its outcome with it.
@@ -358,6 +281,21 @@ impl Breaker {
         }
         if let Inner::HalfOpen { in_flight, .. } = &mut self.inner {
             *in_flight = in_flight.saturating_sub(1);
+        }
+    }
+
+    /// Closes it and forgets all failures: for when the circumstances changed, such as a new network.
+    /// Permits that are under way change nothing any more. Counters stay.
+    pub fn reset(&mut self) {
+        if self.is_closed() {
+            self.phase += 1;
+            self.inner = Inner::Closed { failures: 0 };
+            if let Some(window) = &mut self.window {
+                window.clear();
+            }
+        } else {
+            self.transitions.closed += 1;
+            self.enter(Inner::Closed { failures: 0 }, BreakerEvent::Closed);
         }
     }
 

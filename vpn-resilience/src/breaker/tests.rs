@@ -249,6 +249,28 @@ fn a_window_finds_what_never_fails_often_in_a_row() {
 }
 
 #[test]
+fn a_reset_one_is_as_new_but_for_its_counters() {
+    let start = Instant::now();
+    let mut breaker = opened(BreakerConfig::default(), start);
+    breaker.reset();
+    let late = breaker.acquire(start).unwrap();
+    for _ in 0..4 {
+        let permit = breaker.acquire(start).unwrap();
+        breaker.failed(permit, start);
+    }
+    breaker.reset();
+    breaker.failed(late, start);
+    for _ in 0..4 {
+        let permit = breaker.acquire(start).unwrap();
+        breaker.failed(permit, start);
+    }
+    assert!(breaker.is_closed(), "four in a row, and four");
+    let transitions = breaker.transitions();
+    assert_eq!((transitions.opened, transitions.closed), (1, 1));
+    assert_eq!(breaker.counters().failed, 5 + 9);
+}
+
+#[test]
 fn times_that_cannot_be_said_are_as_good_as_never() {
     let start = Instant::now();
     let config = BreakerConfig {

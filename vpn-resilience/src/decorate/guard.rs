@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
-use vpn_core::{DownCause, DropReason, Packet, TransportState};
+use vpn_core::{DownCause, DropReason, NetworkEvent, Packet, TransportState};
 
 /// What may be sent of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +47,9 @@ pub trait Guard: Debug + Send {
 
     /// Somebody wants to send, and there is room below, or there is none.
     fn room(&mut self, _now: Instant, _there_is: bool) {}
+
+    /// The network below is another one, or gone, or the machine slept.
+    fn network_changed(&mut self, _event: NetworkEvent) {}
 
     /// When it wants to be asked again, whatever happens until then.
     fn next_timeout(&self) -> Option<Instant> {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio::time::{sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 use vpn_core::{
     DropCounters, NetworkEvent, Packet, PacketBatch, Resources, StateSender, StateWatch,
     TransportCapabilities, TransportError, TransportState, TunnelTransport,
@@ -26,6 +27,8 @@ pub struct Guarded<T, G> {
     guard: Mutex<G>,
     watch: StateWatch,
     shown: StateSender,
+    /// Closed here, whatever becomes of it below.
+    closed: CancellationToken,
     /// What was not admitted, while the rest is sent; empty otherwise.
     spare: Mutex<Vec<Packet>>,
 }
@@ -54,6 +57,7 @@ impl<T: TunnelTransport, G: Guard> Guarded<T, G> {
             inner,
             guard: Mutex::new(guard),
             shown: StateSender::new(),
+            closed: CancellationToken::new(),
             spare: Mutex::default(),
         };
         guarded.look(now());
@@ -86,10 +90,64 @@ impl<T: TunnelTransport, G: Guard> Guarded<T, G> {
         next
     }
 
+    /// Whether it was closed, here or below.
     fn check(&self) -> Result<(), TransportError> {
+        self.check_here()?;
         match self.shown.get() {
             TransportState::Closed => Err(TransportError::Closed),
             _ => Ok(()),
+        }
+    }
+
+    fn check_here(&self) -> Result<(), TransportError> {
+        if self.closed.is_cancelled() {
+            return Err(TransportError::Closed);
+        }
+        Ok(())
+    }
+
+    async fn wait_readable(&self) -> Result<(), TransportError> {
+        let mut ready = pin!(self.inner.readable());
+        let mut state = self.inner.state();
+        loop {
+            let next = self.look(now());
+            tokio::select! {
+                biased;
+                ready = &mut ready => return ready,
+                // Looked at in the next round.
+                _ = state.next() => self.check()?,
+                () = at(next) => {}
+            }
+        }
+    }
+
+    async fn wait_writable(&self) -> Result<(), TransportError> {
+        let mut room = pin!(self.inner.writable());
+        let mut state = self.inner.state();
+        loop {
+            self.look(now());
+            self.check()?;
+            let waits = self.with_guard(|guard| guard.room_at());
+            if let Some(waits) = waits.filter(|waits| *waits > now()) {
+                tokio::select! {
+                    biased;
+                    () = at(Some(waits)) => {}
+                    _ = state.next() => {}
+                }
+                continue;
+            }
+            let there_is = poll_fn(|context| Poll::Ready(room.as_mut().poll(context))).await;
+            self.with_guard(|guard| guard.room(now(), there_is.is_ready()));
+            if let Poll::Ready(there_is) = there_is {
+                return there_is;
+            }
+            let takes = self.with_guard(|guard| guard.takes_at());
+            tokio::select! {
+                biased;
+                there_is = &mut room => return there_is,
+                () = at(takes) => return Ok(()),
+                _ = state.next() => {}
+            }
         }
     }
 
@@ -157,6 +215,7 @@ impl<T: TunnelTransport, G: Guard> TunnelTransport for Guarded<T, G> {
         batch: &mut PacketBatch,
         drops: &mut DropCounters,
     ) -> Result<usize, TransportError> {
+        self.check_here()?;
         let received = self.inner.try_recv(batch, drops);
         // Receiving is what moves the state.
         self.look(now());
@@ -168,6 +227,7 @@ impl<T: TunnelTransport, G: Guard> TunnelTransport for Guarded<T, G> {
         batch: &mut PacketBatch,
         drops: &mut DropCounters,
     ) -> Result<usize, TransportError> {
+        self.check_here()?;
         let now = now();
         self.look(now);
         let admission = lock(&self.guard).admit(now, batch.packets());
@@ -187,48 +247,13 @@ impl<T: TunnelTransport, G: Guard> TunnelTransport for Guarded<T, G> {
     }
 
     async fn readable(&self) -> Result<(), TransportError> {
-        let mut ready = pin!(self.inner.readable());
-        let mut state = self.inner.state();
-        loop {
-            let next = self.look(now());
-            tokio::select! {
-                biased;
-                ready = &mut ready => return ready,
-                // Looked at in the next round.
-                _ = state.next() => self.check()?,
-                () = at(next) => {}
-            }
-        }
+        let waits = self.closed.run_until_cancelled(self.wait_readable());
+        waits.await.unwrap_or(Err(TransportError::Closed))
     }
 
     async fn writable(&self) -> Result<(), TransportError> {
-        let mut room = pin!(self.inner.writable());
-        let mut state = self.inner.state();
-        loop {
-            self.look(now());
-            self.check()?;
-            let waits = self.with_guard(|guard| guard.room_at());
-            if let Some(waits) = waits.filter(|waits| *waits > now()) {
-                tokio::select! {
-                    biased;
-                    () = at(Some(waits)) => {}
-                    _ = state.next() => {}
-                }
-                continue;
-            }
-            let there_is = poll_fn(|context| Poll::Ready(room.as_mut().poll(context))).await;
-            self.with_guard(|guard| guard.room(now(), there_is.is_ready()));
-            if let Poll::Ready(there_is) = there_is {
-                return there_is;
-            }
-            let takes = self.with_guard(|guard| guard.takes_at());
-            tokio::select! {
-                biased;
-                there_is = &mut room => return there_is,
-                () = at(takes) => return Ok(()),
-                _ = state.next() => {}
-            }
-        }
+        let waits = self.closed.run_until_cancelled(self.wait_writable());
+        waits.await.unwrap_or(Err(TransportError::Closed))
     }
 
     async fn close(&self) {
@@ -237,7 +262,7 @@ impl<T: TunnelTransport, G: Guard> TunnelTransport for Guarded<T, G> {
             Some(within) => drop(timeout(within, self.inner.close()).await),
             None => self.inner.close().await,
         }
-        // Whatever becomes of it: here it is closed.
+        self.closed.cancel();
         self.shown.set(TransportState::Closed);
     }
 
@@ -253,6 +278,8 @@ impl<T: TunnelTransport, G: Guard> TunnelTransport for Guarded<T, G> {
 
     fn network_changed(&self, event: NetworkEvent) {
         self.inner.network_changed(event);
+        self.with_guard(|guard| guard.network_changed(event));
+        self.look(now());
     }
 
     fn idle_limit(&self) -> Option<Duration> {

@@ -125,9 +125,17 @@ async fn closing_has_an_end() {
     let (tunnel, _far) = memory_transport(16, 1420);
     let tunnel = Guarded::new(Clings(tunnel), TunnelTimeout::default());
     let begun = Instant::now();
-    tunnel.close().await;
+    let (waits, ()) = tokio::join!(tunnel.readable(), tunnel.close());
+    assert!(matches!(waits, Err(TransportError::Closed)));
     assert_eq!(begun.elapsed(), Duration::from_millis(500));
     assert_eq!(tunnel.state().get(), TransportState::Closed);
+    // Closed is closed, whatever becomes of what is below.
+    let (mut batch, mut drops) = (packets(1), DropCounters::default());
+    let sent = tunnel.try_send(&mut batch, &mut drops);
+    assert!(matches!(sent, Err(TransportError::Closed)));
+    let received = tunnel.try_recv(&mut batch, &mut drops);
+    assert!(matches!(received, Err(TransportError::Closed)));
+    assert_eq!(batch.len(), 1);
 }
 
 /// Sends as fast as it may for so long; how many were sent.

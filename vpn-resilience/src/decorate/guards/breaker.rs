@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use vpn_core::{DownCause, DropReason, Packet, TransportState};
+use vpn_core::{DownCause, DropReason, NetworkEvent, Packet, TransportState};
 
 use crate::breaker::{Breaker, BreakerConfig, BreakerEvent, BreakerStatus, Permit, Window};
 use crate::decorate::guard::{Admission, Guard};
@@ -136,6 +136,17 @@ impl Guard for TunnelBreaker {
         }
     }
 
+    /// What happened on the last network says nothing about this one.
+    fn network_changed(&mut self, event: NetworkEvent) {
+        if !event.calls_for_reconnect() {
+            return;
+        }
+        if let Up::Attempt { permit, .. } = std::mem::replace(&mut self.up, Up::No) {
+            self.breaker.cancelled(permit);
+        }
+        self.breaker.reset();
+    }
+
     fn next_timeout(&self) -> Option<Instant> {
         match self.up {
             Up::No => None,
@@ -204,6 +215,22 @@ mod tests {
             (status.transitions.opened, status.counters.failed),
             (0, 100)
         );
+    }
+
+    #[test]
+    fn another_network_is_another_chance() {
+        let start = Instant::now();
+        let mut guard = TunnelBreaker::new(BreakerConfig::default());
+        for flap in 0..5 {
+            guard.observe(second(start, flap), &up());
+            guard.observe(second(start, flap), &DOWN);
+        }
+        assert!(guard.observe(second(start, 6), &up()).is_some());
+        guard.network_changed(NetworkEvent::Lost);
+        assert!(guard.observe(second(start, 7), &up()).is_some());
+        guard.network_changed(NetworkEvent::Changed);
+        assert_eq!(guard.observe(second(start, 8), &up()), None);
+        assert_eq!(guard.status().transitions.closed, 1);
     }
 
     #[test]
