@@ -21,6 +21,11 @@ const ACK_BYTES: u64 = 128 * 1024;
 /// batches of ordinary packets, or some super-packets.
 const INBOUND_BYTES: usize = 512 * 1024;
 
+/// Received packets up to this length are copied into the batch's buffers, so that they do not keep a
+/// whole read in memory. Larger ones are handed on as the parts of it that they are: copying a
+/// super-packet costs as much as reading it, and what it keeps is at most eight times its size.
+const COPIED: usize = 32 * 1024;
+
 /// Answers that wait for a stream to be written: beyond, the peer does not read them.
 const MAX_CONTROL: usize = 512;
 
@@ -165,9 +170,7 @@ impl Pool {
             if !wanted(&packet) {
                 continue;
             }
-            // Copied, so that it does not keep a whole read in memory, which is used again at once:
-            // new memory for every read would cost more.
-            if packet.len() <= batch.pool_mut().largest_packet() {
+            if packet.len() <= COPIED.min(batch.pool_mut().largest_packet()) {
                 batch.push_with(|buf| {
                     buf.extend_from_slice(packet.bytes());
                     Some(packet.offload)
