@@ -15,7 +15,7 @@ use crate::streams::frame::{Control, Frame, StreamId};
 const ACK_DELAY: Duration = Duration::from_millis(5);
 
 /// Unacknowledged bytes that are acknowledged at once, so that a busy stream's sender sees progress.
-const ACK_BYTES: u64 = 128 * 1024;
+const ACK_BYTES: u64 = 512 * 1024;
 
 /// Bytes that came and wait to be taken; beyond, streams are not read, and the peer's queues fill. Two
 /// batches of ordinary packets, or some super-packets.
