@@ -84,6 +84,7 @@ pub mod budget;
 mod carry;
 pub mod config;
 pub mod dispatch;
+mod driver;
 pub mod fault;
 pub mod frame;
 pub mod lanes;
