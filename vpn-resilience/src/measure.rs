@@ -15,12 +15,13 @@ use vpn_core::metrics::{self, Snapshot};
 use crate::breaker::registry::RegistryStatus;
 use crate::breaker::{BreakerCounters, BreakerStatus, Transitions};
 use crate::bulkhead::BulkheadStatus;
-use crate::decorate::ShedCounters;
+use crate::decorate::{RemadeCounters, ShedCounters};
 use crate::health::HealthStatus;
 use crate::rate::RateCounters;
 use crate::retry::RetryCounters;
 use crate::supervise::{SupervisorReport, TaskStatus};
 use crate::timeout::TimeoutCounters;
+use crate::warm::WarmCounters;
 
 fn breaker(
     name: &str,
@@ -70,6 +71,19 @@ impl RetryCounters {
             attempts: self.attempts,
             succeeded: self.succeeded,
             given_up: self.failed,
+        });
+    }
+}
+
+impl RemadeCounters {
+    /// Puts what it says into a snapshot, as what is tried again under this name: an attempt is one to
+    /// make a transport.
+    pub fn measure(&self, name: &str, into: &mut Snapshot) {
+        into.retries.push(metrics::Retry {
+            name: name.to_owned(),
+            attempts: self.made + self.failed,
+            succeeded: self.made,
+            given_up: 0,
         });
     }
 }
@@ -128,6 +142,7 @@ limits! {
     RateCounters: |counters| counters.iter().collect();
     TimeoutCounters: |counters| counters.iter().collect();
     ShedCounters: |counters| counters.iter().collect();
+    WarmCounters: |counters| counters.iter().collect();
     BulkheadStatus: |status| status.counters.iter().collect();
 }
 
