@@ -1,10 +1,12 @@
 //! Where the daemon is asked what it does: the control socket, and metrics.
 
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
+use std::sync::Arc;
+
+use vpn_resilience::supervise::SupervisorError;
 
 use crate::control;
 use crate::error::Error;
+use crate::kept::Kept;
 use crate::metrics;
 use crate::plan::Loaded;
 use crate::report::Reporter;
@@ -27,13 +29,20 @@ impl Asked {
         Ok(Self { control, metrics })
     }
 
-    /// Answers until `shutdown`.
-    pub(crate) fn serve(self, reporter: &Reporter, shutdown: &CancellationToken) -> JoinSet<()> {
-        let mut answering = JoinSet::new();
-        answering.spawn(self.control.serve(reporter.clone(), shutdown.clone()));
-        if let Some(metrics) = self.metrics {
-            answering.spawn(metrics.serve(reporter.clone(), shutdown.clone()));
-        }
-        answering
+    /// Answers until `kept` stops, which closes them.
+    pub(crate) fn serve(self, reporter: &Reporter, kept: &Kept) -> Result<(), SupervisorError> {
+        let (control, asks) = (Arc::new(self.control), reporter.clone());
+        kept.service("control", move |stop| {
+            let (control, reporter) = (Arc::clone(&control), asks.clone());
+            async move { control.serve(reporter, stop).await }
+        })?;
+        let Some(metrics) = self.metrics else {
+            return Ok(());
+        };
+        let (metrics, asks) = (Arc::new(metrics), reporter.clone());
+        kept.service("metrics", move |stop| {
+            let (metrics, reporter) = (Arc::clone(&metrics), asks.clone());
+            async move { metrics.serve(reporter, stop).await }
+        })
     }
 }

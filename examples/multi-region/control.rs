@@ -74,9 +74,9 @@ impl Listener {
         })
     }
 
-    /// Answers until `shutdown`. Each caller has a task of its own: one that says nothing delays
+    /// Answers until `shutdown`; again, if it is called again. Each caller has a task of its own: one that says nothing delays
     /// no other one, and nothing else.
-    pub(crate) async fn serve(self, reporter: Reporter, shutdown: CancellationToken) {
+    pub(crate) async fn serve(&self, reporter: Reporter, shutdown: CancellationToken) {
         let mut callers = JoinSet::new();
         loop {
             tokio::select! {

@@ -10,15 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
-use tokio_util::sync::CancellationToken;
-use vpn_core::{InterfacePlan, RuleSource, StateWatch, TransportState};
+use vpn_core::{InterfacePlan, StateWatch, TransportState};
 use vpn_routing::RouterConfig;
 use vpn_routing::engine::{Engine, EngineHandle, Lane};
 use vpn_routing::owner::LinuxOwners;
-use vpn_routing::rules::{FeedStatus, RuleCache, RuleFeed};
+use vpn_routing::rules::{FeedStatus, RuleCache};
 use vpn_tun::watch::Ours;
 use vpn_tun::{DirectConfig, LinuxTun};
 
@@ -27,6 +26,7 @@ use crate::config::OnExit;
 use crate::direct;
 use crate::error::{Error, system};
 use crate::host;
+use crate::kept::{Feed, Kept};
 use crate::network::{self, Follower};
 use crate::plan::Loaded;
 use crate::policy::Policy;
@@ -41,11 +41,11 @@ const FIRST_TRY: Duration = Duration::from_secs(6);
 /// How long a stopping engine may take before it is left behind.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How often the addresses of interfaces are looked at.
-const INTERFACES_EVERY: Duration = Duration::from_secs(2);
-
 /// How often what is ours is compared with what others made of it.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Cannot be: tasks are few, and started before they are stopped.
+const NO_TASK: &str = "cannot start a task";
 
 /// Between two looks whether the engine has heard of what its tunnels said.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
@@ -55,7 +55,8 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
     // From here on a signal waits until there is something to undo, and is then obeyed.
     let mut stop = Signals::new()?;
     let loaded = Loaded::read(path)?;
-    let (source, direct_asked_by) = loaded.open_rules().await?;
+    let kept = Kept::new(loaded.config.breaker.config());
+    let (source, direct_asked_by) = loaded.open_rules(&kept).await?;
     for (name, provider) in &loaded.tunnels {
         for warning in provider.warnings() {
             tracing::warn!(tunnel = %name, "{warning}");
@@ -63,7 +64,7 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
     }
     let asked = Asked::bind(&loaded).await?;
     let mut system_state = SystemState::new(&loaded.config).await?;
-    let mut prepared = prepare(&loaded, &system_state)?;
+    let mut prepared = prepare(&loaded, &system_state, &kept)?;
     let mut engaged = system_state.engage().await;
     if let (Ok(()), Some(asked_by)) = (&engaged, direct_asked_by) {
         engaged = open_direct(&mut prepared, system_state.direct(), &asked_by).await;
@@ -76,25 +77,30 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
         }
         return Err(error);
     }
-    let (shutdown, recompile, rules) = start_rules(source, &prepared);
+    let policy = prepared.policy.clone();
+    let (compile, moved) = (policy.compile(), move || policy.look_at_interfaces());
+    let feed = kept.feed(source, prepared.rules.clone(), compile, moved);
+    let feed = feed.map_err(system(NO_TASK))?;
     let reload = Reload::new(
         path.to_owned(),
         &loaded,
         prepared.engine.handle(),
         &system_state,
         prepared.policy.clone(),
-        recompile,
+        Arc::clone(&feed.recompile),
+        kept.clone(),
     );
     let served = serve(
         prepared,
-        rules,
+        feed,
         &reload,
-        &shutdown,
+        &kept,
         &mut system_state,
         asked,
         &mut stop,
     )
     .await;
+    kept.stop().await;
     // `open` is for those who stop the daemon. Where it fails, apps stay blocked.
     let on_exit = match &served {
         Ok(()) => reload.on_exit().await,
@@ -117,7 +123,7 @@ struct Prepared {
 }
 
 /// The engine with its tunnels, which begin to connect once this task waits for something.
-fn prepare(loaded: &Loaded, system_state: &SystemState) -> Result<Prepared, Error> {
+fn prepare(loaded: &Loaded, system_state: &SystemState, kept: &Kept) -> Result<Prepared, Error> {
     let (device, underlay) = (system_state.device(), system_state.underlay());
     let lane = |queue: &Arc<LinuxTun>| {
         let owners = LinuxOwners::new(queue.index());
@@ -150,6 +156,7 @@ fn prepare(loaded: &Loaded, system_state: &SystemState) -> Result<Prepared, Erro
             system_state.capture(),
             system_state.journal(),
         )?;
+        let transport = kept.tunnel(name, transport);
         tunnels.push(transport.state());
         let id = engine.add_tunnel(name, transport)?;
         known.tunnels.insert(name.clone(), id);
@@ -182,19 +189,12 @@ async fn open_direct(
     Ok(())
 }
 
-/// The rules' feed, which runs.
-struct Rules {
-    status: watch::Receiver<FeedStatus>,
-    recompile: Arc<Notify>,
-    task: JoinHandle<()>,
-}
-
 /// From the capture to the signal.
 async fn serve(
     prepared: Prepared,
-    feed: Rules,
+    feed: Feed,
     reload: &Reload,
-    shutdown: &CancellationToken,
+    kept: &Kept,
     system_state: &mut SystemState,
     asked: Asked,
     stop: &mut Signals,
@@ -216,8 +216,10 @@ async fn serve(
         policy.clone(),
         Arc::clone(&feed.recompile),
         Arc::clone(system_state.underlay()),
+        kept,
     )
-    .await;
+    .await
+    .map_err(system(NO_TASK))?;
     let reporter = Reporter {
         engine: handle.clone(),
         interface: system_state.device().name().to_string(),
@@ -227,8 +229,9 @@ async fn serve(
         policy,
         database,
         journal: system_state.journal().clone(),
+        kept: kept.clone(),
     };
-    let mut answering = asked.serve(&reporter, shutdown);
+    asked.serve(&reporter, kept).map_err(system(NO_TASK))?;
     let first_try = tokio::time::timeout(FIRST_TRY, all_tried(tunnels, feed.status, &handle));
     tokio::pin!(first_try);
     let mut ready = false;
@@ -267,7 +270,7 @@ async fn serve(
             }
         }
     };
-    let result = match ended {
+    match ended {
         None => {
             let stopped = async {
                 handle.stop().await;
@@ -284,12 +287,7 @@ async fn serve(
         Some(Ok(Ok(_))) => Ok(()),
         Some(Ok(Err(error))) => Err(error.into()),
         Some(Err(join)) => Err(system("the engine's task ended")(join)),
-    };
-    shutdown.cancel();
-    // All end by the token; a panic in one ended it as well.
-    let _ = feed.task.await;
-    while answering.join_next().await.is_some() {}
-    result
+    }
 }
 
 /// Waits until rules are in force and each tunnel came up or failed once, and the engine knows:
@@ -320,41 +318,6 @@ async fn all_tried(
             return Some(status.plan);
         }
         tokio::time::sleep(LOOK_AGAIN).await;
-    }
-}
-
-/// Feeds the cache from where the rules are written, and has rules compiled anew when interfaces
-/// changed. Answers the token that ends it, and what asks for a compilation.
-fn start_rules(
-    source: Arc<dyn RuleSource>,
-    prepared: &Prepared,
-) -> (CancellationToken, Arc<Notify>, Rules) {
-    let shutdown = CancellationToken::new();
-    let (cache, policy) = (prepared.rules.clone(), prepared.policy.clone());
-    let feed = RuleFeed::new(source, cache, policy.compile());
-    let (status, recompile) = (feed.status(), feed.recompile());
-    let (token, again) = (shutdown.clone(), Arc::clone(&recompile));
-    let task = tokio::spawn(async move {
-        tokio::select! {
-            () = feed.run(token) => {}
-            () = follow_interfaces(policy, again) => {}
-        }
-    });
-    let rules = Rules {
-        status,
-        recompile: Arc::clone(&recompile),
-        task,
-    };
-    (shutdown, recompile, rules)
-}
-
-/// Rules that name an interface mean the prefixes it has now.
-async fn follow_interfaces(policy: Policy, recompile: Arc<Notify>) {
-    loop {
-        tokio::time::sleep(INTERFACES_EVERY).await;
-        if policy.look_at_interfaces() {
-            recompile.notify_one();
-        }
     }
 }
 

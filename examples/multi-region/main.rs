@@ -21,6 +21,7 @@ mod direct;
 mod error;
 mod explain;
 mod host;
+mod kept;
 mod metrics;
 mod network;
 mod plan;

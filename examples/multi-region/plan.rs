@@ -15,6 +15,7 @@ use crate::config::{Config, Direct};
 use crate::direct;
 use crate::error::Error;
 use crate::host;
+use crate::kept::Kept;
 use crate::policy::Known;
 use crate::provider::Provider;
 
@@ -77,17 +78,20 @@ impl Loaded {
     /// is missing. A rule that cannot be put in force is an error here; later, at run time, it
     /// blocks its app and is reported.
     /// With them comes who asks for a way past the tunnels.
-    pub(crate) async fn open_rules(&self) -> Result<(Arc<dyn RuleSource>, Option<String>), Error> {
+    pub(crate) async fn open_rules(
+        &self,
+        kept: &Kept,
+    ) -> Result<(Arc<dyn RuleSource>, Option<String>), Error> {
         let file = TomlRules::open_within(&self.path)?;
         let mut rules = vec![file.load().await?];
         self.accept(&self.path, &rules[0])?;
-        let mut layers: Vec<Arc<dyn RuleSource>> = vec![Arc::new(file)];
+        let mut layers: Vec<Arc<dyn RuleSource>> = vec![kept.rules("file", Arc::new(file))];
         if let Some(path) = &self.config.rules {
             let database = SqliteRules::open(path)?;
             let added = database.load().await?;
             self.accept(path, &added)?;
             rules.push(added);
-            layers.push(Arc::new(database));
+            layers.push(kept.rules("database", Arc::new(database)));
         }
         let direct = self.direct_asked_by(&rules);
         Ok((Arc::new(Layered::new(layers)), direct))

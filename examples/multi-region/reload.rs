@@ -14,6 +14,7 @@ use vpn_tun::{CaptureConfig, DirectConfig, Journal, LinuxTun, MarkedUnderlay};
 use crate::config::{Offload, OnExit};
 use crate::direct;
 use crate::error::{Error, chain};
+use crate::kept::Kept;
 use crate::plan::Loaded;
 use crate::policy::Policy;
 use crate::provider::Provider;
@@ -40,6 +41,7 @@ pub(crate) struct Reload {
     journal: Journal,
     policy: Policy,
     recompile: Arc<Notify>,
+    kept: Kept,
     /// What is in force; held while it changes.
     current: Arc<Mutex<Current>>,
 }
@@ -59,6 +61,7 @@ impl Reload {
         system: &SystemState,
         policy: Policy,
         recompile: Arc<Notify>,
+        kept: Kept,
     ) -> Self {
         let current = Current {
             keys: loaded.config.keys(),
@@ -75,6 +78,7 @@ impl Reload {
             journal: system.journal().clone(),
             policy,
             recompile,
+            kept,
             current: Arc::new(Mutex::new(current)),
         }
     }
@@ -232,7 +236,8 @@ impl Reload {
         provider: &Provider,
     ) -> Result<Arc<dyn TunnelTransport>, Error> {
         let said = &loaded.config.tunnel[name];
-        provider.start(name, said, &self.underlay, &self.capture, &self.journal)
+        let transport = provider.start(name, said, &self.underlay, &self.capture, &self.journal)?;
+        Ok(self.kept.tunnel(name, transport))
     }
 }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
+use vpn_core::metrics::{Breaker, Retry, Snapshot};
 use vpn_core::{DropCounters, Owner, TransportState, TunnelId};
+use vpn_resilience::supervise::TaskStatus;
 use vpn_routing::alloc::Role;
 use vpn_routing::conn::Origin;
 use vpn_routing::engine::{EngineGone, EngineHandle};
@@ -16,6 +18,7 @@ use vpn_tun::Journal;
 
 use crate::control::Request;
 use crate::explain::explain;
+use crate::kept::Kept;
 use crate::policy::Policy;
 use crate::reload::Reload;
 use crate::resources;
@@ -48,6 +51,8 @@ pub(crate) struct Reporter {
     pub(crate) database: Option<PathBuf>,
     /// What others changed of what is ours.
     pub(crate) journal: Journal,
+    /// What keeps parts alive.
+    pub(crate) kept: Kept,
 }
 
 impl Reporter {
@@ -72,6 +77,11 @@ impl Reporter {
         value["apps"] = apps.iter().map(|a| app(a, &report)).collect();
         value["process"] = resources::own();
         value["rules"]["database"] = self.database.is_some().into();
+        let mut snapshot = Snapshot::default();
+        self.kept.measure(&mut snapshot);
+        value["breakers"] = snapshot.breakers.iter().map(breaker).collect();
+        value["retries"] = snapshot.retries.iter().map(retry).collect();
+        value["tasks"] = self.kept.tasks().tasks.iter().map(task).collect();
         Ok(value)
     }
 }
@@ -85,6 +95,37 @@ fn changed_by_others(journal: &Journal) -> Value {
         })
     });
     changes.collect()
+}
+
+fn breaker(breaker: &Breaker) -> (String, Value) {
+    let value = json!({
+        "state": breaker.state,
+        "opened": breaker.opened,
+        "closed": breaker.closed,
+        "given": breaker.admitted,
+        "refused": breaker.refused,
+    });
+    (breaker.name.clone(), value)
+}
+
+fn retry(retry: &Retry) -> (String, Value) {
+    let value = json!({
+        "attempts": retry.attempts,
+        "succeeded": retry.succeeded,
+        "given_up": retry.given_up,
+    });
+    (retry.name.clone(), value)
+}
+
+fn task(task: &TaskStatus) -> (String, Value) {
+    let value = json!({
+        "state": task.state.name(),
+        "starts": task.counters.starts,
+        "failures": task.counters.failures,
+        "panics": task.counters.panics,
+        "said": task.said,
+    });
+    (task.name.to_string(), value)
 }
 
 fn flow(flow: &FlowStatus, status: &Status) -> Value {

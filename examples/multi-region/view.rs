@@ -64,6 +64,22 @@ fn occupied(tunnel: &Value) -> String {
     line
 }
 
+/// States by name, with what is counted where that is news.
+fn states(of: &Value, counted: &str, from: u64) -> String {
+    let named = of.as_object().into_iter().flatten();
+    let named = named.map(|(name, one)| {
+        let mut said = format!("{name} {}", text(&one["state"]).replace('_', "-"));
+        if let Some(count) = one[counted].as_u64().filter(|count| *count >= from) {
+            let _ = write!(said, " ({counted} {count})");
+        }
+        if let Some(why) = one["said"].as_str() {
+            let _ = write!(said, ": {why}");
+        }
+        said
+    });
+    named.collect::<Vec<_>>().join(", ")
+}
+
 /// `multi-region status`
 pub(crate) fn status(value: &Value, json: bool) {
     if json {
@@ -121,6 +137,9 @@ pub(crate) fn status(value: &Value, json: bool) {
         "dns: {} queries, {} answers, {} waiting, {} names",
         dns["queries"], dns["answers"], dns["pending"], dns["names"],
     );
+    for (key, counted, from) in [("breakers", "opened", 1), ("tasks", "starts", 2)] {
+        let _ = writeln!(out, "{key}: {}", states(&value[key], counted, from));
+    }
     let process = &value["process"];
     let _ = writeln!(
         out,

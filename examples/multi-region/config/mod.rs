@@ -2,6 +2,7 @@
 
 mod answers;
 mod bounds;
+mod breaker;
 mod dns;
 mod file;
 mod group;
@@ -22,6 +23,7 @@ use crate::error::Error;
 use crate::provider::INTERFACES;
 use answers::Answers;
 use bounds::{Hold, Limits, Timeouts};
+use breaker::Breaker;
 pub(crate) use dns::{ApplyDns, Dns};
 pub(crate) use file::regular;
 pub(crate) use group::Group;
@@ -85,6 +87,8 @@ pub(crate) struct Config {
     hold: Hold,
     #[serde(default)]
     limits: Limits,
+    #[serde(default)]
+    pub(crate) breaker: Breaker,
     /// The tunnels by name.
     #[serde(default)]
     pub(crate) tunnel: BTreeMap<String, Tunnel>,

@@ -26,12 +26,15 @@ const MEMORY: Family = Family::gauge(
 const TASKS: Family = Family::gauge("vpn_tasks", &[], "Tasks of the daemon's runtime.");
 
 /// Of the SDK's families, those of the parts that the daemon has.
-const SECTIONS: [&[&Family]; 6] = [
+const SECTIONS: [&[&Family]; 9] = [
     families::ROUTER,
     families::RULES,
     families::DNS,
     families::TUNNELS,
     families::GROUPS,
+    families::BREAKERS,
+    families::RETRIES,
+    families::TASKS,
     DAEMON,
 ];
 
@@ -41,6 +44,7 @@ impl Reporter {
         let status = self.engine.status().await?;
         let mut snapshot = Snapshot::default();
         status.measure(Some(&self.feed.borrow()), &mut snapshot);
+        self.kept.measure(&mut snapshot);
         for tunnel in &mut snapshot.tunnels {
             let (_, beside) = resources::of_tunnel(&tunnel.resources);
             tunnel.beside = beside.map(|(_, process)| Beside {

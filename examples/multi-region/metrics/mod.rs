@@ -50,8 +50,8 @@ impl Listener {
             .map_err(|cause| Error::Metrics { address, cause })
     }
 
-    /// Answers until `shutdown`.
-    pub(crate) async fn serve(self, reporter: Reporter, shutdown: CancellationToken) {
+    /// Answers until `shutdown`; again, if it is called again.
+    pub(crate) async fn serve(&self, reporter: Reporter, shutdown: CancellationToken) {
         let mut callers = JoinSet::new();
         loop {
             tokio::select! {

@@ -8,6 +8,7 @@ use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 
 use super::model::{Link, Model, Note};
+use super::snapshot::Snapshot;
 use super::view::{BAD, DIM, GOOD, TITLE, WAIT, left, right, row, title};
 use super::words;
 
@@ -102,12 +103,46 @@ fn daemon(frame: &mut Frame<'_>, area: Rect, model: &Model) {
                 words::count(process.tasks),
             )),
         ]),
+        kept(shown),
     ];
     for (place, line) in lines.into_iter().enumerate() {
         if let Some(at) = row(area, 1 + place as u16) {
             frame.render_widget(line, at);
         }
     }
+}
+
+/// What is kept alive: what is not well, or that all is.
+fn kept(shown: &Snapshot) -> Line<'static> {
+    let mut line = vec![Span::styled(" parts   ", DIM)];
+    let breakers = shown.breakers.iter().map(|(name, breaker)| {
+        let style = match breaker.state.as_str() {
+            "open" => Some(BAD),
+            "half_open" => Some(WAIT),
+            _ => None,
+        };
+        (style, format!("{name} {}", breaker.state.replace('_', "-")))
+    });
+    let tasks = shown.tasks.iter().map(|(name, task)| {
+        let style = match task.state.as_str() {
+            "running" if task.starts < 2 => None,
+            "running" => Some(WAIT),
+            _ => Some(BAD),
+        };
+        let again = format!("task {name} {}, start {}", task.state, task.starts);
+        (style, again)
+    });
+    for (style, said) in breakers.chain(tasks) {
+        if let Some(style) = style {
+            line.push(Span::styled(format!("{said}  "), style));
+        }
+    }
+    if line.len() == 1 {
+        let (breakers, tasks) = (shown.breakers.len(), shown.tasks.len());
+        let all = format!("{tasks} tasks run, {breakers} breakers closed");
+        line.push(Span::raw(all));
+    }
+    Line::from(line)
 }
 
 /// The last row: what is wrong, else what was said, else what keys do.

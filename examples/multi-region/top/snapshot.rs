@@ -19,6 +19,10 @@ pub(crate) struct Snapshot {
     pub(crate) packets: Packets,
     pub(crate) dns: Dns,
     pub(crate) process: Process,
+    /// Breakers, by what they are of.
+    pub(crate) breakers: BTreeMap<String, Breaker>,
+    /// The daemon's tasks.
+    pub(crate) tasks: BTreeMap<String, Task>,
     /// What somebody else changed of the daemon's work; `status` says it in words.
     pub(crate) changed_by_others: Vec<IgnoredAny>,
     /// Names of users, by their ids: not of the daemon.
@@ -114,4 +118,22 @@ pub(crate) struct Process {
     pub(crate) threads: u64,
     pub(crate) tasks: u64,
     pub(crate) memory: u64,
+}
+
+/// One breaker.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Breaker {
+    /// `closed`, `open` or `half_open`.
+    pub(crate) state: String,
+}
+
+/// One task that is started again when it fails.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Task {
+    /// `running`, or what it is instead.
+    pub(crate) state: String,
+    /// How often it was started; once is usual.
+    pub(crate) starts: u64,
 }

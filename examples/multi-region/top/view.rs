@@ -9,8 +9,8 @@ use ratatui::widgets::Paragraph;
 use super::model::{Link, Model};
 use super::{apps, footer, over, tunnels};
 
-/// Rows of the lower part: a headline and four lines.
-const FOOTER: u16 = 5;
+/// Rows of the lower part: a headline and five lines.
+const FOOTER: u16 = 6;
 
 /// Least rows that applications have: headline, names of columns, three of them.
 const APPS: u16 = 5;

@@ -38,6 +38,11 @@ impl<C> WithBreaker<C> {
         lock(&self.breaker).status()
     }
 
+    /// As [`Breaker::reset`]: what was ill may have been mended, as somebody knows.
+    pub fn reset(&self) {
+        lock(&self.breaker).reset();
+    }
+
     /// As [`Breaker::poll_event`].
     pub fn poll_event(&self) -> Option<BreakerEvent> {
         lock(&self.breaker).poll_event()

@@ -44,7 +44,8 @@ pub struct FeedStatus {
 }
 
 /// A source, the cache it feeds, and how. Made by [`new`](Self::new), consumed by
-/// [`run`](Self::run).
+/// [`run`](Self::run). A clone is the same feed: to run it again, should it have panicked.
+#[derive(Clone)]
 pub struct RuleFeed {
     source: Arc<dyn RuleSource>,
     cache: RuleCache,
