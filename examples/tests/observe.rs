@@ -18,6 +18,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use support::app;
 use support::lab::Lab;
+use support::metrics::{METRICS, get, request, sample};
 use support::place::{CONFIG, Place, site};
 use vpn_lab::{LabPlan, RegionPlan};
 
@@ -25,36 +26,6 @@ use vpn_lab::{LabPlan, RegionPlan};
 #[test]
 fn plays_an_app() {
     app::play();
-}
-
-const METRICS: &str = "127.0.0.1:9586";
-
-/// One HTTP request, as bytes; the whole answer.
-fn request(lab: &Lab, bytes: Vec<u8>) -> String {
-    let work = move || {
-        let mut stream = TcpStream::connect(METRICS).expect("a connection");
-        let limit = Some(Duration::from_secs(10));
-        stream.set_read_timeout(limit).expect("a limit");
-        stream.write_all(&bytes).expect("a request");
-        let mut text = Vec::new();
-        // A refusal may come as a reset, once everything was said.
-        let _ = stream.read_to_end(&mut text);
-        String::from_utf8_lossy(&text).into_owned()
-    };
-    lab.lab.client().run(work).expect("the namespace")
-}
-
-fn get(lab: &Lab, path: &str, host: &str) -> String {
-    let text = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
-    request(lab, text.into_bytes())
-}
-
-/// The value of a sample, by its name with its labels.
-fn sample(text: &str, name: &str) -> f64 {
-    let mut lines = text.lines();
-    let found = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    let found = found.unwrap_or_else(|| panic!("{name} in {text}"));
-    found.parse().expect("a number")
 }
 
 /// The rows of the reference: name and type.

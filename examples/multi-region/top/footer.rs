@@ -129,7 +129,7 @@ fn kept(shown: &Snapshot) -> Line<'static> {
             "running" => Some(WAIT),
             _ => Some(BAD),
         };
-        let again = format!("task {name} {}, start {}", task.state, task.starts);
+        let again = format!("{name} {}, start {}", task.state, task.starts);
         (style, again)
     });
     for (style, said) in breakers.chain(tasks) {

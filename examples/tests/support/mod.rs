@@ -5,6 +5,7 @@
 
 pub mod app;
 pub mod lab;
+pub mod metrics;
 pub mod place;
 pub mod trace;
 pub mod traffic;

@@ -288,6 +288,43 @@ fn trouble_with_rules_is_told_in_full() {
 }
 
 #[test]
+fn parts_that_are_not_well_are_told() {
+    let (mut model, now) = model();
+    let parts = |breaker: &str, task: &str, starts: u64| -> Snapshot {
+        let mut snapshot = said(60_000);
+        let value = json!({
+            "breakers": { "tunnel.uk": { "state": breaker }, "rules.file": { "state": "closed" } },
+            "tasks": { "network": { "state": task, "starts": starts } },
+        });
+        let more: Snapshot = serde_json::from_value(value).expect("a report");
+        (snapshot.breakers, snapshot.tasks) = (more.breakers, more.tasks);
+        snapshot
+    };
+    let mut shows = |second: u64, snapshot: Snapshot| {
+        model.snapshot(now + Duration::from_secs(second), snapshot);
+        let rows = picture(&model, 80, 24);
+        parts_of(&rows)
+    };
+    let well = shows(1, parts("closed", "running", 1));
+    assert_eq!(well.trim(), "1 tasks run, 2 breakers closed");
+    let held = shows(2, parts("half_open", "running", 1));
+    assert_eq!(held.trim(), "tunnel.uk half-open");
+    let both = shows(3, parts("open", "waiting", 2));
+    assert!(
+        both.starts_with("  tunnel.uk open  network waiting"),
+        "{both}"
+    );
+}
+
+/// What the row of parts says, cut where the picture ends.
+fn parts_of(rows: &[String]) -> String {
+    let found = rows
+        .iter()
+        .find_map(|row| Some(row.split_once(" parts ")?.1.to_owned()));
+    found.unwrap_or_else(|| panic!("no parts in {rows:#?}"))
+}
+
+#[test]
 fn help_is_ended_by_any_key() {
     let (mut model, _) = model();
     model.key(Key::Char('?'));

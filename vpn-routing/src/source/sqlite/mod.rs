@@ -121,13 +121,13 @@ impl RuleSource for SqliteRules {
         // Before reading: a change during the read counts as not loaded.
         let seen = self.watch.seen();
         let file = Arc::clone(&self.file);
-        let rules = tokio::task::spawn_blocking(move || read(&file))
-            .await
-            .map_err(|cause| RuleSourceError::Unavailable {
-                place: self.path.display().to_string(),
-                cause: cause.into(),
-            })??;
+        let rules = tokio::task::spawn_blocking(move || read(&file)).await;
+        // Also where that failed: who asks tries again in time, and not without pause.
         self.loaded.store(seen, SeqCst);
+        let rules = rules.map_err(|cause| RuleSourceError::Unavailable {
+            place: self.path.display().to_string(),
+            cause: cause.into(),
+        })??;
         Ok(RuleSnapshot::from(rules))
     }
 

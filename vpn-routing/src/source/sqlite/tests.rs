@@ -165,6 +165,27 @@ async fn a_change_before_the_first_load_and_a_replaced_file_are_noticed() {
     assert!(matches!(error, RuleSourceError::Unavailable { .. }));
 }
 
+/// A load that failed is no change: who waits for one would ask without pause.
+#[tokio::test]
+async fn a_failed_load_is_told_once_and_what_mends_it_is_a_change() {
+    let dir = Dir::new();
+    let rules = SqliteRules::open(dir.file()).unwrap();
+    rules.load().await.unwrap();
+    let other = Connection::open(dir.file()).unwrap();
+    other
+        .execute_batch("ALTER TABLE rules RENAME TO away")
+        .unwrap();
+    noticed(&rules).await;
+    assert!(rules.load().await.is_err());
+    let again = tokio::time::timeout(10 * POLL_EVERY, rules.changed());
+    assert!(again.await.is_err());
+    other
+        .execute_batch("ALTER TABLE away RENAME TO rules")
+        .unwrap();
+    noticed(&rules).await;
+    rules.load().await.unwrap();
+}
+
 #[test]
 fn files_that_must_not_be_used_are_refused_by_name() {
     let dir = Dir::new();
