@@ -150,9 +150,10 @@ impl RateLimit {
         u64::try_from(self.level.max(0) / TOKEN).unwrap_or(u64::MAX)
     }
 
-    /// Gives back tokens that were taken and not needed: they are not counted then.
+    /// Gives back what one request took and did not need: neither it nor its tokens are counted then.
     pub fn put_back(&mut self, tokens: u64) {
         self.level = (self.level + i128::from(tokens) * TOKEN).min(self.burst);
+        self.counters.admitted = self.counters.admitted.saturating_sub(1);
         self.counters.tokens = self.counters.tokens.saturating_sub(tokens);
     }
 

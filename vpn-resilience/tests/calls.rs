@@ -386,3 +386,40 @@ async fn no_policy_is_one_attempt() {
     assert!(Plain.run(|| server.answer()).await.is_err());
     assert_eq!(server.asked(), 1);
 }
+
+/// What is refused until later than the call may take is not asked then: the call has ended.
+#[tokio::test(start_paused = true)]
+async fn no_attempt_begins_after_all_the_time_of_its_call() {
+    let config = RetryConfig {
+        max_elapsed: Some(Duration::from_secs(5)),
+        ..RetryConfig::default()
+    };
+    let answer = async || Ok::<_, io::Error>(7);
+    let policy = WithRetry::new(config, 7, Fault::of_io as Of).around(Far);
+    let begun = Instant::now();
+    let error = policy.run(|| answer()).await.unwrap_err();
+    assert!(matches!(error, CallError::GaveUp { .. }), "{error}");
+    assert!(
+        begun.elapsed() <= Duration::from_secs(5),
+        "{:?}",
+        begun.elapsed()
+    );
+    let counters = policy.outside().counters();
+    assert_eq!((counters.attempts, counters.failed), (1, 1));
+}
+
+/// Refuses for a minute.
+#[derive(Debug)]
+struct Far;
+
+impl Policy<io::Error> for Far {
+    fn call<'a, T: Send + 'a>(
+        &'a self,
+        _: vpn_resilience::call::Operation<'a, T, io::Error>,
+    ) -> vpn_resilience::call::Call<'a, T, io::Error> {
+        Box::pin(async {
+            let retry_at = (Instant::now() + Duration::from_secs(60)).into_std();
+            Err(CallError::Limited(Limited { retry_at }))
+        })
+    }
+}

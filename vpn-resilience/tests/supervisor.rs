@@ -211,3 +211,32 @@ async fn with_the_last_handle_dropped_nothing_is_left() {
     tokio::task::yield_now().await;
     assert_eq!(metrics.num_alive_tasks(), 0);
 }
+
+/// As long as it likes: all together end in time all the same.
+#[tokio::test(start_paused = true)]
+async fn a_grace_without_end_is_none() {
+    for stop_within in [Duration::from_millis(900), Duration::MAX] {
+        let config = SupervisorConfig {
+            stop_within,
+            ..SupervisorConfig::default()
+        };
+        let supervisor = Supervisor::new(config);
+        let grace = TaskConfig {
+            grace: Duration::MAX,
+            ..TaskConfig::default()
+        };
+        let ends = |stop: tokio_util::sync::CancellationToken| async move {
+            stop.cancelled().await;
+            Outcome::Ok(())
+        };
+        supervisor.spawn("ends", grace, ends).unwrap();
+        if stop_within < Duration::MAX {
+            let stays = |_| pending::<Outcome>();
+            supervisor.spawn("stays", grace, stays).unwrap();
+        }
+        let begun = Instant::now();
+        let stopped = supervisor.stop().await;
+        assert_eq!(stopped.stuck, 0);
+        assert!(begun.elapsed() < Duration::from_secs(1));
+    }
+}

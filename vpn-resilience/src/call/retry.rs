@@ -113,7 +113,13 @@ impl<E: Send + 'static, C: Classify<E>> Policy<E> for WithRetry<C> {
                         }
                         Some(Err(error)) => {
                             let fault = error.to_retry(&self.classify);
-                            (call.after(|r, c| r.failed(c, fault, now())), error)
+                            let next = call.after(|retries, call| {
+                                if let Some(at) = error.retry_at() {
+                                    call.not_before(at);
+                                }
+                                retries.failed(call, fault, now())
+                            });
+                            (next, error)
                         }
                         None => {
                             let limit = now().saturating_duration_since(begun);
@@ -122,11 +128,7 @@ impl<E: Send + 'static, C: Classify<E>> Policy<E> for WithRetry<C> {
                         }
                     };
                     match next {
-                        // Not before there can be another one.
-                        Next::At(at) => {
-                            let at = error.retry_at().map_or(at, |can| can.max(at));
-                            sleep_until(at.into()).await;
-                        }
+                        Next::At(at) => sleep_until(at.into()).await,
                         Next::GiveUp(GiveUp::Pointless { .. }) => return Err(error),
                         Next::GiveUp(reason) => {
                             let last = Box::new(error);

@@ -144,7 +144,10 @@ impl<T: TunnelTransport, G: Guard> Guarded<T, G> {
             let takes = self.with_guard(|guard| guard.takes_at());
             tokio::select! {
                 biased;
-                there_is = &mut room => return there_is,
+                there_is = &mut room => {
+                    self.with_guard(|guard| guard.room(now(), true));
+                    return there_is;
+                }
                 () = at(takes) => return Ok(()),
                 _ = state.next() => {}
             }

@@ -57,14 +57,21 @@ struct Shared {
     /// Woken when a pause is cut short.
     hurry: Notify,
     closed: CancellationToken,
-    /// What makes the next one, kept while nobody drives it.
-    making: tokio::sync::Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>,
+    /// Held by whoever makes the next one.
+    turn: tokio::sync::Mutex<()>,
 }
+
+/// What makes the next one.
+type Mending = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 struct Inner {
     current: Option<Made>,
     /// The last one, to be closed before another is made.
     last: Option<Made>,
+    /// What was begun, while nobody drives it.
+    mending: Option<Mending>,
+    /// Nothing is kept any more.
+    closed: bool,
     backoff: Backoff,
     not_before: Option<Instant>,
     gave_up: Option<GiveUp>,
@@ -91,6 +98,8 @@ impl Remade {
             inner: Mutex::new(Inner {
                 current: None,
                 last: None,
+                mending: None,
+                closed: false,
                 backoff: Backoff::new(backoff, seed),
                 not_before: None,
                 gave_up: None,
@@ -99,7 +108,7 @@ impl Remade {
             changed: Notify::new(),
             hurry: Notify::new(),
             closed: CancellationToken::new(),
-            making: tokio::sync::Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
         }))
     }
 
@@ -115,13 +124,32 @@ impl Remade {
 
     /// There is no transport: makes one. Cancel-safe, for what was begun goes on with the next call.
     async fn mend(&self) {
-        let mut making = self.0.making.lock().await;
-        if self.0.lock().current.is_none() {
-            let shared = &self.0;
-            let work = making.get_or_insert_with(|| Box::pin(mend(shared.clone())));
+        let _turn = self.0.turn.lock().await;
+        let mut begun = {
+            let mut inner = self.0.lock();
+            if inner.closed || inner.current.is_some() {
+                return;
+            }
+            let work = inner.mending.take();
+            let work = work.unwrap_or_else(|| Box::pin(mend(self.0.clone())));
+            Begun(&self.0, Some(work))
+        };
+        if let Some(work) = &mut begun.1 {
             work.await;
         }
-        *making = None;
+        begun.1 = None;
+    }
+}
+
+/// Work that is kept for the next one where its driver goes away.
+struct Begun<'a>(&'a Shared, Option<Mending>);
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.0.lock();
+        if !inner.closed {
+            inner.mending = self.1.take();
+        }
     }
 }
 
@@ -144,11 +172,21 @@ async fn mend(shared: Arc<Shared>) {
         shared.shown.set(TransportState::Connecting);
         match (shared.make)().await {
             Ok(made) => {
-                {
+                let too_late = {
                     let mut inner = shared.lock();
                     inner.counters.made += 1;
                     inner.backoff.succeeded(now());
-                    inner.current = Some(made);
+                    match inner.closed {
+                        true => Some(made),
+                        false => {
+                            inner.current = Some(made);
+                            None
+                        }
+                    }
+                };
+                if let Some(made) = too_late {
+                    made.close().await;
+                    return;
                 }
                 shared.mirror();
                 shared.changed.notify_waiters();
@@ -347,12 +385,14 @@ impl TunnelTransport for Remade {
 
     async fn close(&self) {
         self.0.closed.cancel();
-        // Whoever drives it sees that, and lets go of this.
-        *self.0.making.lock().await = None;
-        let (current, last) = {
+        let (current, last, mending) = {
             let mut inner = self.0.lock();
-            (inner.current.take(), inner.last.take())
+            inner.closed = true;
+            let mending = inner.mending.take();
+            (inner.current.take(), inner.last.take(), mending)
         };
+        // Whoever drives what was begun lets go of it when it looks, and nobody waits for that.
+        drop(mending);
         for made in current.into_iter().chain(last) {
             made.close().await;
         }

@@ -33,6 +33,10 @@ pub use watch::Watch;
 /// Silence after which a peer is dead, in keepalives.
 pub const DEAD_AFTER: u32 = 3;
 
+/// The shortest silence that can be asked about: without any, whoever drives a monitor would do
+/// nothing else.
+pub const LEAST_KEEPALIVE: Duration = Duration::from_millis(1);
+
 /// Questions whose answers are waited for; the oldest is given up then.
 const MAX_OPEN: usize = 16;
 
@@ -43,7 +47,8 @@ const MAX_EVENTS: usize = 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HealthConfig {
     /// Silence after which it is asked; [`DEAD_AFTER`] times as much, and it is dead. Default 25 s,
-    /// within the 30 s for which the worst NATs remember a flow (RFC 4787 REQ-5 wants 2 minutes).
+    /// within the 30 s for which the worst NATs remember a flow (RFC 4787 REQ-5 wants 2 minutes);
+    /// shorter than [`LEAST_KEEPALIVE`] counts as that.
     pub keepalive: Duration,
     /// How often it is asked before it is dead; 0 counts as 1. Default 4: where a fifth of all
     /// packets is lost in each direction, a living one is called dead once in 60 times.
@@ -165,7 +170,8 @@ pub struct Monitor {
 
 impl Monitor {
     /// Watches a peer from now on. It is asked at once.
-    pub fn new(config: HealthConfig, now: Instant) -> Self {
+    pub fn new(mut config: HealthConfig, now: Instant) -> Self {
+        config.keepalive = config.keepalive.max(LEAST_KEEPALIVE);
         Self {
             config,
             life: Life::Unknown,

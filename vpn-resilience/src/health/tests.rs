@@ -164,3 +164,19 @@ proptest! {
         prop_assert!(monitor.next_timeout() >= now);
     }
 }
+
+/// No silence at all is bearable: it is asked without a pause, almost, and whoever drives it goes on.
+#[test]
+fn a_keepalive_of_nothing_is_a_short_one() {
+    let config = HealthConfig {
+        keepalive: Duration::ZERO,
+        ..HealthConfig::default()
+    };
+    let mut now = Instant::now();
+    let mut monitor = Monitor::new(config, now);
+    for _ in 0..100 {
+        monitor.handle_timeout(now);
+        assert!(monitor.next_timeout() > now);
+        now = monitor.next_timeout();
+    }
+}

@@ -92,12 +92,19 @@ pub struct Retry {
     backoff: Backoff,
     begun: Instant,
     attempts: u32,
+    not_before: Option<Instant>,
 }
 
 impl Retry {
     /// Attempts that began.
     pub const fn attempts(&self) -> u32 {
         self.attempts
+    }
+
+    /// Whoever refused the attempt said when another one can be made: none begins earlier. Told before
+    /// the attempt is said to have [failed](Retries::failed).
+    pub const fn not_before(&mut self, at: Instant) {
+        self.not_before = Some(at);
     }
 }
 
@@ -153,6 +160,7 @@ impl Retries {
             backoff: Backoff::new(config, self.seed),
             begun: now,
             attempts: 0,
+            not_before: None,
         }
     }
 
@@ -217,6 +225,7 @@ impl Retries {
             Next::At(at) => at,
             Next::GiveUp(reason) => return Err(reason),
         };
+        let at = call.not_before.take().map_or(at, |can| can.max(at));
         let end = self.config.max_elapsed.map(|most| later(call.begun, most));
         if end.is_some_and(|end| at >= end) {
             let elapsed = now.saturating_duration_since(call.begun);

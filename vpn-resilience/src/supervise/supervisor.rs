@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::task::{After, Ended, Task, TaskConfig, TaskCounters, TaskState, TaskStatus};
+use crate::time::later;
 
 /// Tasks of one supervisor; more is a mistake, for a task is a part of the program, not a piece of
 /// work.
@@ -205,7 +206,7 @@ impl Supervisor {
     pub async fn stop(&self) -> Stopped {
         lock(&self.0.tasks).stopped = true;
         let _alone = self.0.stopping.lock().await;
-        let cut_off_by = Instant::now() + self.0.config.stop_within;
+        let cut_off_by = within(self.0.config.stop_within);
         let grace_by = cut_off_by
             .checked_sub(FOR_CUTTING_OFF)
             .unwrap_or(cut_off_by)
@@ -217,12 +218,12 @@ impl Supervisor {
             let over = child.abort.is_finished();
             child.stop.cancel();
             let mut end = child.end.lock().await;
-            let grace = (Instant::now() + child.grace).min(grace_by);
+            let grace = within(child.grace).min(grace_by);
             if timeout_at(grace, &mut *end).await.is_ok() {
                 stopped.ended += usize::from(!over);
             } else {
                 child.abort.abort();
-                let gives_way = (Instant::now() + GIVES_WAY).min(cut_off_by);
+                let gives_way = within(GIVES_WAY).min(cut_off_by);
                 match timeout_at(gives_way, &mut *end).await {
                     Ok(_) => stopped.cut_off += 1,
                     Err(_) => stopped.stuck += 1,
@@ -322,6 +323,11 @@ where
 /// The time; tests may have paused it.
 fn now() -> std::time::Instant {
     Instant::now().into_std()
+}
+
+/// So long from now.
+fn within(time: Duration) -> Instant {
+    later(now(), time).into()
 }
 
 /// A future whose panics are its end. What panicked is dropped and never polled again.

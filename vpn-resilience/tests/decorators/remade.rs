@@ -243,3 +243,19 @@ async fn closing_in_any_moment_leaves_no_transport_open() {
         assert!(tunnel.current().is_none());
     }
 }
+
+/// Who waits, stops looking and closes, still holding what it waited for: closing does not wait for that.
+#[tokio::test(start_paused = true)]
+async fn closing_waits_for_nobody_who_waits() {
+    for after in [0, 50, 150, 300] {
+        let maker = Maker::default();
+        maker.failures.store(1, SeqCst);
+        let tunnel = maker.remade(BackoffConfig::default());
+        let mut waiting = std::pin::pin!(tunnel.readable());
+        let _ = timeout(Duration::from_millis(after), &mut waiting).await;
+        let closed = timeout(Duration::from_secs(10), tunnel.close()).await;
+        assert!(closed.is_ok(), "after {after} ms");
+        assert!(matches!(waiting.await, Err(TransportError::Closed)));
+        assert_eq!(maker.made.load(SeqCst), maker.closed.load(SeqCst));
+    }
+}

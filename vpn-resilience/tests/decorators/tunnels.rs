@@ -232,3 +232,26 @@ async fn a_stalled_tunnel_sheds_and_then_carries_what_is_fresh() {
     assert_eq!(tunnel.try_send(&mut fresh, &mut drops).unwrap(), 1);
     assert!(!tunnel.with_guard(|guard| guard.is_shedding()));
 }
+
+/// A tunnel that was full once, and has room again, has all its patience when it is full next.
+#[tokio::test(start_paused = true)]
+async fn room_that_came_back_forgets_how_long_there_was_none() {
+    let (tunnel, far) = memory_transport(2, 1420);
+    far.up(assigned());
+    let tunnel = Guarded::new(tunnel, TunnelShed::default());
+    let mut drops = DropCounters::default();
+    assert_eq!(tunnel.try_send(&mut packets(2), &mut drops).unwrap(), 2);
+    // Nobody sends; somebody waits for room, and finds it.
+    let room = async {
+        sleep(Duration::from_millis(50)).await;
+        while far.take().is_some() {}
+    };
+    let (waited, ()) = tokio::join!(tunnel.writable(), room);
+    waited.unwrap();
+    seconds(60).await;
+    let (sent, _) = (tunnel.inner().try_send(&mut packets(2), &mut drops), ());
+    assert_eq!(sent.unwrap(), 2, "filled by somebody else");
+    let mut batch = packets(3);
+    assert_eq!(tunnel.try_send(&mut batch, &mut drops).unwrap(), 0);
+    assert_eq!((batch.len(), drops.total()), (3, 0), "full for no time yet");
+}

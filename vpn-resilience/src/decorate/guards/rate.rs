@@ -107,6 +107,7 @@ mod tests {
         guard.sent(now, 3, &packets[1..3]);
         assert_eq!(guard.admit(now, &packets[1..]), Admission::First(2));
         assert_eq!(guard.counters().tokens, 3);
+        assert_eq!(guard.counters().admitted, 3, "what was left over is not");
     }
 
     #[test]
