@@ -397,7 +397,7 @@ async fn no_attempt_begins_after_all_the_time_of_its_call() {
     let answer = async || Ok::<_, io::Error>(7);
     let policy = WithRetry::new(config, 7, Fault::of_io as Of).around(Far);
     let begun = Instant::now();
-    let error = policy.run(|| answer()).await.unwrap_err();
+    let error = policy.run(answer).await.unwrap_err();
     assert!(matches!(error, CallError::GaveUp { .. }), "{error}");
     assert!(
         begun.elapsed() <= Duration::from_secs(5),
