@@ -40,8 +40,8 @@ const EARLIER: usize = 3;
 /// would cost more than writing it.
 const WORTH_KEEPING: usize = 8 * 1024;
 
-/// How long a stream may take to say that it ends: nothing depends on it.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// How long a stream may take to say that it ends: nothing depends on it, and who closes waits for it.
+const FAREWELL: Duration = Duration::from_millis(250);
 
 /// A stream, and what is read from it and not yet a frame.
 pub(super) struct Wire {

@@ -7,6 +7,9 @@ use vpn_resilience::{BackoffConfig, BreakerConfig};
 /// Most streams one pool may be told to use: each costs a task, a socket and buffers.
 pub const MAX_STREAMS: usize = 256;
 
+/// Times beyond this are as good as never: with more, an instant could overflow.
+const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
 /// What a full queue does with one packet more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -68,7 +71,7 @@ impl Default for ProbeConfig {
     }
 }
 
-/// Bounds and thresholds of the pool of one peer.
+/// Bounds and thresholds of the pool of one peer. [`Duration::MAX`] is never.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolConfig {
     /// Streams for packets at the same time, 1 to [`MAX_STREAMS`]. Default 10.
@@ -162,6 +165,25 @@ pub enum ConfigError {
 impl PoolConfig {
     /// Least bytes for the packets of a peer: one super-packet with the room around it.
     pub const LEAST_BYTES: usize = 66 * 1024;
+
+    /// The same with times that can be added to any instant.
+    pub(super) fn in_time(mut self) -> Self {
+        let times = [
+            &mut self.stream_idle_timeout,
+            &mut self.cleanup_interval,
+            &mut self.scale_up_after,
+            &mut self.open_timeout,
+            &mut self.stall_after,
+            &mut self.close_within,
+            &mut self.probe.interval,
+            &mut self.probe.timeout,
+            &mut self.backoff.cap,
+        ];
+        for time in times {
+            *time = (*time).min(NEVER);
+        }
+        self
+    }
 
     /// Whether it makes sense. Asked by everything that is made from it.
     ///

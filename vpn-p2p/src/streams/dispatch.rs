@@ -3,10 +3,11 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
 use vpn_core::{DropCounters, DropReason, PacketBatch, PeerId};
 
 use super::budget::Budget;
@@ -89,6 +90,9 @@ pub struct Dispatcher {
     opener: Arc<dyn PeerOpener>,
     budget: Budget,
     peers: Arc<Mutex<Peers>>,
+    closing: CancellationToken,
+    /// Cancelled when idle peers are no longer looked for.
+    cleaned: CancellationToken,
 }
 
 impl Dispatcher {
@@ -108,8 +112,18 @@ impl Dispatcher {
             config.pool.cleanup_interval,
             config.pool.stream_idle_timeout,
         );
-        runtime.spawn(clean_up(Arc::downgrade(&peers), every, limit));
+        let (closing, cleaned) = (CancellationToken::new(), CancellationToken::new());
+        let (looked, stop, guard) = (peers.clone(), closing.clone(), cleaned.clone().drop_guard());
+        runtime.spawn(async move {
+            let _guard = guard;
+            let pause = || stop.run_until_cancelled(tokio::time::sleep(every));
+            while pause().await.is_some() {
+                clean_up(&looked, limit).await;
+            }
+        });
         Ok(Self {
+            closing,
+            cleaned,
             budget: Budget::new(config.total_buffer_bytes),
             config,
             opener,
@@ -198,14 +212,29 @@ impl Dispatcher {
 
     /// Closes all pools, and returns when no task of theirs is left. Idempotent.
     pub async fn close(&self) {
-        let pools = {
+        let pools: Vec<Arc<StreamPool>> = {
             let mut peers = lock(&self.peers);
             peers.closed = true;
-            std::mem::take(&mut peers.pools)
+            peers.pools.values().cloned().collect()
         };
-        for pool in pools.values() {
-            pool.close().await;
-        }
+        self.closing.cancel();
+        self.cleaned.cancelled().await;
+        close_all(&pools).await;
+        lock(&self.peers).pools.clear();
+    }
+}
+
+impl Drop for Dispatcher {
+    fn drop(&mut self) {
+        self.closing.cancel();
+    }
+}
+
+/// Closes them together.
+async fn close_all(pools: &[Arc<StreamPool>]) {
+    pools.iter().for_each(|pool| pool.begin_close());
+    for pool in pools {
+        pool.close().await;
     }
 }
 
@@ -214,23 +243,13 @@ fn lock(peers: &Mutex<Peers>) -> MutexGuard<'_, Peers> {
 }
 
 /// Lets peers go that nobody talks to, and nobody holds.
-async fn clean_up(peers: Weak<Mutex<Peers>>, every: Duration, limit: Duration) {
-    loop {
-        tokio::time::sleep(every).await;
-        let Some(peers) = peers.upgrade() else { return };
-        let idle: Vec<Arc<StreamPool>> = {
-            let mut peers = lock(&peers);
-            if peers.closed {
-                return;
-            }
-            let idle = |_: &PeerId, pool: &mut Arc<StreamPool>| {
-                Arc::strong_count(pool) == 1 && pool.is_idle(limit)
-            };
-            peers.pools.extract_if(idle).map(|(_, pool)| pool).collect()
+async fn clean_up(peers: &Mutex<Peers>, limit: Duration) {
+    let idle: Vec<Arc<StreamPool>> = {
+        let idle = |_: &PeerId, pool: &mut Arc<StreamPool>| {
+            Arc::strong_count(pool) == 1 && pool.is_idle(limit)
         };
-        drop(peers);
-        for pool in idle {
-            pool.close().await;
-        }
-    }
+        let mut peers = lock(peers);
+        peers.pools.extract_if(idle).map(|(_, pool)| pool).collect()
+    };
+    close_all(&idle).await;
 }

@@ -30,7 +30,8 @@
 //!   peer that takes nothing, is met by no other peer, and who offers packets never waits.
 //! * **Bounds.** Per peer and direction at most
 //!   [`peer_buffer_bytes`](PoolConfig::peer_buffer_bytes) wait to be sent and half a megabyte to be
-//!   taken, and each stream's task holds at most 128 KiB to be written and twice that to be read. Over all peers a [`Budget`].
+//!   taken, and each stream's task holds at most 128 KiB to be written and a megabyte to be read into, which
+//!   packets that were not taken may keep. Over all peers a [`Budget`].
 //!   A frame is at most 65,583 bytes long, and a pool has at most
 //!   [`max_streams_per_peer`](PoolConfig::max_streams_per_peer) streams, as many again of the peer's
 //!   twice, and one for questions.

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::{Notify, mpsc};
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use vpn_core::{
     Assigned, DropCounters, DropReason, Packet, PacketBatch, StateSender, TransportError,
@@ -127,7 +126,8 @@ impl Inner {
 pub struct StreamPool {
     shared: Arc<Shared>,
     accepted: mpsc::Sender<Box<dyn Stream>>,
-    task: Mutex<Option<JoinHandle<()>>>,
+    /// Cancelled when no task is left.
+    ended: CancellationToken,
 }
 
 impl StreamPool {
@@ -178,11 +178,17 @@ impl StreamPool {
         });
         let (accepted, incoming) = mpsc::channel(GREETING);
         let driver = Driver::new(shared.clone(), opener, incoming, greeted);
-        let task = Mutex::new(Some(runtime.spawn(driver.run())));
+        let ended = CancellationToken::new();
+        // Also if it panics, or its runtime goes.
+        let guard = ended.clone().drop_guard();
+        runtime.spawn(async move {
+            let _guard = guard;
+            driver.run().await;
+        });
         Ok(Self {
             shared,
             accepted,
-            task,
+            ended,
         })
     }
 
@@ -332,28 +338,26 @@ impl StreamPool {
         self.shared.state.watch()
     }
 
-    /// Whether nothing was sent or received for so long.
+    /// Whether nothing was offered, sent or received for so long.
     pub fn is_idle(&self, limit: std::time::Duration) -> bool {
         self.shared.lock().pool.is_idle(now(), limit)
     }
 
-    /// Closes all streams, and returns when no task is left. Idempotent.
+    /// Closes all streams, and returns when no task is left, within a quarter of a second. Idempotent:
+    /// whoever calls it, and when, waits for the same end.
     pub async fn close(&self) {
-        self.shared.closing.cancel();
-        let task = {
-            let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
-            task.take()
-        };
-        if let Some(task) = task {
-            // It ends by the token; a panic in it ended it as well.
-            let _ = task.await;
-        }
+        self.begin_close();
+        self.ended.cancelled().await;
         self.shared.state.set(TransportState::Closed);
     }
 
+    /// Tells its tasks to end.
+    pub(super) fn begin_close(&self) {
+        self.shared.closing.cancel();
+    }
+
     pub(super) fn is_running(&self) -> bool {
-        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
-        task.as_ref().is_some_and(|task| !task.is_finished())
+        !self.ended.is_cancelled()
     }
 
     fn check_open(&self) -> Result<(), TransportError> {
@@ -366,7 +370,7 @@ impl StreamPool {
 
 impl Drop for StreamPool {
     fn drop(&mut self) {
-        self.shared.closing.cancel();
+        self.begin_close();
     }
 }
 

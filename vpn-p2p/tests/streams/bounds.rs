@@ -289,3 +289,92 @@ fn after_a_change_of_the_network_streams_are_opened_anew_at_once() {
     let counters = pool.status().counters;
     assert_eq!(counters.drops.get(DropReason::NoSession), before.waiting);
 }
+
+/// Many packets of a byte take more than their bytes, and are read no further than others.
+#[test]
+fn what_came_is_bounded_by_what_it_takes() {
+    let now = Instant::now();
+    let mut pool = Pool::new(
+        PoolConfig::default(),
+        false,
+        Session(1),
+        Budget::new(1 << 20),
+        now,
+    )
+    .unwrap();
+    let purpose = vpn_p2p::streams::frame::Purpose::Data;
+    let id = pool.accepted(now, Session(2), 0, purpose).unwrap();
+    let mut count = 0;
+    while pool.takes_more() {
+        let packet = Packet::new(bytes::BytesMut::from(&[0; 1][..]), 0);
+        pool.received(now, id, Frame::Packet(packet)).unwrap();
+        count += 1;
+    }
+    let takes = count * size_of::<Packet>();
+    assert!(takes <= 1 << 20, "{takes} bytes for {count} packets");
+}
+
+/// A super-packet without a segment size cannot be said in a frame: it would end its stream.
+#[test]
+fn a_super_packet_of_nothing_is_dropped() {
+    let (now, budget) = (Instant::now(), Budget::new(1 << 20));
+    let (mut pool, _) = stuck(PoolConfig::default(), &budget, now);
+    let mut packet = packet(1, 100);
+    packet.offload.gso = Some(vpn_core::packet::Gso { size: 0 });
+    let offer = pool.offer(now, &mut packet);
+    assert_eq!(offer, Offer::Dropped(DropReason::Malformed));
+}
+
+/// However many streams end together, the peer is told of each before anything goes another way, and
+/// answers for each.
+#[test]
+fn all_streams_may_end_at_once() {
+    const STREAMS: u64 = 200;
+    let now = Instant::now();
+    let config = PoolConfig {
+        max_streams_per_peer: 100,
+        scoring: vpn_p2p::streams::Scoring {
+            busy_at: 1,
+            ..vpn_p2p::streams::Scoring::default()
+        },
+        ..PoolConfig::default()
+    };
+    let new = || {
+        let budget = Budget::new(64 << 20);
+        Pool::new(config.clone(), false, Session(1), budget, now).unwrap()
+    };
+    let purpose = vpn_p2p::streams::frame::Purpose::Data;
+    let (mut pool, mut peer) = (new(), new());
+    let accept = |pool: &mut Pool, number| pool.accepted(now, Session(2), number, purpose).unwrap();
+    let streams: Vec<StreamId> = (0..STREAMS).map(|n| accept(&mut pool, n)).collect();
+    let mut out = Vec::new();
+    for n in 0..60_000 {
+        let mut packet = packet(n, 100);
+        let _ = pool.offer(now, &mut packet);
+    }
+    for id in &streams {
+        pool.next_write(now, *id, 1, &mut out);
+        pool.next_write(now, *id, 1, &mut out);
+        out.clear();
+    }
+    let flying = pool.status().in_flight;
+    assert!(flying > 100, "{flying} streams have something on them");
+    for id in streams {
+        pool.ended(now, id, &Fault::Ended);
+    }
+    assert_eq!(pool.status().uncertain, flying);
+    let (id, theirs) = (accept(&mut pool, STREAMS), accept(&mut peer, STREAMS));
+    pool.next_write(now, id, 1, &mut out);
+    let mut asked = 0;
+    for frame in out.drain(..) {
+        let mut bytes = bytes::BytesMut::from(frame.bytes());
+        let frame = vpn_p2p::streams::frame::decode(&mut bytes)
+            .unwrap()
+            .unwrap();
+        if let Frame::Control(Control::Stop { .. }) = frame {
+            asked += 1;
+            assert_eq!(peer.received(now, theirs, frame), Ok(()));
+        }
+    }
+    assert_eq!(asked, flying, "one packet was on each");
+}

@@ -80,8 +80,9 @@ fn mirrored(control: Control) -> Control {
 }
 
 proptest! {
+    /// Regression S-6: what a read yields is not a packet.
     #[test]
-    fn any_split_decodes_alike(
+    fn s6_any_split_decodes_alike(
         frames in prop::collection::vec(sent(), 0..20),
         cuts in prop::collection::vec(1_usize..3000, 1..50),
     ) {

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod bounds;
+mod clock;
+mod close;
 mod conformance;
 mod framing;
 mod order;

@@ -91,8 +91,10 @@ fn policy() -> impl Strategy<Value = Overflow> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 
+    /// Regressions S-4 and S-5: what waited goes elsewhere, all of it, in its order, and nothing new
+    /// overtakes it.
     #[test]
-    fn order_holds_and_losses_are_exact(
+    fn s4_s5_order_holds_and_losses_are_exact(
         seed: u64, overflow in policy(), cuts in 0_u64..40, stalls in 0_u64..40, refusals in 0_u64..60
     ) {
         let world = live(seed, overflow, Weather { cuts, stalls, refusals });

@@ -142,8 +142,9 @@ async fn s7_s8_a_stalled_peer_slows_no_other() {
     assert!(refused > all, "what nobody takes is dropped, and counted");
 }
 
+/// Regressions S-9 and S-17: peers that nobody talks to are forgotten, with every task of theirs.
 #[tokio::test(start_paused = true)]
-async fn idle_peers_go_and_leave_nothing() {
+async fn s9_s17_idle_peers_go_and_leave_nothing() {
     let (opener, _) = peers(&[Peer::Reads; 3]);
     let tasks = || {
         tokio::runtime::Handle::current()
@@ -177,6 +178,36 @@ async fn idle_peers_go_and_leave_nothing() {
     // The peers' own ends are still there: one acceptor per stream is gone too by then.
     assert!(tasks() <= before + 2, "{} tasks, {before} before", tasks());
     assert!(matches!(dispatcher.pool(id(0)), Err(DispatchError::Closed)));
+}
+
+/// A peer that cannot be reached keeps its breaker: it is not forgotten, and dialled anew, as long as
+/// somebody has something for it.
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_is_down_is_kept_while_somebody_wants_it() {
+    let (opener, _) = peers(&[Peer::Reads]);
+    opener.openers[&id(0)].refuse(true);
+    let dispatcher = Dispatcher::new(Arc::new(opener), DispatchConfig::default()).unwrap();
+    let (mut drops, mut batch) = (DropCounters::default(), PacketBatch::new(1, 2048));
+    for _ in 0..900 {
+        let packet = build::udp("10.5.0.2:1000", "203.0.113.10:7", &[7; 900]);
+        batch.push(Packet::from_slice(&packet)).unwrap();
+        dispatcher.send(id(0), &mut batch, &mut drops).unwrap();
+        batch.clear();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let failed = dispatcher
+        .pool(id(0))
+        .unwrap()
+        .status()
+        .counters
+        .open_failed;
+    assert!(
+        (15..40).contains(&failed),
+        "{failed} in a quarter of an hour"
+    );
+    tokio::time::sleep(Duration::from_secs(420)).await;
+    assert!(dispatcher.peers().is_empty(), "nobody wants it any more");
+    dispatcher.close().await;
 }
 
 async fn joined(config: PoolConfig) -> (StreamPool, StreamPool, tokio::task::JoinHandle<()>) {

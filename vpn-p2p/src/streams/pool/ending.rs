@@ -7,7 +7,7 @@ use vpn_core::DropReason;
 use vpn_resilience::Next;
 
 use super::stream::{Phase, Stream};
-use super::{Action, Pool, REMEMBERED, UNSETTLED, Unsettled};
+use super::{Action, Pool, REMEMBERED, Unsettled};
 use crate::streams::fault::Fault;
 use crate::streams::frame::{Control, StreamId};
 
@@ -75,7 +75,7 @@ impl Pool {
     /// What was written to it may still arrive, so that it is stopped before any other stream carries
     /// what it would have carried.
     fn disown(&mut self, stream: &Stream) {
-        if self.unsettled.len() >= UNSETTLED {
+        if self.unsettled.len() >= self.most_unsettled() {
             let oldest = self.unsettled.remove(0);
             self.lose(oldest.in_flight);
         }
@@ -108,7 +108,7 @@ impl Pool {
     }
 
     fn remember(&mut self, id: StreamId, taken: u64) {
-        if self.remembered.len() >= REMEMBERED {
+        if self.remembered.len() >= REMEMBERED * self.most_unsettled() {
             self.remembered.pop_front();
         }
         self.remembered.push_back((id, taken));

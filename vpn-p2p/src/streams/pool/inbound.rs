@@ -6,7 +6,7 @@ use vpn_core::Packet;
 use vpn_core::packet::PacketBatch;
 
 use super::stream::Phase;
-use super::{Action, Pool};
+use super::{ANSWERS, Action, Pool};
 use crate::streams::fault::Fault;
 use crate::streams::frame::{Control, Frame, StreamId};
 
@@ -26,8 +26,10 @@ const INBOUND_BYTES: usize = 512 * 1024;
 /// super-packet costs as much as reading it, and what it keeps is at most eight times its size.
 const COPIED: usize = 32 * 1024;
 
-/// Answers that wait for a stream to be written: beyond, the peer does not read them.
-const MAX_CONTROL: usize = 512;
+/// What a packet counts until it is taken: its bytes, and what the queue takes for it.
+fn held(packet: &Packet) -> usize {
+    size_of::<Packet>() + packet.len()
+}
 
 impl Pool {
     /// A frame came by this stream.
@@ -55,12 +57,12 @@ impl Pool {
         stream.received += 1;
         stream.received_bytes += packet.len() as u64;
         self.counters.received.add(packet.len());
-        self.inbound_bytes += packet.len();
+        self.inbound_bytes += held(&packet);
         self.inbound.push_back(packet);
         if stream.received_bytes - stream.told_bytes >= ACK_BYTES {
-            stream.ack_at = Some(now);
+            (stream.ack_at, stream.ack_due) = (None, true);
             self.signal(at);
-        } else if stream.ack_at.is_none() {
+        } else if stream.ack_at.is_none() && !stream.ack_due {
             let due = now + ACK_DELAY;
             stream.ack_at = Some(due);
             self.arm(due);
@@ -69,9 +71,10 @@ impl Pool {
     }
 
     fn control(&mut self, now: Instant, at: usize, control: Control) -> Result<(), Fault> {
+        let most = ANSWERS * self.most_unsettled();
         let stream = &mut self.streams[at];
         let greeted = stream.peer.is_some();
-        if stream.control.len() >= MAX_CONTROL {
+        if stream.control.len() >= most {
             return Err(Fault::Protocol("it asks, and does not read the answers"));
         }
         match control {
@@ -166,7 +169,7 @@ impl Pool {
             let Some(packet) = self.inbound.pop_front() else {
                 break;
             };
-            self.inbound_bytes -= packet.len();
+            self.inbound_bytes -= held(&packet);
             if !wanted(&packet) {
                 continue;
             }

@@ -31,7 +31,6 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use vpn_core::{DownCause, DropReason, Packet};
-use vpn_resilience::breaker::{BreakerCounters, Transitions};
 use vpn_resilience::{Backoff, Breaker};
 
 use super::budget::Budget;
@@ -79,13 +78,18 @@ struct Unsettled {
     in_flight: u64,
 }
 
-/// Ended streams of which the peer may still say what it took. Each is settled within a round trip of
-/// the next stream; beyond, the oldest is counted as lost.
+/// Ended streams of which the peer may still say what it took: this many, and at least four for each
+/// stream of ours there may be, so that all of either end may end at once. Each is settled within a
+/// round trip of the next stream; beyond, the oldest is counted as lost.
 const UNSETTLED: usize = 64;
 
-/// Ended streams of which it is remembered how much was taken: the peer asks about each at most once
-/// per stream that it has, right after it ended.
-const REMEMBERED: usize = 4 * UNSETTLED;
+/// Ended streams of which it is remembered how much was taken, for each that may be unsettled: the peer
+/// asks about each at most once per stream that it has, right after it ended.
+const REMEMBERED: usize = 4;
+
+/// Answers that wait for a stream to be written, for each stream that may be unsettled: beyond, the
+/// peer does not read them.
+const ANSWERS: usize = 8;
 
 /// The streams to one peer.
 #[derive(Debug)]
@@ -113,15 +117,14 @@ pub struct Pool {
     unsettled: Vec<Unsettled>,
     remembered: VecDeque<(StreamId, u64)>,
     breaker: Breaker,
-    /// Of the breakers of earlier networks.
-    past: Transitions,
-    past_permits: BreakerCounters,
     backoff: Backoff,
     retry_at: Option<Instant>,
     probe: Probe,
     probe_retry_at: Option<Instant>,
     busy_since: Option<Instant>,
     next_cleanup: Instant,
+    /// When somebody last had something for the peer, or made the pool.
+    wanted_at: Instant,
     standing: Standing,
     actions: VecDeque<Action>,
     ready: Vec<StreamId>,
@@ -146,6 +149,7 @@ impl Pool {
         now: Instant,
     ) -> Result<Self, ConfigError> {
         config.validate()?;
+        let config = config.in_time();
         let mut pool = Self {
             opens,
             session,
@@ -164,14 +168,13 @@ impl Pool {
             unsettled: Vec::new(),
             remembered: VecDeque::new(),
             breaker: Breaker::new(config.breaker),
-            past: Transitions::default(),
-            past_permits: BreakerCounters::default(),
             backoff: Backoff::new(config.backoff, config.seed),
             retry_at: None,
             probe: Probe::new(config.probe, now),
             probe_retry_at: None,
             busy_since: None,
             next_cleanup: now + config.cleanup_interval,
+            wanted_at: now,
             standing: Standing::Connecting,
             actions: VecDeque::new(),
             ready: Vec::new(),
@@ -220,10 +223,13 @@ impl Pool {
         self.probe.round_trip()
     }
 
-    /// Whether nothing was sent or received for so long.
+    /// Whether nothing was offered, sent or received for so long.
     pub fn is_idle(&self, now: Instant, limit: std::time::Duration) -> bool {
+        let since = |used| now.saturating_duration_since(used) >= limit;
         let mut data = self.streams.iter().filter(|s| s.is_data());
-        self.backlog.is_empty() && data.all(|s| s.is_empty() && now >= s.used + limit)
+        // A peer that is down has no streams, and a breaker that is not to be forgotten.
+        let unwanted = self.backlog.is_empty() && since(self.wanted_at);
+        unwanted && data.all(|s| s.is_empty() && since(s.used))
     }
 
     /// Ends everything. What waits is dropped and counted; what is on the way counts as lost.
@@ -247,6 +253,11 @@ impl Pool {
         self.counters.inbound_drops.add(DropReason::Closed, untaken);
         self.inbound.clear();
         self.inbound_bytes = 0;
+    }
+
+    /// Ended streams that may be unsettled.
+    fn most_unsettled(&self) -> usize {
+        UNSETTLED.max(4 * self.config.max_streams_per_peer)
     }
 
     fn find(&self, id: StreamId) -> Option<usize> {

@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use vpn_core::NetworkEvent;
-use vpn_resilience::Breaker;
 
 use super::stream::Phase;
 use super::{Action, Pool};
@@ -23,9 +22,7 @@ impl Pool {
         let doubted = self.streams.iter().filter(|s| gone || s.id.is_ours());
         let doubted: Vec<StreamId> = doubted.map(|stream| stream.id).collect();
         // Failures of another network say nothing about this one.
-        self.past.merge(&self.breaker.transitions());
-        self.past_permits.merge(&self.breaker.counters());
-        self.breaker = Breaker::new(self.config.breaker);
+        self.breaker.reset();
         self.backoff.reset();
         self.retry_at = None;
         for id in doubted {

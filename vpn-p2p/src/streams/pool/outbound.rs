@@ -42,9 +42,11 @@ impl Pool {
         if packet.len() > MAX_PACKET {
             return Offer::Dropped(DropReason::TooBig);
         }
-        let Ok(parsed) = packet.parse() else {
+        let cut = packet.offload.gso.is_none_or(|gso| gso.size > 0);
+        let (true, Ok(parsed)) = (cut, packet.parse()) else {
             return Offer::Dropped(DropReason::Malformed);
         };
+        self.wanted_at = now;
         let lane = Lane::of(&parsed.flow);
         let kept = self.lanes.stream(lane).and_then(|id| self.find(id));
         let Some(at) = kept.or_else(|| self.least_costly()) else {
@@ -192,11 +194,9 @@ impl Pool {
             push(Encoded::control(control), &mut bytes);
         }
         let writes = stream.phase == Phase::Open && !stream.queue.is_empty();
-        if stream
-            .ack_at
-            .is_some_and(|at| at <= now || writes || bytes > 0)
-        {
-            stream.ack_at = None;
+        let waits = |at: Instant| at <= now || writes || bytes > 0;
+        if stream.ack_due || stream.ack_at.is_some_and(waits) {
+            (stream.ack_at, stream.ack_due) = (None, false);
             (stream.told, stream.told_bytes) = (stream.received, stream.received_bytes);
             let ack = Control::Ack {
                 packets: stream.told,
@@ -249,8 +249,9 @@ impl Pool {
             return self.standing == Standing::Up;
         };
         let room = self.waiting_bytes + bytes <= self.config.peer_buffer_bytes;
-        match self.find(id) {
-            Some(at) => room && self.streams[at].queue.len() < self.config.packet_buffer_size,
+        let keeps = |stream: &&Stream| !matches!(stream.phase, Phase::Parting { .. });
+        match self.find(id).map(|at| &self.streams[at]).filter(keeps) {
+            Some(stream) => room && stream.queue.len() < self.config.packet_buffer_size,
             None => room && self.standing == Standing::Up,
         }
     }

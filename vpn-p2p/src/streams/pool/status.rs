@@ -74,7 +74,7 @@ pub struct PoolStatus {
     pub in_flight: u64,
     /// Packets on streams that ended, of which the peer may still say so.
     pub uncertain: u64,
-    /// Bytes that came and wait to be taken.
+    /// Bytes that came and wait to be taken, with what keeps them.
     pub inbound_bytes: usize,
     /// The round trip, smoothed, once it was measured.
     pub round_trip: Option<Duration>,
@@ -107,14 +107,9 @@ impl Pool {
             round_trip: self.probe.round_trip(),
             probes: self.probe.counts(),
             breaker: self.breaker.state(),
-            breaker_transitions: {
-                let mut transitions = self.past;
-                transitions.merge(&self.breaker.transitions());
-                transitions
-            },
+            breaker_transitions: self.breaker.transitions(),
             breaker_permits: {
-                let mut counters = self.past_permits;
-                counters.merge(&self.breaker.counters());
+                let counters = self.breaker.counters();
                 [counters.admitted, counters.refused]
             },
         }

@@ -53,8 +53,10 @@ pub(super) struct Stream {
     /// As many of them the peer knows of.
     pub(super) told: u64,
     pub(super) told_bytes: u64,
-    /// When it is told of the others; `Some` only if there are any.
+    /// When it is told of the others; `Some` only if there are any, and it is not due.
     pub(super) ack_at: Option<Instant>,
+    /// It is told with what is written next.
+    pub(super) ack_due: bool,
     /// The peer said that nothing follows.
     pub(super) peer_done: bool,
     /// When the peer last acknowledged something, or the first packet began to wait for that.
@@ -85,6 +87,7 @@ impl Stream {
             told: 0,
             told_bytes: 0,
             ack_at: None,
+            ack_due: false,
             peer_done: false,
             progress: now,
             used: now,

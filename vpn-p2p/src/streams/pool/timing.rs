@@ -50,7 +50,10 @@ impl Pool {
         }
         self.overdue(now);
         for at in 0..self.streams.len() {
-            if self.streams[at].ack_at.is_some_and(|due| due <= now) {
+            let due = |due: &mut Instant| *due <= now;
+            if self.streams[at].ack_at.take_if(due).is_some() {
+                // No wake-up any more: the stream may not take anything for long.
+                self.streams[at].ack_due = true;
                 self.signal(at);
             }
         }
