@@ -1,4 +1,5 @@
-//! G3: what rules say about a flow, hit and miss, beside one bare lookup in hashbrown.
+//! G3: what rules say about a flow, hit and miss, beside one bare lookup in hashbrown, and in the
+//! concurrent map that others keep such decisions in.
 #![allow(missing_docs, reason = "criterion's macros")]
 #![allow(
     clippy::print_stdout,
@@ -10,6 +11,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use dashmap::DashMap;
 use foldhash::quality::RandomState;
 use hashbrown::HashMap;
 use vpn_benches::world::compile;
@@ -129,12 +131,14 @@ fn lookups(criterion: &mut Criterion) {
 fn report(count: u32) {
     let (by_uid, by_prefix) = (rules(count), prefix_rules(count));
     let map: HashMap<u32, u32, RandomState> = (0..count).map(|i| (FIRST_UID + i, i)).collect();
+    let shared: DashMap<u32, u32, RandomState> = (0..count).map(|i| (FIRST_UID + i, i)).collect();
     let flows: HashMap<FlowKey, u32, RandomState> = (0..count).map(|i| (flow(i), i)).collect();
-    let (mut a, mut b, mut c, mut d, mut e) = (
+    let (mut a, mut b, mut c, mut d, mut e, mut f) = (
         Questions::new(FIRST_UID, count),
         Questions::new(FIRST_UID, count),
         Questions::new(FIRST_UID, count),
         Questions::new(FIRST_UID + count, count),
+        Questions::new(FIRST_UID, count),
         Questions::new(FIRST_UID, count),
     );
     side_by_side(
@@ -143,6 +147,9 @@ fn report(count: u32) {
             ("hashbrown + foldhash, uid", &mut |n| bare(n, &map, &mut a)),
             ("hashbrown + foldhash, flow key", &mut |n| {
                 timed(n, || black_box(flows.get(b.next().1).copied()))
+            }),
+            ("DashMap + foldhash, uid", &mut |n| {
+                timed(n, || black_box(shared.get(&f.next().0.uid).map(|v| *v)))
             }),
             ("rule of a user, hit", &mut |n| decide(n, &by_uid, &mut c)),
             ("rule of a user, miss", &mut |n| decide(n, &by_uid, &mut d)),

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use dashmap::DashMap;
+use foldhash::quality::RandomState;
 use vpn_benches::world::everything_to;
 use vpn_benches::{heading, is_smoke_test, ruler::median, side_by_side, timed};
 use vpn_core::{FlowKey, Protocol, TunnelId};
@@ -18,6 +20,9 @@ use vpn_routing::rules::RuleCache;
 
 /// Pause between two swaps of the constant writer: a thousand times what people do.
 const WRITE_EVERY: Duration = Duration::from_micros(100);
+
+/// Entries of the concurrent map beside: a user's rule each.
+const USERS: u32 = 100;
 
 /// Decisions per batch of packets: the rules in force are looked up once per batch.
 const BATCH: u64 = 64;
@@ -57,9 +62,13 @@ fn readers(criterion: &mut Criterion) {
     until_decided(&cache);
 }
 
-/// The writer runs or rests by turns, so that noise meets both alike.
+/// The writers run or rest by turns, so that noise meets all alike. The concurrent map is read and
+/// written as often, by the key that a rule of one user has.
 fn under_a_writer(cache: &RuleCache, flow: &FlowKey) {
     let (writing, stop) = (AtomicBool::new(false), AtomicBool::new(false));
+    let entering = AtomicBool::new(false);
+    let map: DashMap<u32, u32, RandomState> = (0..USERS).map(|uid| (uid, 0)).collect();
+    let look = |n| timed(n, || black_box(map.get(&black_box(7)).map(|value| *value)));
     let (mut quiet, mut written) = (cache.reader(), cache.reader());
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -67,19 +76,36 @@ fn under_a_writer(cache: &RuleCache, flow: &FlowKey) {
                 if writing.load(SeqCst) {
                     cache.swap(rules());
                 }
+                if entering.load(SeqCst) {
+                    for uid in 0..USERS {
+                        map.insert(uid, uid);
+                    }
+                }
                 std::thread::sleep(WRITE_EVERY);
             }
         });
+        let set = |rules, entries| {
+            writing.store(rules, SeqCst);
+            entering.store(entries, SeqCst);
+        };
         side_by_side(
             "readers under a constant writer (goal: <= 1.05 x)",
             &mut [
                 ("no writer", &mut |n| {
-                    writing.store(false, SeqCst);
+                    set(false, false);
                     read(n, &mut quiet, flow)
                 }),
                 ("a swap every 0.1 ms or so", &mut |n| {
-                    writing.store(true, SeqCst);
+                    set(true, false);
                     read(n, &mut written, flow)
+                }),
+                ("DashMap, no writer", &mut |n| {
+                    set(false, false);
+                    look(n)
+                }),
+                ("DashMap, its 100 entries written as often", &mut |n| {
+                    set(false, true);
+                    look(n)
                 }),
             ],
         );
