@@ -43,7 +43,8 @@ impl Reporter {
     pub(super) async fn metrics(&self) -> Result<String, EngineGone> {
         let status = self.engine.status().await?;
         let mut snapshot = Snapshot::default();
-        status.measure(Some(&self.feed.borrow()), &mut snapshot);
+        status.measure(&mut snapshot);
+        self.feed.borrow().measure(&mut snapshot);
         self.kept.measure(&mut snapshot);
         for tunnel in &mut snapshot.tunnels {
             let (_, beside) = resources::of_tunnel(&tunnel.resources);

@@ -3,13 +3,12 @@
 use vpn_core::metrics;
 
 use super::status::{Status, TunnelStatus};
-use crate::rules::FeedStatus;
 
 impl Status {
     /// Puts what it says into a snapshot: packets, DNS, tunnels and groups, and the rules that decided.
-    /// What the rules' feed says is added with `feed`, and the processes that tunnels have besides by
-    /// who may look at them.
-    pub fn measure(&self, feed: Option<&FeedStatus>, into: &mut metrics::Snapshot) {
+    /// How their source fares is added by its feed, the processes that tunnels have besides by who
+    /// may look at them.
+    pub fn measure(&self, into: &mut metrics::Snapshot) {
         let accounts = &self.accounts;
         into.router = Some(metrics::Router {
             in_device: accounts.in_device,
@@ -22,13 +21,10 @@ impl Status {
             queued: accounts.queued,
             flows: self.flows as u64,
         });
-        into.rules = Some(metrics::Rules {
-            generation: self.generation.0.into(),
-            error: feed.is_some_and(|feed| feed.error.is_some()),
-            problems: feed.map_or(0, |feed| feed.problems.len() as u64),
-            by_rule: self.rules.hits,
-            by_default: self.rules.misses,
-        });
+        let rules = into.rules.get_or_insert_default();
+        rules.generation = self.generation.0.into();
+        rules.by_rule = self.rules.hits;
+        rules.by_default = self.rules.misses;
         let dns = &self.dns;
         into.dns = Some(metrics::Dns {
             queries: dns.counters.queries,

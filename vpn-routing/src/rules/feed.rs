@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use vpn_core::{Generation, RuleSnapshot, RuleSource};
+use vpn_core::{Generation, RuleSnapshot, RuleSource, metrics};
 
 use super::cache::RuleCache;
 use super::compile::CompiledRules;
@@ -41,6 +41,15 @@ pub struct FeedStatus {
     pub error: Option<String>,
     /// Rules that cannot be carried out and block what they match.
     pub problems: Vec<RuleError>,
+}
+
+impl FeedStatus {
+    /// Adds to a snapshot how the source fares.
+    pub fn measure(&self, into: &mut metrics::Snapshot) {
+        let rules = into.rules.get_or_insert_default();
+        rules.error = self.error.is_some();
+        rules.problems = self.problems.len() as u64;
+    }
 }
 
 /// A source, the cache it feeds, and how. Made by [`new`](Self::new), consumed by

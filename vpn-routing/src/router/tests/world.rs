@@ -382,7 +382,7 @@ impl World {
         let flows: usize = apps.iter().map(|app| app.flows).sum();
         assert_eq!(flows, status.flows, "{apps:?}");
         let mut snapshot = vpn_core::metrics::Snapshot::default();
-        status.measure(None, &mut snapshot);
+        status.measure(&mut snapshot);
         assert!(super::measure::balances(&snapshot), "{snapshot:?}");
     }
 }

@@ -42,7 +42,7 @@ impl Real {
         let accounts = self.router.accounts();
         assert!(accounts.balance(), "{accounts:?}");
         let mut snapshot = vpn_core::metrics::Snapshot::default();
-        self.router.status().measure(None, &mut snapshot);
+        self.router.status().measure(&mut snapshot);
         assert!(balances(&snapshot), "{snapshot:?}");
         let limits = RouterConfig::default().hold;
         let workers = self.router.routers.len();
