@@ -34,8 +34,9 @@ struct Shared {
     supervisor: Supervisor,
     /// Ends calls that are being tried again.
     stop: CancellationToken,
-    /// By their names. One that the engine let go of is forgotten.
-    tunnels: Mutex<BTreeMap<String, Weak<Held>>>,
+    /// With their names, in the order they were made. One that the engine let go of is forgotten; until
+    /// then one that is to take its place is not told of.
+    tunnels: Mutex<Vec<(String, Weak<Held>)>>,
     sources: Mutex<BTreeMap<&'static str, Arc<Source>>>,
 }
 
@@ -103,14 +104,18 @@ impl Kept {
     /// Puts everything it keeps into a snapshot.
     pub(crate) fn measure(&self, into: &mut Snapshot) {
         let mut tunnels = lock(&self.0.tunnels);
-        tunnels.retain(|_, held| held.strong_count() > 0);
+        tunnels.retain(|(_, held)| held.strong_count() > 0);
+        let mut in_force = BTreeMap::new();
         for (name, held) in &*tunnels {
             if let Some(held) = held.upgrade() {
-                let status = held.with_guard(|breaker| breaker.status());
-                status.measure(&format!("tunnel.{name}"), into);
+                in_force.entry(name.clone()).or_insert(held);
             }
         }
         drop(tunnels);
+        for (name, held) in in_force {
+            let status = held.with_guard(|breaker| breaker.status());
+            status.measure(&format!("tunnel.{name}"), into);
+        }
         for (name, source) in &*lock(&self.0.sources) {
             source.measure(&format!("rules.{name}"), into);
         }

@@ -34,7 +34,11 @@ impl Kept {
     ) -> Arc<dyn TunnelTransport> {
         let held = Arc::new(Guarded::new(transport, TunnelBreaker::new(self.0.breaker)));
         let known: Weak<Held> = Arc::downgrade(&held);
-        lock(&self.0.tunnels).insert(name.to_owned(), known);
+        let mut tunnels = lock(&self.0.tunnels);
+        // Of those that never came into use, too, if nobody asks.
+        tunnels.retain(|(_, held)| held.strong_count() > 0);
+        tunnels.push((name.to_owned(), known));
+        drop(tunnels);
         held
     }
 }

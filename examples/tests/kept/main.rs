@@ -210,3 +210,30 @@ async fn a_tunnel_that_flaps_is_held_down_until_the_network_is_another_one() {
     drop(tunnel);
     assert_eq!(state(&kept, "tunnel.uk"), None);
 }
+
+/// A reload makes the new tunnel before the old one goes, and may fail in between: what is in force is
+/// what is told of.
+#[tokio::test]
+async fn a_tunnel_is_told_of_until_it_is_gone() {
+    let kept = Kept::new(breaker(1));
+    let made = || {
+        let (transport, far) = memory_transport(16, 1420);
+        (kept.tunnel("a", Arc::new(transport)), far)
+    };
+    let (old, far) = made();
+    far.up(vpn_core::Assigned::default());
+    assert!(matches!(old.state().get(), TransportState::Up(_)));
+    far.down(DownCause::NoAnswer);
+    let _ = old.state();
+    let told = || state(&kept, "tunnel.a").map(|(state, _)| state);
+    assert_eq!(told(), Some("open"));
+    let new = made();
+    assert_eq!(told(), Some("open"), "still in force");
+    drop(new);
+    assert_eq!(told(), Some("open"), "and it stays so");
+    let new = made();
+    drop(old);
+    assert_eq!(told(), Some("closed"));
+    drop(new);
+    assert_eq!(told(), None);
+}

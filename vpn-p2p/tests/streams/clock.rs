@@ -141,3 +141,36 @@ fn what_another_network_changes_is_counted_too() {
     assert_eq!(status.breaker, BreakerState::Closed);
     assert_eq!(status.breaker_transitions.closed, 1);
 }
+
+/// A peer that is back is back: with one stream for packets and one for questions the breaker is closed,
+/// and the next failure is the first one.
+#[test]
+fn a_peer_that_came_back_has_a_closed_breaker() {
+    let (mut now, mut refuses) = (Instant::now(), true);
+    let budget = Budget::new(1 << 20);
+    let mut pool = Pool::new(PoolConfig::default(), true, Session(1), budget, now).unwrap();
+    while *pool.standing() != Standing::Up {
+        while let Some(action) = pool.take_action() {
+            match action {
+                Action::Open(id) if refuses => {
+                    pool.ended(now, id, &Fault::Io("no way".to_owned()));
+                }
+                Action::Open(id) => {
+                    pool.opened(id);
+                    let session = Session(2);
+                    let welcome = Frame::Control(Control::Welcome { session });
+                    pool.received(now, id, welcome).unwrap();
+                }
+                Action::Close(_) => {}
+            }
+        }
+        refuses &= pool.status().breaker_transitions.opened == 0;
+        now = pool.poll_timeout().unwrap();
+        pool.handle_timeout(now);
+    }
+    let status = pool.status();
+    assert_eq!(status.breaker, BreakerState::Closed);
+    let transitions = status.breaker_transitions;
+    assert!(transitions.opened > 0);
+    assert_eq!(transitions.opened, transitions.closed);
+}

@@ -17,8 +17,12 @@ impl Pool {
         let Some(at) = self.find(id) else {
             return;
         };
-        let stream = self.streams.remove(at);
+        let mut stream = self.streams.remove(at);
         if !stream.is_data() {
+            // That it could be opened says that the peer is back; that it could not, nothing about packets.
+            if let Some(permit) = stream.permit.take() {
+                self.breaker.cancelled(permit);
+            }
             self.probe.lost(id);
             self.open_what_is_wanted(now);
             return;

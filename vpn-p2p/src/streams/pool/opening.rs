@@ -121,7 +121,9 @@ impl Pool {
         }
         if self.probe_wanted(now) {
             self.probe_retry_at = Some(now + self.config.probe.interval);
-            self.open(now, Purpose::Probe);
+            let permit = self.breaker.acquire(now).ok();
+            let at = self.open(now, Purpose::Probe);
+            self.streams[at].permit = permit;
         }
         while self.is_missing() && self.retry_at.is_none_or(|at| at <= now) {
             match self.breaker.acquire(now) {

@@ -35,7 +35,7 @@ pub(super) struct Stream {
     pub(super) id: StreamId,
     pub(super) purpose: Purpose,
     pub(super) phase: Phase,
-    /// The attempt, until its outcome is known.
+    /// The attempt, until its outcome is known; none, if the breaker had none for a stream of questions.
     pub(super) permit: Option<Permit>,
     /// Whose it is; known once it was greeted.
     pub(super) peer: Option<Session>,
