@@ -109,9 +109,10 @@ impl Wire {
 }
 
 impl Outbox {
-    /// Takes more to write, if there is none left; says whether the stream may be read.
-    fn fill(&mut self, shared: &Shared, id: StreamId) -> bool {
-        let mut inner = shared.lock();
+    /// Takes more to write, if there is none left; says whether the stream may be read. `None`: it was
+    /// stopped.
+    fn fill(&mut self, shared: &Shared, id: StreamId, handle: &Handle) -> Option<bool> {
+        let mut inner = shared.lock_for(handle)?;
         let reads = inner.pool.takes_more();
         if self.frames.is_empty() {
             let pool = &mut inner.pool;
@@ -120,7 +121,7 @@ impl Outbox {
             shared.finish(inner);
             self.frames.extend(self.taken.drain(..));
         }
-        reads
+        Some(reads)
     }
 
     fn poll_write(
@@ -184,14 +185,17 @@ impl Outbox {
 
 /// Carries until the stream ends, or is to end.
 pub(super) async fn carry(shared: Arc<Shared>, id: StreamId, mut wire: Wire, handle: Handle) {
+    let carried = Carried(&shared, id, &handle);
     let fault = {
         let mut stopped = pin!(handle.stop.cancelled());
         let mut woken = pin!(handle.wake.notified());
         let mut outbox = Outbox::default();
         // What came with the greeting.
-        let mut fault = hand_over(&shared, id, &mut wire).err();
+        let mut fault = hand_over(&shared, id, &handle, &mut wire).err();
         while fault.is_none() {
-            let reads = outbox.fill(&shared, id);
+            let Some(reads) = outbox.fill(&shared, id, &handle) else {
+                break;
+            };
             let moved = poll_fn(|cx| {
                 if stopped.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Ok(None));
@@ -229,7 +233,9 @@ pub(super) async fn carry(shared: Arc<Shared>, id: StreamId, mut wire: Wire, han
             fault = match moved.await {
                 Ok(None) => break,
                 Ok(Some(Moved { read: Some(0), .. })) => Some(Fault::Ended),
-                Ok(Some(Moved { read: Some(_), .. })) => hand_over(&shared, id, &mut wire).err(),
+                Ok(Some(Moved { read: Some(_), .. })) => {
+                    hand_over(&shared, id, &handle, &mut wire).err()
+                }
                 Ok(Some(_)) => None,
                 Err(error) => Some(failed(error)),
             };
@@ -238,13 +244,32 @@ pub(super) async fn carry(shared: Arc<Shared>, id: StreamId, mut wire: Wire, han
     };
     if let Some(fault) = &fault {
         tracing::debug!(%id, %fault, "a stream ended");
-        let mut inner = shared.lock();
-        inner.pool.ended(now(), id, fault);
-        shared.finish(inner);
+        carried.end(fault);
     }
-    shared.forget(id);
+    drop(carried);
     // Its peer notices sooner; whether it can be told does not matter.
     let _ = tokio::time::timeout(FAREWELL, wire.stream.shutdown()).await;
+}
+
+/// Ends with its task, also where that panics: nobody else would notice until packets were on it.
+struct Carried<'a>(&'a Shared, StreamId, &'a Handle);
+
+impl Carried<'_> {
+    /// The stream ended by this, if it was not stopped before.
+    fn end(&self, fault: &Fault) {
+        let Self(shared, id, handle) = *self;
+        if let Some(mut inner) = shared.lock_for(handle) {
+            inner.pool.ended(now(), id, fault);
+            inner.stop(id);
+            shared.finish(inner);
+        }
+    }
+}
+
+impl Drop for Carried<'_> {
+    fn drop(&mut self) {
+        self.end(&Fault::Io("its task is gone".to_owned()));
+    }
 }
 
 #[derive(Default)]
@@ -254,8 +279,10 @@ struct Moved {
 }
 
 /// Makes frames of what was read.
-fn hand_over(shared: &Shared, id: StreamId, wire: &mut Wire) -> Result<(), Fault> {
-    let mut inner = shared.lock();
+fn hand_over(shared: &Shared, id: StreamId, handle: &Handle, wire: &mut Wire) -> Result<(), Fault> {
+    let Some(mut inner) = shared.lock_for(handle) else {
+        return Ok(());
+    };
     let now = now();
     let mut result = Ok(());
     while result.is_ok() {

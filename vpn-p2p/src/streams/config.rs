@@ -104,7 +104,8 @@ pub struct PoolConfig {
     pub probe: ProbeConfig,
     /// When no stream is opened for a while. Default: after 5 failures, for 60 s.
     pub breaker: BreakerConfig,
-    /// When a stream that could not be opened is tried again. Default: after 1 s, up to 30 s.
+    /// When a stream that could not be opened, or did not last as long as the first pause, is tried
+    /// again. Default: after 1 s, up to 30 s.
     pub backoff: BackoffConfig,
     /// What jitter is drawn from: give each peer its own. Default 0.
     pub seed: u64,

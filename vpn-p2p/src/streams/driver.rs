@@ -76,12 +76,7 @@ impl Driver {
         }
         while let Some(action) = inner.pool.take_action() {
             match action {
-                Action::Close(id) => {
-                    let known = inner.handles.iter().position(|(known, _)| *known == id);
-                    if let Some(at) = known {
-                        inner.handles.swap_remove(at).1.stop.cancel();
-                    }
-                }
+                Action::Close(id) => inner.stop(id),
                 Action::Open(id) => {
                     let handle = inner.enter(id);
                     self.open(id, handle);
@@ -119,7 +114,7 @@ impl Driver {
             None => {}
             Some(Err(error)) => {
                 tracing::debug!(%id, %error, "a stream was not opened");
-                inner.handles.retain(|(known, _)| *known != id);
+                inner.stop(id);
                 let fault = Fault::Io(error.to_string());
                 inner.pool.ended(now(), id, &fault);
             }
@@ -153,7 +148,7 @@ impl Driver {
                 })) => {
                     let mut inner = shared.lock();
                     let named = inner.pool.accepted(now(), session, number, purpose);
-                    let named = named.map(|id| (id, inner.enter(id)));
+                    let named = named.map(|id| (id, inner.enter_accepted(id)));
                     shared.finish(inner);
                     named
                 }

@@ -74,6 +74,12 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// For the task of a stream; `None` once it was stopped.
+    pub(super) fn lock_for(&self, handle: &Handle) -> Option<MutexGuard<'_, Inner>> {
+        let inner = self.lock();
+        (!handle.stop.is_cancelled()).then_some(inner)
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
         // Every change to the pool is complete before anything that could panic.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -105,13 +111,24 @@ impl Shared {
             self.writable.notify_waiters();
         }
     }
-
-    pub(super) fn forget(&self, id: StreamId) {
-        self.lock().handles.retain(|(known, _)| *known != id);
-    }
 }
 
 impl Inner {
+    /// Stops the task of a stream: from now on nothing that it does counts.
+    pub(super) fn stop(&mut self, id: StreamId) {
+        if let Some(at) = self.handles.iter().position(|(known, _)| *known == id) {
+            self.handles.swap_remove(at).1.stop.cancel();
+        }
+    }
+
+    /// For a stream that the peer opened. One that was started anew names its streams as its predecessor
+    /// did: the task of that one's is stopped before it can take for its own what is the new one's.
+    pub(super) fn enter_accepted(&mut self, id: StreamId) -> Handle {
+        self.pool.closed_already(id);
+        self.stop(id);
+        self.enter(id)
+    }
+
     pub(super) fn enter(&mut self, id: StreamId) -> Handle {
         let handle = Handle::default();
         self.handles.push((id, handle.clone()));

@@ -174,3 +174,39 @@ fn a_peer_that_came_back_has_a_closed_breaker() {
     assert!(transitions.opened > 0);
     assert_eq!(transitions.opened, transitions.closed);
 }
+
+/// A peer that answers and goes away at once, or says farewell, is not called as fast as it can be.
+#[test]
+fn a_peer_that_lets_go_at_once_is_not_hammered() {
+    for farewell in [false, true] {
+        let start = Instant::now();
+        let budget = Budget::new(1 << 20);
+        let mut pool = Pool::new(PoolConfig::default(), true, Session(1), budget, start).unwrap();
+        let (mut now, mut opened) = (start, 0);
+        while now < start + Duration::from_secs(60) && opened < 1000 {
+            while let Some(action) = pool.take_action() {
+                let Action::Open(id) = action else { continue };
+                opened += 1;
+                if opened > 1000 {
+                    break;
+                }
+                pool.opened(id);
+                let session = Session(2);
+                let welcome = Frame::Control(Control::Welcome { session });
+                pool.received(now, id, welcome).unwrap();
+                match farewell {
+                    true => pool
+                        .received(now, id, Frame::Control(Control::Bye))
+                        .unwrap(),
+                    false => pool.ended(now, id, &Fault::Ended),
+                }
+            }
+            now = pool
+                .poll_timeout()
+                .unwrap()
+                .max(now + Duration::from_millis(1));
+            pool.handle_timeout(now);
+        }
+        assert!((4..40).contains(&opened), "{opened} streams in a minute");
+    }
+}

@@ -132,6 +132,58 @@ async fn whoever_closes_waits_for_the_end() {
     tokio::join!(other.close(), second);
 }
 
+/// A stream that panics when it is written to.
+struct Breaks(DuplexStream);
+
+impl AsyncRead for Breaks {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Breaks {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+        std::panic::resume_unwind(Box::new("a mistake"))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[async_trait]
+impl StreamOpener for Breaks {
+    async fn open(&self) -> io::Result<Box<dyn Stream>> {
+        Ok(Box::new(Self(tokio::io::duplex(4096).0)))
+    }
+}
+
+impl std::fmt::Debug for Breaks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Breaks")
+    }
+}
+
+/// A stream whose task is gone is gone.
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_panics_has_ended() {
+    let opener = Arc::new(Breaks(tokio::io::duplex(1).0));
+    let pool = StreamPool::connect(opener, PoolConfig::default(), Budget::new(1 << 20)).unwrap();
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let status = pool.status();
+    assert_eq!((status.counters.open_failed, status.opening), (1, 0));
+    pool.close().await;
+    assert_eq!(tasks(), 0);
+}
+
 /// A listener that nobody opens streams to: only closing ends it.
 #[tokio::test(start_paused = true)]
 async fn a_pool_that_is_dropped_ends_too() {

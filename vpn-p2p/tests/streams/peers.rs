@@ -334,3 +334,58 @@ async fn both_ends_may_open_streams() {
     b.close().await;
     accepting.iter().for_each(tokio::task::JoinHandle::abort);
 }
+
+/// A peer that is started anew counts its streams from the beginning. What becomes of those of its
+/// predecessor, whose end is heard of late, is not theirs.
+#[tokio::test(start_paused = true)]
+async fn streams_of_a_peer_that_was_started_anew_are_not_its_old_ones() {
+    let far = StreamPool::listen(PoolConfig::default(), Budget::new(1 << 20));
+    let far = Arc::new(far.unwrap());
+    let mut old = Vec::new();
+    for number in 0..3 {
+        let (mut ours, theirs) = tokio::io::duplex(1024);
+        far.accept(Box::new(theirs)).unwrap();
+        let hello = Encoded::control(Control::Hello {
+            session: Session(9),
+            number,
+            purpose: Purpose::Data,
+        });
+        ours.write_all(hello.bytes()).await.unwrap();
+        old.push(ours);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(far.status().streams, 3);
+    let (opener, listener) = memory(64 * 1024);
+    let config = PoolConfig {
+        warm_streams: 3,
+        ..PoolConfig::default()
+    };
+    let near = StreamPool::connect(Arc::new(opener), config, Budget::new(1 << 20)).unwrap();
+    let accepts = far.clone();
+    let accepting = tokio::spawn(async move {
+        while let Some(stream) = listener.accept().await {
+            accepts.accept(Box::new(stream)).unwrap();
+        }
+    });
+    for heard in [false, true] {
+        if heard {
+            old.clear();
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        for (from, to) in [(&*far, &near), (&near, &*far)] {
+            let (mut drops, mut batch) = (DropCounters::default(), PacketBatch::new(8, 2048));
+            for n in 0..4_u16 {
+                let source = format!("10.5.0.2:{}", 1000 + n);
+                let packet = build::udp(&*source, "203.0.113.10:7", &[7; 900]);
+                batch.push(Packet::from_slice(&packet)).unwrap();
+            }
+            assert_eq!(from.try_send(&mut batch, &mut drops).unwrap(), 4);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert_eq!(to.try_recv(&mut batch).unwrap(), 4);
+        }
+        assert_eq!((far.status().streams, near.status().streams), (3, 3));
+        assert_eq!(far.status().counters.broken, 3);
+        assert_eq!(near.status().counters.broken, 0);
+    }
+    accepting.abort();
+}

@@ -27,6 +27,11 @@ impl Pool {
             self.open_what_is_wanted(now);
             return;
         }
+        let lasted = now.saturating_duration_since(stream.since);
+        if stream.id.is_ours() && stream.peer.is_some() && lasted < self.config.backoff.base {
+            // Who greets and lets go at once would be called as fast as that goes.
+            self.pause(now);
+        }
         match stream.phase {
             Phase::Opening { .. } => self.not_opened(now, stream, fault),
             Phase::Parting { .. } if stream.peer_done && stream.is_empty() => {
@@ -43,12 +48,17 @@ impl Pool {
         if let Some(permit) = stream.permit {
             self.breaker.failed(permit, now);
         }
+        self.pause(now);
+        self.stand(Some(fault));
+    }
+
+    /// The next stream is not opened at once.
+    fn pause(&mut self, now: Instant) {
         self.retry_at = match self.backoff.failed(now) {
             Next::At(at) => Some(at),
             // A pool never gives up: its peer may be back any time.
             Next::GiveUp(_) => Some(now + self.config.backoff.cap),
         };
-        self.stand(Some(fault));
     }
 
     /// A stream that carried is gone.

@@ -23,11 +23,11 @@ impl Pool {
         let doubted: Vec<StreamId> = doubted.map(|stream| stream.id).collect();
         // Failures of another network say nothing about this one.
         self.breaker.reset();
-        self.backoff.reset();
-        self.retry_at = None;
         for id in doubted {
             self.doubt(now, id);
         }
+        self.backoff.reset();
+        self.retry_at = None;
         if gone {
             let fault = Fault::Io("there is no network".to_owned());
             self.stand(Some(&fault));

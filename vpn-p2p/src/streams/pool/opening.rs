@@ -58,6 +58,12 @@ impl Pool {
         Ok(id)
     }
 
+    /// A stream of the peer's was accepted by a name that another had: what was to be closed by that name
+    /// is closed by the driver itself.
+    pub(in crate::streams) fn closed_already(&mut self, id: StreamId) {
+        self.actions.retain(|action| *action != Action::Close(id));
+    }
+
     /// The peer answers on a stream that we opened.
     pub(super) fn welcomed(&mut self, now: Instant, at: usize, session: Session) {
         let id = self.streams[at].id;
@@ -77,6 +83,7 @@ impl Pool {
         let stream = &mut self.streams[at];
         stream.phase = Phase::Open;
         stream.peer = self.peer;
+        stream.since = now;
         (stream.progress, stream.used) = (now, now);
         if stream.purpose == Purpose::Probe {
             let id = stream.id;

@@ -59,6 +59,8 @@ pub(super) struct Stream {
     pub(super) ack_due: bool,
     /// The peer said that nothing follows.
     pub(super) peer_done: bool,
+    /// When it was opened, or carried from.
+    pub(super) since: Instant,
     /// When the peer last acknowledged something, or the first packet began to wait for that.
     pub(super) progress: Instant,
     /// When a packet was last sent or received.
@@ -89,6 +91,7 @@ impl Stream {
             ack_at: None,
             ack_due: false,
             peer_done: false,
+            since: now,
             progress: now,
             used: now,
             signalled: false,
