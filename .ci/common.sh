@@ -29,7 +29,9 @@ cargo() {
 
 # stage NAME COMMAND... : run one stage, print its time, remember how it ended. A failed stage
 # does not stop the others, so that one run shows everything. A stage that prints SKIPPED says why.
+# ONLY="NAME ..." runs these stages alone, and the summary says so.
 stage() {
+  if [[ -n ${ONLY-} && " $ONLY " != *" $1 "* ]]; then skipped "$1" "not one of: $ONLY"; return; fi
   local name=$1 from=$SECONDS log code=0 status=ok pid follow
   shift
   log=$(mktemp)
