@@ -454,3 +454,36 @@ async fn questions_are_answered_over_a_lossy_way() {
     assert!(repeated > 10);
     answering.abort();
 }
+
+/// Who is told that it is closed may count on it, also if somebody else closes at that moment, or
+/// began to and was interrupted.
+#[tokio::test]
+async fn every_close_returns_when_nothing_is_left() {
+    let keys = Keys::new();
+    for _ in 0..20 {
+        let server = transport(&keys.server_file(0, "0.0.0.0/0"), local());
+        tokio::task::yield_now().await;
+        let alive = || {
+            tokio::runtime::Handle::current()
+                .metrics()
+                .num_alive_tasks()
+        };
+        assert_eq!(alive(), 1);
+        let mut interrupted = Box::pin(server.close());
+        let polled =
+            std::future::poll_fn(|cx| std::task::Poll::Ready(interrupted.as_mut().poll(cx)));
+        assert!(polled.await.is_pending(), "its task cannot have run");
+        drop(interrupted);
+        tokio::join!(
+            async {
+                server.close().await;
+                assert_eq!(alive(), 0);
+            },
+            async {
+                server.close().await;
+                assert_eq!(alive(), 0);
+            }
+        );
+        assert_eq!(server.resources().tasks, 0);
+    }
+}

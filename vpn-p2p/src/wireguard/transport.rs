@@ -1,10 +1,11 @@
 //! The tunnel the engine sees.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use vpn_core::packet::PacketBatch;
 use vpn_core::{
@@ -56,6 +57,7 @@ pub enum WireGuardError {
 #[derive(Debug)]
 pub struct WireGuardTransport {
     shared: Arc<Shared>,
+    /// Held by whoever waits for its end: all of them return when it has ended.
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -222,10 +224,10 @@ impl TunnelTransport for WireGuardTransport {
     }
 
     fn resources(&self) -> Resources {
-        let running = {
-            let task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        // Locked: somebody waits for its end.
+        let running = self.task.try_lock().map_or(true, |task| {
             task.as_ref().is_some_and(|task| !task.is_finished())
-        };
+        });
         let mut resources = Resources::default();
         resources.descriptors = self.shared.sockets().iter().count();
         resources.tasks = usize::from(running);
@@ -235,14 +237,13 @@ impl TunnelTransport for WireGuardTransport {
 
     async fn close(&self) {
         self.shared.closing.cancel();
-        let task = {
-            let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
-            task.take()
-        };
-        if let Some(task) = task {
+        let mut task = self.task.lock().await;
+        if let Some(running) = task.as_mut() {
             // It ends by the token; a panic in it ended it as well.
-            let _ = task.await;
+            let _ = running.await;
+            *task = None;
         }
+        drop(task);
         *self.shared.sockets() = Sockets::default();
         self.shared.state.set(TransportState::Closed);
         self.shared.changed.notify_waiters();

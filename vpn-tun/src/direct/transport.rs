@@ -1,10 +1,10 @@
 //! Touches the interface of `direct`: packets go to the kernel, and answers come from it.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::JoinHandle;
 use vpn_core::packet::PacketBatch;
 use vpn_core::{
@@ -57,6 +57,7 @@ pub struct DirectTransport {
     closing: watch::Sender<bool>,
     /// The uplink is to be looked at now.
     look: Arc<Notify>,
+    /// Held by whoever waits for its end: all of them return when it has ended.
     keeper: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -145,8 +146,11 @@ impl TunnelTransport for DirectTransport {
         let mut resources = Resources::default();
         // The device.
         resources.descriptors = 1;
-        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
-        resources.tasks = keeper.iter().filter(|task| !task.is_finished()).count();
+        // Locked: somebody waits for its end.
+        let running = self.keeper.try_lock().map_or(true, |keeper| {
+            keeper.as_ref().is_some_and(|task| !task.is_finished())
+        });
+        resources.tasks = usize::from(running);
         resources
     }
 
@@ -156,14 +160,13 @@ impl TunnelTransport for DirectTransport {
 
     async fn close(&self) {
         self.closing.send_replace(true);
-        let keeper = {
-            let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
-            keeper.take()
-        };
-        if let Some(keeper) = keeper {
+        let mut keeper = self.keeper.lock().await;
+        if let Some(running) = keeper.as_mut() {
             // A panic in it ended it as well.
-            let _ = keeper.await;
+            let _ = running.await;
+            *keeper = None;
         }
+        drop(keeper);
         self.state.set(TransportState::Closed);
     }
 }
