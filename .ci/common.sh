@@ -14,6 +14,7 @@ export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
 RESULTS=()
 SO_FAR=''                                 # each stage with its seconds
 FAILED=0
+RAN=0                                     # stages that were run
 
 # A run of cargo that takes longer than this, in seconds, is ended and fails, with its tests: what
 # hangs should say where, and let the other stages show what they have. Whoever sits before a
@@ -29,10 +30,11 @@ cargo() {
 
 # stage NAME COMMAND... : run one stage, print its time, remember how it ended. A failed stage
 # does not stop the others, so that one run shows everything. A stage that prints SKIPPED says why.
-# ONLY="NAME ..." runs these stages alone, and the summary says so.
+# ONLY="NAME ..." runs these stages alone: the summary says so, and a run of none of them fails.
 stage() {
   if [[ -n ${ONLY-} && " $ONLY " != *" $1 "* ]]; then skipped "$1" "not one of: $ONLY"; return; fi
   local name=$1 from=$SECONDS log code=0 status=ok pid follow
+  RAN=$((RAN + 1))
   shift
   log=$(mktemp)
   printf '\n== %s: %s (%d s so far%s)\n' "$name" "$*" "$SECONDS" "$SO_FAR"
@@ -87,7 +89,7 @@ summary() {
   printf '\n%-22s %8s  %s\n' stage time result
   printf '%s\n' "${RESULTS[@]}"
   printf 'total %d s, %d failed\n' "$SECONDS" "$FAILED"
-  ((FAILED == 0))
+  ((FAILED == 0 && RAN > 0))
 }
 
 # need COMMAND... : stop at once where one is missing. A loop over the output of a command that is not

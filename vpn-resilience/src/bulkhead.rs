@@ -228,19 +228,25 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    #[test]
-    fn whose_time_is_over_never_begins() {
-        let start = Instant::now();
+    /// One is inside, and one waits.
+    fn full(now: Instant) -> (Bulkhead, Place, Ticket) {
         let mut bulkhead = Bulkhead::new(BulkheadConfig {
             most: 1,
             ..BulkheadConfig::default()
         });
-        let Ok(Entry::Entered(place)) = bulkhead.enter(start) else {
+        let Ok(Entry::Entered(place)) = bulkhead.enter(now) else {
             panic!()
         };
-        let Ok(Entry::Waits(ticket)) = bulkhead.enter(start) else {
+        let Ok(Entry::Waits(ticket)) = bulkhead.enter(now) else {
             panic!()
         };
+        (bulkhead, place, ticket)
+    }
+
+    #[test]
+    fn whose_time_is_over_never_begins() {
+        let start = Instant::now();
+        let (mut bulkhead, place, ticket) = full(start);
         let late = bulkhead.next_timeout().unwrap();
         assert_eq!(late, start + Duration::from_secs(1));
         bulkhead.leave(place, late);
@@ -251,16 +257,7 @@ mod tests {
     #[test]
     fn a_turn_that_nobody_wants_is_the_next_ones() {
         let start = Instant::now();
-        let mut bulkhead = Bulkhead::new(BulkheadConfig {
-            most: 1,
-            ..BulkheadConfig::default()
-        });
-        let Ok(Entry::Entered(place)) = bulkhead.enter(start) else {
-            panic!()
-        };
-        let Ok(Entry::Waits(first)) = bulkhead.enter(start) else {
-            panic!()
-        };
+        let (mut bulkhead, place, first) = full(start);
         let Ok(Entry::Waits(second)) = bulkhead.enter(start) else {
             panic!()
         };

@@ -1,3 +1,5 @@
+//! METRICS.md beside the code, and what a snapshot becomes.
+
 use std::collections::BTreeSet;
 
 use super::*;

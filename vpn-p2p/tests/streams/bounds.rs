@@ -9,6 +9,8 @@ use vpn_p2p::streams::pool::{Action, Offer, Standing};
 use vpn_p2p::streams::{Budget, Fault, Overflow, Pool, PoolConfig, Session, StreamId};
 use vpn_resilience::BreakerState;
 
+use crate::world::dialled_in_vain;
+
 /// A pool with one open stream, of which nobody takes anything.
 fn stuck(config: PoolConfig, budget: &Budget, now: Instant) -> (Pool, StreamId) {
     let mut pool = Pool::new(config, true, Session(1), budget.clone(), now).unwrap();
@@ -246,18 +248,7 @@ fn a_peer_that_was_started_anew_is_told_from_its_predecessor() {
 /// On another network the old streams are not waited for, nor the pauses that the old one earned.
 #[test]
 fn after_a_change_of_the_network_streams_are_opened_anew_at_once() {
-    let (start, budget) = (Instant::now(), Budget::new(1 << 20));
-    let mut pool = Pool::new(PoolConfig::default(), true, Session(1), budget, start).unwrap();
-    let mut now = start;
-    while !matches!(pool.status().breaker, BreakerState::Open { .. }) {
-        while let Some(action) = pool.take_action() {
-            if let Action::Open(id) = action {
-                pool.ended(now, id, &Fault::Io("no way".to_owned()));
-            }
-        }
-        now = pool.poll_timeout().unwrap();
-        pool.handle_timeout(now);
-    }
+    let (mut pool, now) = dialled_in_vain();
     assert_eq!(pool.take_action(), None, "the breaker is open");
     pool.network_changed(now, NetworkEvent::Changed);
     let Some(Action::Open(id)) = pool.take_action() else {

@@ -9,6 +9,8 @@ use vpn_p2p::streams::pool::{Action, Offer, Standing};
 use vpn_p2p::streams::{Budget, Fault, Pool, PoolConfig, ProbeConfig, Session, StreamId};
 use vpn_resilience::BreakerState;
 
+use crate::world::dialled_in_vain;
+
 fn packet(connection: u16, length: usize) -> Packet {
     let from = format!("10.5.0.2:{}", 1000 + connection);
     Packet::from_slice(&build::udp(&*from, "203.0.113.10:7", &vec![7; length]))
@@ -118,24 +120,7 @@ fn there_is_no_room_on_a_stream_that_ends() {
 /// it came into another.
 #[test]
 fn what_another_network_changes_is_counted_too() {
-    let mut now = Instant::now();
-    let mut pool = Pool::new(
-        PoolConfig::default(),
-        true,
-        Session(1),
-        Budget::new(1 << 20),
-        now,
-    )
-    .unwrap();
-    while !matches!(pool.status().breaker, BreakerState::Open { .. }) {
-        while let Some(action) = pool.take_action() {
-            if let Action::Open(id) = action {
-                pool.ended(now, id, &Fault::Io("no way".to_owned()));
-            }
-        }
-        now = pool.poll_timeout().unwrap();
-        pool.handle_timeout(now);
-    }
+    let (mut pool, now) = dialled_in_vain();
     pool.network_changed(now, NetworkEvent::Changed);
     let status = pool.status();
     assert_eq!(status.breaker, BreakerState::Closed);

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use vpn_core::testing::build;
 use vpn_core::{DropCounters, DropReason, Packet, PacketBatch, PeerId, TransportError};
 use vpn_p2p::streams::frame::{Control, Encoded, HEADER, Purpose, Session};
-use vpn_p2p::streams::memory::{MemoryOpener, memory};
+use vpn_p2p::streams::memory::{MemoryListener, MemoryOpener, memory};
 use vpn_p2p::streams::{
     Budget, DispatchConfig, DispatchError, Dispatcher, Overflow, PeerOpener, PoolConfig, Stream,
     StreamOpener, StreamPool,
@@ -288,6 +288,30 @@ async fn a_bad_frame_ends_its_stream_only() {
     kept.abort();
 }
 
+/// Four connections' packets go from one pool to the other.
+async fn four_packets(from: &StreamPool, to: &StreamPool) {
+    let (mut drops, mut batch) = (DropCounters::default(), PacketBatch::new(8, 2048));
+    for n in 0..4_u16 {
+        let source = format!("10.5.0.2:{}", 1000 + n);
+        let packet = build::udp(&*source, "203.0.113.10:7", &[7; 900]);
+        batch.push(Packet::from_slice(&packet)).unwrap();
+    }
+    assert_eq!(from.try_send(&mut batch, &mut drops).unwrap(), 4);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(to.try_recv(&mut batch).unwrap(), 4);
+}
+
+/// Hands on the streams that come, until the pool is closed.
+fn accepting(listener: MemoryListener, pool: Arc<StreamPool>) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move {
+        while let Some(stream) = listener.accept().await {
+            if pool.accept(Box::new(stream)).is_err() {
+                break;
+            }
+        }
+    })
+}
+
 /// Both ends open streams, and both accept the other's: one pool each, and either way carries.
 #[tokio::test(start_paused = true)]
 async fn both_ends_may_open_streams() {
@@ -302,25 +326,10 @@ async fn both_ends_may_open_streams() {
         Arc::new(pool.unwrap())
     };
     let (a, b) = (pool(to_b), pool(to_a));
-    let mut accepting = Vec::new();
-    for (listener, pool) in [(at_a, a.clone()), (at_b, b.clone())] {
-        accepting.push(tokio::spawn(async move {
-            while let Some(stream) = listener.accept().await {
-                pool.accept(Box::new(stream)).unwrap();
-            }
-        }));
-    }
+    let tasks = [accepting(at_a, a.clone()), accepting(at_b, b.clone())];
     tokio::time::sleep(Duration::from_secs(1)).await;
     for (from, to) in [(&a, &b), (&b, &a)] {
-        let (mut drops, mut batch) = (DropCounters::default(), PacketBatch::new(8, 2048));
-        for n in 0..4_u16 {
-            let source = format!("10.5.0.2:{}", 1000 + n);
-            let packet = build::udp(&*source, "203.0.113.10:7", &[7; 900]);
-            batch.push(Packet::from_slice(&packet)).unwrap();
-        }
-        assert_eq!(from.try_send(&mut batch, &mut drops).unwrap(), 4);
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        assert_eq!(to.try_recv(&mut batch).unwrap(), 4);
+        four_packets(from, to).await;
         assert_eq!(from.status().counters.delivered.packets, 4);
         assert_eq!(from.status().streams, 2, "its own and the other's");
     }
@@ -332,7 +341,7 @@ async fn both_ends_may_open_streams() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(b.status().counters.broken, 2);
     b.close().await;
-    accepting.iter().for_each(tokio::task::JoinHandle::abort);
+    tasks.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
 /// A peer that is started anew counts its streams from the beginning. What becomes of those of its
@@ -361,31 +370,18 @@ async fn streams_of_a_peer_that_was_started_anew_are_not_its_old_ones() {
         ..PoolConfig::default()
     };
     let near = StreamPool::connect(Arc::new(opener), config, Budget::new(1 << 20)).unwrap();
-    let accepts = far.clone();
-    let accepting = tokio::spawn(async move {
-        while let Some(stream) = listener.accept().await {
-            accepts.accept(Box::new(stream)).unwrap();
-        }
-    });
+    let task = accepting(listener, far.clone());
     for heard in [false, true] {
         if heard {
             old.clear();
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
         for (from, to) in [(&*far, &near), (&near, &*far)] {
-            let (mut drops, mut batch) = (DropCounters::default(), PacketBatch::new(8, 2048));
-            for n in 0..4_u16 {
-                let source = format!("10.5.0.2:{}", 1000 + n);
-                let packet = build::udp(&*source, "203.0.113.10:7", &[7; 900]);
-                batch.push(Packet::from_slice(&packet)).unwrap();
-            }
-            assert_eq!(from.try_send(&mut batch, &mut drops).unwrap(), 4);
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            assert_eq!(to.try_recv(&mut batch).unwrap(), 4);
+            four_packets(from, to).await;
         }
         assert_eq!((far.status().streams, near.status().streams), (3, 3));
         assert_eq!(far.status().counters.broken, 3);
         assert_eq!(near.status().counters.broken, 0);
     }
-    accepting.abort();
+    task.abort();
 }

@@ -12,6 +12,23 @@ use vpn_core::{NetworkEvent, Packet, Parsed};
 use vpn_p2p::streams::frame::{Control, Frame, decode};
 use vpn_p2p::streams::pool::{Action, Offer};
 use vpn_p2p::streams::{Budget, Fault, Pool, PoolConfig, Session, StreamId};
+use vpn_resilience::BreakerState;
+
+/// A pool whose breaker is open: the peer could not be reached. And what time it is then.
+pub(crate) fn dialled_in_vain() -> (Pool, Instant) {
+    let (mut now, budget) = (Instant::now(), Budget::new(1 << 20));
+    let mut pool = Pool::new(PoolConfig::default(), true, Session(1), budget, now).unwrap();
+    while !matches!(pool.status().breaker, BreakerState::Open { .. }) {
+        while let Some(action) = pool.take_action() {
+            if let Action::Open(id) = action {
+                pool.ended(now, id, &Fault::Io("no way".to_owned()));
+            }
+        }
+        now = pool.poll_timeout().unwrap();
+        pool.handle_timeout(now);
+    }
+    (pool, now)
+}
 
 /// SplitMix64.
 pub(crate) struct Random(pub(crate) u64);
