@@ -22,16 +22,29 @@
 "
 )]
 //!
+#![cfg_attr(
+    feature = "mesh",
+    doc = "
+| Module | What it does |
+|---|---|
+| [`mesh`] | peers that find each other through a hub, directly through NATs or relayed |
+"
+)]
+//!
 //! # Features
 //!
 //! | Feature | Default | Adds |
 //! |---|---|---|
+//! | `mesh` | no | both below, and `mesh`: a mesh of peers through NATs; ed25519-dalek, rustls |
 //! | `streams` | no | `streams`: packets over byte streams; tokio |
 //! | `wireguard` | no | everything above; gotatun (MPL-2.0), ring, quinn-udp, tokio |
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod manual;
+#[cfg(feature = "mesh")]
+#[cfg_attr(docsrs, doc(cfg(feature = "mesh")))]
+pub mod mesh;
 #[cfg(feature = "wireguard")]
 #[cfg_attr(docsrs, doc(cfg(feature = "wireguard")))]
 pub mod session;

@@ -27,12 +27,12 @@ mod driver;
 mod health;
 mod inbound;
 mod network;
-mod noise;
+pub(crate) mod noise;
 mod options;
 mod outbound;
 mod round_trip;
 mod routes;
-mod socket;
+pub(crate) mod socket;
 mod transport;
 
 pub use core::MEASURE_EVERY;

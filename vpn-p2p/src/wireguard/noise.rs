@@ -27,7 +27,7 @@ fn into_bytes(kind: WgKind) -> BytesMut {
 }
 
 /// Checks what arrives on the socket before any peer's state is touched.
-pub(super) struct Gate {
+pub(crate) struct Gate {
     secret: x25519::StaticSecret,
     public: x25519::PublicKey,
     limiter: Arc<RateLimiter>,
@@ -35,7 +35,8 @@ pub(super) struct Gate {
 }
 
 /// What the gate says of a datagram.
-pub(super) enum Admission {
+#[derive(Debug)]
+pub enum Admission {
     /// The first message of a handshake, from the peer with this key.
     Initiation(PublicKey, BytesMut),
     /// For the session we named so.
@@ -47,7 +48,7 @@ pub(super) enum Admission {
 }
 
 impl Gate {
-    pub(super) fn new(key: &PrivateKey) -> Self {
+    pub(crate) fn new(key: &PrivateKey) -> Self {
         let secret = key.to_secret();
         let public = x25519::PublicKey::from(&secret);
         Self {
@@ -59,13 +60,29 @@ impl Gate {
     }
 
     /// A new session with `peer`.
-    pub(super) fn session(&self, peer: &Peer) -> NoiseSession {
+    pub(crate) fn session(&self, peer: &Peer) -> NoiseSession {
+        let preshared = peer.preshared_key.as_ref().map(|key| *key.bytes());
+        self.tunnel(peer.public_key, preshared, peer.persistent_keepalive)
+    }
+
+    /// A new session with who has this key, without a preshared one and silent when idle.
+    #[cfg(feature = "mesh")]
+    pub(crate) fn session_with(&self, peer: PublicKey) -> NoiseSession {
+        self.tunnel(peer, None, None)
+    }
+
+    fn tunnel(
+        &self,
+        peer: PublicKey,
+        preshared: Option<[u8; 32]>,
+        keepalive: Option<u16>,
+    ) -> NoiseSession {
         NoiseSession {
             tunn: Tunn::new(
                 self.secret.clone(),
-                x25519::PublicKey::from(*peer.public_key.as_bytes()),
-                peer.preshared_key.as_ref().map(|key| *key.bytes()),
-                peer.persistent_keepalive,
+                x25519::PublicKey::from(*peer.as_bytes()),
+                preshared,
+                keepalive,
                 self.indices.clone(),
                 self.limiter.clone(),
             ),
@@ -73,7 +90,7 @@ impl Gate {
         }
     }
 
-    pub(super) fn admit(&self, from: SocketAddr, datagram: BytesMut) -> Admission {
+    pub(crate) fn admit(&self, from: SocketAddr, datagram: BytesMut) -> Admission {
         let packet = Packet::from_bytes(datagram);
         match self.limiter.verify_packet(from, packet) {
             Ok(WgKind::HandshakeInit(init)) => {
@@ -109,7 +126,7 @@ impl fmt::Debug for Gate {
 
 /// The name our side gave to a handshake: bytes 4 to 7 of initiation and response (whitepaper
 /// §5.4.2, §5.4.3). `None` for other messages.
-pub(super) fn sender_index(datagram: &[u8]) -> Option<u32> {
+pub(crate) fn sender_index(datagram: &[u8]) -> Option<u32> {
     match datagram {
         [1 | 2, 0, 0, 0, a, b, c, d, ..] => Some(u32::from_le_bytes([*a, *b, *c, *d])),
         _ => None,
@@ -119,7 +136,7 @@ pub(super) fn sender_index(datagram: &[u8]) -> Option<u32> {
 /// The session that a data message is for, by the name we gave it: bytes 4 to 7 (whitepaper §5.4.6).
 /// `None` for other messages, and for one that is too short for its tag.
 #[inline]
-pub(super) fn data_index(datagram: &[u8]) -> Option<u32> {
+pub(crate) fn data_index(datagram: &[u8]) -> Option<u32> {
     match datagram {
         [4, 0, 0, 0, a, b, c, d, ..] if datagram.len() >= 32 => {
             Some(u32::from_le_bytes([*a, *b, *c, *d]))
@@ -134,7 +151,7 @@ pub(super) fn is_response(datagram: &[u8]) -> bool {
 }
 
 /// One peer's `Tunn`.
-pub(super) struct NoiseSession {
+pub(crate) struct NoiseSession {
     tunn: Tunn,
     /// There is a session, and the peer showed that it has its keys: as initiator by its response,
     /// as responder by the first packet sealed with them (whitepaper §5.4.6). gotatun would already

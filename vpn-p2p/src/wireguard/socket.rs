@@ -41,20 +41,20 @@ struct Scratch {
 
 /// Datagrams from one sender, of `stride` bytes each but the last.
 #[derive(Debug)]
-pub(super) struct Received {
-    pub(super) from: SocketAddr,
+pub(crate) struct Received {
+    pub(crate) from: SocketAddr,
     stride: usize,
     bytes: BytesMut,
 }
 
 impl Received {
     /// Bytes of the datagrams that are left.
-    pub(super) fn bytes_left(&self) -> usize {
+    pub(crate) fn bytes_left(&self) -> usize {
         self.bytes.len()
     }
 
     /// Takes the first datagram.
-    pub(super) fn pop(&mut self) -> Option<BytesMut> {
+    pub(crate) fn pop(&mut self) -> Option<BytesMut> {
         if self.bytes.is_empty() {
             return None;
         }
@@ -65,8 +65,8 @@ impl Received {
 
 /// Sealed datagrams of equal length (the last may be shorter) to one receiver.
 #[derive(Debug, Default)]
-pub(super) struct Run {
-    pub(super) bytes: Vec<u8>,
+pub(crate) struct Run {
+    pub(crate) bytes: Vec<u8>,
     to: Option<SocketAddr>,
     segment: usize,
     /// Which packet each datagram is of, or a part of: its place in the batch of one call.
@@ -76,7 +76,7 @@ pub(super) struct Run {
 
 impl Run {
     /// Whether a datagram of this length may be appended.
-    pub(super) fn takes(&self, to: SocketAddr, len: usize, max_segments: usize) -> bool {
+    pub(crate) fn takes(&self, to: SocketAddr, len: usize, max_segments: usize) -> bool {
         match self.to {
             None => true,
             Some(mine) => {
@@ -90,7 +90,7 @@ impl Run {
     }
 
     /// Notes that a datagram of this length, of this packet, was appended to `bytes`.
-    pub(super) fn appended(&mut self, to: SocketAddr, len: usize, packet: u32) {
+    pub(crate) fn appended(&mut self, to: SocketAddr, len: usize, packet: u32) {
         if self.to.is_none() {
             self.to = Some(to);
             self.segment = len;
@@ -99,20 +99,20 @@ impl Run {
         self.closed = len < self.segment;
     }
 
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.packets.len()
     }
 
     /// The packet that a datagram belongs to.
-    pub(super) fn packet(&self, datagram: usize) -> Option<u32> {
+    pub(crate) fn packet(&self, datagram: usize) -> Option<u32> {
         self.packets.get(datagram).copied()
     }
 
-    pub(super) const fn to(&self) -> Option<SocketAddr> {
+    pub(crate) const fn to(&self) -> Option<SocketAddr> {
         self.to
     }
 
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.to = None;
         self.segment = 0;
@@ -122,7 +122,7 @@ impl Run {
 }
 
 /// What became of a [`Run`].
-pub(super) enum Flushed {
+pub(crate) enum Flushed {
     Sent,
     /// The socket's buffer is full; nothing was sent.
     Blocked,
@@ -132,7 +132,7 @@ pub(super) enum Flushed {
 
 /// One UDP socket of the underlay.
 #[derive(Debug)]
-pub(super) struct Udp {
+pub(crate) struct Udp {
     socket: tokio::net::UdpSocket,
     state: UdpSocketState,
     /// Datagrams one send may carry: 1 once the system could not segment.
@@ -141,7 +141,7 @@ pub(super) struct Udp {
 
 impl Udp {
     /// Takes a socket over. Call it inside the runtime that is to drive it.
-    pub(super) fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
+    pub(crate) fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
         let state = UdpSocketState::new((&socket).into())?;
         // Best effort: less than asked for costs bursts, not correctness. What the underlay got beyond
         // the system's limit would be cut to that.
@@ -159,25 +159,25 @@ impl Udp {
         })
     }
 
-    pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
     }
 
-    pub(super) async fn readable(&self) -> io::Result<()> {
+    pub(crate) async fn readable(&self) -> io::Result<()> {
         self.socket.readable().await
     }
 
-    pub(super) async fn writable(&self) -> io::Result<()> {
+    pub(crate) async fn writable(&self) -> io::Result<()> {
         self.socket.writable().await
     }
 
     /// Datagrams one send may carry.
-    pub(super) fn max_segments(&self) -> usize {
+    pub(crate) fn max_segments(&self) -> usize {
         self.max_segments.load(Ordering::Relaxed)
     }
 
     /// Appends what has arrived, at most [`RX_BUFFERS`] buffers. `WouldBlock` if nothing has.
-    pub(super) fn receive(&self, into: &mut impl Extend<Received>) -> io::Result<()> {
+    pub(crate) fn receive(&self, into: &mut impl Extend<Received>) -> io::Result<()> {
         SCRATCH.with_borrow_mut(|scratch| {
             if scratch.received.is_empty() {
                 scratch.received = vec![vec![0; MAX_DATAGRAM]; RX_BUFFERS];
@@ -215,13 +215,13 @@ impl Udp {
     }
 
     /// Sends one datagram now or not at all: for protocol messages, which are repeated anyway.
-    pub(super) fn send_now(&self, to: SocketAddr, datagram: &[u8]) -> io::Result<()> {
+    pub(crate) fn send_now(&self, to: SocketAddr, datagram: &[u8]) -> io::Result<()> {
         self.state
             .try_send((&self.socket).into(), &transmit(to, datagram, None))
     }
 
     /// Sends a run, in one call where the system can.
-    pub(super) fn flush(&self, run: &Run) -> Flushed {
+    pub(crate) fn flush(&self, run: &Run) -> Flushed {
         let Some(to) = run.to else {
             return Flushed::Sent;
         };

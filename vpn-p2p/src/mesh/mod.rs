@@ -1,0 +1,21 @@
+//! A mesh: peers that find each other through a hub, connect directly through NATs where they can,
+//! and fall back to a relay where they cannot.
+//!
+//! | Module | What it decides, or touches |
+//! |---|---|
+//! | [`identity`] | who a node is: an Ed25519 key |
+//! | [`keys`] | the cryptography of sessions, behind a trait |
+//! | [`record`] | what a node says about itself, signed |
+//! | [`way`] | the words for ways to a peer |
+//! | [`wire`] | what bytes mean |
+
+pub mod identity;
+pub mod keys;
+pub mod record;
+pub mod way;
+pub mod wire;
+
+pub use identity::{Identity, IdentityError};
+pub use keys::{Keys, NoiseKeys};
+pub use record::{Record, RecordError, SignedRecord};
+pub use way::{Carrier, HubId, Policy, Way};
