@@ -5,6 +5,8 @@
 //! them: a client, a gateway with the direct path, and regions of VPN providers that all hand out
 //! the same address and refuse every packet that does not carry it. A site at one and the same
 //! address answers in every region with the region's name, so an answer tells the way it came.
+//! [`NatLab`] is another one, for peers: two hosts behind NATs of a chosen kind, a public host, a
+//! public hub, and what goes wrong between them.
 //!
 //! # Where it runs
 //!
@@ -39,6 +41,7 @@ mod key;
 mod lab;
 mod link;
 mod namespace;
+mod nat;
 mod openvpn;
 mod process;
 mod provider;
@@ -54,6 +57,10 @@ pub use lab::{
 };
 pub use link::veth;
 pub use namespace::{Namespace, RuntimeHandle};
+pub use nat::{
+    HUB4, HUB6, Mapping, NatKind, NatLab, NatPlan, NatRouter, PUBLIC4, PUBLIC6, REFLECTOR_PORTS,
+    SECOND_HUB4, Side, mapping, reflexive, reflexive_tcp,
+};
 pub use openvpn::{OpenVpnOptions, PASSWORD, USER};
 pub use process::{Output, Process};
 pub use provider::{Provider, ProviderKind, RegionPlan};
