@@ -4,7 +4,7 @@
 //! factory, which marks it, binds it or hands it to the host's protect hook.
 
 use std::fmt::Debug;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -49,6 +49,19 @@ pub trait Underlay: Debug + Send + Sync {
     /// [`UnderlayError::Socket`], also if the socket cannot be exempted: never one that is captured.
     fn udp(&self, local: SocketAddr) -> Result<UdpSocket, UnderlayError>;
 
+    /// A TCP socket to connect to `remote` with, which is not connected yet. Default: there is none,
+    /// so that what needs one cannot get one that is captured.
+    ///
+    /// # Errors
+    ///
+    /// [`UnderlayError::Socket`], as for UDP.
+    fn tcp(&self, remote: SocketAddr) -> Result<TcpStream, UnderlayError> {
+        Err(UnderlayError::Socket {
+            local: remote,
+            cause: std::io::ErrorKind::Unsupported.into(),
+        })
+    }
+
     /// The addresses of `host`, IPv4 and IPv6, each with `port`, in the order to try.
     async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, UnderlayError>;
 
@@ -64,6 +77,9 @@ macro_rules! forward {
         impl<T: Underlay + ?Sized> Underlay for $pointer {
             fn udp(&self, local: SocketAddr) -> Result<UdpSocket, UnderlayError> {
                 (**self).udp(local)
+            }
+            fn tcp(&self, remote: SocketAddr) -> Result<TcpStream, UnderlayError> {
+                (**self).tcp(remote)
             }
             async fn resolve(
                 &self,

@@ -158,6 +158,32 @@ fn a_refusing_protect_hook_means_no_socket() {
     assert!(matches!(error, UnderlayError::Socket { .. }));
 }
 
+/// A connection that is made with it is one the capture leaves alone.
+#[tokio::test]
+async fn a_tcp_socket_is_exempt_and_not_connected() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let to = listener.local_addr().unwrap();
+    let seen = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = seen.clone();
+    let underlay = MarkedUnderlay::new(0).protect(std::sync::Arc::new(move |_| {
+        count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Ok(())
+    }));
+    let socket = underlay.tcp(to).unwrap();
+    assert_eq!(seen.load(std::sync::atomic::Ordering::Relaxed), 1);
+    assert!(socket.peer_addr().is_err(), "not connected yet");
+    let socket = tokio::net::TcpSocket::from_std_stream(socket);
+    let (near, far) = tokio::join!(socket.connect(to), listener.accept());
+    assert_eq!(near.unwrap().local_addr().unwrap(), far.unwrap().1);
+    let refusing = MarkedUnderlay::new(0).protect(std::sync::Arc::new(|_| {
+        Err(std::io::ErrorKind::PermissionDenied.into())
+    }));
+    assert!(matches!(
+        refusing.tcp(to),
+        Err(UnderlayError::Socket { .. })
+    ));
+}
+
 /// A UDP echo server at 192.0.2.1 in a namespace of its own; takes the peer end of the uplink.
 fn echo_server(ready: mpsc::Sender<u32>, end_moved: tokio::sync::oneshot::Receiver<()>) {
     unshare(CloneFlags::CLONE_NEWNET).unwrap();

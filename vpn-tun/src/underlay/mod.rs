@@ -9,7 +9,7 @@ mod sys;
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -152,11 +152,33 @@ impl MarkedUnderlay {
 
     fn make(&self, local: SocketAddr) -> io::Result<UdpSocket> {
         let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
-        socket.set_nonblocking(true)?;
         if local.is_ipv6() {
             // So that both families can have the same port.
             socket.set_only_v6(true)?;
         }
+        self.exempt(&socket)?;
+        if sys::force_buffers(socket.as_fd(), SOCKET_BUFFER).is_err() {
+            // The limits of the system apply; less than asked for is slower, not wrong.
+            let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
+            let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+        }
+        socket.bind(&local.into())?;
+        Ok(socket.into())
+    }
+
+    fn make_tcp(&self, remote: SocketAddr) -> io::Result<TcpStream> {
+        let socket = Socket::new(
+            Domain::for_address(remote),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
+        self.exempt(&socket)?;
+        Ok(socket.into())
+    }
+
+    /// Keeps what the socket sends out of the capture.
+    fn exempt(&self, socket: &Socket) -> io::Result<()> {
+        socket.set_nonblocking(true)?;
         if self.mark != 0 {
             socket.set_mark(self.mark)?;
         }
@@ -166,13 +188,7 @@ impl MarkedUnderlay {
         if let Some(protect) = &self.protect {
             protect(socket.as_fd())?;
         }
-        if sys::force_buffers(socket.as_fd(), SOCKET_BUFFER).is_err() {
-            // The limits of the system apply; less than asked for is slower, not wrong.
-            let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
-            let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
-        }
-        socket.bind(&local.into())?;
-        Ok(socket.into())
+        Ok(())
     }
 
     /// A socket connected to `remote`: sends nothing, but makes the kernel look the route up.
@@ -188,6 +204,14 @@ impl Underlay for MarkedUnderlay {
     fn udp(&self, local: SocketAddr) -> Result<UdpSocket, UnderlayError> {
         self.make(local)
             .map_err(|cause| UnderlayError::Socket { local, cause })
+    }
+
+    fn tcp(&self, remote: SocketAddr) -> Result<TcpStream, UnderlayError> {
+        self.make_tcp(remote)
+            .map_err(|cause| UnderlayError::Socket {
+                local: unspecified(remote),
+                cause,
+            })
     }
 
     async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, UnderlayError> {
