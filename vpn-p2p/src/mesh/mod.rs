@@ -3,18 +3,21 @@
 //!
 //! | Module | What it decides, or touches |
 //! |---|---|
+//! | [`hub`] | registers, reflects, relays |
 //! | [`identity`] | who a node is: an Ed25519 key |
 //! | [`keys`] | the cryptography of sessions, behind a trait |
 //! | [`record`] | what a node says about itself, signed |
 //! | [`way`] | the words for ways to a peer |
 //! | [`wire`] | what bytes mean |
 
+pub mod hub;
 pub mod identity;
 pub mod keys;
 pub mod record;
 pub mod way;
 pub mod wire;
 
+pub use hub::{Hub, HubConfig};
 pub use identity::{Identity, IdentityError};
 pub use keys::{Keys, NoiseKeys};
 pub use record::{Record, RecordError, SignedRecord};

@@ -145,6 +145,9 @@ pub enum Refusal {
     /// Its record is not believed.
     #[error("the record is not believed")]
     Record,
+    /// Another member's key begins with the same eight bytes.
+    #[error("another member's key begins like this one: make a new key")]
+    Taken,
 }
 
 /// What a member tells a hub.

@@ -1,0 +1,139 @@
+//! Decides what members' messages bring.
+
+use std::time::Instant;
+
+use bytes::BytesMut;
+
+use super::sessions::SessionId;
+use super::{Hub, Member, Origin};
+use crate::mesh::wire::{Plain as _, Tag, ToHub, ToMember, What};
+
+/// What WireGuard pads messages to (whitepaper §5.4.6).
+const PADDING: usize = 16;
+
+impl Hub {
+    /// Something that only this session's node can have sealed.
+    pub(super) fn control(
+        &mut self,
+        id: SessionId,
+        from: Origin,
+        plain: &[u8],
+        now: Instant,
+        unix: u64,
+    ) {
+        let rate = self.config.limits.control;
+        let Some(held) = self.sessions.get_mut(id) else {
+            return;
+        };
+        if !held.control.take(rate, 1, now) {
+            self.status.limited += 1;
+            return;
+        }
+        let (member, tag) = (held.member, Tag::from(held.peer));
+        let Some(message) = ToHub::from_plain(plain) else {
+            self.status.malformed += 1;
+            return;
+        };
+        match message {
+            ToHub::Register {
+                id: question,
+                token,
+                record,
+            } => {
+                let answer = match self.register(id, from, token.as_ref(), &record, now, unix) {
+                    Ok(isolated) => ToMember::Registered {
+                        id: question,
+                        observed: from.address(),
+                        isolated,
+                    },
+                    Err(why) => {
+                        self.status.refuse(&why);
+                        ToMember::Refused { id: question, why }
+                    }
+                };
+                self.tell(id, from, &answer);
+            }
+            // Whoever is not a member learns nothing.
+            _ if !member => self.status.malformed += 1,
+            ToHub::Find { id: question, what } => {
+                let answer = self.find(tag, what).map_or(
+                    ToMember::NotFound { id: question },
+                    |(record, online)| ToMember::Found {
+                        id: question,
+                        record,
+                        online,
+                    },
+                );
+                self.tell(id, from, &answer);
+            }
+            ToHub::Ping { nonce } => {
+                let observed = from.address();
+                self.tell(id, from, &ToMember::Pong { nonce, observed });
+            }
+            ToHub::Have { peer, sequence } => {
+                let of = Tag::from(vpn_core::PeerId(peer));
+                self.watch.have(tag, of, sequence);
+            }
+            ToHub::Bye => self.leave(tag),
+        }
+    }
+
+    /// Who that is, for this member, which is told of changes from then on.
+    fn find(&mut self, asker: Tag, what: What) -> Option<(Vec<u8>, bool)> {
+        self.status.finds += 1;
+        let tag = match what {
+            What::Address(address) => self.claims.holder(address)?,
+            What::Peer(key) => Tag::from(vpn_core::PeerId(key)),
+            What::Tag(tag) => Tag(tag),
+        };
+        let found = self.members.get(&tag)?;
+        let is_meant = match what {
+            What::Peer(key) => found.record.record().peer.0 == key,
+            _ => true,
+        };
+        if !is_meant || !self.reach(asker, tag) {
+            return None;
+        }
+        let answer = (found.record.to_bytes(), found.here.is_some());
+        self.watch.ask(asker, tag);
+        Some(answer)
+    }
+
+    /// Whether these two may know of each other.
+    fn reach(&self, one: Tag, other: Tag) -> bool {
+        let all = |tag| {
+            self.members
+                .get(&tag)
+                .is_some_and(|m: &Member| m.reaches_all)
+        };
+        !self.config.isolation || one == other || all(one) || all(other)
+    }
+
+    /// Tells it to everybody who asked for this member.
+    pub(super) fn tell_change(&mut self, of: Tag, sequence: u64, now: Instant) {
+        for watcher in self.watch.changed(of, sequence, now) {
+            self.tell_one(watcher, of);
+        }
+    }
+
+    pub(super) fn repeat_changes(&mut self, now: Instant) {
+        while let Some(due) = self.watch.due(now) {
+            self.tell_one(due.watcher, due.of);
+        }
+    }
+
+    fn tell_one(&mut self, watcher: Tag, of: Tag) {
+        let here = self.members.get(&watcher).and_then(|member| member.here);
+        let record = self.members.get(&of).map(|member| member.record.to_bytes());
+        if let (Some((id, origin)), Some(record), true) = (here, record, self.reach(watcher, of)) {
+            self.status.changes += 1;
+            self.tell(id, origin, &ToMember::Changed { record });
+        }
+    }
+
+    pub(super) fn tell(&mut self, id: SessionId, to: Origin, message: &ToMember) {
+        let mut plain = message.to_plain();
+        plain.resize(plain.len().next_multiple_of(PADDING), 0);
+        self.seal(id, to, BytesMut::from(&plain[..]));
+    }
+}

@@ -1,0 +1,135 @@
+//! Decides who is here, where, and who is gone.
+
+use std::time::Instant;
+
+use bytes::BytesMut;
+
+use super::sessions::SessionId;
+use super::{Hub, Origin};
+use crate::mesh::keys::sender_index;
+use crate::mesh::wire::{Tag, ToMember};
+use crate::session::Ticked;
+use crate::wg_quick::PublicKey;
+
+impl Hub {
+    /// Whether somebody joined from there, or is there.
+    pub(super) fn is_known(&self, origin: Origin) -> bool {
+        self.places.contains_key(&origin) || self.sessions.joined_at(origin).is_some()
+    }
+
+    /// The session of who has this key, and joined from there or is there.
+    pub(super) fn with_key(&self, origin: Origin, key: PublicKey) -> Option<SessionId> {
+        let place = self.places.get(&origin);
+        let here = place.and_then(|tag| self.members.get(tag)?.here);
+        let here = here.map(|(id, _)| id);
+        let fits = |id: &SessionId| self.sessions.get(*id).is_some_and(|held| held.key == key);
+        self.sessions
+            .joined_at(origin)
+            .filter(fits)
+            .or(here.filter(fits))
+    }
+
+    /// The session opened something from there. Whether it is a member's.
+    pub(super) fn heard(&mut self, id: SessionId, from: Origin, now: Instant) -> bool {
+        let Some(held) = self.sessions.get_mut(id).filter(|held| held.member) else {
+            return false;
+        };
+        let tag = Tag::from(held.peer);
+        let Some(member) = self.members.get_mut(&tag) else {
+            return false;
+        };
+        member.heard = now;
+        let before = held.origin;
+        if before == from || !before.is_like(from) {
+            return true;
+        }
+        held.origin = from;
+        member.here = Some((id, from));
+        self.move_place(tag, before, from);
+        self.tell(
+            id,
+            from,
+            &ToMember::Pong {
+                nonce: 0,
+                observed: from.address(),
+            },
+        );
+        true
+    }
+
+    /// A member was there and is here now.
+    pub(super) fn move_place(&mut self, tag: Tag, before: Origin, now: Origin) {
+        if self.places.get(&before) == Some(&tag) {
+            self.places.remove(&before);
+        }
+        self.places.insert(now, tag);
+    }
+
+    /// It is away from now on; its record stays.
+    pub(super) fn leave(&mut self, tag: Tag) {
+        let Some((id, origin)) = self
+            .members
+            .get_mut(&tag)
+            .and_then(|member| member.here.take())
+        else {
+            return;
+        };
+        self.sessions.remove(id);
+        if self.places.get(&origin) == Some(&tag) {
+            self.places.remove(&origin);
+        }
+    }
+
+    /// It is away, and its record is forgotten: what it had is free.
+    pub(super) fn forget(&mut self, tag: Tag) {
+        self.leave(tag);
+        if let Some(member) = self.members.remove(&tag) {
+            self.claims.leave(member.record.record());
+            self.watch.forget(tag);
+        }
+    }
+
+    /// The streams of this client ended.
+    pub fn closed(&mut self, connection: u64, _now: Instant) {
+        let origin = Origin::Tls(connection);
+        if let Some(id) = self.sessions.joined_at(origin) {
+            self.sessions.remove(id);
+        }
+        if let Some(&tag) = self.places.get(&origin) {
+            self.leave(tag);
+            self.places.remove(&origin);
+        }
+    }
+
+    /// Looks for who is silent, and whose record is over.
+    pub(super) fn look(&mut self, now: Instant, unix: u64) {
+        let silent_after = self.config.limits.silent_after;
+        let gone = self.members.iter().filter_map(|(tag, member)| {
+            let silent = now.saturating_duration_since(member.heard) >= silent_after;
+            let over = member.record.record().expires <= unix;
+            (over || (silent && member.here.is_some())).then_some((*tag, over))
+        });
+        for (tag, over) in gone.collect::<Vec<_>>() {
+            if over {
+                self.forget(tag);
+            } else {
+                self.leave(tag);
+            }
+        }
+    }
+
+    /// Lets sessions keep time.
+    pub(super) fn tick(&mut self) {
+        for id in self.sessions.ids().collect::<Vec<_>>() {
+            let Some(held) = self.sessions.get_mut(id) else {
+                continue;
+            };
+            // Members begin handshakes, for they know whether they want one.
+            if let Ticked::Send(datagram) = held.session.tick()
+                && sender_index(&datagram).is_none()
+            {
+                self.out.push_back((held.origin, BytesMut::into(datagram)));
+            }
+        }
+    }
+}
