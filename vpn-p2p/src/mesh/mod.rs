@@ -6,6 +6,7 @@
 //! | [`hub`] | registers, reflects, relays |
 //! | [`identity`] | who a node is: an Ed25519 key |
 //! | [`keys`] | the cryptography of sessions, behind a trait |
+//! | [`path`] | by which way packets go to one peer |
 //! | [`record`] | what a node says about itself, signed |
 //! | [`way`] | the words for ways to a peer |
 //! | [`wire`] | what bytes mean |
@@ -13,6 +14,7 @@
 pub mod hub;
 pub mod identity;
 pub mod keys;
+pub mod path;
 pub mod record;
 pub mod way;
 pub mod wire;
@@ -20,5 +22,6 @@ pub mod wire;
 pub use hub::{Hub, HubConfig};
 pub use identity::{Identity, IdentityError};
 pub use keys::{Keys, NoiseKeys};
+pub use path::{PathConfig, PathEvent, PathOut, PathStatus, Paths, Why};
 pub use record::{Record, RecordError, SignedRecord};
 pub use way::{Carrier, HubId, Policy, Way};
