@@ -6,6 +6,7 @@
 //! | [`hub`] | registers, reflects, relays |
 //! | [`identity`] | who a node is: an Ed25519 key |
 //! | [`keys`] | the cryptography of sessions, behind a trait |
+//! | [`link`] | the client of one hub: when it joins, whether it is up, how it comes back |
 //! | [`path`] | by which way packets go to one peer |
 //! | [`record`] | what a node says about itself, signed |
 //! | [`way`] | the words for ways to a peer |
@@ -14,6 +15,7 @@
 pub mod hub;
 pub mod identity;
 pub mod keys;
+pub mod link;
 pub mod path;
 pub mod record;
 pub mod way;
@@ -22,6 +24,7 @@ pub mod wire;
 pub use hub::{Hub, HubConfig};
 pub use identity::{Identity, IdentityError};
 pub use keys::{Keys, NoiseKeys};
+pub use link::{Link, LinkConfig, LinkEvent, LinkOut, LinkStatus, LinkTimes};
 pub use path::{PathConfig, PathEvent, PathOut, PathStatus, Paths, Why};
 pub use record::{Record, RecordError, SignedRecord};
 pub use way::{Carrier, HubId, Policy, Way};
