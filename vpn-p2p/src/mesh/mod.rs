@@ -9,6 +9,7 @@
 //! | [`link`] | the client of one hub: when it joins, whether it is up, how it comes back |
 //! | [`path`] | by which way packets go to one peer |
 //! | [`record`] | what a node says about itself, signed |
+//! | [`tls`] | streams to a hub where UDP is blocked |
 //! | [`way`] | the words for ways to a peer |
 //! | [`wire`] | what bytes mean |
 
@@ -18,6 +19,7 @@ pub mod keys;
 pub mod link;
 pub mod path;
 pub mod record;
+pub mod tls;
 pub mod way;
 pub mod wire;
 
@@ -27,4 +29,5 @@ pub use keys::{Keys, NoiseKeys};
 pub use link::{Link, LinkConfig, LinkEvent, LinkOut, LinkStatus, LinkTimes};
 pub use path::{PathConfig, PathEvent, PathOut, PathStatus, Paths, Why};
 pub use record::{Record, RecordError, SignedRecord};
+pub use tls::{TlsListener, TlsOpener};
 pub use way::{Carrier, HubId, Policy, Way};

@@ -49,6 +49,21 @@ impl Default for Scoring {
     }
 }
 
+/// What the packets of a pool are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Contents {
+    /// IP packets; super-packets too. A connection keeps its order. What is none is dropped, `malformed`.
+    #[default]
+    Ip,
+    /// Any bytes, whole as they are: datagrams of another protocol. Those that begin with the same
+    /// [`OPAQUE_PREFIX`] bytes keep their order, as those of one connection do.
+    Opaque,
+}
+
+/// Bytes by which [opaque](Contents::Opaque) packets are told apart: a kind and whom it is for fit.
+pub const OPAQUE_PREFIX: usize = 8;
+
 /// When a peer is asked whether it is there, on a stream of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProbeConfig {
@@ -74,6 +89,8 @@ impl Default for ProbeConfig {
 /// Bounds and thresholds of the pool of one peer. [`Duration::MAX`] is never.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolConfig {
+    /// What its packets are. Default: IP packets.
+    pub contents: Contents,
     /// Streams for packets at the same time, 1 to [`MAX_STREAMS`]. Default 10.
     pub max_streams_per_peer: usize,
     /// Streams that are opened ahead and stay when nothing is sent. Default 1.
@@ -114,6 +131,7 @@ pub struct PoolConfig {
 impl Default for PoolConfig {
     fn default() -> Self {
         Self {
+            contents: Contents::default(),
             max_streams_per_peer: 10,
             warm_streams: 1,
             stream_idle_timeout: Duration::from_secs(300),

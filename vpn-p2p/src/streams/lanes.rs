@@ -29,6 +29,20 @@ impl Lane {
         Self((mix.finish() >> 48) as u16 % LANES as u16)
     }
 
+    /// The lane of whatever begins so.
+    #[inline]
+    pub fn of_prefix(prefix: &[u8]) -> Self {
+        let mut mix = Mix(0);
+        for part in prefix.chunks(8) {
+            let mut word = [0; 8];
+            word[..part.len()].copy_from_slice(part);
+            mix.write_u64(u64::from_le_bytes(word));
+        }
+        // A lone word needs a second round: its upper bits are mixed less than those of a flow.
+        mix.write_u64(prefix.len() as u64);
+        Self((mix.finish() >> 48) as u16 % LANES as u16)
+    }
+
     fn index(self) -> usize {
         usize::from(self.0)
     }
@@ -118,5 +132,18 @@ mod tests {
         }
         // Sixteen each on average.
         assert!(used.iter().all(|&n| (2..=48).contains(&n)), "{used:?}");
+    }
+
+    #[test]
+    fn prefixes_spread_over_the_lanes_and_keep_theirs() {
+        let mut used = vec![0_u32; LANES];
+        for n in 0..LANES as u32 * 16 {
+            let [a, b, c, d] = n.to_le_bytes();
+            let prefix = [0x80, 1, 0, 0, a, b, c, d];
+            assert_eq!(Lane::of_prefix(&prefix), Lane::of_prefix(&prefix));
+            used[Lane::of_prefix(&prefix).index()] += 1;
+        }
+        assert!(used.iter().all(|&n| (2..=48).contains(&n)), "{used:?}");
+        assert_ne!(Lane::of_prefix(&[0]), Lane::of_prefix(&[0, 0]));
     }
 }

@@ -98,7 +98,7 @@ mod tcp;
 mod transport;
 
 pub use budget::Budget;
-pub use config::{ConfigError, Overflow, PoolConfig, ProbeConfig, Scoring};
+pub use config::{ConfigError, Contents, Overflow, PoolConfig, ProbeConfig, Scoring};
 pub use dispatch::{DispatchConfig, DispatchError, Dispatcher, PeerOpener};
 pub use fault::Fault;
 pub use frame::{FrameError, Session, StreamId};

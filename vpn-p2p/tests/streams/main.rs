@@ -7,6 +7,7 @@ mod clock;
 mod close;
 mod conformance;
 mod framing;
+mod opaque;
 mod order;
 mod peers;
 mod world;

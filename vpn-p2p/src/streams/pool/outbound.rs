@@ -2,12 +2,12 @@
 
 use std::time::Instant;
 
-use vpn_core::{DropReason, Packet};
+use vpn_core::{DropReason, Offload, Packet};
 
 use super::stream::{Flying, Phase, Stream};
 use super::{Pool, Standing, Waiting};
 use crate::streams::budget::{compact, weight};
-use crate::streams::config::Overflow;
+use crate::streams::config::{Contents, OPAQUE_PREFIX, Overflow};
 use crate::streams::frame::{Control, Encoded, MAX_PACKET, StreamId};
 use crate::streams::lanes::Lane;
 
@@ -30,6 +30,23 @@ pub enum Offer {
     Full,
 }
 
+/// What a packet has to keep its order with; `None`: it is not what it should be.
+#[inline]
+fn lane(contents: Contents, packet: &Packet) -> Option<Lane> {
+    match contents {
+        Contents::Ip => {
+            let cut = packet.offload.gso.is_none_or(|gso| gso.size > 0);
+            let parsed = packet.parse().ok().filter(|_| cut)?;
+            Some(Lane::of(&parsed.flow))
+        }
+        Contents::Opaque => {
+            let whole = packet.offload == Offload::default() && !packet.is_empty();
+            let bytes = packet.bytes();
+            whole.then(|| Lane::of_prefix(&bytes[..bytes.len().min(OPAQUE_PREFIX)]))
+        }
+    }
+}
+
 impl Pool {
     /// Takes a packet for the peer. What remains in `packet` after [`Offer::Taken`] is a buffer to
     /// use again.
@@ -42,12 +59,10 @@ impl Pool {
         if packet.len() > MAX_PACKET {
             return Offer::Dropped(DropReason::TooBig);
         }
-        let cut = packet.offload.gso.is_none_or(|gso| gso.size > 0);
-        let (true, Ok(parsed)) = (cut, packet.parse()) else {
+        let Some(lane) = lane(self.config.contents, packet) else {
             return Offer::Dropped(DropReason::Malformed);
         };
         self.wanted_at = now;
-        let lane = Lane::of(&parsed.flow);
         let kept = self.lanes.stream(lane).and_then(|id| self.find(id));
         let Some(at) = kept.or_else(|| self.least_costly()) else {
             return match self.standing {
