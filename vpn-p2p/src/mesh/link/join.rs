@@ -126,11 +126,15 @@ impl Link {
     /// The hub took us.
     pub(super) fn registered(
         &mut self,
+        via: Carrier,
         id: u32,
         observed: Option<SocketAddr>,
         isolated: bool,
         now: Instant,
     ) {
+        if self.returned(via, id, observed, now) {
+            return;
+        }
         match &mut self.stage {
             Stage::Joining(joining) => {
                 let Some(registering) = joining.registering.filter(|it| it.id == id) else {

@@ -301,9 +301,6 @@ impl Link {
         observed: Option<SocketAddr>,
         now: Instant,
     ) {
-        if self.returned(via, nonce, observed, now) {
-            return;
-        }
         let Stage::Up(live) = &mut self.stage else {
             return;
         };

@@ -86,7 +86,7 @@ impl Link {
                 id,
                 observed,
                 isolated,
-            } => self.registered(id, observed, isolated, now),
+            } => self.registered(via, id, observed, isolated, now),
             ToMember::Refused { id, why } => self.was_refused(id, why, now),
             ToMember::Found { id, record, online } => {
                 // What is no answer is not taken for one; the question is asked again or given up.

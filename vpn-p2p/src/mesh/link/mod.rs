@@ -36,6 +36,8 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod upgrade;
+#[cfg(test)]
+mod with_hub;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

@@ -1,5 +1,5 @@
 //! Decides when a link over TLS tries UDP again, and when it changes back: only after the hub
-//! answered a sealed question by UDP.
+//! answered a registration by UDP, in the session that is there.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -9,7 +9,6 @@ use super::greet::Greeted;
 use super::repeat::Repeat;
 use super::{Link, LinkEvent, Stage};
 use crate::mesh::way::Carrier;
-use crate::mesh::wire::ToHub;
 
 /// When each question of an attempt is sent. Three: what is not answered then is blocked, or loses
 /// so much that TLS is better.
@@ -98,7 +97,7 @@ impl Link {
             if repeat.take(now) {
                 asked.push(number);
                 let to = *to;
-                self.seal(&ToHub::Ping { nonce: number }, Carrier::Udp, to);
+                self.register(number, Carrier::Udp, to);
             }
         } else if attempt.hello.take(now) {
             let nonce = attempt.nonce;
@@ -117,11 +116,11 @@ impl Link {
         }
     }
 
-    /// Changes to UDP if this answers a question that was asked by it.
+    /// Changes to UDP if this answers a registration by it.
     pub(super) fn returned(
         &mut self,
         via: Carrier,
-        nonce: u32,
+        id: u32,
         observed: Option<SocketAddr>,
         now: Instant,
     ) -> bool {
@@ -135,7 +134,7 @@ impl Link {
         let Some((to, _, asked)) = answered else {
             return false;
         };
-        if via != Carrier::Udp || !asked.contains(&nonce) {
+        if via != Carrier::Udp || !asked.contains(&id) {
             return false;
         }
         let to = *to;
