@@ -37,6 +37,7 @@
 //! |---|---|---|
 //! | `mesh` | no | both below, and `mesh`: a mesh of peers through NATs; ed25519-dalek, rustls |
 //! | `streams` | no | `streams`: packets over byte streams; tokio |
+//! | `testing` | no | with `mesh`: its test doubles |
 //! | `wireguard` | no | everything above; gotatun (MPL-2.0), ring, quinn-udp, tokio |
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -10,6 +10,7 @@
 //! | [`path`] | by which way packets go to one peer |
 //! | [`record`] | what a node says about itself, signed |
 //! | [`tls`] | streams to a hub where UDP is blocked |
+//! | `testing` | a mesh without machines, on virtual time (feature `testing`) |
 //! | [`way`] | the words for ways to a peer |
 //! | [`wire`] | what bytes mean |
 
@@ -19,6 +20,9 @@ pub mod keys;
 pub mod link;
 pub mod path;
 pub mod record;
+#[cfg(any(test, feature = "testing"))]
+#[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
+pub mod testing;
 pub mod tls;
 pub mod way;
 pub mod wire;
