@@ -7,7 +7,10 @@
 //! | [`identity`] | who a node is: an Ed25519 key |
 //! | [`keys`] | the cryptography of sessions, behind a trait |
 //! | [`link`] | the client of one hub: when it joins, whether it is up, how it comes back |
+//! | [`member`] | everything a member does, pure |
+//! | [`node`] | sockets and clock of a member: [`MeshTransport`] |
 //! | [`path`] | by which way packets go to one peer |
+//! | [`peer`] | one peer: its session, attempts, what of its messages is believed |
 //! | [`record`] | what a node says about itself, signed |
 //! | [`tls`] | streams to a hub where UDP is blocked |
 //! | `testing` | a mesh without machines, on virtual time (feature `testing`) |
@@ -18,7 +21,10 @@ pub mod hub;
 pub mod identity;
 pub mod keys;
 pub mod link;
+pub mod member;
+pub mod node;
 pub mod path;
+pub mod peer;
 pub mod record;
 #[cfg(any(test, feature = "testing"))]
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
@@ -31,7 +37,10 @@ pub use hub::{Hub, HubConfig};
 pub use identity::{Identity, IdentityError};
 pub use keys::{Keys, NoiseKeys};
 pub use link::{Link, LinkConfig, LinkEvent, LinkOut, LinkStatus, LinkTimes};
+pub use member::{Member, MemberConfig, MemberEvent, MemberStatus};
+pub use node::{HubEndpoint, MeshTransport, NodeConfig, NodeError};
 pub use path::{PathConfig, PathEvent, PathOut, PathStatus, Paths, Why};
+pub use peer::{PeerConfig, PeerRules, Stage};
 pub use record::{Record, RecordError, SignedRecord};
 pub use tls::{TlsListener, TlsOpener};
 pub use way::{Carrier, HubId, Policy, Way};

@@ -31,7 +31,7 @@ pub(crate) mod noise;
 mod options;
 mod outbound;
 mod round_trip;
-mod routes;
+pub(crate) mod routes;
 pub(crate) mod socket;
 mod transport;
 

@@ -43,16 +43,16 @@ impl Routes {
 
 /// Addresses and length of an IP packet by its own header; all else is the router's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Inner {
-    pub(super) src: IpAddr,
-    pub(super) dst: IpAddr,
+pub(crate) struct Inner {
+    pub(crate) src: IpAddr,
+    pub(crate) dst: IpAddr,
     /// At most the bytes that are there: what lies behind is padding.
-    pub(super) len: usize,
+    pub(crate) len: usize,
 }
 
 impl Inner {
     #[inline]
-    pub(super) fn read(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
         let (src, dst, len) = match bytes.first()? >> 4 {
             4 => {
                 let header: &[u8; 20] = bytes.first_chunk()?;

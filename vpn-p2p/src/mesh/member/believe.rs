@@ -1,0 +1,211 @@
+//! Decides which records count: the hub's word for addresses, the peer's own for everything else.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use ipnet::IpNet;
+
+use super::{Entry, MAX_PEERS, Member, MemberEvent, RECORD_LIFETIME, Slot, blank};
+use crate::mesh::peer::Peer;
+use crate::mesh::record::{Record, SignedRecord};
+use crate::mesh::way::Policy;
+use crate::mesh::wire::{Tag, What};
+
+impl Member {
+    /// A record that a hub vouches for: it checked that nobody else has the addresses.
+    pub(super) fn believe(&mut self, record: SignedRecord, now: Instant) -> Option<Slot> {
+        let peer = record.record().peer;
+        if peer == self.id() {
+            return None;
+        }
+        let slot = match self.slot_of(peer) {
+            Some(slot) => slot,
+            None => self.insert(&record, now)?,
+        };
+        let known = self
+            .entry(slot)?
+            .peer
+            .record()
+            .map(|known| known.record().sequence);
+        if known.is_some_and(|known| known >= record.record().sequence) {
+            return Some(slot);
+        }
+        let said = record.record();
+        let routes = admitted(&said.routes, &self.entry(slot)?.peer.rules().routes);
+        let conflicts = self.addresses.assign(slot, peer, &said.addresses, &routes);
+        for conflict in conflicts {
+            let times = self
+                .conflicts
+                .entry((conflict.network, conflict.claimant))
+                .or_default();
+            *times += 1;
+            if *times == 1 {
+                self.tell(MemberEvent::Conflict(conflict));
+            }
+        }
+        self.renew(slot, record, now);
+        Some(slot)
+    }
+
+    /// Gives a peer its newest record, whose addresses are settled.
+    fn renew(&mut self, slot: Slot, record: SignedRecord, now: Instant) {
+        let addresses = record.record().addresses.clone();
+        let (peer, session) = (record.record().peer, record.record().session);
+        let own: Vec<SocketAddr> = record.record().candidates.clone();
+        let usable: Vec<SocketAddr> = own
+            .into_iter()
+            .filter(|at| self.is_candidate(*at))
+            .collect();
+        let Some(entry) = self.entries.get_mut(slot.0).and_then(Option::as_mut) else {
+            return;
+        };
+        if let Some(known) = entry.peer.record() {
+            let before = known.record().session;
+            if before != session && self.by_session.get(&before) == Some(&slot) {
+                self.by_session.remove(&before);
+            }
+        }
+        // A session key is one peer's: who claims another's gets no handshakes by it.
+        self.by_session.entry(session).or_insert(slot);
+        entry.peer.set_record(record, &usable, &*self.keys, now);
+        let _ = self.entry_mut(slot);
+        let mut waiting = self.lookups.settled(&What::Peer(peer.0));
+        waiting.append(self.lookups.settled(&What::Tag(Tag::from(peer).0)));
+        for address in addresses {
+            waiting.append(self.lookups.settled(&What::Address(address)));
+        }
+        self.hold(slot, waiting, now);
+    }
+
+    /// What a peer says about itself in its session: believed where it claims no more than before,
+    /// asked for at a hub otherwise.
+    pub(super) fn claimed(&mut self, slot: Slot, record: SignedRecord, now: Instant) {
+        let Some(known) = self.entry(slot).and_then(|entry| entry.peer.record()) else {
+            return;
+        };
+        if !record.replaces(known) {
+            return;
+        }
+        let (was, is) = (known.record(), record.record());
+        if is.addresses == was.addresses && is.routes == was.routes {
+            self.renew(slot, record, now);
+        } else {
+            self.look_up(What::Peer(is.peer.0), None, now);
+        }
+    }
+
+    /// Makes room for a peer, and puts it there.
+    fn insert(&mut self, record: &SignedRecord, now: Instant) -> Option<Slot> {
+        let peer = record.record().peer;
+        let rules = self.rules_of(peer);
+        if rules.policy == Policy::Deny || self.by_tag.contains_key(&Tag::from(peer)) {
+            return None;
+        }
+        let count = self.entries.len() - self.free.len();
+        if count >= MAX_PEERS {
+            self.evict()?;
+        }
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.entries.push(None);
+            self.entries.len() - 1
+        });
+        let slot = Slot(place);
+        self.by_tag.insert(Tag::from(peer), slot);
+        let routed = self.addresses.routed(peer);
+        let seed = self.config.seed ^ u64::from_le_bytes(Tag::from(peer).0);
+        let peer = Peer::new(routed, rules, &self.config.peer, self.own.clone(), seed);
+        self.entries[place] = Some(Entry {
+            peer,
+            held: super::Held::default(),
+            dirty: false,
+            absent: Vec::new(),
+            since: now,
+        });
+        Some(slot)
+    }
+
+    /// Forgets the peer that was idle longest.
+    fn evict(&mut self) -> Option<()> {
+        let (slot, _) = (self.entries.iter().enumerate())
+            .filter_map(|(place, entry)| Some((Slot(place), entry.as_ref()?)))
+            .filter(|(_, entry)| entry.peer.is_idle())
+            .min_by_key(|(_, entry)| entry.since)?;
+        let mut entry = self.entries[slot.0].take()?;
+        entry
+            .held
+            .drop_all(vpn_core::DropReason::NoSession, &mut self.holding);
+        self.addresses.withdraw(slot);
+        self.by_tag.remove(&entry.peer.tag());
+        self.by_session.retain(|_, held| *held != slot);
+        self.by_index.retain(|_, held| *held != slot);
+        self.timers.set(slot, None);
+        self.free.push(slot.0);
+        Some(())
+    }
+
+    /// Whether datagrams may be sent there to reach a peer: nothing that is inside of the mesh, or
+    /// they would go round in circles.
+    pub(super) fn is_candidate(&self, at: SocketAddr) -> bool {
+        let ip = at.ip().to_canonical();
+        let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast() || ip.is_link_local());
+        let link_local = matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+        let odd = ip.is_unspecified() || ip.is_loopback() || ip.is_multicast();
+        at.port() != 0 && !(odd || broadcast || link_local || self.config.is_inside(ip))
+    }
+
+    /// Makes our own record anew, and tells everybody who needs to know.
+    pub(super) fn sign_own(&mut self, now: Instant, unix: u64) {
+        let mut candidates = self.local.clone();
+        for link in &self.links {
+            if let Some(at) = link.status().observed.filter(|at| self.is_candidate(*at))
+                && !candidates.contains(&at)
+            {
+                candidates.push(at);
+            }
+        }
+        if self.config.default_rules.policy == Policy::RelayOnly {
+            candidates.clear();
+        }
+        // So that a member that was started again is newer than before.
+        let sequence = (unix * 1_000_000).max(self.own.record().sequence + 1);
+        let record = Record {
+            candidates,
+            sequence,
+            expires: unix + RECORD_LIFETIME.as_secs(),
+            ..blank(&self.identity, &self.config, self.keys.public())
+        };
+        self.own = record.sign(&self.identity);
+        self.renew_own = now + RECORD_LIFETIME / 2;
+        for link in &mut self.links {
+            link.set_record(self.own.clone(), now);
+        }
+        for slot in 0..self.entries.len() {
+            if let Some(entry) = self.entries[slot].as_mut()
+                && entry.peer.is_ready()
+            {
+                entry.peer.set_own(self.own.clone(), now);
+                let _ = self.entry_mut(Slot(slot));
+            } else if let Some(entry) = self.entries[slot].as_mut() {
+                entry.peer.set_own(self.own.clone(), now);
+            }
+        }
+    }
+
+    /// Our candidates may be others than the record says.
+    pub(super) fn observed(&mut self, now: Instant, unix: u64) {
+        let known = &self.own.record().candidates;
+        let is_new = |at: SocketAddr| self.is_candidate(at) && !known.contains(&at);
+        if (self.links.iter())
+            .filter_map(|link| link.status().observed)
+            .any(is_new)
+        {
+            self.sign_own(now, unix);
+        }
+    }
+}
+
+/// The networks that are claimed, and that are or lie in one that may be.
+fn admitted(claimed: &[IpNet], allowed: &[IpNet]) -> Vec<IpNet> {
+    let lies_in = |claim: &IpNet| allowed.iter().any(|net| net.contains(claim));
+    claimed.iter().copied().filter(lies_in).collect()
+}

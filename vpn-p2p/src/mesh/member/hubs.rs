@@ -1,0 +1,180 @@
+//! Decides what follows from what hubs say: who can be relayed to, who was found.
+
+use std::time::{Duration, Instant};
+
+use super::{Held, Transmit};
+use super::{Member, MemberEvent, Slot};
+use crate::mesh::link::LinkEvent;
+use crate::mesh::way::{Carrier, HubId, Way};
+use crate::mesh::wire::frame::relay_header;
+use crate::mesh::wire::{Tag, What};
+
+/// For how long a hub is believed that a peer is not there. A peer that registers is told of.
+const ABSENT_FOR: Duration = Duration::from_secs(30);
+
+impl Member {
+    /// Hubs that took us, nearest first: datagrams before streams, then by round trip.
+    pub(super) fn hubs(&self) -> Vec<HubId> {
+        self.relays().into_iter().map(|(hub, _)| hub).collect()
+    }
+
+    pub(super) fn relays(&self) -> Vec<(HubId, Carrier)> {
+        let mut up: Vec<_> = (self.links.iter().zip(0..))
+            .filter_map(|(link, place)| {
+                let (carrier, _) = link.way()?;
+                Some((carrier, link.status().rtt, HubId(place)))
+            })
+            .collect();
+        up.sort();
+        up.into_iter()
+            .map(|(carrier, _, hub)| (hub, carrier))
+            .collect()
+    }
+
+    /// The hubs by which this peer can be reached.
+    pub(super) fn relays_for(&mut self, slot: Slot, now: Instant) -> Vec<(HubId, Carrier)> {
+        let mut relays = self.relays();
+        if let Some(entry) = self.entries.get_mut(slot.0).and_then(Option::as_mut) {
+            entry.absent.retain(|(_, until)| *until > now);
+            relays.retain(|(hub, _)| entry.absent.iter().all(|(absent, _)| absent != hub));
+        }
+        relays
+    }
+
+    /// Does what links ask for.
+    pub(super) fn follow_links(&mut self, now: Instant, unix: u64) {
+        for place in 0..self.links.len() {
+            let hub = HubId(place as u8);
+            while let Some(event) = self.links[place].poll_event() {
+                self.follow(hub, event, now, unix);
+            }
+            while let Some(out) = self.links[place].poll() {
+                use crate::mesh::link::LinkOut;
+                self.out.push_back(match out {
+                    LinkOut::Udp(to, bytes) => Transmit::Udp(to, bytes),
+                    LinkOut::Tls(bytes) => Transmit::Tls(hub, bytes),
+                    LinkOut::OpenTls(endpoints) => Transmit::OpenTls(hub, endpoints),
+                    LinkOut::CloseTls => Transmit::CloseTls(hub),
+                });
+            }
+        }
+    }
+
+    fn follow(&mut self, hub: HubId, event: LinkEvent, now: Instant, unix: u64) {
+        match event {
+            LinkEvent::Up { .. } => {
+                self.observed(now, unix);
+                self.hubs_changed(now);
+            }
+            LinkEvent::Down { .. } => self.hubs_changed(now),
+            LinkEvent::Refused(why) => self.tell(MemberEvent::Refused(hub, why)),
+            LinkEvent::Found { id, record, online } => {
+                let waiting = self.lookups.found(id);
+                let Some(slot) = self.believe(record, now) else {
+                    let mut waiting = waiting;
+                    waiting.drop_all(vpn_core::DropReason::AddressNotAllowed, &mut self.holding);
+                    return;
+                };
+                self.presence(slot, hub, online, now);
+                self.hold(slot, waiting, now);
+            }
+            LinkEvent::NotFound { id } => {
+                let hubs = self.hubs();
+                let step = self.lookups.nobody(id, &hubs, now, &mut self.holding);
+                self.ask(step, now);
+            }
+            LinkEvent::Changed(record) => {
+                // Only who registers has a new record: it is there again.
+                if let Some(slot) = self.believe(record, now) {
+                    self.presence(slot, hub, true, now);
+                }
+            }
+            LinkEvent::Observed(_) => self.observed(now, unix),
+            _ => {}
+        }
+    }
+
+    /// A hub says whether a peer is there.
+    pub(super) fn presence(&mut self, slot: Slot, hub: HubId, online: bool, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(slot.0).and_then(Option::as_mut) {
+            entry.absent.retain(|(absent, _)| *absent != hub);
+            if !online {
+                entry.absent.push((hub, now + ABSENT_FOR));
+            }
+        }
+        let relays = self.relays_for(slot, now);
+        if let Some(entry) = self.entry_mut(slot) {
+            entry.peer.set_relays(&relays, now);
+        }
+    }
+
+    /// A relayed datagram could not be delivered: a hint, which costs a question.
+    pub(super) fn absent(&mut self, hub: HubId, tag: Tag, now: Instant) {
+        if let Some(slot) = self.by_tag.get(&tag).copied() {
+            self.presence(slot, hub, false, now);
+            if let Some(link) = self.links.get_mut(usize::from(hub.0)) {
+                // Its answer is about a peer that is known: it needs no lookup of ours.
+                link.find(0, What::Tag(tag.0), now);
+            }
+        }
+    }
+
+    /// Other hubs, or others' carriers.
+    fn hubs_changed(&mut self, now: Instant) {
+        for place in 0..self.entries.len() {
+            let slot = Slot(place);
+            if self.entry(slot).is_none() {
+                continue;
+            }
+            let relays = self.relays_for(slot, now);
+            if let Some(entry) = self.entry_mut(slot) {
+                entry.peer.set_relays(&relays, now);
+            }
+        }
+        let hubs = self.hubs();
+        for step in self.lookups.again(&hubs, now) {
+            self.ask(step, now);
+        }
+        let connected = !hubs.is_empty();
+        if connected != self.was_connected {
+            self.was_connected = connected;
+            self.tell(MemberEvent::Connected(connected));
+        }
+    }
+
+    /// Packets wait for this peer now.
+    pub(super) fn hold(&mut self, slot: Slot, waiting: Held, now: Instant) {
+        if waiting.is_empty() {
+            return;
+        }
+        if let Some(entry) = self.entry_mut(slot) {
+            entry.held.append(waiting);
+        }
+        self.demand(slot, now);
+        self.release(slot, now);
+    }
+
+    /// Sends by a way.
+    pub(super) fn transmit(&mut self, way: Way, tag: Tag, datagram: &[u8], now: Instant) {
+        match way {
+            Way::Direct(to) => self.out.push_back(Transmit::Udp(to, datagram.to_vec())),
+            Way::Relay(hub) => self.relay(hub, tag, datagram, now),
+        }
+    }
+
+    /// Sends by way of a hub.
+    pub(super) fn relay(&mut self, hub: HubId, tag: Tag, datagram: &[u8], now: Instant) {
+        let Some(link) = self.links.get_mut(usize::from(hub.0)) else {
+            return;
+        };
+        let Some((carrier, to)) = link.way() else {
+            return;
+        };
+        link.relayed(tag, now);
+        let frame = [&relay_header(tag, 0)[..], datagram].concat();
+        self.out.push_back(match carrier {
+            Carrier::Udp => Transmit::Udp(to, frame),
+            Carrier::Tls => Transmit::Tls(hub, frame),
+        });
+    }
+}

@@ -1,0 +1,449 @@
+//! Decides everything a member does: hubs, peers, addresses, sessions, what waits. Pure: time is an
+//! argument, datagrams and packets come in, and what is to be sent comes out as a value.
+//!
+//! ```text
+//!  packet ─▶ outlet ─▶ whose address? ─▶ session.seal ─▶ the way in use ─▶ datagram
+//!                       │ nobody's yet: hub is asked, packet waits
+//!  datagram ─▶ frame? hub's or relayed ─▶ whose session? ─▶ open ─▶ source its own? ─▶ packet
+//! ```
+//!
+//! | File | What it decides |
+//! |---|---|
+//! | `config` | what a member is told when it starts |
+//! | `addresses` | whose an address is |
+//! | `lookup`, `held` | who is asked for, and what waits meanwhile |
+//! | `inbound` | whose a datagram is, and whether a packet may be |
+//! | `outbound` | where a packet goes, and what it looks like there |
+//! | `believe` | which records count |
+//! | `hubs` | what hubs say, and what follows |
+//! | `timers` | who is woken when |
+
+mod addresses;
+mod believe;
+mod config;
+mod held;
+mod hubs;
+mod inbound;
+mod lookup;
+mod outbound;
+mod status;
+mod timers;
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use vpn_core::{NetworkEvent, PeerId};
+
+use self::addresses::Addresses;
+pub use self::addresses::{Conflict, Slot};
+pub use self::config::{KnownPeer, MAX_PEERS, MemberConfig, RECORD_LIFETIME};
+use self::held::{Held, Holding};
+pub use self::inbound::Arrived;
+use self::lookup::{Lookups, Step};
+pub use self::outbound::{Outlet, Wire, plain_packets};
+pub use self::status::{HubStanding, MemberStatus, PeerStanding};
+use self::timers::Timers;
+use super::identity::Identity;
+use super::keys::Keys;
+use super::link::Link;
+use super::peer::{Peer, PeerEvent, PeerOut, PeerRules};
+use super::record::{Record, SignedRecord};
+use super::way::HubId;
+use super::wire::{Frame, Refusal, Tag, What};
+use crate::wg_quick::PublicKey;
+
+/// Hubs one member uses.
+pub const MAX_HUBS: usize = 4;
+
+/// Introductions whose signature is checked within one second: each costs a tenth of a millisecond.
+const INTRODUCTIONS_PER_SECOND: u32 = 100;
+
+/// What is to be sent, or done about streams.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Transmit {
+    /// This datagram, to there.
+    Udp(SocketAddr, Vec<u8>),
+    /// This frame or datagram, by the stream to this hub.
+    Tls(HubId, Vec<u8>),
+    /// Open a stream to this hub, at one of these addresses.
+    OpenTls(HubId, Vec<SocketAddr>),
+    /// The stream to this hub is not needed any more.
+    CloseTls(HubId),
+}
+
+/// What is to be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MemberEvent {
+    /// A hub took us, or is gone: whether any is there now.
+    Connected(bool),
+    /// A hub does not take us.
+    Refused(HubId, Refusal),
+    /// Two peers claim the same.
+    Conflict(Conflict),
+    /// Something happened to a peer.
+    Peer(PeerId, PeerEvent),
+}
+
+/// One peer, and what belongs to it here.
+#[derive(Debug)]
+struct Entry {
+    peer: Peer,
+    held: Held,
+    /// It has something to be sent, told or planned.
+    dirty: bool,
+    /// Hubs at which it was not, and until when that is believed.
+    absent: Vec<(HubId, Instant)>,
+    /// When it was made or wanted last: who makes room.
+    since: Instant,
+}
+
+/// A member of the mesh.
+#[derive(Debug)]
+pub struct Member {
+    identity: Identity,
+    keys: Box<dyn Keys>,
+    config: MemberConfig,
+    links: Vec<Link>,
+    entries: Vec<Option<Entry>>,
+    free: Vec<usize>,
+    by_tag: HashMap<Tag, Slot>,
+    by_session: HashMap<PublicKey, Slot>,
+    by_index: HashMap<u32, Slot>,
+    addresses: Addresses,
+    lookups: Lookups,
+    holding: Holding,
+    timers: Timers,
+    dirty: Vec<Slot>,
+    own: SignedRecord,
+    /// Where our own sockets are, as far as this machine knows.
+    local: Vec<SocketAddr>,
+    renew_own: Instant,
+    introductions: (Instant, u32),
+    conflicts: HashMap<Claim, u64>,
+    out: VecDeque<Transmit>,
+    events: VecDeque<MemberEvent>,
+    was_connected: bool,
+}
+
+/// What was claimed, and by whom: it is told once, and counted from then on.
+type Claim = (ipnet::IpNet, PeerId);
+
+impl Member {
+    /// A member that begins to register at its hubs at once. `unix` is the time in seconds since the
+    /// Unix epoch, everywhere here.
+    pub fn new(
+        config: MemberConfig,
+        identity: Identity,
+        keys: Box<dyn Keys>,
+        now: Instant,
+        unix: u64,
+    ) -> Self {
+        let mut config = config;
+        config.hubs.truncate(MAX_HUBS);
+        let own = config.addresses.iter().map(ipnet::IpNet::addr).collect();
+        let pinned = (config.peers.iter())
+            .flat_map(|known| known.addresses.iter().map(|address| (*address, known.peer)))
+            .collect();
+        let links = (config.hubs.iter().zip(0..))
+            .map(|(hub, place)| Link::new(hub.clone(), config.seed ^ place, now))
+            .collect();
+        let record = blank(&identity, &config, keys.public());
+        let mut member = Self {
+            own: record.sign(&identity),
+            identity,
+            keys,
+            links,
+            entries: Vec::new(),
+            free: Vec::new(),
+            by_tag: HashMap::new(),
+            by_session: HashMap::new(),
+            by_index: HashMap::new(),
+            addresses: Addresses::new(own, pinned),
+            lookups: Lookups::default(),
+            holding: Holding::default(),
+            timers: Timers::default(),
+            dirty: Vec::new(),
+            local: Vec::new(),
+            renew_own: now,
+            introductions: (now, 0),
+            conflicts: HashMap::new(),
+            out: VecDeque::new(),
+            events: VecDeque::new(),
+            was_connected: false,
+            config,
+        };
+        member.sign_own(now, unix);
+        member
+    }
+
+    /// Who we are.
+    pub fn id(&self) -> PeerId {
+        self.identity.id()
+    }
+
+    /// Our own record as it is now.
+    pub const fn own_record(&self) -> &SignedRecord {
+        &self.own
+    }
+
+    /// Where our sockets are, as far as this machine knows: its addresses with the sockets' ports.
+    pub fn set_local(&mut self, local: Vec<SocketAddr>, now: Instant, unix: u64) {
+        let usable = |at: &SocketAddr| self.is_candidate(*at);
+        let local: Vec<SocketAddr> = local.into_iter().filter(usable).collect();
+        if local != self.local {
+            self.local = local;
+            self.sign_own(now, unix);
+        }
+    }
+
+    /// The addresses of a hub, as its name resolved.
+    pub fn set_endpoints(&mut self, hub: HubId, endpoints: Vec<SocketAddr>, now: Instant) {
+        if let Some(link) = self.links.get_mut(usize::from(hub.0)) {
+            link.set_endpoints(endpoints, now);
+        }
+    }
+
+    /// Wants to know this peer, and be connected with it.
+    pub fn connect(&mut self, peer: PeerId, now: Instant) {
+        match self.slot_of(peer) {
+            Some(slot) => self.demand(slot, now),
+            None => self.look_up(What::Peer(peer.0), None, now),
+        }
+    }
+
+    /// The stream to a hub is there, or could not be had, or ended.
+    pub fn tls(&mut self, hub: HubId, is_open: bool, now: Instant) {
+        if let Some(link) = self.links.get_mut(usize::from(hub.0)) {
+            match is_open {
+                true => link.tls_opened(now),
+                false => link.tls_failed(now),
+            }
+        }
+    }
+
+    /// The network below is another one.
+    pub fn network_changed(&mut self, event: NetworkEvent, now: Instant) {
+        if !event.calls_for_reconnect() {
+            return;
+        }
+        for link in &mut self.links {
+            link.network_changed(now);
+        }
+        for slot in 0..self.entries.len() {
+            if let Some(entry) = self.entry_mut(Slot(slot)) {
+                entry.peer.network_changed(now);
+            }
+        }
+    }
+
+    /// Says good-bye to everybody. What it has to say is still to be [polled](Self::poll).
+    pub fn bye(&mut self, now: Instant) {
+        for slot in 0..self.entries.len() {
+            if let Some(entry) = self.entry_mut(Slot(slot)) {
+                entry.peer.stop(now);
+            }
+        }
+        self.settle(now);
+        for link in &mut self.links {
+            link.bye(now);
+        }
+    }
+
+    /// Whether a hub took us, or a peer is connected.
+    pub fn is_connected(&self) -> bool {
+        let hub = self.links.iter().any(|link| link.way().is_some());
+        hub || self
+            .entries
+            .iter()
+            .flatten()
+            .any(|entry| entry.peer.way().is_some())
+    }
+
+    /// Where hubs answer, or are asked first.
+    pub fn endpoints(&self) -> Vec<SocketAddr> {
+        self.links
+            .iter()
+            .filter_map(|link| link.status().endpoint)
+            .collect()
+    }
+
+    /// Memory it takes, about, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.entries.capacity() * size_of::<Option<Entry>>()
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) has something to do.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        let links = self.links.iter().filter_map(Link::next_timeout).min();
+        [
+            links,
+            self.timers.next(),
+            self.lookups.next_timeout(),
+            Some(self.renew_own),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant, unix: u64) {
+        if self.renew_own <= now {
+            self.sign_own(now, unix);
+        }
+        for link in &mut self.links {
+            link.handle_timeout(now);
+        }
+        self.follow_links(now, unix);
+        while let Some(slot) = self.timers.take_due(now) {
+            if let Some(entry) = self.entry_mut(slot) {
+                entry.peer.handle_timeout(now);
+            }
+            // It is planned anew, and never for now: what is due was done.
+            self.settle(now);
+        }
+        self.lookups.handle_timeout(now, &mut self.holding);
+        self.settle(now);
+    }
+
+    /// What is to be sent next. Call it until it is `None`, after every call that changes anything.
+    pub fn poll(&mut self, now: Instant, unix: u64) -> Option<Transmit> {
+        self.follow_links(now, unix);
+        self.settle(now);
+        self.out.pop_front()
+    }
+
+    /// What is to be told next.
+    pub fn poll_event(&mut self) -> Option<MemberEvent> {
+        self.events.pop_front()
+    }
+
+    /// Collects what peers want to send and tell, and plans their next wake-up.
+    pub fn settle(&mut self, now: Instant) {
+        while let Some(slot) = self.dirty.pop() {
+            self.settle_one(slot, now);
+        }
+    }
+
+    fn settle_one(&mut self, slot: Slot, now: Instant) {
+        let Some(entry) = self.entries.get_mut(slot.0).and_then(Option::as_mut) else {
+            return;
+        };
+        entry.dirty = false;
+        let (mut outs, mut events) = (Vec::new(), Vec::new());
+        while let Some(out) = entry.peer.poll(now) {
+            outs.push(out);
+        }
+        while let Some(event) = entry.peer.poll_event() {
+            events.push(event);
+        }
+        let (new, old) = entry.peer.take_names();
+        let (id, tag) = (entry.peer.id(), entry.peer.tag());
+        for name in old {
+            self.by_index.remove(&name);
+        }
+        for name in new {
+            self.by_index.insert(name, slot);
+        }
+        for out in outs {
+            match out {
+                PeerOut::Introduce(hub) => {
+                    let record = self.own.to_bytes();
+                    let introduce = Frame::Introduce { record: &record }.to_bytes();
+                    self.relay(hub, tag, &introduce, now);
+                }
+                PeerOut::Datagram(way, datagram) => self.transmit(way, tag, &datagram, now),
+            }
+        }
+        for event in events {
+            if let PeerEvent::Record(record) = event {
+                self.claimed(slot, *record, now);
+                continue;
+            }
+            if matches!(event, PeerEvent::Ready | PeerEvent::Path(_)) {
+                self.release(slot, now);
+            }
+            self.tell(MemberEvent::Peer(id, event));
+        }
+        let at = self.entry(slot).and_then(|entry| entry.peer.next_timeout());
+        self.timers.set(slot, at);
+    }
+
+    fn tell(&mut self, event: MemberEvent) {
+        /// Whoever does not ask loses the oldest.
+        const MAX_EVENTS: usize = 1024;
+        if self.events.len() >= MAX_EVENTS {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
+    }
+
+    fn slot_of(&self, peer: PeerId) -> Option<Slot> {
+        let slot = *self.by_tag.get(&Tag::from(peer))?;
+        (self.entry(slot)?.peer.id() == peer).then_some(slot)
+    }
+
+    fn entry(&self, slot: Slot) -> Option<&Entry> {
+        self.entries.get(slot.0)?.as_ref()
+    }
+
+    /// The entry, which will be settled.
+    fn entry_mut(&mut self, slot: Slot) -> Option<&mut Entry> {
+        let entry = self.entries.get_mut(slot.0)?.as_mut()?;
+        if !entry.dirty {
+            entry.dirty = true;
+            self.dirty.push(slot);
+        }
+        Some(entry)
+    }
+
+    /// Somebody wants to send to this peer.
+    fn demand(&mut self, slot: Slot, now: Instant) {
+        let relays = self.relays_for(slot, now);
+        if let Some(entry) = self.entry_mut(slot) {
+            entry.since = now;
+            entry.peer.set_relays(&relays, now);
+            entry.peer.demand(now);
+        }
+    }
+
+    fn look_up(&mut self, what: What, packet: Option<&vpn_core::Packet>, now: Instant) {
+        let hubs = self.hubs();
+        let step = self
+            .lookups
+            .want(what, packet, &hubs, now, &mut self.holding);
+        self.ask(step, now);
+    }
+
+    fn ask(&mut self, step: Step, now: Instant) {
+        if let Step::Ask(hub, id, what) = step
+            && let Some(link) = self.links.get_mut(usize::from(hub.0))
+        {
+            link.find(id, what, now);
+        }
+    }
+
+    /// What `peer` may do, and what may be done with it.
+    fn rules_of(&self, peer: PeerId) -> PeerRules {
+        self.config.rules_of(peer)
+    }
+}
+
+/// What our record says but for what changes.
+fn blank(identity: &Identity, config: &MemberConfig, session: PublicKey) -> Record {
+    Record {
+        peer: identity.id(),
+        name: config.name.clone(),
+        session,
+        addresses: config.addresses.iter().map(ipnet::IpNet::addr).collect(),
+        routes: config.routes.clone(),
+        candidates: Vec::new(),
+        sequence: 0,
+        expires: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests;

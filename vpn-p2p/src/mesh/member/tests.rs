@@ -1,0 +1,377 @@
+//! A hub and members with real sessions on a network without NATs: whatever is sent arrives.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use vpn_core::testing::build;
+use vpn_core::{DropReason, Packet, PeerId};
+
+use super::*;
+use crate::mesh::Way;
+use crate::mesh::hub::{Admitted, Hub, HubConfig, Origin, Relayed};
+use crate::mesh::keys::NoiseKeys;
+use crate::mesh::link::LinkConfig;
+use crate::mesh::peer::Stage;
+use crate::mesh::wire::frame::{RELAY_HEADER, is_frame, relay_header};
+use crate::wg_quick::PrivateKey;
+
+const UNIX: u64 = 1_700_000_000;
+
+fn hub_at() -> SocketAddr {
+    "198.51.100.1:51820".parse().unwrap()
+}
+
+/// What goes from where to where.
+type OnTheWay = (SocketAddr, SocketAddr, Vec<u8>);
+
+struct World {
+    hub: Option<Hub>,
+    members: Vec<(SocketAddr, Member)>,
+    wire: VecDeque<OnTheWay>,
+    now: Instant,
+    /// Members that no datagram reaches directly, as if behind NATs that do not let it in.
+    closed: Vec<SocketAddr>,
+    /// What came out for the router, by member.
+    received: HashMap<usize, Vec<Vec<u8>>>,
+    drops: Vec<DropReason>,
+    relayed: usize,
+}
+
+fn keys() -> Box<NoiseKeys> {
+    Box::new(NoiseKeys::new(&PrivateKey::generate().unwrap()))
+}
+
+fn address(member: usize) -> IpAddr {
+    format!("10.77.0.{}", member + 2).parse().unwrap()
+}
+
+impl World {
+    fn new(count: usize, change: impl Fn(usize, &mut MemberConfig)) -> Self {
+        let now = Instant::now();
+        let hub = Identity::generate().unwrap();
+        let people: Vec<Identity> = (0..count).map(|_| Identity::generate().unwrap()).collect();
+        let config = HubConfig {
+            members: (people.iter().enumerate())
+                .map(|(place, who)| Admitted::new(who.id(), vec![address(place)]))
+                .collect(),
+            ..HubConfig::default()
+        };
+        let mut members = Vec::new();
+        for (place, who) in people.iter().enumerate() {
+            let mut config = MemberConfig {
+                name: format!("m{place}"),
+                addresses: vec![format!("{}/24", address(place)).parse().unwrap()],
+                hubs: vec![LinkConfig::new(hub.id(), HubId(0))],
+                seed: place as u64,
+                ..MemberConfig::default()
+            };
+            change(place, &mut config);
+            let mut member = Member::new(config, who.clone(), keys(), now, UNIX);
+            let at: SocketAddr = format!("198.51.100.{}:4000", place + 10).parse().unwrap();
+            member.set_endpoints(HubId(0), vec![hub_at()], now);
+            member.set_local(vec![at], now, UNIX);
+            members.push((at, member));
+        }
+        Self {
+            hub: Some(Hub::new(config, &hub, keys(), now, UNIX).unwrap()),
+            members,
+            wire: VecDeque::new(),
+            now,
+            closed: Vec::new(),
+            received: HashMap::new(),
+            drops: Vec::new(),
+            relayed: 0,
+        }
+    }
+
+    /// Delivers until nothing is on the way.
+    fn deliver(&mut self) {
+        loop {
+            for (at, member) in &mut self.members {
+                while let Some(transmit) = member.poll(self.now, UNIX) {
+                    if let Transmit::Udp(to, bytes) = transmit {
+                        self.wire.push_back((*at, to, bytes));
+                    }
+                }
+            }
+            if let Some(hub) = &mut self.hub {
+                while let Some((to, bytes)) = hub.poll() {
+                    if let Origin::Udp(to) = to {
+                        self.wire.push_back((hub_at(), to, bytes));
+                    }
+                }
+            }
+            let Some((from, to, bytes)) = self.wire.pop_front() else {
+                return;
+            };
+            if to == hub_at() {
+                self.at_hub(from, bytes);
+            } else if let Some(place) = self.members.iter().position(|(at, _)| *at == to) {
+                if from != hub_at() && (self.closed.contains(&to) || self.closed.contains(&from)) {
+                    continue;
+                }
+                let bytes = BytesMut::from(&bytes[..]);
+                match self.members[place].1.udp(from, bytes, self.now, UNIX) {
+                    Arrived::Packet(_, packet) => {
+                        self.received
+                            .entry(place)
+                            .or_default()
+                            .push(packet.to_vec());
+                    }
+                    Arrived::Dropped(reason) => self.drops.push(reason),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn at_hub(&mut self, from: SocketAddr, bytes: Vec<u8>) {
+        let Some(hub) = &mut self.hub else { return };
+        let relay = is_frame(&bytes) && bytes[0] == relay_header(Tag([0; 8]), 0)[0];
+        let tag = relay.then(|| Tag(*bytes[4..].first_chunk().unwrap()));
+        match tag {
+            Some(tag) if !is_frame(&bytes[RELAY_HEADER..]) => {
+                let origin = Origin::Udp(from);
+                if let Relayed::To {
+                    origin: Origin::Udp(to),
+                    tag,
+                } = hub.relay(origin, tag, bytes.len(), 1, self.now)
+                {
+                    self.relayed += 1;
+                    let frame = [&relay_header(tag, 0)[..], &bytes[RELAY_HEADER..]].concat();
+                    self.wire.push_back((hub_at(), to, frame));
+                }
+            }
+            _ => hub.datagram(
+                Origin::Udp(from),
+                BytesMut::from(&bytes[..]),
+                self.now,
+                UNIX,
+            ),
+        }
+    }
+
+    fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        self.deliver();
+        loop {
+            let hub = self.hub.as_ref().and_then(Hub::next_timeout);
+            let members = self
+                .members
+                .iter()
+                .filter_map(|(_, member)| member.next_timeout())
+                .min();
+            let Some(next) = [hub, members]
+                .into_iter()
+                .flatten()
+                .min()
+                .filter(|at| *at <= end)
+            else {
+                break;
+            };
+            assert!(next >= self.now || next + Duration::from_secs(1) > self.now);
+            self.now = self.now.max(next);
+            if let Some(hub) = &mut self.hub {
+                hub.handle_timeout(self.now, UNIX);
+            }
+            for (_, member) in &mut self.members {
+                if member.next_timeout().is_some_and(|at| at <= self.now) {
+                    member.handle_timeout(self.now, UNIX);
+                    let next = member.next_timeout();
+                    assert!(next.is_none_or(|at| at > self.now), "due again at once");
+                }
+            }
+            self.deliver();
+        }
+        self.now = end;
+    }
+
+    /// One packet; what it came to.
+    fn send(&mut self, from: usize, to: usize, text: &[u8]) -> Outlet {
+        let packet = packet(from, to, text);
+        let (at, member) = &mut self.members[from];
+        let outlet = member.outlet(&packet, self.now);
+        if let Outlet::Open(slot, way, wire) = outlet {
+            let mut out = Vec::new();
+            assert!(member.seal(slot, &wire, BytesMut::from(packet.bytes()), &mut out));
+            member.sent(slot, way, 1, packet.len() as u64, self.now);
+            match wire {
+                Wire::Direct(to) | Wire::Relay(to, _) => self.wire.push_back((*at, to, out)),
+                Wire::Stream(..) => unreachable!(),
+            }
+        }
+        self.deliver();
+        outlet
+    }
+
+    fn got(&mut self, place: usize) -> Vec<Vec<u8>> {
+        self.received.remove(&place).unwrap_or_default()
+    }
+
+    fn stage(&self, place: usize, of: usize) -> Option<Stage> {
+        let status = self.members[place].1.status(self.now);
+        let id = self.members[of].1.id();
+        status
+            .peers
+            .iter()
+            .find(|peer| peer.peer == id)
+            .map(|peer| peer.stage)
+    }
+}
+
+fn packet(from: usize, to: usize, text: &[u8]) -> Packet {
+    let (from, to) = (
+        SocketAddr::new(address(from), 7),
+        SocketAddr::new(address(to), 9),
+    );
+    Packet::from_slice(&build::udp(from, to, text))
+}
+
+#[test]
+fn the_first_packet_arrives_and_the_next_go_directly() {
+    let mut world = World::new(2, |_, _| {});
+    world.run(Duration::from_millis(100));
+    assert!(
+        world
+            .members
+            .iter()
+            .all(|(_, member)| member.is_connected())
+    );
+    assert_eq!(world.send(0, 1, b"first"), Outlet::Held);
+    world.run(Duration::from_millis(1));
+    assert_eq!(world.got(1), [packet(0, 1, b"first").bytes()]);
+    world.run(Duration::from_secs(1));
+    assert_eq!(world.stage(0, 1), Some(Stage::Direct));
+    assert_eq!(world.stage(1, 0), Some(Stage::Direct));
+    let relayed = world.relayed;
+    for n in 0..10u8 {
+        assert!(matches!(
+            world.send(0, 1, &[n]),
+            Outlet::Open(_, Way::Direct(_), _)
+        ));
+        assert!(matches!(
+            world.send(1, 0, &[n]),
+            Outlet::Open(_, Way::Direct(_), _)
+        ));
+    }
+    assert_eq!((world.got(0).len(), world.got(1).len()), (10, 10));
+    assert_eq!(world.relayed, relayed, "nothing of it by the hub");
+}
+
+#[test]
+fn where_nothing_gets_in_directly_the_relay_carries_everything() {
+    let mut world = World::new(3, |_, _| {});
+    world.closed = vec![world.members[1].0];
+    world.run(Duration::from_millis(100));
+    for n in 0..50u8 {
+        world.send(0, 1, &[n]);
+        world.send(2, 1, &[n]);
+        world.run(Duration::from_millis(200));
+    }
+    assert_eq!(world.got(1).len(), 100);
+    assert_eq!(world.stage(0, 1), Some(Stage::Relayed));
+    assert_eq!(world.stage(1, 2), Some(Stage::Relayed));
+}
+
+#[test]
+fn direct_paths_live_on_without_the_hub_and_fall_back_where_it_is() {
+    let mut world = World::new(3, |_, _| {});
+    world.run(Duration::from_millis(100));
+    world.send(0, 1, b"1");
+    world.send(0, 2, b"1");
+    world.run(Duration::from_secs(2));
+    assert_eq!(world.got(1).len(), 1);
+    // One way is cut, traffic goes on: at most 2 s are lost.
+    world.closed = vec![world.members[2].0];
+    for n in 0..60u8 {
+        world.send(0, 2, &[n]);
+        world.run(Duration::from_millis(100));
+    }
+    let got = world.got(2).len();
+    assert!(got >= 1 + 60 - 20, "{got} of 61");
+    assert_eq!(world.stage(0, 2), Some(Stage::Relayed));
+    world.hub = None;
+    for n in 0..100u8 {
+        world.send(0, 1, &[n]);
+        world.run(Duration::from_millis(100));
+    }
+    assert_eq!(world.got(1).len(), 100);
+    assert_eq!(world.stage(0, 1), Some(Stage::Direct));
+}
+
+#[test]
+fn nobody_sends_from_an_address_that_is_not_its_own() {
+    let mut world = World::new(3, |_, _| {});
+    world.run(Duration::from_millis(100));
+    world.send(0, 1, b"hello");
+    world.run(Duration::from_secs(1));
+    world.got(1);
+    // 0 sends as 2.
+    let forged = packet(2, 1, b"forged");
+    let (at, member) = &mut world.members[0];
+    let Outlet::Open(slot, _, wire) = member.outlet(&packet(0, 1, b""), world.now) else {
+        panic!("not connected");
+    };
+    let mut out = Vec::new();
+    assert!(member.seal(slot, &wire, BytesMut::from(forged.bytes()), &mut out));
+    let Wire::Direct(to) = wire else {
+        panic!("not direct");
+    };
+    world.wire.push_back((*at, to, out.clone()));
+    world.wire.push_back((*at, to, out));
+    world.deliver();
+    assert!(world.got(1).is_empty());
+    // The second one is a replay.
+    assert_eq!(
+        world.drops,
+        [DropReason::AddressNotAllowed, DropReason::NotAuthentic]
+    );
+}
+
+#[test]
+fn nobody_is_asked_for_once_and_waiting_packets_are_counted() {
+    let mut world = World::new(2, |_, _| {});
+    world.run(Duration::from_millis(100));
+    for _ in 0..10 {
+        assert_eq!(world.send(0, 99, b"?"), Outlet::Held);
+    }
+    world.run(Duration::from_secs(1));
+    let status = world.members[0].1.status(world.now);
+    assert_eq!(status.drops.get(DropReason::NoSession), 10);
+    assert_eq!(world.members[0].1.lookups.nobody, 1);
+}
+
+#[test]
+fn a_denied_peer_gets_nothing() {
+    let mut world = World::new(2, |place, config| {
+        if place == 1 {
+            config.default_rules.policy = crate::mesh::Policy::Deny;
+        }
+    });
+    world.run(Duration::from_millis(100));
+    world.send(0, 1, b"let me in");
+    world.run(Duration::from_secs(10));
+    assert!(world.got(1).is_empty());
+    assert_ne!(world.stage(0, 1), Some(Stage::Direct));
+    assert_ne!(world.stage(0, 1), Some(Stage::Relayed));
+}
+
+/// A peer that goes says so; a later packet connects again.
+#[test]
+fn who_goes_and_comes_back_is_found_again() {
+    let mut world = World::new(2, |_, _| {});
+    world.run(Duration::from_millis(100));
+    world.send(0, 1, b"1");
+    world.run(Duration::from_secs(1));
+    let id: PeerId = world.members[1].1.id();
+    let slot = world.members[0].1.slot_of(id).unwrap();
+    let now = world.now;
+    world.members[0].1.entry_mut(slot).unwrap().peer.stop(now);
+    world.run(Duration::from_secs(1));
+    assert_eq!(world.stage(1, 0), Some(Stage::Announced));
+    assert_eq!(world.send(1, 0, b"back"), Outlet::Held);
+    world.run(Duration::from_millis(50));
+    assert_eq!(world.got(0), [packet(1, 0, b"back").bytes()]);
+}

@@ -1,0 +1,108 @@
+//! A batch's way in: sockets and streams, member, joined, router.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use vpn_core::DropCounters;
+use vpn_core::packet::{Joiner, Packet, PacketBatch};
+
+use super::shared::{Core, Shared, unix};
+use crate::mesh::member::Arrived;
+use crate::mesh::way::HubId;
+
+/// Receive calls per `try_recv`: a flood that yields nothing must not hold the worker.
+const MAX_RECEIVES: usize = 8;
+
+/// Bytes of datagrams per `try_recv`, and one datagram: as for a WireGuard tunnel.
+const MAX_BYTES: usize = 256 * 1024;
+
+impl Shared {
+    /// Appends what came through the mesh; answers everything else on the way.
+    pub(super) fn receive_batch(
+        self: &Arc<Self>,
+        batch: &mut PacketBatch,
+        drops: &mut DropCounters,
+    ) -> usize {
+        let Some(sockets) = self.sockets() else {
+            return 0;
+        };
+        let (now, unix) = (Instant::now(), unix());
+        let (before, mut bytes) = (batch.len(), 0);
+        let mut joiner = Joiner::default();
+        let mut guard = self.core();
+        let core = &mut *guard;
+        'receives: for _ in 0..MAX_RECEIVES {
+            while let Some(mut received) = core.arrived.pop_front() {
+                while !batch.is_full() && bytes < MAX_BYTES {
+                    let Some(datagram) = received.pop() else {
+                        break;
+                    };
+                    bytes += datagram.len();
+                    let arrived = core.member.udp(received.from, datagram, now, unix);
+                    accept(arrived, batch, &mut joiner, drops);
+                }
+                if received.bytes_left() > 0 {
+                    core.arrived.push_front(received);
+                    break 'receives;
+                }
+            }
+            if batch.is_full() || bytes >= MAX_BYTES {
+                break;
+            }
+            for socket in sockets.iter() {
+                // What is not "nothing there" is about one earlier datagram (an ICMP error).
+                let _ = socket.receive(&mut core.arrived);
+            }
+            if core.arrived.is_empty() {
+                break;
+            }
+        }
+        self.receive_streams(core, batch, &mut joiner, drops, now);
+        self.finish(guard, now);
+        batch.len() - before
+    }
+
+    fn receive_streams(
+        &self,
+        core: &mut Core,
+        batch: &mut PacketBatch,
+        joiner: &mut Joiner,
+        drops: &mut DropCounters,
+        now: Instant,
+    ) {
+        let unix = unix();
+        self.streams.receive(
+            batch.capacity() - batch.len(),
+            |hub: HubId, frame: Packet| {
+                let (mut buffer, start) = frame.into_parts();
+                let arrived = core.member.stream(hub, buffer.split_off(start), now, unix);
+                accept(arrived, batch, joiner, drops);
+            },
+        );
+    }
+}
+
+/// What the member makes of a datagram goes to the router, or is counted.
+fn accept(
+    arrived: Arrived,
+    batch: &mut PacketBatch,
+    joiner: &mut Joiner,
+    drops: &mut DropCounters,
+) {
+    match arrived {
+        // Copied, so that the packet has room in front and a pooled buffer.
+        Arrived::Packet(_, packet) => {
+            if !joiner.append(&packet, batch) {
+                drops.count(vpn_core::DropReason::QueueFull);
+            }
+        }
+        Arrived::Super(_, packet, start, offload) => {
+            let packet = Packet::new(packet, start).with_offload(offload);
+            if batch.push(packet).is_err() {
+                drops.count(vpn_core::DropReason::QueueFull);
+            }
+        }
+        Arrived::Handled => {}
+        Arrived::Dropped(reason) => drops.count(reason),
+    }
+}

@@ -1,0 +1,231 @@
+//! A batch's way out: member, runs of equal datagrams, socket or stream.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use vpn_core::packet::{Packet, PacketBatch};
+use vpn_core::{DropCounters, DropReason};
+
+use super::shared::{Core, Shared, Sockets};
+use crate::mesh::member::{Outlet, Slot, Wire, plain_packets};
+use crate::mesh::way::Way;
+use crate::wireguard::socket::{Flushed, Run};
+
+thread_local! {
+    /// Shared by all transports a worker drives, so that a waiting transport holds no buffer.
+    static SCRATCH: RefCell<(Run, BytesMut, Vec<u8>)> = RefCell::default();
+}
+
+/// What is counted per peer and way once a batch is over.
+#[derive(Clone, Copy)]
+struct Tally {
+    slot: Slot,
+    way: Way,
+    packets: u64,
+    bytes: u64,
+}
+
+struct Outbound<'a> {
+    shared: &'a Shared,
+    core: &'a mut Core,
+    sockets: &'a Sockets,
+    run: &'a mut Run,
+    drops: &'a mut DropCounters,
+    /// Place in the batch of the packet being sealed.
+    packet: u32,
+    /// Packets of this call that the system refused: counted as drops, so not as sent.
+    refused: usize,
+    last_refused: Option<u32>,
+    tally: Option<Tally>,
+    now: Instant,
+}
+
+impl Shared {
+    /// Sends from the front of the batch; returns how many of its packets went.
+    pub(super) fn send_batch(
+        self: &Arc<Self>,
+        batch: &mut PacketBatch,
+        drops: &mut DropCounters,
+    ) -> usize {
+        let Some(sockets) = self.sockets() else {
+            return 0;
+        };
+        SCRATCH.with_borrow_mut(|(run, plain, datagram)| {
+            run.clear();
+            let now = Instant::now();
+            let mut guard = self.core();
+            if !self.unblock(&mut guard, &sockets) {
+                return 0;
+            }
+            let mut out = Outbound {
+                shared: self,
+                core: &mut guard,
+                sockets: &sockets,
+                run,
+                drops,
+                packet: 0,
+                refused: 0,
+                last_refused: None,
+                tally: None,
+                now,
+            };
+            let (mut taken, mut sent) = (0, 0);
+            for (place, packet) in (0..).zip(batch.packets_mut()) {
+                out.packet = place;
+                match out.packet(packet, plain, datagram) {
+                    Ok(()) => sent += 1,
+                    Err(reason) => out.drops.count(reason),
+                }
+                taken += 1;
+                if !out.core.blocked.is_empty() {
+                    break;
+                }
+            }
+            out.flush();
+            out.count(None);
+            let sent = sent - out.refused.min(sent);
+            let blocked = !guard.blocked.is_empty();
+            self.finish(guard, now);
+            if blocked {
+                // Its caller may never come again.
+                self.work.notify_one();
+            }
+            batch.recycle_front(taken);
+            sent
+        })
+    }
+}
+
+impl Outbound<'_> {
+    fn packet(
+        &mut self,
+        packet: &mut Packet,
+        plain: &mut BytesMut,
+        datagram: &mut Vec<u8>,
+    ) -> Result<(), DropReason> {
+        let (slot, way, wire) = match self.core.member.outlet(packet, self.now) {
+            Outlet::Open(slot, way, wire) => (slot, way, wire),
+            Outlet::Held => return Ok(()),
+            Outlet::Drop(reason) => return Err(reason),
+        };
+        let bytes = packet.len() as u64;
+        let whole = matches!(wire, Wire::Stream(..));
+        let mut sealed = Ok(());
+        plain_packets(packet, self.shared.mtu, whole, plain, |plain| {
+            let one = match wire {
+                Wire::Direct(to) | Wire::Relay(to, _) => self.datagram(slot, &wire, to, plain),
+                Wire::Stream(hub, _) => {
+                    datagram.clear();
+                    if !self.core.member.seal(slot, &wire, plain, datagram) {
+                        Err(DropReason::NoSession)
+                    } else if self.shared.streams.send(hub, datagram) {
+                        Ok(())
+                    } else {
+                        Err(DropReason::QueueFull)
+                    }
+                }
+            };
+            if one.is_err() {
+                sealed = one;
+            }
+        })?;
+        sealed?;
+        self.count(Some((slot, way, bytes)));
+        Ok(())
+    }
+
+    /// Seals into the run, sending the run first where it does not fit.
+    fn datagram(
+        &mut self,
+        slot: Slot,
+        wire: &Wire,
+        to: std::net::SocketAddr,
+        plain: BytesMut,
+    ) -> Result<(), DropReason> {
+        let front = match wire {
+            Wire::Relay(_, header) => header.len(),
+            _ => 0,
+        };
+        let len = front + plain.len() + SEAL_OVERHEAD;
+        let segments = self
+            .sockets
+            .to(to)
+            .map_or(1, |socket| socket.max_segments());
+        if !self.run.takes(to, len, segments) {
+            self.flush();
+        }
+        if !self
+            .core
+            .member
+            .seal(slot, wire, plain, &mut self.run.bytes)
+        {
+            return Err(DropReason::NoSession);
+        }
+        self.run.appended(to, len, self.packet);
+        Ok(())
+    }
+
+    /// Sends the run, or keeps it for later: behind what is kept already, to stay in order.
+    fn flush(&mut self) {
+        if self.run.to().is_none() {
+            return;
+        }
+        let run = std::mem::take(self.run);
+        if !self.core.blocked.is_empty() {
+            self.core.blocked.push_back(run);
+            return;
+        }
+        match self.shared.send_run(self.sockets, &run) {
+            Flushed::Blocked => {
+                self.core.blocked.push_back(run);
+                return;
+            }
+            Flushed::Sent => {}
+            Flushed::Refused(which, error) => {
+                let reason = match quinn_udp::is_msg_size_err(&error) {
+                    true => DropReason::TooBig,
+                    false => DropReason::Refused,
+                };
+                for packet in which.iter().filter_map(|datagram| run.packet(*datagram)) {
+                    if self.last_refused.replace(packet) != Some(packet) {
+                        self.refused += 1;
+                        self.drops.count(reason);
+                    }
+                }
+            }
+        }
+        *self.run = run;
+        self.run.clear();
+    }
+
+    /// Adds a packet to its peer's account, or closes the account.
+    fn count(&mut self, packet: Option<(Slot, Way, u64)>) {
+        let same = |tally: &Tally| {
+            packet.is_some_and(|(slot, way, _)| (slot, way) == (tally.slot, tally.way))
+        };
+        if let Some(tally) = self.tally.take_if(|tally| !same(tally)) {
+            let Tally {
+                slot,
+                way,
+                packets,
+                bytes,
+            } = tally;
+            self.core.member.sent(slot, way, packets, bytes, self.now);
+        }
+        if let Some((slot, way, more)) = packet {
+            let tally = self.tally.get_or_insert(Tally {
+                slot,
+                way,
+                packets: 0,
+                bytes: 0,
+            });
+            tally.packets += 1;
+            tally.bytes += more;
+        }
+    }
+}
+
+/// Bytes that sealing adds: data header and tag (whitepaper §5.4.6).
+const SEAL_OVERHEAD: usize = 32;

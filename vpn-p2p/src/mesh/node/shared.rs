@@ -1,0 +1,276 @@
+//! What the task and the transport's methods share.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use vpn_core::{Assigned, DownCause, StateSender, TransportState, Underlay};
+
+use super::HubEndpoint;
+use super::streams::Streams;
+use crate::mesh::member::{Member, MemberEvent, Transmit};
+use crate::mesh::wire::Refusal;
+use crate::wireguard::socket::{Flushed, Received, Run, Udp};
+
+/// How long neither a hub nor a peer may answer before the tunnel is down: as long as a WireGuard
+/// tunnel may be silent.
+const DOWN_AFTER: Duration = Duration::from_secs(15);
+
+/// Seconds since the Unix epoch. A clock before it is as good as one at it: records expire.
+pub(super) fn unix() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+/// The sockets: one per family that the machine has.
+#[derive(Debug)]
+pub(super) struct Sockets {
+    pub(super) v4: Option<Udp>,
+    pub(super) v6: Option<Udp>,
+}
+
+impl Sockets {
+    pub(super) fn to(&self, at: SocketAddr) -> Option<&Udp> {
+        if at.is_ipv4() {
+            self.v4.as_ref()
+        } else {
+            self.v6.as_ref()
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Udp> {
+        self.v4.iter().chain(&self.v6)
+    }
+
+    fn port(socket: Option<&Udp>) -> Option<u16> {
+        Some(socket?.local_addr().ok()?.port())
+    }
+
+    pub(super) fn ports(&self) -> (Option<u16>, Option<u16>) {
+        (Self::port(self.v4.as_ref()), Self::port(self.v6.as_ref()))
+    }
+}
+
+/// Everything behind the one lock: a batch takes it once.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) member: Member,
+    /// Sealed runs the socket had no room for; they go before anything else. Bounded by what one
+    /// packet is cut into: no packet is taken while there are any.
+    pub(super) blocked: VecDeque<Run>,
+    /// Received, and not yet asked for. Bounded by one receive call.
+    pub(super) arrived: VecDeque<Received>,
+    /// When the task will wake by itself.
+    pub(super) armed: Option<Instant>,
+    /// Since when neither hub nor peer answers.
+    silent_since: Option<Instant>,
+    /// Was anybody ever there.
+    was_up: bool,
+    refused: Option<Refusal>,
+    /// Datagrams that the system refused, or that a stream had no room for.
+    pub(super) lost: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    core: Mutex<Core>,
+    /// `None` once closed.
+    sockets: Mutex<Option<Arc<Sockets>>>,
+    pub(super) streams: Streams,
+    pub(super) state: StateSender,
+    pub(super) assigned: Arc<Assigned>,
+    pub(super) mtu: u16,
+    /// Waiters look again.
+    pub(super) changed: Notify,
+    /// The task looks again: an earlier wake-up, or something to be sent.
+    pub(super) work: Notify,
+    /// The network below is another one.
+    pub(super) moved: AtomicBool,
+    pub(super) closing: CancellationToken,
+    pub(super) underlay: Arc<dyn Underlay>,
+    pub(super) endpoints: Vec<HubEndpoint>,
+    pub(super) candidates: Vec<SocketAddr>,
+}
+
+impl Shared {
+    pub(super) fn new(
+        member: Member,
+        sockets: Sockets,
+        streams: Streams,
+        assigned: Assigned,
+        underlay: Arc<dyn Underlay>,
+        endpoints: Vec<HubEndpoint>,
+        candidates: Vec<SocketAddr>,
+    ) -> Self {
+        Self {
+            core: Mutex::new(Core {
+                member,
+                blocked: VecDeque::new(),
+                arrived: VecDeque::new(),
+                armed: None,
+                silent_since: None,
+                was_up: false,
+                refused: None,
+                lost: 0,
+            }),
+            sockets: Mutex::new(Some(Arc::new(sockets))),
+            streams,
+            state: StateSender::new(),
+            mtu: assigned.mtu,
+            assigned: Arc::new(assigned),
+            changed: Notify::new(),
+            work: Notify::new(),
+            moved: AtomicBool::new(false),
+            closing: CancellationToken::new(),
+            underlay,
+            endpoints,
+            candidates,
+        }
+    }
+
+    pub(super) fn core(&self) -> MutexGuard<'_, Core> {
+        // Every change to the core is complete before anything that could panic.
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn sockets(&self) -> Option<Arc<Sockets>> {
+        self.sockets
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(super) fn drop_sockets(&self) {
+        *self.sockets.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// After every use of the member: sends what it has to send, tells what it tells, wakes who is to
+    /// be woken.
+    pub(super) fn finish(self: &Arc<Self>, mut core: MutexGuard<'_, Core>, now: Instant) {
+        let unix = unix();
+        let sockets = self.sockets();
+        let mut ready = false;
+        while let Some(transmit) = core.member.poll(now, unix) {
+            match transmit {
+                Transmit::Udp(to, bytes) => {
+                    let sent = sockets
+                        .as_ref()
+                        .and_then(|sockets| sockets.to(to))
+                        .map(|socket| socket.send_now(to, &bytes));
+                    if let Some(Err(error)) = sent
+                        && error.kind() != io::ErrorKind::WouldBlock
+                    {
+                        tracing::debug!(%error, "a datagram was not sent");
+                        core.lost += 1;
+                    }
+                }
+                Transmit::Tls(hub, bytes) => {
+                    core.lost += u64::from(!self.streams.send(hub, &bytes))
+                }
+                Transmit::OpenTls(hub, endpoints) => self.streams.open(self, hub, &endpoints),
+                Transmit::CloseTls(hub) => self.streams.close(hub),
+            }
+        }
+        while let Some(event) = core.member.poll_event() {
+            ready = true;
+            match event {
+                MemberEvent::Connected(up) => {
+                    tracing::info!(up, "connected with a hub");
+                    if up {
+                        core.refused = None;
+                    }
+                }
+                MemberEvent::Refused(hub, why) => {
+                    tracing::warn!(hub = hub.0, %why, "a hub refuses");
+                    core.refused = Some(why);
+                }
+                MemberEvent::Conflict(conflict) => tracing::warn!(
+                    network = %conflict.network,
+                    claimant = %conflict.claimant,
+                    "two claim the same; it stays with who had it"
+                ),
+                MemberEvent::Peer(peer, event) => tracing::debug!(%peer, ?event, "peer"),
+            }
+        }
+        if ready {
+            self.announce(&mut core, now);
+        }
+        let next = core.member.next_timeout();
+        let sooner = match (next, core.armed) {
+            (Some(next), Some(armed)) => next < armed,
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        drop(core);
+        if sooner {
+            self.work.notify_one();
+        }
+        if ready {
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Says what hubs' and peers' standing means for the tunnel.
+    pub(super) fn announce(&self, core: &mut Core, now: Instant) {
+        let alive = core.member.is_connected();
+        if alive {
+            core.silent_since = None;
+            core.was_up = true;
+            self.set_state(TransportState::Up(self.assigned.clone()));
+            return;
+        }
+        let since = *core.silent_since.get_or_insert(now);
+        let cause = match &core.refused {
+            Some(why) => Some(DownCause::Refused(why.to_string())),
+            None if now.saturating_duration_since(since) >= DOWN_AFTER => Some(DownCause::NoAnswer),
+            None => None,
+        };
+        if let Some(cause) = cause {
+            self.set_state(TransportState::Down(cause));
+        }
+    }
+
+    fn set_state(&self, state: TransportState) {
+        if self.state.get() != state {
+            self.state.set(state);
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Sends a run; `false` if the socket is full and it has to wait.
+    pub(super) fn send_run(&self, sockets: &Sockets, run: &Run) -> Flushed {
+        match run.to().map(|to| sockets.to(to)) {
+            None => Flushed::Sent,
+            Some(Some(socket)) => socket.flush(run),
+            Some(None) => Flushed::Refused(
+                (0..run.count()).collect(),
+                io::ErrorKind::NotConnected.into(),
+            ),
+        }
+    }
+
+    /// Sends what a full socket left over; `false` if it is still full.
+    pub(super) fn unblock(&self, core: &mut Core, sockets: &Sockets) -> bool {
+        while let Some(run) = core.blocked.pop_front() {
+            match self.send_run(sockets, &run) {
+                Flushed::Blocked => {
+                    core.blocked.push_front(run);
+                    return false;
+                }
+                Flushed::Sent => {}
+                Flushed::Refused(which, _) => core.lost += which.len() as u64,
+            }
+        }
+        true
+    }
+
+    pub(super) fn has_moved(&self) -> bool {
+        self.moved.swap(false, Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,299 @@
+//! The tunnel the engine sees.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+use vpn_core::packet::PacketBatch;
+use vpn_core::{
+    Assigned, DropCounters, NetworkEvent, PeerId, Resources, StateWatch, TransportCapabilities,
+    TransportError, TransportState, TunnelTransport, Underlay, UnderlayError,
+};
+
+use super::driver::drive;
+use super::shared::{Shared, Sockets, unix};
+use super::streams::Streams;
+use super::{INNER_MTU, NodeConfig, NodeError};
+use crate::mesh::identity::Identity;
+use crate::mesh::keys::NoiseKeys;
+use crate::mesh::member::{Member, MemberStatus};
+use crate::mesh::record::SignedRecord;
+use crate::wg_quick::PrivateKey;
+use crate::wireguard::socket::Udp;
+
+/// A member of the mesh, as a tunnel: all of its peers are behind it.
+///
+/// It is [`Up`](TransportState::Up) once a hub took it or a peer is connected, and
+/// [`Down`](TransportState::Down) when neither hub nor peer answered for 15 s, or when a hub
+/// refuses it. It recovers by itself.
+#[derive(Debug)]
+pub struct MeshTransport {
+    shared: Arc<Shared>,
+    /// Held by whoever waits for its end: all of them return when it has ended.
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl MeshTransport {
+    /// Starts a node: its task runs on the current tokio runtime until
+    /// [`close`](TunnelTransport::close) or drop. Its session key is a new one each time.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError`]. A hub that cannot be reached is not an error but a state.
+    pub fn start(
+        config: NodeConfig,
+        identity: Identity,
+        underlay: Arc<dyn Underlay>,
+    ) -> Result<Self, NodeError> {
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| NodeError::NoRuntime)?;
+        let (hubs, endpoints) = (config.member.hubs.len(), config.endpoints.len());
+        if hubs != endpoints {
+            return Err(NodeError::Endpoints { hubs, endpoints });
+        }
+        let sockets = bind(&*underlay, config.port)?;
+        let key = PrivateKey::generate().map_err(NodeError::Random)?;
+        let assigned = Assigned {
+            addresses: config.member.addresses.clone(),
+            mtu: config.mtu.min(INNER_MTU),
+            routes: networks(&config),
+            ..Assigned::default()
+        };
+        let hubs = config.member.hubs.iter().map(|hub| hub.hub).collect();
+        let now = Instant::now();
+        let keys = Box::new(NoiseKeys::new(&key));
+        let member = Member::new(config.member, identity, keys, now, unix());
+        let own = member.own_record().wire().clone();
+        SignedRecord::verify(own, unix()).map_err(NodeError::Record)?;
+        let streams = Streams::new(hubs, underlay.clone());
+        let shared = Arc::new(Shared::new(
+            member,
+            sockets,
+            streams,
+            assigned,
+            underlay,
+            config.endpoints,
+            config.candidates,
+        ));
+        let task = runtime.spawn(drive(shared.clone()));
+        Ok(Self {
+            shared,
+            task: Mutex::new(Some(task)),
+        })
+    }
+
+    /// How it stands. It copies everything: for people and metrics.
+    pub fn status(&self) -> MemberStatus {
+        self.shared.core().member.status(Instant::now())
+    }
+
+    /// Datagrams that were lost here after they had been taken: the system refused them, or a stream
+    /// had no room.
+    pub fn lost(&self) -> u64 {
+        self.shared.core().lost
+    }
+
+    /// Wants to be connected with this peer, without a packet for it.
+    pub fn connect(&self, peer: PeerId) {
+        let now = Instant::now();
+        let mut core = self.shared.core();
+        core.member.connect(peer, now);
+        self.shared.finish(core, now);
+    }
+
+    /// The addresses its sockets are bound to.
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        let sockets = self.shared.sockets();
+        let sockets = sockets.iter().flat_map(|sockets| sockets.iter());
+        sockets
+            .filter_map(|socket| socket.local_addr().ok())
+            .collect()
+    }
+
+    fn check_open(&self) -> Result<(), TransportError> {
+        if self.shared.closing.is_cancelled() {
+            return Err(TransportError::Closed);
+        }
+        Ok(())
+    }
+}
+
+/// Networks in which peers' addresses are, and those behind them.
+fn networks(config: &NodeConfig) -> Vec<ipnet::IpNet> {
+    let member = &config.member;
+    let behind = member.peers.iter().flat_map(|known| &known.rules.routes);
+    let mut all: Vec<ipnet::IpNet> = member.addresses.iter().map(ipnet::IpNet::trunc).collect();
+    all.extend(&member.networks);
+    all.extend(behind);
+    all.extend(&member.default_rules.routes);
+    all.sort();
+    all.dedup();
+    all
+}
+
+/// A socket per family, on one port if that can be had. Many hosts have no IPv6, some no IPv4.
+fn bind(underlay: &dyn Underlay, port: u16) -> Result<Sockets, NodeError> {
+    let make = |local: SocketAddr| -> Result<Udp, UnderlayError> {
+        let socket = underlay.udp(local)?;
+        Udp::new(socket).map_err(|cause| UnderlayError::Socket { local, cause })
+    };
+    let v4 = make((Ipv4Addr::UNSPECIFIED, port).into());
+    let same = v4.as_ref().ok().and_then(|socket| socket.local_addr().ok());
+    let port_v6 = same.map_or(port, |local| local.port());
+    let v6 = make((Ipv6Addr::UNSPECIFIED, port_v6).into());
+    match (v4, v6) {
+        (Err(error), Err(_)) => Err(NodeError::Listen(error)),
+        // A port that was asked for is the one that others know.
+        (Err(error), Ok(_)) if port != 0 => Err(NodeError::Listen(error)),
+        (v4, v6) => Ok(Sockets {
+            v4: v4.ok(),
+            v6: v6.ok(),
+        }),
+    }
+}
+
+impl Drop for MeshTransport {
+    fn drop(&mut self) {
+        self.shared.closing.cancel();
+    }
+}
+
+#[async_trait]
+impl TunnelTransport for MeshTransport {
+    fn capabilities(&self) -> TransportCapabilities {
+        // Super-packets cross streams whole, and are cut here otherwise.
+        TransportCapabilities::plain(self.shared.mtu)
+    }
+
+    fn state(&self) -> StateWatch {
+        self.shared.state.watch()
+    }
+
+    fn try_recv(
+        &self,
+        batch: &mut PacketBatch,
+        drops: &mut DropCounters,
+    ) -> Result<usize, TransportError> {
+        self.check_open()?;
+        Ok(self.shared.receive_batch(batch, drops))
+    }
+
+    fn try_send(
+        &self,
+        batch: &mut PacketBatch,
+        drops: &mut DropCounters,
+    ) -> Result<usize, TransportError> {
+        self.check_open()?;
+        Ok(self.shared.send_batch(batch, drops))
+    }
+
+    async fn readable(&self) -> Result<(), TransportError> {
+        loop {
+            let changed = self.shared.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            self.check_open()?;
+            if !self.shared.core().arrived.is_empty() {
+                return Ok(());
+            }
+            let sockets = self.shared.sockets();
+            let readable = async |socket: Option<&Udp>| match socket {
+                Some(socket) => socket.readable().await,
+                None => std::future::pending().await,
+            };
+            let (v4, v6) = match &sockets {
+                Some(sockets) => (sockets.v4.as_ref(), sockets.v6.as_ref()),
+                None => (None, None),
+            };
+            let pools = self.shared.streams.pools();
+            let streams = async {
+                let mut waits: Vec<_> = pools
+                    .iter()
+                    .map(|(_, pool)| Box::pin(pool.readable()))
+                    .collect();
+                std::future::poll_fn(|context| {
+                    let ready = waits
+                        .iter_mut()
+                        .any(|wait| wait.as_mut().poll(context).is_ready());
+                    if ready {
+                        std::task::Poll::Ready(())
+                    } else {
+                        std::task::Poll::Pending
+                    }
+                })
+                .await;
+            };
+            tokio::select! {
+                () = self.shared.closing.cancelled() => return Err(TransportError::Closed),
+                result = readable(v4) => return Ok(result?),
+                result = readable(v6) => return Ok(result?),
+                () = streams => return Ok(()),
+                () = changed => {}
+            }
+        }
+    }
+
+    async fn writable(&self) -> Result<(), TransportError> {
+        loop {
+            let changed = self.shared.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            self.check_open()?;
+            if self.shared.core().blocked.is_empty() {
+                return Ok(());
+            }
+            tokio::select! {
+                () = self.shared.closing.cancelled() => return Err(TransportError::Closed),
+                () = changed => {}
+            }
+        }
+    }
+
+    fn network_changed(&self, event: NetworkEvent) {
+        let now = Instant::now();
+        let mut core = self.shared.core();
+        core.member.network_changed(event, now);
+        self.shared.moved.store(true, Ordering::Relaxed);
+        self.shared.finish(core, now);
+        self.shared.work.notify_one();
+    }
+
+    fn round_trip(&self) -> Option<Duration> {
+        // Each peer has its own; a tunnel has none.
+        None
+    }
+
+    fn resources(&self) -> Resources {
+        let running = self.task.try_lock().map_or(true, |task| {
+            task.as_ref().is_some_and(|task| !task.is_finished())
+        });
+        let streams = self.shared.streams.count();
+        let mut resources = Resources::default();
+        let sockets = self
+            .shared
+            .sockets()
+            .map_or(0, |sockets| sockets.iter().count());
+        resources.descriptors = sockets + streams;
+        resources.tasks = usize::from(running) + streams;
+        resources.bytes = size_of::<Shared>() + self.shared.core().member.bytes();
+        resources
+    }
+
+    async fn close(&self) {
+        self.shared.closing.cancel();
+        let mut task = self.task.lock().await;
+        if let Some(running) = task.as_mut() {
+            // It ends by the token; a panic in it ended it as well.
+            let _ = running.await;
+            *task = None;
+        }
+        drop(task);
+        self.shared.streams.close_all().await;
+        self.shared.drop_sockets();
+        self.shared.state.set(TransportState::Closed);
+        self.shared.changed.notify_waiters();
+    }
+}
