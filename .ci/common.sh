@@ -64,12 +64,12 @@ stage() {
   SO_FAR+=", $name $((SECONDS - from))"
 }
 
-# shared_lab NAME [VARIABLE=VALUE...] : a lab script against ../shared/lab, where that is there.
+# shared_lab NAME LAB [VARIABLE=VALUE...] : a lab script against ../shared/lab/LAB, where that is there.
 shared_lab() {
-  local lab=$1
-  shift
-  if [[ ! -x ../shared/lab/providers.sh ]]; then
-    skipped "$lab" "../shared/lab/providers.sh is not there"
+  local lab=$1 script=../shared/lab/$2
+  shift 2
+  if [[ ! -x $script ]]; then
+    skipped "$lab" "$script is not there"
   elif [[ $EUID -ne 0 ]]; then
     skipped "$lab" "not root"
   else
@@ -90,6 +90,22 @@ summary() {
   printf '%s\n' "${RESULTS[@]}"
   printf 'total %d s, %d failed\n' "$SECONDS" "$FAILED"
   ((FAILED == 0 && RAN > 0))
+}
+
+# check WHAT EXPECTED GOT : one point of a lab script, printed with its figure.
+PASSED=0 BROKEN=0
+check() {
+  if [[ $2 == "$3" ]]; then
+    PASSED=$((PASSED + 1)) && printf 'passed  %s: %s\n' "$1" "$3"
+  else
+    BROKEN=$((BROKEN + 1)) && printf 'FAILED  %s: expected %s, got %s\n' "$1" "$2" "${3:-nothing}"
+  fi
+}
+
+# checks_done : the counts; the status of a lab script. One without a check fails.
+checks_done() {
+  printf '\n%d passed, %d failed\n' "$PASSED" "$BROKEN"
+  ((BROKEN == 0 && PASSED > 0))
 }
 
 # need COMMAND... : stop at once where one is missing. A loop over the output of a command that is not

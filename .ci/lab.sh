@@ -21,7 +21,6 @@ declare -A TUNNEL_OF=([1001]=uk [1002]=fr [1003]=us)
 STRANGER=1004                             # has no rule
 PYTHON=$(PATH=/usr/bin:$PATH command -v python3)
 
-PASSED=0 BROKEN=0
 DAEMON='' SNIFFER='' HOLDERS=()
 WORK=$(mktemp -d)
 chmod 755 "$WORK"                         # the apps run as other users
@@ -41,15 +40,6 @@ cleanup() {
 }
 trap cleanup EXIT
 trap 'exit 130' INT TERM
-
-# check WHAT EXPECTED GOT
-check() {
-  if [[ $2 == "$3" ]]; then
-    PASSED=$((PASSED + 1)) && printf 'passed  %s: %s\n' "$1" "$3"
-  else
-    BROKEN=$((BROKEN + 1)) && printf 'FAILED  %s: expected %s, got %s\n' "$1" "$2" "${3:-nothing}"
-  fi
-}
 
 # --- the apps ---------------------------------------------------------------
 
@@ -169,6 +159,5 @@ run_points() {
     TOP='' TABLES='' OF_TUNNEL=() MTU_OF=()
     "point_$point"
   done
-  printf '\n%d passed, %d failed\n' "$PASSED" "$BROKEN"
-  ((BROKEN == 0))
+  checks_done
 }

@@ -35,6 +35,10 @@ pub(crate) struct Gate {
 }
 
 /// What the gate says of a datagram.
+#[cfg_attr(
+    not(feature = "mesh"),
+    allow(unreachable_pub, reason = "public by way of the mesh's keys")
+)]
 #[derive(Debug)]
 pub enum Admission {
     /// The first message of a handshake, from the peer with this key.
