@@ -53,6 +53,12 @@ impl Received {
         self.bytes.len()
     }
 
+    /// From whom, the length of each datagram but the last, and all of them.
+    #[cfg(feature = "mesh")]
+    pub(crate) fn into_parts(self) -> (SocketAddr, usize, BytesMut) {
+        (self.from, self.stride.max(1), self.bytes)
+    }
+
     /// Takes the first datagram.
     pub(crate) fn pop(&mut self) -> Option<BytesMut> {
         if self.bytes.is_empty() {
@@ -229,23 +235,54 @@ impl Udp {
         match self.try_send(&transmit(to, &run.bytes, segment)) {
             Ok(()) => Flushed::Sent,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Flushed::Blocked,
-            // This one goes piece by piece; if the interface or driver cannot segment, so do the next.
+            // This one goes piece by piece.
             Err(e) if run.count() > 1 => {
-                let flushed = self.flush_singly(to, run);
-                if cannot_segment(&e, &flushed) {
-                    tracing::debug!(error = %e, "the system does not segment datagrams");
-                    self.max_segments.store(1, Ordering::Relaxed);
-                }
+                let flushed = self.send_singly(to, &run.bytes, run.segment);
+                self.note_failure(&e, &flushed);
                 flushed
             }
             Err(e) => Flushed::Refused(vec![0], e),
         }
     }
 
-    fn flush_singly(&self, to: SocketAddr, run: &Run) -> Flushed {
+    /// Sends datagrams of `segment` bytes each but the last, in as few calls as the system allows;
+    /// returns how many it did not take. For what is not kept to be tried again.
+    #[cfg(feature = "mesh")]
+    pub(crate) fn forward(&self, to: SocketAddr, bytes: &[u8], segment: usize) -> usize {
+        let segment = segment.max(1);
+        let each = self.max_segments().min(MAX_RUN_BYTES / segment).max(1);
+        let mut lost = 0;
+        for run in bytes.chunks(each * segment) {
+            let count = run.len().div_ceil(segment);
+            // Asked at once, and not whether there was room last time: nothing waits for an answer.
+            let transmit = transmit(to, run, (count > 1).then_some(segment));
+            match self.state.try_send((&self.socket).into(), &transmit) {
+                Ok(()) => {}
+                Err(e) if count > 1 && e.kind() != io::ErrorKind::WouldBlock => {
+                    let flushed = self.send_singly(to, run, segment);
+                    self.note_failure(&e, &flushed);
+                    if let Flushed::Refused(which, _) = flushed {
+                        lost += which.len();
+                    }
+                }
+                Err(_) => lost += count,
+            }
+        }
+        lost
+    }
+
+    /// If the interface or driver cannot segment, the next ones go piece by piece at once.
+    fn note_failure(&self, run: &io::Error, singly: &Flushed) {
+        if cannot_segment(run, singly) {
+            tracing::debug!(error = %run, "the system does not segment datagrams");
+            self.max_segments.store(1, Ordering::Relaxed);
+        }
+    }
+
+    fn send_singly(&self, to: SocketAddr, bytes: &[u8], segment: usize) -> Flushed {
         let mut refused = Vec::new();
         let mut last = None;
-        for (index, datagram) in run.bytes.chunks(run.segment.max(1)).enumerate() {
+        for (index, datagram) in bytes.chunks(segment.max(1)).enumerate() {
             // A full buffer in the middle loses the rest: this happens once per socket.
             if let Err(e) = self.send_now(to, datagram) {
                 refused.push(index);
@@ -325,7 +362,10 @@ mod tests {
         }
         sender.writable().await.unwrap();
         assert!(matches!(sender.flush(&run), Flushed::Sent));
-        assert!(matches!(sender.flush_singly(to, &run), Flushed::Sent));
+        assert!(matches!(
+            sender.send_singly(to, &run.bytes, run.segment),
+            Flushed::Sent
+        ));
         let twice = [expected.clone(), expected].concat();
         let mut datagrams = Vec::new();
         while datagrams.len() < twice.len() {

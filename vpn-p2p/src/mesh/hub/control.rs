@@ -67,6 +67,8 @@ impl Hub {
                 self.tell(id, from, &answer);
             }
             ToHub::Ping { nonce } => {
+                // Asked by another carrier: that is the one it uses now.
+                self.move_to(id, from);
                 let observed = from.address();
                 self.tell(id, from, &ToMember::Pong { nonce, observed });
             }

@@ -9,6 +9,7 @@
 //! | `sessions` | which session a datagram is for |
 //! | `watch` | who is told about changes |
 //! | `limit` | how much each may have |
+//! | [`HubServer`] | a hub with its sockets and tasks |
 //!
 //! # Before an address is proven
 //!
@@ -20,8 +21,9 @@
 //!
 //! A session is found by the name that its datagrams bear, never by where they come from. A member
 //! that is heard from elsewhere, with something only it can have sealed, is there from then on: so a
-//! change of NAT mappings costs nothing. From UDP to TLS and back it goes by registering, since what
-//! comes by the one says nothing about whether the other leads back.
+//! change of NAT mappings costs nothing. From UDP to TLS and back it goes by registering or by a Ping,
+//! which who joined asks where a Welcome reached it; what else comes by the one says nothing about
+//! whether the other leads back.
 //!
 //! A datagram to be relayed has no proof in it. It is taken from addresses where members are, so who
 //! forges such an address can send what the receiver throws away, charged to that member.
@@ -40,6 +42,7 @@ mod limit;
 mod presence;
 mod register;
 mod relay;
+mod serve;
 mod sessions;
 mod status;
 #[cfg(test)]
@@ -56,6 +59,7 @@ use vpn_core::PeerId;
 pub use config::{Admitted, HubConfig, HubError, Limits};
 pub use limit::Rate;
 pub use relay::Relayed;
+pub use serve::{HubServer, Listen, ServeError, ServerStatus, TlsLimits};
 pub use status::{HubStatus, MemberStatus};
 
 use super::identity::Identity;

@@ -39,22 +39,28 @@ impl Hub {
             return false;
         };
         member.heard = now;
-        let before = held.origin;
-        if before == from || !before.is_like(from) {
-            return true;
+        if held.origin.is_like(from) {
+            self.move_to(id, from);
         }
-        held.origin = from;
-        member.here = Some((id, from));
-        self.move_place(tag, before, from);
-        self.tell(
-            id,
-            from,
-            &ToMember::Pong {
-                nonce: 0,
-                observed: from.address(),
-            },
-        );
         true
+    }
+
+    /// The member of this session is there from now on, and is told how it is seen.
+    pub(super) fn move_to(&mut self, id: SessionId, to: Origin) {
+        let Some(held) = self.sessions.get_mut(id).filter(|held| held.member) else {
+            return;
+        };
+        let before = std::mem::replace(&mut held.origin, to);
+        if before == to {
+            return;
+        }
+        let tag = Tag::from(held.peer);
+        if let Some(member) = self.members.get_mut(&tag) {
+            member.here = Some((id, to));
+            self.move_place(tag, before, to);
+            let observed = to.address();
+            self.tell(id, to, &ToMember::Pong { nonce: 0, observed });
+        }
     }
 
     /// A member was there and is here now.
@@ -86,6 +92,19 @@ impl Hub {
         if let Some(member) = self.members.remove(&tag) {
             self.claims.leave(member.record.record());
             self.watch.forget(tag);
+        }
+    }
+
+    /// Whether a member is there.
+    pub fn is_member(&self, origin: Origin) -> bool {
+        self.places.contains_key(&origin)
+    }
+
+    /// Tells every member that is here that the hub ends.
+    pub fn bye(&mut self) {
+        let here = self.members.values().filter_map(|member| member.here);
+        for (id, origin) in here.collect::<Vec<_>>() {
+            self.tell(id, origin, &ToMember::Bye);
         }
     }
 

@@ -14,13 +14,13 @@ mod adversary;
 mod members;
 mod relaying;
 
-const UNIX: u64 = 1_800_000_000;
+pub(super) const UNIX: u64 = 1_800_000_000;
 
 fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn token(text: &str) -> Token {
+pub(super) fn token(text: &str) -> Token {
     Token(zeroize::Zeroizing::new(text.to_owned()))
 }
 
@@ -33,9 +33,9 @@ fn noise() -> NoiseKeys {
 }
 
 /// A hub and the time.
-struct World {
-    hub: Hub,
-    now: Instant,
+pub(super) struct World {
+    pub(super) hub: Hub,
+    pub(super) now: Instant,
     identity: Identity,
 }
 
@@ -48,7 +48,7 @@ impl World {
     }
 
     /// One that admits by token, in 10.77.0.0/24.
-    fn open() -> Self {
+    pub(super) fn open() -> Self {
         Self::new(open())
     }
 
@@ -99,7 +99,7 @@ impl World {
     }
 }
 
-fn open() -> HubConfig {
+pub(super) fn open() -> HubConfig {
     HubConfig {
         token: Some(token("open sesame")),
         networks: vec!["10.77.0.0/24".parse().unwrap()],
@@ -108,17 +108,17 @@ fn open() -> HubConfig {
 }
 
 /// A node, with its session to a hub.
-struct Node {
-    identity: Identity,
-    keys: NoiseKeys,
-    at: Origin,
-    session: Option<Box<dyn Session>>,
-    record: Record,
+pub(super) struct Node {
+    pub(super) identity: Identity,
+    pub(super) keys: NoiseKeys,
+    pub(super) at: Origin,
+    pub(super) session: Option<Box<dyn Session>>,
+    pub(super) record: Record,
     questions: u32,
 }
 
 impl Node {
-    fn new(at: Origin, addresses: &[&str]) -> Self {
+    pub(super) fn new(at: Origin, addresses: &[&str]) -> Self {
         let identity = Identity::generate().unwrap();
         let keys = noise();
         let record = Record {
@@ -141,11 +141,11 @@ impl Node {
         }
     }
 
-    fn signed(&self) -> Vec<u8> {
+    pub(super) fn signed(&self) -> Vec<u8> {
         self.record.clone().sign(&self.identity).to_bytes()
     }
 
-    fn tag(&self) -> Tag {
+    pub(super) fn tag(&self) -> Tag {
         Tag::from(self.identity.id())
     }
 
@@ -173,7 +173,7 @@ impl Node {
         self.session = Some(session);
     }
 
-    fn seal(&mut self, message: &ToHub) -> Vec<u8> {
+    pub(super) fn seal(&mut self, message: &ToHub) -> Vec<u8> {
         let mut plain = message.to_plain();
         plain.resize(plain.len().next_multiple_of(16), 0);
         self.seal_bytes(&plain)
@@ -229,7 +229,7 @@ impl Node {
     }
 
     /// A member at once.
-    fn member(world: &mut World, at: &str, addresses: &[&str]) -> Self {
+    pub(super) fn member(world: &mut World, at: &str, addresses: &[&str]) -> Self {
         let mut node = Self::new(udp(at), addresses);
         node.join(world);
         assert_eq!(node.register(world), Ok(world.hub.config.isolation));
@@ -258,7 +258,7 @@ impl Node {
         matches!(pong[..], [ToMember::Pong { nonce: 3, .. }])
     }
 
-    fn relay(&self, to: Tag, inner: &[u8]) -> Vec<u8> {
+    pub(super) fn relay(&self, to: Tag, inner: &[u8]) -> Vec<u8> {
         [&relay_header(to, 0)[..], inner].concat()
     }
 }

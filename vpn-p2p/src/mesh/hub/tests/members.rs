@@ -260,18 +260,33 @@ fn a_member_that_moved_is_found_by_what_it_sealed_and_learns_where_it_is() {
     assert_eq!(relayed, [(a.at, a.relay(b.tag(), &[4; 40]))]);
     let old = world.send(udp("192.0.2.1:1"), &a.relay(b.tag(), &[4; 40]));
     assert!(matches!(Frame::read(&old[0].1), Ok(Frame::Stranger { .. })));
-    // From TLS back it goes by registering: that its words arrive by UDP says nothing about ours.
+    // From TLS back it goes by asking: that anything else arrives by UDP says nothing about ours.
     let (before, tls) = (a.at, Origin::Tls(1));
     a.at = tls;
     a.join(&mut world);
     a.register(&mut world).unwrap();
+    let find = ToHub::Find {
+        id: 1,
+        what: What::Tag([0; 8]),
+    };
     a.at = before;
-    assert!(a.is_here(&mut world));
+    assert_eq!(a.ask(&mut world, &find), [ToMember::NotFound { id: 1 }]);
     let relayed = world.send(b.at, &b.relay(a.tag(), &[4; 40]));
     assert_eq!(relayed[0].0, tls);
-    a.register(&mut world).unwrap();
+    let asked = a.ask(&mut world, &ToHub::Ping { nonce: 2 });
+    assert!(matches!(
+        asked[..],
+        [
+            ToMember::Pong { nonce: 0, .. },
+            ToMember::Pong { nonce: 2, .. }
+        ]
+    ));
     let relayed = world.send(b.at, &b.relay(a.tag(), &[4; 40]));
     assert_eq!(relayed[0].0, before);
+    // The end of what it left is not its end.
+    let now = world.now;
+    world.hub.closed(1, now);
+    assert!(a.is_here(&mut world));
 }
 
 #[test]
