@@ -1,4 +1,4 @@
-//! How-tos, tuning and troubleshooting.
+//! How-tos, tuning and troubleshooting. The mesh has a chapter of its own: `manual::mesh`.
 #![cfg_attr(
     feature = "wireguard",
     doc = r#"
@@ -121,3 +121,7 @@ fn serve(underlay: Arc<dyn Underlay>) -> Result<(), Box<dyn std::error::Error>> 
 //! | drops `no_session` | the tunnel is down, or another of several peers has no session yet |
 //! | drops `refused` | the system would not send: no route, or a packet filter |
 //! | `tx_lost` in the statistics grows | the socket was full, and then its network went: those packets count as sent |
+
+#[cfg(feature = "mesh")]
+#[cfg_attr(docsrs, doc(cfg(feature = "mesh")))]
+pub mod mesh;
