@@ -342,6 +342,21 @@ fn a_second_direct_way_takes_over_if_it_still_answers() {
     assert!(pair.gap(1, from) <= ms(1950));
 }
 
+/// The second one answered a second ago, so it looks as good as new; but both end at the same place.
+#[test]
+fn two_ways_that_die_together_are_not_tried_one_after_the_other() {
+    let mut pair = Pair::new(&[5, 300], Policy::Allow);
+    pair.run(ms(2500), BUSY);
+    let (from, relay) = (pair.now - pair.start, pair.relay());
+    for side in 0..2 {
+        (0..relay).for_each(|net| pair.cut(side, net));
+    }
+    pair.run(ms(3000), BUSY);
+    assert_eq!(pair.way(0), Some(RELAY));
+    assert_eq!(pair.ends[0].moves.len(), 3, "{:?}", pair.ends[0].moves);
+    assert!(pair.gap(1, from) <= ms(1950));
+}
+
 #[test]
 fn a_lossy_way_is_kept() {
     let mut pair = Pair::new(&[15], Policy::Allow);
