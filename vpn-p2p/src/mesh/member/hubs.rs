@@ -2,15 +2,46 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Held, Transmit};
-use super::{Member, MemberEvent, Slot};
+use super::{Entry, Held, Member, MemberEvent, Slot, Transmit};
 use crate::mesh::link::LinkEvent;
 use crate::mesh::way::{Carrier, HubId, Way};
 use crate::mesh::wire::frame::relay_header;
 use crate::mesh::wire::{Tag, What};
 
-/// For how long a hub is believed that a peer is not there. A peer that registers is told of.
-const ABSENT_FOR: Duration = Duration::from_secs(30);
+/// For how long a hub is believed that a peer is not there, the first time; then twice as long. A peer
+/// that registers is told of, but not by a hub that was restarted and does not know who asked.
+const ABSENT_FOR: Duration = Duration::from_secs(2);
+
+/// The longest that it is believed.
+const ABSENT_LONGEST: Duration = Duration::from_secs(32);
+
+/// A hub at which a peer was not.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Absent {
+    hub: HubId,
+    until: Instant,
+    pause: Duration,
+}
+
+impl Absent {
+    fn again(before: Option<Self>, hub: HubId, now: Instant) -> Self {
+        let pause = match before {
+            // The answer to the question that the hint brought about is no second hint.
+            Some(before) if now < before.until => return before,
+            Some(before) => (before.pause * 2).min(ABSENT_LONGEST),
+            None => ABSENT_FOR,
+        };
+        Self {
+            hub,
+            until: now + pause,
+            pause,
+        }
+    }
+
+    fn is(&self, hub: HubId, now: Instant) -> bool {
+        self.hub == hub && now < self.until
+    }
+}
 
 impl Member {
     /// Hubs that took us, nearest first: datagrams before streams, then by round trip.
@@ -35,8 +66,7 @@ impl Member {
     pub(super) fn relays_for(&mut self, slot: Slot, now: Instant) -> Vec<(HubId, Carrier)> {
         let mut relays = self.relays();
         if let Some(entry) = self.entries.get_mut(slot.0).and_then(Option::as_mut) {
-            entry.absent.retain(|(_, until)| *until > now);
-            relays.retain(|(hub, _)| entry.absent.iter().all(|(absent, _)| absent != hub));
+            relays.retain(|(hub, _)| !entry.absent.iter().any(|absent| absent.is(*hub, now)));
         }
         relays
     }
@@ -97,9 +127,10 @@ impl Member {
     /// A hub says whether a peer is there.
     pub(super) fn presence(&mut self, slot: Slot, hub: HubId, online: bool, now: Instant) {
         if let Some(entry) = self.entries.get_mut(slot.0).and_then(Option::as_mut) {
-            entry.absent.retain(|(absent, _)| *absent != hub);
+            let before = entry.absent.iter().position(|absent| absent.hub == hub);
+            let before = before.map(|at| entry.absent.swap_remove(at));
             if !online {
-                entry.absent.push((hub, now + ABSENT_FOR));
+                entry.absent.push(Absent::again(before, hub, now));
             }
         }
         let relays = self.relays_for(slot, now);
@@ -111,6 +142,11 @@ impl Member {
     /// A relayed datagram could not be delivered: a hint, which costs a question.
     pub(super) fn absent(&mut self, hub: HubId, tag: Tag, now: Instant) {
         if let Some(slot) = self.by_tag.get(&tag).copied() {
+            let known = |entry: &Entry| entry.absent.iter().any(|absent| absent.is(hub, now));
+            if self.entry(slot).is_some_and(known) {
+                // About what was on the way when the first hint came.
+                return;
+            }
             self.presence(slot, hub, false, now);
             if let Some(link) = self.links.get_mut(usize::from(hub.0)) {
                 // Its answer is about a peer that is known: it needs no lookup of ours.

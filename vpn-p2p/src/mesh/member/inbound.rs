@@ -109,6 +109,7 @@ impl Member {
                 if !registered {
                     return Arrived::Dropped(DropReason::NoSession);
                 }
+                self.links[place].relay_heard();
                 let inner = datagram.split_off(RELAY_HEADER);
                 self.relayed(hub, tag, inner, now, unix)
             }

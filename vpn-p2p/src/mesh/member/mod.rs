@@ -39,6 +39,7 @@ use self::addresses::Addresses;
 pub use self::addresses::{Conflict, Slot};
 pub use self::config::{KnownPeer, MAX_PEERS, MemberConfig, RECORD_LIFETIME};
 use self::held::{Held, Holding};
+use self::hubs::Absent;
 pub use self::inbound::Arrived;
 use self::lookup::{Lookups, Step};
 pub use self::outbound::{Outlet, Wire, plain_packets};
@@ -49,7 +50,7 @@ use super::keys::Keys;
 use super::link::Link;
 use super::peer::{Peer, PeerEvent, PeerOut, PeerRules};
 use super::record::{Record, SignedRecord};
-use super::way::HubId;
+use super::way::{HubId, Way};
 use super::wire::{Frame, Refusal, Tag, What};
 use crate::wg_quick::PublicKey;
 
@@ -93,8 +94,8 @@ struct Entry {
     held: Held,
     /// It has something to be sent, told or planned.
     dirty: bool,
-    /// Hubs at which it was not, and until when that is believed.
-    absent: Vec<(HubId, Instant)>,
+    /// Hubs at which it was not.
+    absent: Vec<Absent>,
     /// When it was made or wanted last: who makes room.
     since: Instant,
 }
@@ -267,6 +268,11 @@ impl Member {
             .iter()
             .filter_map(|link| link.status().endpoint)
             .collect()
+    }
+
+    /// By which way packets go to this peer, if they can go.
+    pub fn way(&self, peer: PeerId) -> Option<Way> {
+        self.entry(self.slot_of(peer)?)?.peer.way()
     }
 
     /// Memory it takes, about, in bytes.

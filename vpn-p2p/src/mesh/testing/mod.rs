@@ -6,6 +6,7 @@
 //! | [`clock`] | what time it is |
 //! | [`keys`] | what a session is, where nobody is to be kept out |
 //! | [`nat`] | which address a datagram gets, and which datagrams pass |
+//! | [`world`] | what happens when, and what of it arrives |
 //!
 //! Nothing here is secure: the keys are numbers of 64 bits, and what is "sealed" can be read.
 
@@ -13,10 +14,14 @@ pub mod clock;
 pub mod keys;
 pub mod nat;
 mod session;
+pub mod world;
 
 pub use clock::Clock;
 pub use keys::FakeKeys;
 pub use nat::{Nat, NatKind};
+pub use world::{Weather, World};
 
+#[cfg(test)]
+mod scenarios;
 #[cfg(test)]
 mod tests;
