@@ -4,11 +4,14 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use tokio::net::TcpSocket;
 use tokio::task::JoinHandle;
 use vpn_core::packet::{Packet, PacketBatch};
 use vpn_core::{DropCounters, PeerId, TransportState, Underlay};
 
 use super::shared::Shared;
+use crate::mesh::identity::Identity;
+use crate::mesh::tls::TlsOpener;
 use crate::mesh::way::HubId;
 use crate::streams::{Budget, PoolConfig, StreamPool};
 
@@ -35,6 +38,8 @@ struct Connection {
 /// The connections, by hub.
 #[derive(Debug)]
 pub(super) struct Streams {
+    /// Who we are: hubs see it.
+    identity: Identity,
     hubs: Vec<PeerId>,
     underlay: Arc<dyn Underlay>,
     budget: Budget,
@@ -43,9 +48,10 @@ pub(super) struct Streams {
 }
 
 impl Streams {
-    pub(super) fn new(hubs: Vec<PeerId>, underlay: Arc<dyn Underlay>) -> Self {
+    pub(super) fn new(identity: Identity, hubs: Vec<PeerId>, underlay: Arc<dyn Underlay>) -> Self {
         Self {
             open: Mutex::new(hubs.iter().map(|_| None).collect()),
+            identity,
             hubs,
             underlay,
             budget: Budget::new(BUDGET),
@@ -75,7 +81,17 @@ impl Streams {
             return;
         }
         let underlay = self.underlay.clone();
-        let opener = NoTls(*key, endpoints.to_vec(), underlay);
+        let socket = move |to| {
+            let socket = underlay.tcp(to).map_err(std::io::Error::other)?;
+            Ok(TcpSocket::from_std_stream(socket))
+        };
+        let opener = match TlsOpener::new(&self.identity, *key, endpoints.to_vec(), socket) {
+            Ok(opener) => opener,
+            Err(error) => {
+                tracing::warn!(%error, "no TLS to a hub");
+                return;
+            }
+        };
         let config = PoolConfig {
             max_streams_per_peer: STREAMS_PER_HUB,
             ..PoolConfig::default()
@@ -169,17 +185,5 @@ async fn watch(shared: Arc<Shared>, hub: HubId, pool: Arc<StreamPool>) {
         core.member.tls(hub, is_open, now);
         shared.finish(core, now);
         shared.changed.notify_waiters();
-    }
-}
-
-/// Stands here until there is TLS.
-#[derive(Debug)]
-#[allow(dead_code)]
-struct NoTls(PeerId, Vec<SocketAddr>, Arc<dyn Underlay>);
-
-#[async_trait::async_trait]
-impl crate::streams::StreamOpener for NoTls {
-    async fn open(&self) -> std::io::Result<Box<dyn crate::streams::Stream>> {
-        Err(std::io::ErrorKind::Unsupported.into())
     }
 }

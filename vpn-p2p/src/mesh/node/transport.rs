@@ -65,10 +65,10 @@ impl MeshTransport {
         let hubs = config.member.hubs.iter().map(|hub| hub.hub).collect();
         let now = Instant::now();
         let keys = Box::new(NoiseKeys::new(&key));
-        let member = Member::new(config.member, identity, keys, now, unix());
+        let member = Member::new(config.member, identity.clone(), keys, now, unix());
         let own = member.own_record().wire().clone();
         SignedRecord::verify(own, unix()).map_err(NodeError::Record)?;
-        let streams = Streams::new(hubs, underlay.clone());
+        let streams = Streams::new(identity, hubs, underlay.clone());
         let shared = Arc::new(Shared::new(
             member,
             sockets,

@@ -11,14 +11,14 @@ const UNIX: u64 = 1_800_000_000;
 #[derive(Clone, Debug)]
 pub struct Clock {
     start: Instant,
-    micros: Arc<AtomicU64>,
+    nanos: Arc<AtomicU64>,
 }
 
 impl Default for Clock {
     fn default() -> Self {
         Self {
             start: Instant::now(),
-            micros: Arc::default(),
+            nanos: Arc::default(),
         }
     }
 }
@@ -26,7 +26,7 @@ impl Default for Clock {
 impl Clock {
     /// Time since the beginning.
     pub fn elapsed(&self) -> Duration {
-        Duration::from_micros(self.micros.load(Ordering::Relaxed))
+        Duration::from_nanos(self.nanos.load(Ordering::Relaxed))
     }
 
     /// What time it is.
@@ -41,8 +41,8 @@ impl Clock {
 
     /// Goes on to this time, or stays where it is if that is over.
     pub fn set(&self, now: Instant) {
-        let micros = now.saturating_duration_since(self.start).as_micros();
-        let micros = u64::try_from(micros).unwrap_or(u64::MAX);
-        self.micros.fetch_max(micros, Ordering::Relaxed);
+        let nanos = now.saturating_duration_since(self.start).as_nanos();
+        let nanos = u64::try_from(nanos).unwrap_or(u64::MAX);
+        self.nanos.fetch_max(nanos, Ordering::Relaxed);
     }
 }
