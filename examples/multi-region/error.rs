@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use vpn_core::rule::RuleSourceError;
+pub(crate) use vpn_examples::chain;
+use vpn_examples::file::FileError;
 
 /// Every error names the file, key or socket it is about.
 #[derive(Debug, thiserror::Error)]
@@ -146,17 +148,19 @@ where
     }
 }
 
-/// An error with its causes, on one line.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
+impl From<FileError> for Error {
+    fn from(error: FileError) -> Self {
+        match error {
+            FileError::Read { path, cause } => Self::Read { path, cause },
+            FileError::Syntax {
+                path,
+                line,
+                message,
+            } => Self::Syntax {
+                path,
+                line,
+                message,
+            },
         }
-        next = cause.source();
     }
-    text
 }

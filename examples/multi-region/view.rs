@@ -1,15 +1,9 @@
 //! Reports for people.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 
 use serde_json::Value;
-
-/// To standard output. A reader that has seen enough, or has gone away, is no error.
-pub(crate) fn print(text: &str) {
-    let mut out = std::io::stdout();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-}
+pub(crate) use vpn_examples::print;
 
 fn text(value: &Value) -> String {
     match value {

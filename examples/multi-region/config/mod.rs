@@ -4,7 +4,6 @@ mod answers;
 mod bounds;
 mod breaker;
 mod dns;
-mod file;
 mod group;
 mod tunnel;
 mod value;
@@ -15,6 +14,8 @@ use std::path::{Path, PathBuf};
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
+use vpn_examples::file;
+pub(crate) use vpn_examples::file::regular;
 use vpn_routing::RouterConfig;
 use vpn_routing::engine::MAX_WORKERS;
 use vpn_routing::group::MAX_GROUPS;
@@ -25,7 +26,6 @@ use answers::Answers;
 use bounds::{Hold, Limits, Timeouts};
 use breaker::Breaker;
 pub(crate) use dns::{ApplyDns, Dns};
-pub(crate) use file::regular;
 pub(crate) use group::Group;
 pub(crate) use tunnel::Tunnel;
 use value::Count;
@@ -246,22 +246,7 @@ impl Config {
     }
 
     fn parse(path: &Path, text: &str) -> Result<Self, Error> {
-        let config: Self = toml::from_str(text).map_err(|error| {
-            let span = error.span().unwrap_or_default();
-            let before = text.as_bytes().get(..span.start).unwrap_or_default();
-            let line = before.iter().filter(|&&b| b == b'\n').count() + 1;
-            let mut message = error.message().replace('\n', " ");
-            // What is wrong with a value does not say of which key.
-            let at = text.lines().nth(line - 1).unwrap_or_default().trim();
-            if !at.is_empty() {
-                message = format!("{message}: {at}");
-            }
-            Error::Syntax {
-                path: path.to_owned(),
-                line,
-                message,
-            }
-        })?;
+        let config: Self = file::parse(path, text)?;
         config.check(path)?;
         Ok(config)
     }

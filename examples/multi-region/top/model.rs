@@ -3,23 +3,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
+pub(crate) use vpn_examples::screen::Key;
+
 use super::rates::{AppKey, Rates, key_of};
 use super::snapshot::{App, Bytes, Owner, Snapshot};
 
 /// Reports whose rates are remembered for the sparklines: two minutes.
 pub(crate) const HISTORY: usize = 120;
-
-/// What a person presses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Key {
-    Up,
-    Down,
-    Enter,
-    Escape,
-    /// Control and C, which ends it whatever is shown.
-    Interrupt,
-    Char(char),
-}
 
 /// What follows from a key outside the model.
 #[derive(Clone, Debug, PartialEq, Eq)]

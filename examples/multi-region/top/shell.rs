@@ -1,27 +1,20 @@
 //! Touches the terminal, the clock and the control socket: draws, asks once a second, and hears keys.
 
 use std::collections::BTreeMap;
-use std::io::{self, IsTerminal as _, Stdout, stdin, stdout};
-use std::panic;
+use std::io::{IsTerminal as _, stdin, stdout};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crossterm::event::{Event, EventStream, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
-use crossterm::terminal::{
-    EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
-};
-use crossterm::{cursor, execute};
+use crossterm::event::{Event, EventStream};
 use futures_util::StreamExt as _;
 use nix::unistd::{Uid, User};
-use ratatui::Terminal;
-use ratatui::backend::CrosstermBackend;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
+use vpn_examples::screen::{Screen, key_of};
 
-use super::model::{Ask, Key, Model};
+use super::model::{Ask, Model};
 use super::snapshot::{Owner, Snapshot};
 use super::view::view;
 use crate::control::{self, Request};
@@ -33,9 +26,6 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// Answers that wait to be shown; who has one more waits.
 const ANSWERS: usize = 4;
-
-/// Whether the terminal is ours now.
-static TAKEN: AtomicBool = AtomicBool::new(false);
 
 /// What the daemon said, or why it did not.
 enum Answer {
@@ -100,66 +90,6 @@ pub(crate) async fn run(control: &Path) -> Result<(), Error> {
     };
     asking.abort();
     outcome
-}
-
-/// The terminal, taken over; as before when dropped, also by a panic.
-struct Screen {
-    terminal: Terminal<CrosstermBackend<Stdout>>,
-}
-
-impl Screen {
-    fn take() -> io::Result<Self> {
-        let former = panic::take_hook();
-        // What a panic says must not be lost with the second screen.
-        panic::set_hook(Box::new(move |info| {
-            give_back();
-            former(info);
-        }));
-        TAKEN.store(true, Ordering::Relaxed);
-        enable_raw_mode()?;
-        let taken = execute!(stdout(), EnterAlternateScreen, cursor::Hide);
-        let terminal = taken.and_then(|()| Terminal::new(CrosstermBackend::new(stdout())));
-        match terminal {
-            Ok(terminal) => Ok(Self { terminal }),
-            Err(error) => {
-                give_back();
-                Err(error)
-            }
-        }
-    }
-}
-
-impl Drop for Screen {
-    fn drop(&mut self) {
-        give_back();
-    }
-}
-
-fn give_back() {
-    // A second time would put the cursor over what a panic said.
-    if !TAKEN.swap(false, Ordering::Relaxed) {
-        return;
-    }
-    // What cannot be given back is gone.
-    let _ = execute!(stdout(), LeaveAlternateScreen, cursor::Show);
-    let _ = disable_raw_mode();
-}
-
-fn key_of(event: KeyEvent) -> Option<Key> {
-    if event.kind == KeyEventKind::Release {
-        return None;
-    }
-    let control = event.modifiers.contains(KeyModifiers::CONTROL);
-    match event.code {
-        KeyCode::Char('c') if control => Some(Key::Interrupt),
-        KeyCode::Char(_) if control => None,
-        KeyCode::Char(c) => Some(Key::Char(c)),
-        KeyCode::Up => Some(Key::Up),
-        KeyCode::Down => Some(Key::Down),
-        KeyCode::Enter => Some(Key::Enter),
-        KeyCode::Esc => Some(Key::Escape),
-        _ => None,
-    }
 }
 
 /// Asks until nobody listens any more.

@@ -2,9 +2,9 @@
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
-use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
+pub(crate) use vpn_examples::draw::{BAD, DIM, GOOD, HEAD, TITLE, WAIT, left, right, row, title};
 
 use super::model::{Link, Model};
 use super::{apps, footer, over, tunnels};
@@ -14,17 +14,6 @@ const FOOTER: u16 = 6;
 
 /// Least rows that applications have: headline, names of columns, three of them.
 const APPS: u16 = 5;
-
-/// What is quiet.
-pub(crate) const DIM: Style = Style::new().fg(Color::DarkGray);
-/// Names of columns.
-pub(crate) const HEAD: Style = Style::new().fg(Color::Gray).add_modifier(Modifier::DIM);
-/// Headlines.
-pub(crate) const TITLE: Style = Style::new().fg(Color::Cyan).add_modifier(Modifier::BOLD);
-/// What is well, not yet, and wrong.
-pub(crate) const GOOD: Style = Style::new().fg(Color::Green);
-pub(crate) const WAIT: Style = Style::new().fg(Color::Yellow);
-pub(crate) const BAD: Style = Style::new().fg(Color::Red);
 
 /// Draws everything, whatever the size.
 pub(crate) fn view(frame: &mut Frame<'_>, model: &Model) {
@@ -90,68 +79,4 @@ fn header(frame: &mut Frame<'_>, area: Rect, model: &Model) {
 fn waiting(frame: &mut Frame<'_>, area: Rect, text: &str) {
     let text = Paragraph::new(format!("\n {text}"));
     frame.render_widget(text.style(DIM).wrap(Default::default()), area);
-}
-
-/// A headline with a rule behind it.
-pub(crate) fn title(frame: &mut Frame<'_>, area: Rect, name: &str, more: &str) {
-    let used = Span::raw(name).width() + Span::raw(more).width() + 4;
-    let rest = usize::from(area.width).saturating_sub(used);
-    let line = Line::from(vec![
-        Span::styled("─ ", DIM),
-        Span::styled(name.to_owned(), TITLE),
-        Span::styled(format!("{more} "), DIM),
-        Span::styled("─".repeat(rest + 1), DIM),
-    ]);
-    frame.render_widget(line, first_row(area));
-}
-
-pub(crate) fn first_row(area: Rect) -> Rect {
-    Rect {
-        height: area.height.min(1),
-        ..area
-    }
-}
-
-/// The row below the first `rows` of an area, if it has one.
-pub(crate) fn row(area: Rect, rows: u16) -> Option<Rect> {
-    (rows < area.height).then(|| Rect {
-        y: area.y + rows,
-        height: 1,
-        ..area
-    })
-}
-
-/// Text in so many columns: cut, or filled up on one side.
-pub(crate) fn left(text: &str, width: usize) -> String {
-    let text = cut(text, width);
-    let fill = width.saturating_sub(Span::raw(&text).width());
-    format!("{text}{}", " ".repeat(fill))
-}
-
-/// The same, for numbers.
-pub(crate) fn right(text: &str, width: usize) -> String {
-    let text = cut(text, width);
-    let fill = width.saturating_sub(Span::raw(&text).width());
-    format!("{}{text}", " ".repeat(fill))
-}
-
-/// What fits, with a sign that there was more.
-fn cut(text: &str, width: usize) -> String {
-    // Widths of characters, not bytes; what moves the cursor has none.
-    let plain: String = text.chars().filter(|c| !c.is_control()).collect();
-    if Span::raw(&plain).width() <= width {
-        return plain;
-    }
-    let mut out = String::new();
-    for c in plain.chars() {
-        let longer = format!("{out}{c}");
-        if Span::raw(&longer).width() + 1 > width {
-            break;
-        }
-        out = longer;
-    }
-    if width > 0 {
-        out.push('…');
-    }
-    out
 }

@@ -1,0 +1,182 @@
+//! `hub.toml`: a hub's configuration.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use vpn_examples::file;
+use vpn_p2p::mesh::Identity;
+use vpn_p2p::mesh::hub::{Admitted, HubConfig};
+
+use super::{Address, Inbound, Key};
+use crate::error::Error;
+
+/// `hub.toml`. Unknown keys are errors.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Hub {
+    /// What people call it. Default `hub`.
+    #[serde(default = "name")]
+    pub(crate) name: String,
+    /// File of the secret key, 0600, made by `mesh keygen`.
+    key: PathBuf,
+    /// Where it listens: UDP, and TLS over TCP on the same ports.
+    #[serde(default = "listen")]
+    pub(crate) listen: Vec<SocketAddr>,
+    /// Whether it answers by TLS as well, for networks without UDP. Default yes.
+    #[serde(default = "yes")]
+    pub(crate) tls: bool,
+    /// Path of the control socket, 0600. Default `mesh-hub.sock`.
+    #[serde(default = "control")]
+    pub(crate) control: PathBuf,
+    /// Most members. Default 1000.
+    #[serde(default = "max_members")]
+    max_members: usize,
+    /// Whether members reach only those that reach all. Default no.
+    #[serde(default)]
+    isolation: bool,
+    /// File of a token that admits any key. Default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_file: Option<PathBuf>,
+    /// Where members without addresses of their own may choose one. Default nowhere.
+    #[serde(default)]
+    networks: Vec<IpNet>,
+    /// The hub is a member, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) member: Option<AsMember>,
+    /// Keys that are admitted.
+    #[serde(default)]
+    members: Vec<Listed>,
+}
+
+fn name() -> String {
+    "hub".to_owned()
+}
+
+fn listen() -> Vec<SocketAddr> {
+    const PORT: u16 = 51_820;
+    vec![
+        (std::net::Ipv4Addr::UNSPECIFIED, PORT).into(),
+        (std::net::Ipv6Addr::UNSPECIFIED, PORT).into(),
+    ]
+}
+
+const fn yes() -> bool {
+    true
+}
+
+fn control() -> PathBuf {
+    PathBuf::from("mesh-hub.sock")
+}
+
+const fn max_members() -> usize {
+    1000
+}
+
+/// `[member]`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AsMember {
+    /// Its addresses in the mesh.
+    pub(crate) addresses: Vec<IpNet>,
+    /// Name of the interface. Default `mesh0`.
+    #[serde(default = "super::member::interface")]
+    pub(crate) interface: String,
+    /// What members may begin with it. Default pings.
+    #[serde(default)]
+    pub(crate) inbound: Inbound,
+}
+
+/// `[[members]]`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Listed {
+    /// What it is called in reports. Default nothing.
+    #[serde(default)]
+    name: String,
+    /// Its public key.
+    key: Key,
+    /// Its addresses, and nobody else's. Default any of `networks`.
+    #[serde(default)]
+    addresses: Vec<Address>,
+    /// Networks that may be behind it. Default none.
+    #[serde(default)]
+    routes: Vec<IpNet>,
+    /// With `isolation`: whether it reaches everybody. Default no.
+    #[serde(default)]
+    reaches_all: bool,
+}
+
+impl Hub {
+    /// Reads and checks a file. Relative paths in it are relative to its folder.
+    pub(crate) fn read(path: &Path) -> Result<Self, Error> {
+        let text = file::text_of(path)?;
+        let mut config: Self = file::parse(path, &text)?;
+        super::beside(path, &mut config.key);
+        super::beside(path, &mut config.control);
+        if let Some(token) = &mut config.token_file {
+            super::beside(path, token);
+        }
+        config.check(path)?;
+        Ok(config)
+    }
+
+    fn check(&self, path: &Path) -> Result<(), Error> {
+        let wrong = |key: &str, problem: &str| Err(Error::config(path, key, problem));
+        super::check_name(path, "name", &self.name)?;
+        super::check_socket(path, &self.control)?;
+        if self.listen.is_empty() {
+            return wrong("listen", "there is no address");
+        }
+        if let Some(member) = &self.member {
+            super::check_interface(path, "member.interface", &member.interface)?;
+            if member.addresses.is_empty() {
+                return wrong("member.addresses", "there is none");
+            }
+        }
+        for listed in &self.members {
+            super::check_name(path, "members.name", &listed.name)?;
+            if listed.addresses.is_empty() && self.networks.is_empty() {
+                let problem =
+                    "there is none, and without `networks` there is nowhere to choose one";
+                return wrong("members.addresses", problem);
+            }
+        }
+        Ok(())
+    }
+
+    /// The secret key.
+    pub(crate) fn identity(&self, path: &Path) -> Result<Identity, Error> {
+        super::identity(path, &self.key)
+    }
+
+    /// What the hub is told.
+    pub(crate) fn hub(&self, path: &Path, identity: &Identity) -> Result<HubConfig, Error> {
+        let listed = self.members.iter().map(|listed| {
+            let addresses = listed.addresses.iter().map(|address| address.0).collect();
+            let mut admitted = Admitted::new(listed.key.0, addresses);
+            admitted.name.clone_from(&listed.name);
+            admitted.routes.clone_from(&listed.routes);
+            admitted.reaches_all = listed.reaches_all;
+            admitted
+        });
+        // Its own address is reached by all members, also where they do not reach each other.
+        let own = self.member.as_ref().map(|member| {
+            let addresses = member.addresses.iter().map(IpNet::addr).collect();
+            let mut admitted = Admitted::new(identity.id(), addresses);
+            admitted.name.clone_from(&self.name);
+            admitted.reaches_all = true;
+            admitted
+        });
+        Ok(HubConfig {
+            name: self.name.clone(),
+            members: listed.chain(own).collect(),
+            token: super::token(path, self.token_file.as_deref())?,
+            networks: self.networks.clone(),
+            max_members: self.max_members,
+            isolation: self.isolation,
+            ..HubConfig::default()
+        })
+    }
+}

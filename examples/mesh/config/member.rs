@@ -1,0 +1,231 @@
+//! `mesh.toml`: a member's configuration.
+
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use vpn_core::PeerId;
+use vpn_examples::file;
+use vpn_p2p::mesh::Identity;
+use vpn_p2p::mesh::wire::Token;
+
+use super::{Address, Inbound, Key, Way};
+use crate::error::Error;
+
+/// Hubs that one member uses.
+const MAX_HUBS: usize = 4;
+
+/// Smallest MTU: what IPv6 needs (RFC 8200 §5).
+const LEAST_MTU: u16 = 1280;
+
+/// Largest MTU: what fits a datagram with everything that is around it.
+const MOST_MTU: u16 = 1408;
+
+/// `mesh.toml`. Unknown keys are errors.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Member {
+    /// What people call this node. Default nothing.
+    #[serde(default)]
+    pub(crate) name: String,
+    /// File of the secret key, 0600, made by `mesh keygen`.
+    key: PathBuf,
+    /// Its addresses in the mesh, each with the network it is in.
+    pub(crate) addresses: Vec<IpNet>,
+    /// Name of the interface. Default `mesh0`.
+    #[serde(default = "interface")]
+    pub(crate) interface: String,
+    /// UDP port. Default 0: any.
+    #[serde(default)]
+    pub(crate) listen: u16,
+    /// Path of the control socket, 0600. Default `mesh.sock`.
+    #[serde(default = "control")]
+    pub(crate) control: PathBuf,
+    /// Largest IP packet, 1280 to 1408 bytes. Default 1408.
+    #[serde(default = "mtu")]
+    pub(crate) mtu: u16,
+    /// Which ways to peers may be used. Default `allow`.
+    #[serde(default)]
+    pub(crate) policy: Way,
+    /// Networks behind this node that it tells others of. Default none.
+    #[serde(default)]
+    pub(crate) routes: Vec<IpNet>,
+    /// What members may begin with this node. Default pings.
+    #[serde(default)]
+    pub(crate) inbound: Inbound,
+    /// File of the token that a hub wants of who is not on its list. Default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_file: Option<PathBuf>,
+    /// The hubs, preferred ones first.
+    #[serde(default)]
+    pub(crate) hubs: Vec<Hub>,
+    /// Peers that are something special.
+    #[serde(default)]
+    pub(crate) peers: Vec<Peer>,
+}
+
+pub(super) fn interface() -> String {
+    "mesh0".to_owned()
+}
+
+fn control() -> PathBuf {
+    PathBuf::from("mesh.sock")
+}
+
+const fn mtu() -> u16 {
+    MOST_MTU
+}
+
+/// `[[hubs]]`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Hub {
+    /// Its public key.
+    key: Key,
+    /// `HOST:PORT`, the port of UDP and of TLS.
+    endpoint: Place,
+}
+
+impl Hub {
+    pub(crate) const fn key(&self) -> PeerId {
+        self.key.0
+    }
+
+    pub(crate) const fn endpoint(&self) -> &Place {
+        &self.endpoint
+    }
+}
+
+/// A host by name or address, and a port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct Place {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+impl TryFrom<String> for Place {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        const WRONG: &str = "not HOST:PORT, such as hub.example.org:51820 or [2001:db8::1]:51820";
+        let (host, port) = text.rsplit_once(':').ok_or(WRONG)?;
+        let inner = host.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
+        let host = match inner {
+            Some(address) if address.parse::<std::net::Ipv6Addr>().is_ok() => address,
+            None if !host.is_empty() && !host.contains([':', '[', ']', ' ', '/']) => host,
+            _ => return Err(WRONG),
+        };
+        match port.parse() {
+            Ok(port) if port != 0 => Ok(Self {
+                host: host.to_owned(),
+                port,
+            }),
+            _ => Err(WRONG),
+        }
+    }
+}
+
+impl From<Place> for String {
+    fn from(place: Place) -> Self {
+        place.to_string()
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+/// `[[peers]]`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Peer {
+    /// Its public key.
+    key: Key,
+    /// What it is called here. Default what it calls itself.
+    #[serde(default)]
+    pub(crate) name: String,
+    /// Addresses that are its, whoever else claims them. Default none.
+    #[serde(default)]
+    addresses: Vec<Address>,
+    /// Which ways to it may be used. Default as for all.
+    pub(crate) policy: Option<Way>,
+    /// Networks that may be behind it. Default none.
+    #[serde(default)]
+    pub(crate) routes: Vec<IpNet>,
+}
+
+impl Peer {
+    pub(crate) const fn key(&self) -> PeerId {
+        self.key.0
+    }
+
+    pub(crate) fn addresses(&self) -> Vec<std::net::IpAddr> {
+        self.addresses.iter().map(|address| address.0).collect()
+    }
+}
+
+impl Member {
+    /// Reads and checks a file. Relative paths in it are relative to its folder.
+    pub(crate) fn read(path: &Path) -> Result<Self, Error> {
+        let text = file::text_of(path)?;
+        let mut config: Self = file::parse(path, &text)?;
+        super::beside(path, &mut config.key);
+        super::beside(path, &mut config.control);
+        if let Some(token) = &mut config.token_file {
+            super::beside(path, token);
+        }
+        config.check(path)?;
+        Ok(config)
+    }
+
+    fn check(&self, path: &Path) -> Result<(), Error> {
+        let wrong = |key: &str, problem: String| Err(Error::config(path, key, problem));
+        super::check_name(path, "name", &self.name)?;
+        super::check_interface(path, "interface", &self.interface)?;
+        super::check_socket(path, &self.control)?;
+        if self.addresses.is_empty() {
+            return wrong("addresses", "there is none".into());
+        }
+        if !(LEAST_MTU..=MOST_MTU).contains(&self.mtu) {
+            return wrong("mtu", format!("not between {LEAST_MTU} and {MOST_MTU}"));
+        }
+        if self.hubs.is_empty() {
+            return wrong("hubs", "there is none; write a [[hubs]] table".into());
+        }
+        if self.hubs.len() > MAX_HUBS {
+            return wrong("hubs", format!("more than {MAX_HUBS}"));
+        }
+        for (at, hub) in self.hubs.iter().enumerate() {
+            if self.hubs[..at].iter().any(|other| other.key == hub.key) {
+                return wrong("hubs", format!("two have the key {}", text_of(hub.key)));
+            }
+        }
+        for (at, peer) in self.peers.iter().enumerate() {
+            super::check_name(path, "peers.name", &peer.name)?;
+            if self.peers[..at].iter().any(|other| other.key == peer.key) {
+                return wrong("peers", format!("two have the key {}", text_of(peer.key)));
+            }
+        }
+        Ok(())
+    }
+
+    /// The secret key.
+    pub(crate) fn identity(&self, path: &Path) -> Result<Identity, Error> {
+        super::identity(path, &self.key)
+    }
+
+    /// The token, if one is named.
+    pub(crate) fn token(&self, path: &Path) -> Result<Option<Token>, Error> {
+        super::token(path, self.token_file.as_deref())
+    }
+}
+
+fn text_of(key: Key) -> String {
+    vpn_p2p::mesh::identity::peer_to_base64(key.0)
+}

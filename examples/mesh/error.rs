@@ -1,0 +1,105 @@
+//! What can go wrong, and the exit code it gets.
+
+use std::path::{Path, PathBuf};
+
+use vpn_examples::file::FileError;
+use vpn_p2p::mesh::IdentityError;
+
+/// Every error names the file, key or socket it is about.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// A configuration cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The configuration is well-formed and makes no sense.
+    #[error("{}: {key}: {problem}", path.display())]
+    Config {
+        path: PathBuf,
+        key: String,
+        problem: String,
+    },
+    /// A key cannot be read, made or written.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// A file cannot be read or written.
+    #[error("{}", path.display())]
+    Path {
+        path: PathBuf,
+        #[source]
+        cause: std::io::Error,
+    },
+    /// An argument makes no sense.
+    #[error("{0}")]
+    Argument(String),
+    /// The control socket does not answer, or refuses.
+    #[error("control socket {}", path.display())]
+    Control {
+        path: PathBuf,
+        #[source]
+        cause: std::io::Error,
+    },
+    /// Nobody answered.
+    #[error("{0}")]
+    Unanswered(String),
+    /// The system refuses a part of it.
+    #[error("{what}")]
+    System {
+        what: String,
+        #[source]
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The terminal cannot be written to.
+    #[error("the terminal")]
+    Terminal(#[source] std::io::Error),
+    /// No runtime.
+    #[error("cannot start the runtime")]
+    Runtime(#[source] std::io::Error),
+}
+
+impl Error {
+    /// 2 for what the user can correct in files and arguments, 1 for what went wrong at run time.
+    pub(crate) const fn exit_code(&self) -> u8 {
+        match self {
+            Self::File(_)
+            | Self::Config { .. }
+            | Self::Identity(_)
+            | Self::Path { .. }
+            | Self::Argument(_)
+            | Self::Control { .. } => 2,
+            _ => 1,
+        }
+    }
+
+    /// What makes no sense in a file.
+    pub(crate) fn config(path: &Path, key: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Config {
+            path: path.to_owned(),
+            key: key.into(),
+            problem: problem.into(),
+        }
+    }
+
+    /// For `map_err` of what a control socket does.
+    pub(crate) fn control(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |cause| Self::Control { path, cause }
+    }
+
+    /// For `map_err` of what happens to a file.
+    pub(crate) fn path(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |cause| Self::Path { path, cause }
+    }
+}
+
+/// For `map_err` of what the system refuses.
+pub(crate) fn system<E>(what: impl Into<String>) -> impl FnOnce(E) -> Error
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let what = what.into();
+    move |cause| Error::System {
+        what,
+        cause: Box::new(cause),
+    }
+}

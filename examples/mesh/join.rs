@@ -1,0 +1,335 @@
+//! `mesh join`: a member. A TUN device, and the router with one tunnel, behind which is the mesh.
+//!
+//! What the host sends to addresses of the mesh comes to the device and goes to the tunnel; what
+//! comes from it is an answer, or what `inbound` lets in. Nothing else of the host is touched: the
+//! interface and its routes go with the process, however it ends.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use vpn_core::rule::{Action, Rule, RuleMatch};
+use vpn_core::{
+    DropReason, InterfacePlan, PeerId, RuleId, RuleSnapshot, TransportState, TunnelTransport,
+};
+use vpn_examples::control::Listener;
+use vpn_examples::{chain, print};
+use vpn_p2p::mesh::link::LinkConfig;
+use vpn_p2p::mesh::member::KnownPeer;
+use vpn_p2p::mesh::{
+    HubEndpoint, HubId, Identity, MemberConfig, MeshTransport, NodeConfig, PeerRules,
+};
+use vpn_routing::RouterConfig;
+use vpn_routing::engine::{Engine, EngineHandle};
+use vpn_routing::rules::{CompiledRules, RuleCache, Target};
+use vpn_tun::{Applier, CaptureConfig, InterfaceName, LinuxTun, MarkedUnderlay, TunConfig};
+
+use crate::config::{self, Inbound, Member, Place};
+use crate::daemon::{Request, Signals};
+use crate::error::{Error, system};
+use crate::network::Follower;
+use crate::report::Report;
+
+/// The tunnel's name in rules.
+const TUNNEL: &str = "mesh";
+
+/// How long `ready` waits for a hub.
+const FIRST_TRY: Duration = Duration::from_secs(6);
+
+/// How long a stopping engine may take before it is left behind.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Runs until SIGINT or SIGTERM.
+pub(crate) async fn run(path: &Path) -> Result<(), Error> {
+    let mut stop = Signals::new()?;
+    let config = Member::read(path)?;
+    let identity = config.identity(path)?;
+    let node = node(&config, path)?;
+    let control = Listener::bind(&config.control)
+        .await
+        .map_err(Error::control(&config.control))?;
+    let names = config
+        .peers
+        .iter()
+        .filter(|peer| !peer.name.is_empty())
+        .map(|peer| (peer.key(), peer.name.clone()))
+        .collect();
+    let running = Running::start(node, identity, &config.interface, &config.inbound).await?;
+    let shutdown = CancellationToken::new();
+    let serving = {
+        let (transport, shutdown) = (running.transport.clone(), shutdown.clone());
+        let hubs: Vec<Place> = config
+            .hubs
+            .iter()
+            .map(|hub| hub.endpoint().clone())
+            .collect();
+        let names: Arc<Vec<(PeerId, String)>> = Arc::new(names);
+        let answer = move |request: Request| {
+            let said = answer(&request, &transport, &hubs, &names);
+            async move { said }
+        };
+        tokio::spawn(async move { control.serve(answer, shutdown).await })
+    };
+    let mut state = running.transport.state();
+    let ready = async {
+        let tried = async { while state.next().await == TransportState::Connecting {} };
+        let _ = tokio::time::timeout(FIRST_TRY, tried).await;
+        // This line is the interface: callers wait for it.
+        print("ready\n");
+        stop.received().await;
+    };
+    let ended = running.until(ready).await;
+    shutdown.cancel();
+    let _ = serving.await;
+    ended
+}
+
+/// What the node is told.
+fn node(config: &Member, path: &Path) -> Result<NodeConfig, Error> {
+    let token = config.token(path)?;
+    let hubs = config.hubs.iter().zip(0..).map(|(hub, id)| {
+        let mut link = LinkConfig::new(hub.key(), HubId(id));
+        link.token.clone_from(&token);
+        link
+    });
+    let peers = config.peers.iter().map(|peer| KnownPeer {
+        peer: peer.key(),
+        addresses: peer.addresses(),
+        rules: PeerRules {
+            policy: peer.policy.unwrap_or(config.policy).into(),
+            routes: peer.routes.clone(),
+        },
+    });
+    let member = MemberConfig {
+        name: config.name.clone(),
+        addresses: config.addresses.clone(),
+        routes: config.routes.clone(),
+        hubs: hubs.collect(),
+        peers: peers.collect(),
+        default_rules: PeerRules {
+            policy: config.policy.into(),
+            routes: Vec::new(),
+        },
+        seed: seed()?,
+        ..MemberConfig::default()
+    };
+    let places = config.hubs.iter().map(|hub| HubEndpoint {
+        host: hub.endpoint().host.clone(),
+        port: hub.endpoint().port,
+    });
+    let mut node = NodeConfig::new(member, places.collect());
+    node.port = config.listen;
+    node.mtu = config.mtu;
+    Ok(node)
+}
+
+fn seed() -> Result<u64, Error> {
+    let mut seed = [0; 8];
+    getrandom::fill(&mut seed)
+        .map_err(std::io::Error::other)
+        .map_err(system("the system has no random numbers"))?;
+    Ok(u64::from_ne_bytes(seed))
+}
+
+fn answer(
+    request: &Request,
+    transport: &MeshTransport,
+    hubs: &[Place],
+    names: &[(PeerId, String)],
+) -> Value {
+    match request {
+        Request::Status => {
+            let report = Report::new(&transport.status(), hubs, names);
+            serde_json::to_value(report)
+                .unwrap_or_else(|error| json!({ "error": error.to_string() }))
+        }
+        Request::Connect(key) => {
+            transport.connect(key.0);
+            json!({ "connecting": true })
+        }
+    }
+}
+
+/// A member that runs.
+pub(crate) struct Running {
+    transport: Arc<MeshTransport>,
+    device: Arc<LinuxTun>,
+    applier: Applier,
+    networks: Vec<IpNet>,
+    engine: EngineHandle,
+    task: JoinHandle<Result<(), String>>,
+    follower: Follower,
+}
+
+impl Running {
+    /// The hub's own member: it joins over loopback.
+    pub(crate) async fn beside_hub(
+        hub: &config::Hub,
+        member: &config::AsMember,
+        identity: &Identity,
+        port: u16,
+    ) -> Result<Self, Error> {
+        let mut link = LinkConfig::new(identity.id(), HubId(0));
+        link.tls = false;
+        let own = MemberConfig {
+            name: hub.name.clone(),
+            addresses: member.addresses.clone(),
+            hubs: vec![link],
+            seed: seed()?,
+            ..MemberConfig::default()
+        };
+        let host = match hub
+            .listen
+            .iter()
+            .find(|address| !address.ip().is_unspecified())
+        {
+            // It listens on single addresses: loopback is none of them.
+            Some(address) => address.ip().to_string(),
+            None => "127.0.0.1".to_owned(),
+        };
+        let node = NodeConfig::new(own, vec![HubEndpoint { host, port }]);
+        Self::start(node, identity.clone(), &member.interface, &member.inbound).await
+    }
+
+    async fn start(
+        node: NodeConfig,
+        identity: Identity,
+        interface: &str,
+        inbound: &Inbound,
+    ) -> Result<Self, Error> {
+        let networks = networks(&node);
+        let mtu = node.mtu;
+        let name = InterfaceName::new(interface).map_err(system("interface"))?;
+        let device = LinuxTun::create(TunConfig::named(name.clone()).offload(true));
+        let device = Arc::new(device.map_err(system(format!("interface {interface}")))?);
+        let underlay = Arc::new(MarkedUnderlay::new(CaptureConfig::default().mark));
+        let transport = MeshTransport::start(node, identity, underlay.clone());
+        let transport = Arc::new(transport.map_err(system("the mesh"))?);
+        let rules = RuleCache::new();
+        let mut engine = Engine::new(
+            device.clone(),
+            Arc::new(vpn_core::owner::NoOwners),
+            rules.clone(),
+            RouterConfig {
+                interface_mtu: Some(mtu),
+                ..RouterConfig::default()
+            },
+        );
+        let id = engine.add_tunnel(TUNNEL, transport.clone());
+        let id = id.map_err(system("the mesh's tunnel"))?;
+        let by_name = |name: &str| (name == TUNNEL).then_some(id);
+        let blocked = Target::Block(DropReason::BlockedByDefault);
+        let compiled = CompiledRules::compile(&snapshot(&networks, inbound), &by_name, blocked);
+        rules.swap(compiled.map_err(system("the rules of the mesh"))?);
+        let mut applier = Applier::new(&name, None).map_err(system("the interface"))?;
+        applier.engage().await.map_err(system("the interface"))?;
+        let handle = engine.handle();
+        let task = tokio::spawn(async move {
+            let ended = engine.run().await;
+            ended.map(drop).map_err(|error| chain(&error))
+        });
+        let follower = Follower::start(interface, handle.clone(), underlay).await;
+        Ok(Self {
+            transport,
+            device,
+            applier,
+            networks,
+            engine: handle,
+            task,
+            follower,
+        })
+    }
+
+    /// Keeps it running until this is over; then says goodbye and ends it.
+    pub(crate) async fn until(mut self, over: impl Future<Output = ()>) -> Result<(), Error> {
+        let mut plan = self.engine.plan();
+        plan.mark_changed();
+        tokio::pin!(over);
+        let ended = loop {
+            tokio::select! {
+                () = &mut over => break Ok(()),
+                ended = &mut self.task => break match ended {
+                    Ok(Ok(())) => Ok(()),
+                    Ok(Err(error)) => Err(system("the engine ended")(std::io::Error::other(error))),
+                    Err(join) => Err(system("the engine's task ended")(join)),
+                },
+                Ok(()) = plan.changed() => {
+                    let wanted = plan.borrow_and_update().clone();
+                    self.apply(wanted).await;
+                }
+                notice = self.follower.next() => self.follower.follow(notice).await,
+            }
+        };
+        if !self.task.is_finished() {
+            let stopped = async {
+                self.engine.stop().await;
+                // It ends by the handle; a panic in it ended it as well.
+                let _ = (&mut self.task).await;
+            };
+            if tokio::time::timeout(STOP_TIMEOUT, stopped).await.is_err() {
+                tracing::error!("the engine did not stop in time");
+                self.task.abort();
+            }
+        }
+        self.transport.close().await;
+        ended
+    }
+
+    /// Brings the interface in line with the plan; what leads to the mesh leads to it.
+    async fn apply(&mut self, mut plan: InterfacePlan) {
+        if !plan.addresses.is_empty() {
+            // What an address is in, the system leads there by itself.
+            let fits = |net: &&IpNet| {
+                let mut own = plan.addresses.iter();
+                let family = plan.addresses.iter();
+                !own.any(|own| own.trunc() == **net)
+                    && family
+                        .into_iter()
+                        .any(|own| own.addr().is_ipv4() == net.addr().is_ipv4())
+            };
+            let routes: Vec<IpNet> = self.networks.iter().filter(fits).copied().collect();
+            plan.routes.extend(routes);
+        }
+        if let Err(error) = self.applier.apply(&plan).await {
+            tracing::error!("the interface is not as planned: {}", chain(&error));
+        }
+        if plan.mtu != 0 {
+            self.device.mtu_changed(plan.mtu);
+        }
+    }
+}
+
+/// Networks in which peers are, and those behind them.
+fn networks(node: &NodeConfig) -> Vec<IpNet> {
+    let member = &node.member;
+    let own = member.addresses.iter().map(IpNet::trunc);
+    let behind = member.peers.iter().flat_map(|peer| &peer.rules.routes);
+    let mut all: Vec<IpNet> = own.chain(behind.copied()).collect();
+    all.sort();
+    all.dedup();
+    all
+}
+
+/// To the mesh what is for it, and from it what is let in.
+fn snapshot(networks: &[IpNet], inbound: &Inbound) -> RuleSnapshot {
+    let rule = |(net, id): (&IpNet, u32)| {
+        let matches = RuleMatch {
+            destination: Some(*net),
+            ..RuleMatch::default()
+        };
+        Rule::new(
+            RuleId::of_file(id),
+            matches,
+            Action::Tunnel(TUNNEL.to_owned()),
+        )
+    };
+    RuleSnapshot {
+        rules: networks.iter().zip(1..).map(rule).collect(),
+        inbound: inbound.rules(TUNNEL),
+        ..RuleSnapshot::default()
+    }
+}
