@@ -356,7 +356,13 @@ fn who_has_no_udp_is_relayed_over_tls() {
     };
     let keys = Keys::new();
     let _hub = hub(&lab, &keys, 0);
+    let from = Instant::now();
     let (a, b) = connected(&lab, &keys, 1);
+    assert!(
+        from.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        from.elapsed()
+    );
     let (way, carrier, why) = a.path(&b);
     assert_eq!(way, Some(Way::Relay(HubId(0))), "{why}");
     assert_eq!(carrier, Some(Carrier::Tls));

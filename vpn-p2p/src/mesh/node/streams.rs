@@ -13,7 +13,7 @@ use super::shared::Shared;
 use crate::mesh::identity::Identity;
 use crate::mesh::tls::TlsOpener;
 use crate::mesh::way::HubId;
-use crate::streams::{Budget, PoolConfig, StreamPool};
+use crate::streams::{Budget, Contents, PoolConfig, StreamPool};
 
 /// Bytes that may wait for all hubs together.
 const BUDGET: usize = 16 << 20;
@@ -93,6 +93,9 @@ impl Streams {
             }
         };
         let config = PoolConfig {
+            contents: Contents::Opaque,
+            // Open before there is anything to say: that it is open is what the member waits for.
+            warm_streams: 1,
             max_streams_per_peer: STREAMS_PER_HUB,
             ..PoolConfig::default()
         };
