@@ -54,6 +54,9 @@ const REPEAT_AFTER: Duration = Duration::from_secs(1);
 /// (WireGuard's REKEY_AFTER_TIME, whitepaper §6.1).
 const RENEW_AFTER: Duration = Duration::from_secs(120);
 
+/// Where a keepalive is due, from this age on: before the next one the session would be too old.
+const RENEW_EARLY: Duration = Duration::from_secs(86);
+
 /// And at this age by the other side, should the first one fail to: before the session dies at
 /// 180 s (REJECT_AFTER_TIME).
 const RENEW_LATE: Duration = Duration::from_secs(150);
@@ -684,10 +687,28 @@ impl Peer {
                     let pong = ToPeer::Pong { nonce, observed };
                     self.send_sealed(way, &pong.to_plain(), now);
                 }
-                PathOut::Keepalive { way } => self.send_sealed(way, &[], now),
+                PathOut::Keepalive { way } => self.keep_alive(way, now),
             }
         }
         self.out.pop_front()
+    }
+
+    /// Keeps a way open. A session that is to be renewed soon is renewed now: that is as good as a
+    /// keepalive, and one packet less.
+    fn keep_alive(&mut self, way: Way, now: Instant) {
+        let age = self
+            .session
+            .as_ref()
+            .and_then(|(_, session)| session.handshake_age());
+        let is_old = self.first && age.is_some_and(|age| age >= RENEW_EARLY);
+        if is_old
+            && let Some((_, session)) = &mut self.session
+            && let Some(init) = session.initiate(true)
+        {
+            self.send(way, init.to_vec(), now);
+        } else {
+            self.send_sealed(way, &[], now);
+        }
     }
 
     /// What is to be told next.
