@@ -8,7 +8,7 @@
     clippy::panic
 )]
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +35,22 @@ impl Underlay for Plain {
             .set_nonblocking(true)
             .map_err(|cause| UnderlayError::Socket { local, cause })?;
         Ok(socket)
+    }
+
+    fn tcp(&self, remote: SocketAddr) -> Result<TcpStream, UnderlayError> {
+        let socket = socket2::Socket::new(
+            socket2::Domain::for_address(remote),
+            socket2::Type::STREAM,
+            None,
+        );
+        let socket = socket.and_then(|socket| {
+            socket.set_nonblocking(true)?;
+            Ok(socket.into())
+        });
+        socket.map_err(|cause| UnderlayError::Socket {
+            local: remote,
+            cause,
+        })
     }
 
     async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, UnderlayError> {
@@ -99,15 +115,15 @@ pub fn port(transport: &WireGuardTransport) -> u16 {
 }
 
 /// What one end received and dropped, filled by a task that keeps reading.
-pub struct End {
-    pub transport: Arc<WireGuardTransport>,
+pub struct End<T = WireGuardTransport> {
+    pub transport: Arc<T>,
     pub received: tokio::sync::mpsc::UnboundedReceiver<Vec<u8>>,
     pub drops: Arc<std::sync::Mutex<DropCounters>>,
     reader: tokio::task::JoinHandle<()>,
 }
 
-impl End {
-    pub fn new(transport: WireGuardTransport) -> Self {
+impl<T: TunnelTransport + 'static> End<T> {
+    pub fn new(transport: T) -> Self {
         let transport = Arc::new(transport);
         let (sender, received) = tokio::sync::mpsc::unbounded_channel();
         let drops = Arc::new(std::sync::Mutex::new(DropCounters::default()));

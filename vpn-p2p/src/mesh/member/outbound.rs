@@ -14,6 +14,10 @@ use crate::mesh::wire::control::super_header;
 use crate::mesh::wire::frame::{RELAY_HEADER, relay_header};
 use crate::wireguard::routes::Inner;
 
+/// Longest super-packet that crosses whole, in bytes: sealed, with everything in front, it is a frame
+/// of a stream, which holds as much as an IP packet.
+const MAX_WHOLE: usize = 65_535 - 64;
+
 /// How datagrams for a peer cross the network now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wire {
@@ -191,6 +195,7 @@ pub fn plain_packets(
     mut each: impl FnMut(BytesMut),
 ) -> Result<(), DropReason> {
     let mtu = usize::from(mtu);
+    let whole = whole && packet.len() <= MAX_WHOLE;
     let plain = |scratch: &mut BytesMut, parts: &[&[u8]]| {
         scratch.clear();
         scratch.reserve(parts.iter().map(|part| part.len()).sum());

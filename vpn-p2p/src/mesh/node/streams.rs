@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::net::TcpSocket;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use vpn_core::packet::{Packet, PacketBatch};
 use vpn_core::{DropCounters, PeerId, TransportState, Underlay};
@@ -33,6 +34,8 @@ struct Connection {
     pool: Arc<StreamPool>,
     /// Tells the member when the stream comes and goes.
     watch: JoinHandle<()>,
+    /// The member asks how it stands.
+    again: Arc<Notify>,
 }
 
 /// The connections, by hub.
@@ -77,7 +80,12 @@ impl Streams {
         let (Some(slot), Some(key)) = (open.get_mut(place), self.hubs.get(place)) else {
             return;
         };
-        if slot.is_some() || shared.closing.is_cancelled() {
+        if shared.closing.is_cancelled() {
+            return;
+        }
+        if let Some(connection) = slot {
+            // Its pool goes on by itself; the member wants to hear how it stands now.
+            connection.again.notify_one();
             return;
         }
         let underlay = self.underlay.clone();
@@ -97,6 +105,7 @@ impl Streams {
             // Open before there is anything to say: that it is open is what the member waits for.
             warm_streams: 1,
             max_streams_per_peer: STREAMS_PER_HUB,
+            contents: Contents::Opaque,
             ..PoolConfig::default()
         };
         let pool = match StreamPool::connect(Arc::new(opener), config, self.budget.clone()) {
@@ -106,8 +115,9 @@ impl Streams {
                 return;
             }
         };
-        let watch = tokio::spawn(watch(shared.clone(), hub, pool.clone()));
-        *slot = Some(Connection { pool, watch });
+        let again = Arc::new(Notify::new());
+        let watch = tokio::spawn(watch(shared.clone(), hub, pool.clone(), again.clone()));
+        *slot = Some(Connection { pool, watch, again });
         drop(open);
         shared.changed.notify_waiters();
     }
@@ -174,10 +184,14 @@ impl Streams {
 }
 
 /// Tells the member when the stream comes and goes, until it is closed.
-async fn watch(shared: Arc<Shared>, hub: HubId, pool: Arc<StreamPool>) {
+async fn watch(shared: Arc<Shared>, hub: HubId, pool: Arc<StreamPool>, again: Arc<Notify>) {
     let mut state = pool.state();
     loop {
-        let is_open = match state.next().await {
+        let now = tokio::select! {
+            now = state.next() => now,
+            () = again.notified() => state.get(),
+        };
+        let is_open = match now {
             TransportState::Up(_) => true,
             TransportState::Down(_) => false,
             TransportState::Closed => return,

@@ -1,0 +1,201 @@
+//! A hub and nodes on loopback, with real sockets, TLS and sessions. Everything goes by the relay here, as its policy says; direct paths are tried in the labs.
+#![cfg(feature = "mesh")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::{End, PATIENCE, Plain, udp};
+use vpn_core::packet::Gso;
+use vpn_core::testing::build;
+use vpn_core::{DownCause, DropReason, Packet, TransportState, TunnelTransport};
+use vpn_p2p::mesh::hub::{Admitted, HubServer, Listen, TlsLimits};
+use vpn_p2p::mesh::{
+    Carrier, HubConfig, HubEndpoint, HubId, Identity, LinkConfig, MemberConfig, MeshTransport,
+    NodeConfig, PeerRules, Policy, Stage,
+};
+
+struct Net {
+    hub: HubServer,
+    nodes: Vec<Identity>,
+}
+
+fn address(node: usize) -> String {
+    format!("10.77.0.{}", node + 2)
+}
+
+impl Net {
+    /// A hub that admits so many nodes.
+    fn new(count: usize) -> Self {
+        let identity = Identity::generate().unwrap();
+        let nodes: Vec<Identity> = (0..count).map(|_| Identity::generate().unwrap()).collect();
+        let config = HubConfig {
+            members: (nodes.iter().enumerate())
+                .map(|(at, node)| Admitted::new(node.id(), vec![address(at).parse().unwrap()]))
+                .collect(),
+            ..HubConfig::default()
+        };
+        let listen = Listen::on(&["127.0.0.1:0".parse().unwrap()], true).unwrap();
+        let hub = HubServer::start(config, TlsLimits::default(), &identity, listen).unwrap();
+        Self { hub, nodes }
+    }
+
+    fn node(&self, at: usize, identity: &Identity, carrier: Carrier) -> MeshTransport {
+        let mut link = LinkConfig::new(self.hub.id(), HubId(0));
+        link.udp = carrier == Carrier::Udp;
+        link.tls = carrier == Carrier::Tls;
+        let relayed = PeerRules {
+            policy: Policy::RelayOnly,
+            ..PeerRules::default()
+        };
+        let member = MemberConfig {
+            default_rules: relayed,
+            addresses: vec![format!("{}/24", address(at)).parse().unwrap()],
+            hubs: vec![link],
+            seed: at as u64,
+            ..MemberConfig::default()
+        };
+        let endpoint = HubEndpoint {
+            host: "provider.test".to_owned(),
+            port: self.hub.local_addrs()[0].port(),
+        };
+        let config = NodeConfig::new(member, vec![endpoint]);
+        MeshTransport::start(config, identity.clone(), Arc::new(Plain)).unwrap()
+    }
+
+    async fn end(&self, at: usize, carrier: Carrier) -> End<MeshTransport> {
+        let end = End::new(self.node(at, &self.nodes[at], carrier));
+        end.up().await;
+        end
+    }
+}
+
+fn packet(from: usize, to: usize, text: &[u8]) -> Vec<u8> {
+    udp(&address(from), &address(to), text)
+}
+
+async fn talk(near: Carrier, far: Carrier) {
+    let net = Net::new(2);
+    let (mut a, mut b) = tokio::join!(net.end(0, near), net.end(1, far));
+    assert_eq!(a.send(&[packet(0, 1, b"first")]).await.total(), 0);
+    assert_eq!(b.receive().await, packet(0, 1, b"first"));
+    for n in 0..100u8 {
+        assert_eq!(b.send(&[packet(1, 0, &[n; 1000])]).await.total(), 0);
+        assert_eq!(a.receive().await, packet(1, 0, &[n; 1000]));
+    }
+    let status = a.transport.status();
+    assert_eq!(status.peers[0].stage, Stage::Relayed);
+    assert_eq!(status.peers[0].path.carrier, Some(near));
+    // A super-packet comes out as one stream, whether it went whole or not.
+    let ends = ("10.77.0.2:80", "10.77.0.3:4000");
+    let segment = build::tcp(
+        ends.0,
+        ends.1,
+        vpn_core::packet::tcp_flags::ACK,
+        1,
+        &[7; 5000],
+    );
+    let mut big = Packet::from_slice(&segment);
+    big.offload.gso = Some(Gso { size: 1000 });
+    assert_eq!(a.send_packet(big).await.total(), 0);
+    let mut bytes = 0;
+    while bytes < 5000 {
+        bytes += b.receive().await.len() - 40;
+    }
+    assert_eq!(bytes, 5000);
+    // What is not a member's, and what is too large, is dropped and counted.
+    let mut unknown = a.send(&[udp(&address(0), "192.0.2.1", b"?")]).await;
+    assert_eq!(unknown.get(DropReason::AddressNotAllowed), 1);
+    unknown = a.send(&[packet(0, 1, &[0; 1408])]).await;
+    assert_eq!(unknown.get(DropReason::TooBig), 1);
+    a.close().await;
+    b.close().await;
+    net.hub.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_talk_by_datagrams() {
+    talk(Carrier::Udp, Carrier::Udp).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_talk_by_streams() {
+    talk(Carrier::Tls, Carrier::Tls).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_may_have_datagrams_and_the_other_streams() {
+    talk(Carrier::Udp, Carrier::Tls).await;
+}
+
+/// L-9: who is not admitted gets nowhere, and is told why.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_not_on_the_list_is_refused() {
+    let net = Net::new(1);
+    let stranger = Identity::generate().unwrap();
+    let end = End::new(net.node(5, &stranger, Carrier::Udp));
+    end.state(|state| matches!(state, TransportState::Down(DownCause::Refused(_))))
+        .await;
+    assert_eq!(net.hub.status().hub.members, 0);
+    end.close().await;
+    // Nor does somebody else's address help.
+    let end = End::new(net.node(0, &stranger, Carrier::Tls));
+    end.state(|state| matches!(state, TransportState::Down(DownCause::Refused(_))))
+        .await;
+    end.close().await;
+    net.hub.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_that_is_started_again_is_found_again() {
+    let mut net = Net::new(2);
+    let at = net.hub.local_addrs()[0];
+    let identity = Identity::generate().unwrap();
+    net.hub.close().await;
+    let config = HubConfig {
+        members: (net.nodes.iter().enumerate())
+            .map(|(at, node)| Admitted::new(node.id(), vec![address(at).parse().unwrap()]))
+            .collect(),
+        ..HubConfig::default()
+    };
+    let start = || {
+        let listen = Listen::on(&[at], true).unwrap();
+        HubServer::start(config.clone(), TlsLimits::default(), &identity, listen).unwrap()
+    };
+    net.hub = start();
+    let (a, mut b) = tokio::join!(net.end(0, Carrier::Udp), net.end(1, Carrier::Udp));
+    a.send(&[packet(0, 1, b"before")]).await;
+    assert_eq!(b.receive().await, packet(0, 1, b"before"));
+    net.hub.close().await;
+    net.hub = start();
+    let again = async {
+        loop {
+            a.send(&[packet(0, 1, b"after")]).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            if b.received.try_recv().is_ok() {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, again).await.unwrap();
+    a.close().await;
+    b.close().await;
+    net.hub.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn close_returns_and_nothing_is_left() {
+    let net = Net::new(1);
+    let end = net.end(0, Carrier::Tls).await;
+    let node = end.transport.clone();
+    let (one, two) = (node.clone(), node.clone());
+    let closed = async { tokio::join!(one.close(), two.close()) };
+    tokio::time::timeout(PATIENCE, closed).await.unwrap();
+    assert_eq!(node.state().get(), TransportState::Closed);
+    let left = node.resources();
+    assert_eq!((left.descriptors, left.tasks), (0, 0));
+    assert!(node.local_addrs().is_empty());
+    net.hub.close().await;
+}
