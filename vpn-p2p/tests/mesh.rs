@@ -128,6 +128,7 @@ async fn nodes_talk_by_streams() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_may_have_datagrams_and_the_other_streams() {
     talk(Carrier::Udp, Carrier::Tls).await;
+    talk(Carrier::Tls, Carrier::Udp).await;
 }
 
 /// L-9: who is not admitted gets nowhere, and is told why.

@@ -25,8 +25,9 @@ pub enum Wire {
     Direct(SocketAddr),
     /// To a hub, with this in front of each.
     Relay(SocketAddr, [u8; RELAY_HEADER]),
-    /// By the stream to a hub, with this in front of each. Takes super-packets whole.
-    Stream(HubId, [u8; RELAY_HEADER]),
+    /// By the stream to a hub, with this in front of each; and whether super-packets go whole, since
+    /// the peer is reached by a stream too.
+    Stream(HubId, [u8; RELAY_HEADER], bool),
 }
 
 /// Where a packet goes.
@@ -90,10 +91,11 @@ impl Member {
         match way {
             Way::Direct(to) => Some(Wire::Direct(to)),
             Way::Relay(hub) => {
-                let header = relay_header(self.entry(slot)?.peer.tag(), 0);
+                let peer = &self.entry(slot)?.peer;
+                let header = relay_header(peer.tag(), 0);
                 match self.links.get(usize::from(hub.0))?.way()? {
                     (Carrier::Udp, to) => Some(Wire::Relay(to, header)),
-                    (Carrier::Tls, _) => Some(Wire::Stream(hub, header)),
+                    (Carrier::Tls, _) => Some(Wire::Stream(hub, header, peer.takes_whole())),
                 }
             }
         }
@@ -104,7 +106,7 @@ impl Member {
     #[inline]
     pub fn seal(&mut self, slot: Slot, wire: &Wire, plain: BytesMut, out: &mut Vec<u8>) -> bool {
         let start = out.len();
-        if let Wire::Relay(_, header) | Wire::Stream(_, header) = wire {
+        if let Wire::Relay(_, header) | Wire::Stream(_, header, _) = wire {
             out.extend_from_slice(header);
         }
         let Some(Some(entry)) = self.entries.get_mut(slot.0) else {
@@ -157,7 +159,7 @@ impl Member {
             gone[1] += packet.len() as u64;
             let mtu = super::super::node::INNER_MTU;
             let mut datagrams = Vec::new();
-            let whole = matches!(wire, Wire::Stream(..));
+            let whole = matches!(wire, Wire::Stream(_, _, true));
             let mut scratch = BytesMut::new();
             let cut = plain_packets(&mut packet, mtu, whole, &mut scratch, |plain| {
                 let mut out = Vec::new();
@@ -171,7 +173,7 @@ impl Member {
             for datagram in datagrams {
                 self.out.push_back(match wire {
                     Wire::Direct(to) | Wire::Relay(to, _) => Transmit::Udp(to, datagram),
-                    Wire::Stream(hub, _) => Transmit::Tls(hub, datagram),
+                    Wire::Stream(hub, ..) => Transmit::Tls(hub, datagram),
                 });
             }
         }

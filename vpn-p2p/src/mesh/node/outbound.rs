@@ -111,12 +111,12 @@ impl Outbound<'_> {
             Outlet::Drop(reason) => return Err(reason),
         };
         let bytes = packet.len() as u64;
-        let whole = matches!(wire, Wire::Stream(..));
+        let whole = matches!(wire, Wire::Stream(_, _, true));
         let mut sealed = Ok(());
         plain_packets(packet, self.shared.mtu, whole, plain, |plain| {
             let one = match wire {
                 Wire::Direct(to) | Wire::Relay(to, _) => self.datagram(slot, &wire, to, plain),
-                Wire::Stream(hub, _) => {
+                Wire::Stream(hub, ..) => {
                     datagram.clear();
                     if !self.core.member.seal(slot, &wire, plain, datagram) {
                         Err(DropReason::NoSession)

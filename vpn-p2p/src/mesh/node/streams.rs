@@ -101,7 +101,6 @@ impl Streams {
             }
         };
         let config = PoolConfig {
-            contents: Contents::Opaque,
             // Open before there is anything to say: that it is open is what the member waits for.
             warm_streams: 1,
             max_streams_per_peer: STREAMS_PER_HUB,

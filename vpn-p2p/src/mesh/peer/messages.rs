@@ -18,7 +18,10 @@ impl Peer {
         match message {
             ToPeer::Probe { nonce, urgent } => self.paths.probe_arrived(way, nonce, urgent, now),
             ToPeer::Pong { nonce, observed } => self.paths.pong_arrived(nonce, observed, now),
-            ToPeer::Record { record } => self.record_arrived(&record, unix, now),
+            ToPeer::Record { record, whole } => {
+                self.takes_whole = whole;
+                self.record_arrived(&record, unix, now);
+            }
             ToPeer::Have { sequence } => {
                 if let Some((told, _)) = &self.telling
                     && told.record().sequence <= sequence
@@ -64,7 +67,8 @@ impl Peer {
     fn tell_again(&mut self, now: Instant) {
         if let Some((own, _)) = &self.telling {
             let record = own.to_bytes();
-            self.send_control(&ToPeer::Record { record }, now);
+            let whole = self.is_reached_by_streams();
+            self.send_control(&ToPeer::Record { record, whole }, now);
         }
     }
 

@@ -181,6 +181,8 @@ pub struct Peer {
     old_names: Vec<u32>,
     paths: Paths,
     relays: Vec<(HubId, Carrier)>,
+    /// Super-packets reach it by streams alone.
+    takes_whole: bool,
     attempts: Attempts,
     was_ready: bool,
     next_tick: Option<Instant>,
@@ -220,6 +222,7 @@ impl Peer {
             new_names: Vec::new(),
             old_names: Vec::new(),
             relays: Vec::new(),
+            takes_whole: false,
             attempts: Attempts::new(seed),
             was_ready: false,
             next_tick: None,
@@ -290,11 +293,26 @@ impl Peer {
         if self.relays == relays {
             return;
         }
+        let by_streams = self.is_reached_by_streams();
         relays.clone_into(&mut self.relays);
+        if by_streams != self.is_reached_by_streams() && self.is_ready() {
+            self.tell(now);
+        }
         self.paths.set_relays(relays, now);
         if self.attempts.are_wanted() && !self.is_ready() && !relays.is_empty() {
             self.attempts.hurry(now);
         }
+    }
+
+    /// Whether whatever comes to us by a relay comes by a stream.
+    fn is_reached_by_streams(&self) -> bool {
+        let streams = |(_, carrier): &(HubId, Carrier)| *carrier == Carrier::Tls;
+        !self.relays.is_empty() && self.relays.iter().all(streams)
+    }
+
+    /// Whether super-packets that go by a stream reach it whole.
+    pub const fn takes_whole(&self) -> bool {
+        self.takes_whole
     }
 
     /// Our own record is another one.

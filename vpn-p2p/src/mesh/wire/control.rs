@@ -257,6 +257,9 @@ pub enum ToPeer {
     Record {
         /// The new signed record.
         record: Vec<u8>,
+        /// Whether super-packets that you send by a stream reach me by a stream: a hub cannot cut them
+        /// for a datagram.
+        whole: bool,
     },
     /// Your record of this number arrived.
     Have {

@@ -112,7 +112,7 @@ impl World {
         });
         match opened.flatten() {
             Some((Wire::Direct(to) | Wire::Relay(to, _), out)) => self.send_udp(from, to, &out),
-            Some((Wire::Stream(hub, _), out)) => self.send_stream(from, hub, &out),
+            Some((Wire::Stream(hub, ..), out)) => self.send_stream(from, hub, &out),
             None => {}
         }
     }
