@@ -118,6 +118,11 @@ impl Live {
         }
     }
 
+    /// Something was sent that keeps mappings open, and the hub has just answered.
+    pub(super) const fn kept(&mut self, now: Instant) {
+        (self.sent, self.measured) = (now, now);
+    }
+
     #[inline]
     pub(super) fn relayed(&mut self, now: Instant) {
         self.sent = now;

@@ -66,6 +66,12 @@ impl Link {
                 if !(says_nothing && matches!(self.stage, Stage::Joining(_))) {
                     self.send_here(reply.to_vec());
                 }
+                if let Stage::Up(live) = &mut self.stage
+                    && says_nothing
+                {
+                    // The end of a handshake, which the hub answered: as good as a keepalive.
+                    live.kept(now);
+                }
                 Ok(())
             }
             Opened::Packet(plain) => {

@@ -520,6 +520,15 @@ impl Link {
             }
             Ticked::Expired | Ticked::Idle => self.renew(),
         }
+        // Not later than the keepalive in whose place it is.
+        let age = self
+            .held
+            .as_ref()
+            .and_then(|held| held.session.handshake_age());
+        let renewal = age.and_then(|age| self.config.times.renew.checked_sub(age));
+        if let Some(left) = renewal.filter(|left| !left.is_zero()) {
+            self.next_tick = self.next_tick.min(now + left);
+        }
     }
 
     /// Begins a handshake if the session of a link that is up became old.

@@ -116,6 +116,17 @@ fn its_timers_are_wireguards() {
     assert!(!a.seal(BytesMut::from(&b"E"[..]), &mut Vec::new()));
 }
 
+/// A clock that rounds never reaches a timer.
+#[test]
+fn the_clock_is_exactly_what_it_was_set_to() {
+    let clock = Clock::default();
+    let at = clock.now() + Duration::from_nanos(1_000_001);
+    clock.set(at);
+    assert_eq!(clock.now(), at);
+    clock.set(at - Duration::from_secs(1));
+    assert_eq!(clock.now(), at);
+}
+
 #[test]
 fn nats_map_and_filter_as_their_kind_does() {
     let now = Instant::now();
