@@ -72,3 +72,149 @@ fn token(config: &Path, path: Option<&Path>) -> Result<Option<Token>, Error> {
     }
     Ok(Some(Token(Zeroizing::new(token.to_owned()))))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const README: &str = include_str!("../../README.md");
+    const KEY: &str = "X/WBOnaj/aOngoMOJ/GaP2PYDHcLhL8ALNqq3C8u2AI=";
+
+    /// The keys that the table of this chapter names.
+    fn documented(chapter: &str) -> BTreeSet<String> {
+        let (_, rest) = README.split_once(chapter).expect("the chapter");
+        let rest = rest.split("\n#").next().unwrap_or(rest);
+        let row = |line: &str| Some(line.strip_prefix("| `")?.split_once('`')?.0.to_owned());
+        rest.lines().filter_map(row).collect()
+    }
+
+    /// The keys of one table, as the error for an unknown one lists them.
+    fn listed(error: FileError) -> Vec<String> {
+        let text = error.to_string();
+        let (_, expected) = text.split_once("expected ").expect(&text);
+        let expected = expected.split(": zzz").next().unwrap_or(expected);
+        expected
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .map(str::to_owned)
+            .collect()
+    }
+
+    use vpn_examples::file::{FileError, parse};
+
+    fn existing<T: serde::de::DeserializeOwned + std::fmt::Debug>(
+        tables: &[(&str, &str)],
+    ) -> BTreeSet<String> {
+        let mut keys = BTreeSet::new();
+        let names: Vec<&str> = tables.iter().map(|(name, _)| *name).collect();
+        for (name, before) in tables {
+            let text = format!("{before}zzz = 1\n");
+            let error = parse::<T>(Path::new("x"), &text).expect_err("unknown");
+            for key in listed(error) {
+                // Tables are documented by their keys.
+                if !(name.is_empty() && names.contains(&key.as_str())) {
+                    let dot = if name.is_empty() { "" } else { "." };
+                    keys.insert(format!("{name}{dot}{key}"));
+                }
+            }
+        }
+        keys
+    }
+
+    #[test]
+    fn every_key_is_documented_and_every_documented_key_exists() {
+        let member =
+            existing::<Member>(&[("", ""), ("hubs", "[[hubs]]\n"), ("peers", "[[peers]]\n")]);
+        assert_eq!(member, documented("### `mesh.toml`"));
+        let hub = existing::<Hub>(&[
+            ("", ""),
+            ("member", "[member]\n"),
+            ("members", "[[members]]\n"),
+        ]);
+        assert_eq!(hub, documented("### `hub.toml`"));
+    }
+
+    #[test]
+    fn the_smallest_configurations_have_the_documented_defaults() {
+        let text = format!(
+            "key = \"a.key\"\naddresses = [\"10.77.0.2/24\"]\n[[hubs]]\nkey = \"{KEY}\"\nendpoint = \"h:1\"\n"
+        );
+        let member: Member = parse(Path::new("x"), &text).unwrap();
+        assert_eq!(
+            (member.interface.as_str(), member.listen, member.mtu),
+            ("mesh0", 0, 1408)
+        );
+        assert_eq!(member.control, PathBuf::from("mesh.sock"));
+        let echo: Vec<String> = (member.inbound.rules("mesh").iter())
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(echo.len(), 1);
+        assert!(echo[0].contains("icmp"), "{echo:?}");
+        let hub: Hub = parse(Path::new("x"), "key = \"hub.key\"\n").unwrap();
+        let listen: Vec<String> = hub.listen.iter().map(ToString::to_string).collect();
+        assert_eq!(listen, ["0.0.0.0:51820", "[::]:51820"]);
+        assert!(hub.tls && hub.member.is_none());
+    }
+
+    #[test]
+    fn what_is_let_in_follows_from_the_words() {
+        let rules = |text: &str| {
+            #[derive(serde::Deserialize)]
+            struct Only {
+                inbound: Inbound,
+            }
+            let only: Result<Only, _> = parse(Path::new("x"), &format!("inbound = {text}"));
+            only.map(|only| only.inbound.rules("mesh").len())
+        };
+        for (text, count) in [
+            ("\"any\"", 3),
+            ("\"allow\"", 3),
+            ("\"block\"", 0),
+            ("[]", 1),
+            ("[\"tcp:5201\", \"udp:7\"]", 3),
+            ("[\"tcp\", \"udp:1-65535\"]", 3),
+        ] {
+            assert_eq!(rules(text).ok(), Some(count), "{text}");
+        }
+        for text in [
+            "\"all\"",
+            "1",
+            "[\"tcp:x\"]",
+            "[\"icmp:1\"]",
+            "[\"tcp:9-7\"]",
+            "[\"sctp\"]",
+            "[\"tcp:70000\"]",
+        ] {
+            assert!(rules(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn places_are_hosts_and_ports() {
+        for (text, host, port) in [
+            ("hub.example.org:51820", "hub.example.org", 51820),
+            ("192.0.2.1:1", "192.0.2.1", 1),
+            ("[2001:db8::1]:9", "2001:db8::1", 9),
+        ] {
+            let place = Place::try_from(text.to_owned()).unwrap();
+            assert_eq!((place.host.as_str(), place.port), (host, port));
+            assert_eq!(place.to_string(), text);
+        }
+        for text in [
+            "",
+            "hub",
+            "hub:",
+            "hub:0",
+            "hub:70000",
+            ":5",
+            "2001:db8::1:9",
+            "[x]:5",
+            "a b:5",
+        ] {
+            assert!(Place::try_from(text.to_owned()).is_err(), "{text}");
+        }
+    }
+}
