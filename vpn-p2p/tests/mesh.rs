@@ -105,6 +105,13 @@ async fn talk(near: Carrier, far: Carrier) {
         bytes += b.receive().await.len() - 40;
     }
     assert_eq!(bytes, 5000);
+    let counted = a.transport.status().metrics("test");
+    let by_streams = u64::from(near == Carrier::Tls);
+    assert_eq!(counted.peers, [0, 1 - by_streams, by_streams, 0]);
+    assert_eq!((counted.connected, counted.tx[1][0]), (1, 1 + 5));
+    assert_eq!(counted.rx[1][0], 100);
+    let hub = net.hub.status().hub.metrics("test");
+    assert_eq!(hub.members, [2, 0, 0]);
     // What is not a member's, and what is too large, is dropped and counted.
     let mut unknown = a.send(&[udp(&address(0), "192.0.2.1", b"?")]).await;
     assert_eq!(unknown.get(DropReason::AddressNotAllowed), 1);

@@ -159,6 +159,42 @@ families! {
         PATH_ROUND_TRIP = Family::gauge("vpn_path_round_trip_seconds", &["peer", "path"],
             "To the peer and back, once measured.").of(Unit::Seconds);
     ];
+    /// Of a member of a mesh.
+    MESH: [
+        MESH_HUB_UP = Family::gauge("vpn_mesh_hub_up", &["mesh", "hub"],
+            "1 while this hub has us as a member.");
+        MESH_PEERS = Family::gauge("vpn_mesh_peers", &["mesh", "path"],
+            "Peers that are known, by the way packets take to them; none: not connected.");
+        MESH_ATTEMPTS = Family::counter("vpn_mesh_attempts_total", &["mesh"],
+            "Attempts to connect with peers, the first ones included.");
+        MESH_RETRIES = Family::counter("vpn_mesh_retries_total", &["mesh"],
+            "Attempts after one that came to nothing.");
+        MESH_CONNECTED = Family::counter("vpn_mesh_connected_total", &["mesh", "path"],
+            "How often a peer was connected (relay: a session began there) and a direct way taken.");
+        MESH_FALLBACKS = Family::counter("vpn_mesh_fallbacks_total", &["mesh"],
+            "How often a direct way was given up for a relay.");
+        MESH_PACKETS = Family::counter("vpn_mesh_packets_total", &["mesh", "path", "direction"],
+            "Packets of users, by their way; those that came are datagrams.");
+        MESH_BYTES = Family::counter("vpn_mesh_bytes_total", &["mesh", "path", "direction"],
+            "Their bytes; of those that came, with what was around them.").of(Unit::Bytes);
+        MESH_DROPPED = Family::counter("vpn_mesh_dropped_packets_total", &["mesh", "reason"],
+            "Packets that were taken and then dropped, by reason.");
+        MESH_CONFLICTS = Family::counter("vpn_mesh_conflicts_total", &["mesh"],
+            "Claims of what somebody else has, none of which were granted.");
+    ];
+    /// Of a hub of a mesh.
+    HUB: [
+        HUB_MEMBERS = Family::gauge("vpn_hub_members", &["hub", "state"],
+            "Members that are here and that are away, and nodes that are not registered yet.");
+        HUB_MESSAGES = Family::counter("vpn_hub_messages_total", &["hub", "what"],
+            "Messages of members that were taken, by kind.");
+        HUB_REFUSED = Family::counter("vpn_hub_refused_total", &["hub", "reason"],
+            "Registrations that were refused, by reason.");
+        HUB_PACKETS = Family::counter("vpn_hub_packets_total", &["hub", "outcome"],
+            "Datagrams for members, by what became of them, and datagrams that were thrown away.");
+        HUB_RELAYED_BYTES = Family::counter("vpn_hub_relayed_bytes_total", &["hub"],
+            "Bytes that were relayed, headers included.").of(Unit::Bytes);
+    ];
     /// Of the directory of peers.
     DIRECTORY: [
         DIRECTORY_RECORDS = Family::gauge("vpn_directory_records", &[], "Records that are known.");

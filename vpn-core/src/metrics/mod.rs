@@ -31,6 +31,7 @@
 #[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
 pub mod facade;
 pub mod families;
+mod hub;
 mod mesh;
 #[cfg(feature = "prometheus")]
 #[cfg_attr(docsrs, doc(cfg(feature = "prometheus")))]
@@ -40,6 +41,7 @@ mod router;
 mod snapshot;
 mod tunnel;
 
+pub use hub::{Hub, Mesh};
 pub use mesh::{Directory, Path, Pool};
 pub use resilience::{Breaker, Life, Limit, Retry, Task};
 pub use router::{Dns, GroupMember, Router, Rules};

@@ -1,8 +1,8 @@
 //! Everything at one moment.
 
 use super::{
-    Breaker, Directory, Dns, GroupMember, Life, Limit, Measured, Path, Pool, Retry, Router, Rules,
-    Task, Tunnel, Visit,
+    Breaker, Directory, Dns, GroupMember, Hub, Life, Limit, Measured, Mesh, Path, Pool, Retry,
+    Router, Rules, Task, Tunnel, Visit,
 };
 
 /// What a program counts at one moment: the parts it has, filled by their owners.
@@ -33,6 +33,10 @@ pub struct Snapshot {
     pub tasks: Vec<Task>,
     /// Ways to peers.
     pub paths: Vec<Path>,
+    /// Meshes this node is a member of.
+    pub meshes: Vec<Mesh>,
+    /// Hubs this process is.
+    pub hubs: Vec<Hub>,
     /// The directory of peers.
     pub directory: Option<Directory>,
 }
@@ -60,6 +64,8 @@ impl Snapshot {
         each(&self.lives, visit);
         each(&self.tasks, visit);
         each(&self.paths, visit);
+        each(&self.meshes, visit);
+        each(&self.hubs, visit);
         each(&self.directory, visit);
     }
 }

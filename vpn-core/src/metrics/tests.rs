@@ -10,6 +10,7 @@ use crate::verdict::{DropCounters, DropReason};
 fn full() -> Snapshot {
     let mut drops = DropCounters::default();
     drops.count(DropReason::QueueFull);
+    let mesh_drops = drops.clone();
     let round_trip = Some(std::time::Duration::from_millis(30));
     Snapshot {
         router: Some(Router::default()),
@@ -49,6 +50,17 @@ fn full() -> Snapshot {
         paths: vec![Path {
             round_trip,
             ..Path::default()
+        }],
+        meshes: vec![Mesh {
+            hubs: vec![("hub".into(), true)],
+            drops: mesh_drops,
+            ..Mesh::default()
+        }],
+        hubs: vec![Hub {
+            messages: vec![("hello", 1)],
+            refused: vec![("full", 1)],
+            packets: vec![("relayed", 1)],
+            ..Hub::default()
         }],
         directory: Some(Directory::default()),
     }

@@ -39,6 +39,7 @@ mod control;
 mod cookie;
 mod frames;
 mod limit;
+mod measure;
 mod presence;
 mod register;
 mod relay;

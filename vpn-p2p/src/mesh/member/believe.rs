@@ -134,6 +134,7 @@ impl Member {
         entry
             .held
             .drop_all(vpn_core::DropReason::NoSession, &mut self.holding);
+        self.forgotten.add(entry.peer.counters());
         self.addresses.withdraw(slot);
         self.by_tag.remove(&entry.peer.tag());
         self.by_session.retain(|_, held| *held != slot);

@@ -15,6 +15,7 @@
 //! | `inbound` | whose a datagram is, and whether a packet may be |
 //! | `outbound` | where a packet goes, and what it looks like there |
 //! | `believe` | which records count |
+//! | `measure`, `status` | how it stands |
 //! | `hubs` | what hubs say, and what follows |
 //! | `timers` | who is woken when |
 
@@ -25,6 +26,7 @@ mod held;
 mod hubs;
 mod inbound;
 mod lookup;
+mod measure;
 mod outbound;
 mod status;
 mod timers;
@@ -48,7 +50,7 @@ use self::timers::Timers;
 use super::identity::Identity;
 use super::keys::Keys;
 use super::link::Link;
-use super::peer::{Peer, PeerEvent, PeerOut, PeerRules};
+use super::peer::{Peer, PeerCounters, PeerEvent, PeerOut, PeerRules};
 use super::record::{Record, SignedRecord};
 use super::way::{HubId, Way};
 use super::wire::{Frame, Refusal, Tag, What};
@@ -121,6 +123,8 @@ pub struct Member {
     /// Where our own sockets are, as far as this machine knows.
     local: Vec<SocketAddr>,
     renew_own: Instant,
+    /// What was done with peers that are forgotten: sums must not become less.
+    forgotten: PeerCounters,
     introductions: (Instant, u32),
     conflicts: HashMap<Claim, u64>,
     out: VecDeque<Transmit>,
@@ -168,6 +172,7 @@ impl Member {
             dirty: Vec::new(),
             local: Vec::new(),
             renew_own: now,
+            forgotten: PeerCounters::default(),
             introductions: (now, 0),
             conflicts: HashMap::new(),
             out: VecDeque::new(),

@@ -155,7 +155,7 @@ impl Member {
                 break;
             };
             by = Some(way);
-            gone[0] += 1;
+            gone[0] += packet.segments() as u64;
             gone[1] += packet.len() as u64;
             let mtu = super::super::node::INNER_MTU;
             let mut datagrams = Vec::new();

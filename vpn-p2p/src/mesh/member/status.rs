@@ -43,6 +43,8 @@ pub struct MemberStatus {
     pub hubs: Vec<HubStanding>,
     /// Peers, in no order.
     pub peers: Vec<PeerStanding>,
+    /// What was done with peers that are forgotten.
+    pub forgotten: PeerCounters,
     /// What peers claimed and did not get, and how often.
     pub conflicts: Vec<(Conflict, u64)>,
     /// Packets that were dropped after they had been taken.
@@ -72,6 +74,7 @@ impl Member {
                 })
                 .collect(),
             peers: self.entries.iter().flatten().map(standing).collect(),
+            forgotten: self.forgotten,
             conflicts: (self.conflicts.iter())
                 .map(|((network, claimant), times)| {
                     let conflict = Conflict {

@@ -110,7 +110,7 @@ impl Outbound<'_> {
             Outlet::Held => return Ok(()),
             Outlet::Drop(reason) => return Err(reason),
         };
-        let bytes = packet.len() as u64;
+        let (segments, bytes) = (packet.segments() as u64, packet.len() as u64);
         let whole = matches!(wire, Wire::Stream(_, _, true));
         let mut sealed = Ok(());
         plain_packets(packet, self.shared.mtu, whole, plain, |plain| {
@@ -132,7 +132,7 @@ impl Outbound<'_> {
             }
         })?;
         sealed?;
-        self.count(Some((slot, way, bytes)));
+        self.count(Some((slot, way, segments, bytes)));
         Ok(())
     }
 
@@ -201,9 +201,9 @@ impl Outbound<'_> {
     }
 
     /// Adds a packet to its peer's account, or closes the account.
-    fn count(&mut self, packet: Option<(Slot, Way, u64)>) {
+    fn count(&mut self, packet: Option<(Slot, Way, u64, u64)>) {
         let same = |tally: &Tally| {
-            packet.is_some_and(|(slot, way, _)| (slot, way) == (tally.slot, tally.way))
+            packet.is_some_and(|(slot, way, ..)| (slot, way) == (tally.slot, tally.way))
         };
         if let Some(tally) = self.tally.take_if(|tally| !same(tally)) {
             let Tally {
@@ -214,15 +214,15 @@ impl Outbound<'_> {
             } = tally;
             self.core.member.sent(slot, way, packets, bytes, self.now);
         }
-        if let Some((slot, way, more)) = packet {
+        if let Some((slot, way, segments, bytes)) = packet {
             let tally = self.tally.get_or_insert(Tally {
                 slot,
                 way,
                 packets: 0,
                 bytes: 0,
             });
-            tally.packets += 1;
-            tally.bytes += more;
+            tally.packets += segments;
+            tally.bytes += bytes;
         }
     }
 }
