@@ -23,6 +23,8 @@ mod memory;
 #[cfg(target_os = "linux")]
 mod owners;
 #[cfg(target_os = "linux")]
+mod relay;
+#[cfg(target_os = "linux")]
 mod results;
 #[cfg(target_os = "linux")]
 mod rivals;
@@ -46,6 +48,7 @@ fn main() -> std::process::ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let result = match words.split_first() {
         Some((first, rest)) if first == "carry" => carry::main(rest).map(|()| true),
+        Some((first, rest)) if first == "relay" => relay::main(rest).map(|()| true),
         _ => {
             let run = run::Run::parse();
             // Before any thread is started: the kernel refuses later.

@@ -18,7 +18,7 @@ use crate::ground::MTU;
 use crate::measure::{self, Windows};
 use crate::results::{Results, Rounds};
 use crate::rivals;
-use crate::{Error, chart, memory, owners, table, tunnels};
+use crate::{Error, chart, memory, owners, relay, table, tunnels};
 
 /// Compares ways from one network namespace to another, in turns, on this machine. Everything
 /// happens in namespaces it makes; nothing is left behind.
@@ -43,7 +43,7 @@ pub(crate) struct Run {
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "ways,tunnels,memory,owners"
+        default_value = "ways,tunnels,memory,owners,relay"
     )]
     parts: Vec<Part>,
     /// The daemon whose memory is measured, by default the example `multi-region` beside this
@@ -71,6 +71,8 @@ enum Part {
     Memory,
     /// Owners of flows.
     Owners,
+    /// Relays.
+    Relay,
 }
 
 /// What is written.
@@ -78,6 +80,7 @@ enum Part {
 struct File<'a> {
     results: &'a Results,
     tunnels: &'a [Rounds],
+    relays: &'a [relay::Figures],
     goals: &'a [Goal],
 }
 
@@ -108,12 +111,12 @@ impl Run {
             goals.extend(goals::of(&results));
             all_ran &= results.contenders.iter().all(|r| r.problems.is_empty());
         }
-        let mut many = Vec::new();
-        for part in [Part::Tunnels, Part::Memory, Part::Owners] {
+        let (mut many, mut relays) = (Vec::new(), Vec::new());
+        for part in [Part::Tunnels, Part::Memory, Part::Owners, Part::Relay] {
             if !self.parts.contains(&part) {
                 continue;
             }
-            match self.goals_of(part, windows, &mut many) {
+            match self.goals_of(part, windows, &mut many, &mut relays) {
                 Ok(more) => goals.extend(more),
                 Err(error) => {
                     println!("FAILED: {part:?}: {error}");
@@ -131,6 +134,7 @@ impl Run {
             let file = File {
                 results: &results,
                 tunnels: &many,
+                relays: &relays,
                 goals: &goals,
             };
             fs::write(path, serde_json::to_string_pretty(&file)? + "\n")?;
@@ -217,6 +221,7 @@ impl Run {
         part: Part,
         windows: Windows,
         many: &mut Vec<Rounds>,
+        relays: &mut Vec<relay::Figures>,
     ) -> Result<Vec<Goal>, Error> {
         match part {
             Part::Ways => Ok(Vec::new()),
@@ -248,6 +253,14 @@ impl Run {
                 self.tell("owners of flows");
                 self.told("");
                 owners::look_up(self.smoke)
+            }
+            Part::Relay => {
+                self.tell("relays");
+                self.told("");
+                let tell = |line: &str| self.told(line);
+                let (figures, goals) = relay::compare(self.rounds, self.seconds / 2.0, tell)?;
+                *relays = figures;
+                Ok(goals)
             }
         }
     }

@@ -194,10 +194,22 @@ impl Udp {
                 let mut slices: [IoSliceMut<'_>; RX_BUFFERS] = std::array::from_fn(|_| {
                     IoSliceMut::new(rest.next().map_or(&mut [], Vec::as_mut_slice))
                 });
-                self.socket.try_io(Interest::READABLE, || {
-                    self.state
-                        .recv((&self.socket).into(), &mut slices, &mut meta)
-                })?
+                let mut taken = 0;
+                let more = self.socket.try_io(Interest::READABLE, || {
+                    taken = self
+                        .state
+                        .recv((&self.socket).into(), &mut slices, &mut meta)?;
+                    // With buffers to spare nothing is left: said here, that needs no call to hear it.
+                    // What arrives from now on is another event.
+                    if taken < RX_BUFFERS {
+                        return Err(io::ErrorKind::WouldBlock.into());
+                    }
+                    Ok(())
+                });
+                match more {
+                    Err(error) if taken == 0 => return Err(error),
+                    _ => taken,
+                }
             };
             into.extend(
                 meta.iter()

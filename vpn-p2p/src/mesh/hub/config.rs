@@ -53,7 +53,8 @@ pub struct Limits {
     /// Joins of one address (IPv6: one /64); each costs a signature to check and a session. Default
     /// 20 per second, 200 at once: a hundred nodes behind one NAT that start together.
     pub joins: Rate,
-    /// Hints to strangers, per address. Default 10 per second, 20 at once.
+    /// Hints to strangers, per address. Default 100 per second, 200 at once: a hundred nodes behind one
+    /// NAT whose hub was started again.
     pub strangers: Rate,
     /// Control messages of one member. Default 100 per second, 500 at once: who starts asks for
     /// every peer it has.
@@ -73,7 +74,7 @@ impl Default for Limits {
             provisional_time: Duration::from_secs(10),
             silent_after: Duration::from_secs(90),
             joins: Rate::new(20, 200),
-            strangers: Rate::new(10, 20),
+            strangers: Rate::new(100, 200),
             control: Rate::new(100, 500),
             relay_bytes: Rate::new(125_000_000, 31_250_000),
             relay_packets: Rate::new(200_000, 50_000),
