@@ -11,13 +11,6 @@ pub(crate) enum Error {
     /// A configuration cannot be read.
     #[error(transparent)]
     File(#[from] FileError),
-    /// The configuration is well-formed and makes no sense.
-    #[error("{}: {key}: {problem}", path.display())]
-    Config {
-        path: PathBuf,
-        key: String,
-        problem: String,
-    },
     /// A key cannot be read, made or written.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -61,21 +54,11 @@ impl Error {
     pub(crate) const fn exit_code(&self) -> u8 {
         match self {
             Self::File(_)
-            | Self::Config { .. }
             | Self::Identity(_)
             | Self::Path { .. }
             | Self::Argument(_)
             | Self::Control { .. } => 2,
             _ => 1,
-        }
-    }
-
-    /// What makes no sense in a file.
-    pub(crate) fn config(path: &Path, key: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self::Config {
-            path: path.to_owned(),
-            key: key.into(),
-            problem: problem.into(),
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use vpn_examples::control::Listener;
+use vpn_examples::file::FileError;
 use vpn_examples::print;
 use vpn_p2p::mesh::hub::{HubServer, Listen, Origin, TlsLimits};
 use vpn_p2p::mesh::identity::peer_to_base64;
@@ -28,7 +29,7 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
     let listen = sockets(&config)?;
     let server = HubServer::start(hub, TlsLimits::default(), &identity, listen);
     let server = Arc::new(
-        server.map_err(|error| Error::config(path, "members", vpn_examples::chain(&error)))?,
+        server.map_err(|error| FileError::config(path, "members", vpn_examples::chain(&error)))?,
     );
     let own = match &config.member {
         Some(member) => {

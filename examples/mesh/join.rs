@@ -19,10 +19,7 @@ use vpn_core::{
 use vpn_examples::control::Listener;
 use vpn_examples::{chain, print};
 use vpn_p2p::mesh::link::LinkConfig;
-use vpn_p2p::mesh::member::KnownPeer;
-use vpn_p2p::mesh::{
-    HubEndpoint, HubId, Identity, MemberConfig, MeshTransport, NodeConfig, PeerRules,
-};
+use vpn_p2p::mesh::{HubEndpoint, HubId, Identity, MemberConfig, MeshTransport, NodeConfig};
 use vpn_routing::RouterConfig;
 use vpn_routing::engine::{Engine, EngineHandle};
 use vpn_routing::rules::{CompiledRules, RuleCache, Target};
@@ -48,7 +45,7 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
     let mut stop = Signals::new()?;
     let config = Member::read(path)?;
     let identity = config.identity(path)?;
-    let node = node(&config, path)?;
+    let node = config.node(path, seed()?)?;
     let control = Listener::bind(&config.control)
         .await
         .map_err(Error::control(&config.control))?;
@@ -86,45 +83,6 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
     shutdown.cancel();
     let _ = serving.await;
     ended
-}
-
-/// What the node is told.
-fn node(config: &Member, path: &Path) -> Result<NodeConfig, Error> {
-    let token = config.token(path)?;
-    let hubs = config.hubs.iter().zip(0..).map(|(hub, id)| {
-        let mut link = LinkConfig::new(hub.key(), HubId(id));
-        link.token.clone_from(&token);
-        link
-    });
-    let peers = config.peers.iter().map(|peer| KnownPeer {
-        peer: peer.key(),
-        addresses: peer.addresses(),
-        rules: PeerRules {
-            policy: peer.policy.unwrap_or(config.policy).into(),
-            routes: peer.routes.clone(),
-        },
-    });
-    let member = MemberConfig {
-        name: config.name.clone(),
-        addresses: config.addresses.clone(),
-        routes: config.routes.clone(),
-        hubs: hubs.collect(),
-        peers: peers.collect(),
-        default_rules: PeerRules {
-            policy: config.policy.into(),
-            routes: Vec::new(),
-        },
-        seed: seed()?,
-        ..MemberConfig::default()
-    };
-    let places = config.hubs.iter().map(|hub| HubEndpoint {
-        host: hub.endpoint().host.clone(),
-        port: hub.endpoint().port,
-    });
-    let mut node = NodeConfig::new(member, places.collect());
-    node.port = config.listen;
-    node.mtu = config.mtu;
-    Ok(node)
 }
 
 fn seed() -> Result<u64, Error> {

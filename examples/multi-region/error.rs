@@ -161,6 +161,7 @@ impl From<FileError> for Error {
                 line,
                 message,
             },
+            FileError::Config { path, key, problem } => Self::Config { path, key, problem },
         }
     }
 }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use vpn_core::TunnelTransport;
+use vpn_examples::mesh::Member;
 use vpn_p2p::WgQuick;
+use vpn_p2p::mesh::{Identity, MeshTransport, NodeConfig};
 use vpn_p2p::wg_quick::WgQuickError;
 use vpn_p2p::wireguard::WireGuardTransport;
 use vpn_tun::external::{ExternalConfig, ExternalTransport};
@@ -14,7 +16,7 @@ use vpn_tun::openvpn::{Credentials, OpenVpnConfig, OpenVpnTransport, Profile};
 use vpn_tun::{CaptureConfig, InterfaceName, Journal, MarkedUnderlay};
 
 use crate::config::{self, Tunnel};
-use crate::error::Error;
+use crate::error::{Error, system};
 
 /// A tunnel, ready to be started.
 #[derive(Debug)]
@@ -22,6 +24,7 @@ pub(crate) enum Provider {
     WireGuard(Box<WgQuick>),
     OpenVpn(Box<OpenVpnConfig>),
     Interface(Box<ExternalConfig>),
+    Mesh(Box<(NodeConfig, Identity)>),
 }
 
 impl Provider {
@@ -29,6 +32,9 @@ impl Provider {
     pub(crate) fn read(name: &str, said: &Tunnel) -> Result<Self, Error> {
         if let Some(path) = &said.wireguard {
             return Self::wireguard(name, path, said);
+        }
+        if let Some(path) = &said.mesh {
+            return Self::mesh(path);
         }
         if let Some(interface) = &said.interface {
             // `problem` has refused what is no name.
@@ -67,6 +73,16 @@ impl Provider {
             config = config.mtu(mtu);
         }
         Ok(Self::OpenVpn(Box::new(config)))
+    }
+
+    fn mesh(path: &Path) -> Result<Self, Error> {
+        let member = Member::read(path)?;
+        let mut seed = [0; 8];
+        getrandom::fill(&mut seed)
+            .map_err(std::io::Error::other)
+            .map_err(system("the system has no random numbers"))?;
+        let node = member.node(path, u64::from_ne_bytes(seed))?;
+        Ok(Self::Mesh(Box::new((node, member.identity(path)?))))
     }
 
     fn interface(name: InterfaceName, said: &Tunnel) -> Self {
@@ -133,6 +149,17 @@ impl Provider {
                 let config = config.as_ref().clone().journal(journal.clone());
                 Ok(Arc::new(ExternalTransport::start(config)))
             }
+            Self::Mesh(mesh) => {
+                let (node, identity) = mesh.as_ref().clone();
+                let transport = MeshTransport::start(node, identity, underlay);
+                transport
+                    .map(|transport| Arc::new(transport) as Arc<dyn TunnelTransport>)
+                    .map_err(|cause| Error::Provider {
+                        tunnel: name.to_owned(),
+                        key: "mesh",
+                        cause: cause.into(),
+                    })
+            }
         }
     }
 
@@ -142,6 +169,7 @@ impl Provider {
             Self::WireGuard(file) => file.interface.mtu,
             Self::OpenVpn(config) => config.said_mtu(),
             Self::Interface(config) => config.said_mtu(),
+            Self::Mesh(mesh) => Some(mesh.0.mtu),
         }
     }
 
@@ -151,6 +179,7 @@ impl Provider {
             Self::WireGuard(file) => &file.interface.addresses,
             Self::OpenVpn(_) => &[],
             Self::Interface(config) => config.said_addresses().unwrap_or_default(),
+            Self::Mesh(mesh) => &mesh.0.member.addresses,
         }
     }
 
@@ -160,6 +189,8 @@ impl Provider {
             Self::WireGuard(file) => Some(&file.interface.dns),
             Self::OpenVpn(config) => config.said_dns(),
             Self::Interface(config) => Some(config.said_dns()),
+            // Its resolvers would be members; no file names any.
+            Self::Mesh(_) => Some(&[]),
         }
     }
 
@@ -167,7 +198,7 @@ impl Provider {
     pub(crate) fn warnings(&self) -> Vec<String> {
         match self {
             Self::WireGuard(file) => file.warnings.iter().map(ToString::to_string).collect(),
-            Self::OpenVpn(_) | Self::Interface(_) => Vec::new(),
+            Self::OpenVpn(_) | Self::Interface(_) | Self::Mesh(_) => Vec::new(),
         }
     }
 
@@ -181,7 +212,8 @@ impl Provider {
     pub(crate) fn is_exclusive(&self) -> bool {
         match self {
             Self::WireGuard(file) => file.interface.listen_port.is_some(),
-            Self::OpenVpn(_) | Self::Interface(_) => true,
+            // Two of one identity would take the hub from each other.
+            Self::OpenVpn(_) | Self::Interface(_) | Self::Mesh(_) => true,
         }
     }
 }

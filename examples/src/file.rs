@@ -30,6 +30,27 @@ pub enum FileError {
         /// What.
         message: String,
     },
+    /// It is well-formed and makes no sense.
+    #[error("{}: {key}: {problem}", path.display())]
+    Config {
+        /// Which file.
+        path: PathBuf,
+        /// Which key.
+        key: String,
+        /// What is wrong with it, and what would be right.
+        problem: String,
+    },
+}
+
+impl FileError {
+    /// What makes no sense in a file.
+    pub fn config(path: &Path, key: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Config {
+            path: path.to_owned(),
+            key: key.into(),
+            problem: problem.into(),
+        }
+    }
 }
 
 /// The text of a regular file: a pipe would keep whoever reads it waiting.

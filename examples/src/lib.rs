@@ -3,6 +3,7 @@
 pub mod control;
 pub mod draw;
 pub mod file;
+pub mod mesh;
 pub mod screen;
 pub mod words;
 

@@ -252,7 +252,10 @@ struct Daemon {
 
 impl Daemon {
     fn start(namespace: &Namespace, arguments: &[&str], log: PathBuf) -> Self {
-        let mut command = command_of(arguments);
+        Self::run(namespace, command_of(arguments), log)
+    }
+
+    fn run(namespace: &Namespace, mut command: Command, log: PathBuf) -> Self {
         let errors = fs::File::create(&log).expect("a log");
         command.stdout(Stdio::piped()).stderr(errors);
         let mut process = namespace.spawn(command).expect("the daemon");
@@ -467,6 +470,42 @@ fn without_udp_it_is_the_relay_by_tcp_and_says_so() {
     let link = mesh.status("a")["hubs"][0].clone();
     assert_eq!(link["carrier"], "tls");
     assert_eq!(link["why"], "UDP is not answered");
+}
+
+/// A daemon of provider tunnels with the mesh among them, and its rules.
+#[test]
+fn the_multi_region_daemon_has_the_mesh_as_a_tunnel() {
+    let Some(lab) = lab(NatKind::Easy, NatKind::Easy) else {
+        return;
+    };
+    let (hub, a, b) = (lab.hub(), lab.host(Side::A), lab.host(Side::B));
+    let mesh = Mesh::new("a,b");
+    let text = "[mesh]\nconfig = \"mesh.toml\"\n\n[dns]\napply = \"none\"\n\n\
+                [[inbound]]\ntunnel = \"mesh\"\nproto = \"icmp\"\n\n\
+                [[rule]]\ndst = \"10.77.0.9/32\"\nto = \"block\"\n";
+    let config = mesh.path("a/multi-region.toml");
+    fs::write(&config, text).expect("a file");
+    let mut command = Command::new(program().with_file_name("multi-region"));
+    command.args(["run", "--config"]).arg(&config);
+    let daemons = [mesh.hub(hub), mesh.join(b, "b")];
+    let daemon = Daemon::run(a, command, mesh.path("multi-region.log"));
+    assert!(
+        pings(a, "10.77.0.3", 3).contains("3 received"),
+        "{}",
+        daemon.said()
+    );
+    assert!(
+        pings(b, "10.77.0.2", 3).contains("3 received"),
+        "{}",
+        daemon.said()
+    );
+    mesh.until_path("b", "a", "direct", DIRECT);
+    assert!(
+        pings(a, "198.51.100.30", 1).contains("0 received"),
+        "nothing past it"
+    );
+    daemon.ends();
+    drop(daemons);
 }
 
 /// What is let in is what the configuration says, and pings.

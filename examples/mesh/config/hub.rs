@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use vpn_examples::file;
+use vpn_examples::file::{self, FileError};
+use vpn_examples::mesh::{self, Address};
 use vpn_p2p::mesh::Identity;
 use vpn_p2p::mesh::hub::{Admitted, HubConfig};
 
-use super::{Address, Inbound, Key};
-use crate::error::Error;
+use super::{Inbound, Key};
 
 /// `hub.toml`. Unknown keys are errors.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -81,7 +81,7 @@ pub(crate) struct AsMember {
     /// Its addresses in the mesh.
     pub(crate) addresses: Vec<IpNet>,
     /// Name of the interface. Default `mesh0`.
-    #[serde(default = "super::member::interface")]
+    #[serde(default = "vpn_examples::mesh::interface")]
     pub(crate) interface: String,
     /// What members may begin with it. Default pings.
     #[serde(default)]
@@ -110,33 +110,33 @@ pub(crate) struct Listed {
 
 impl Hub {
     /// Reads and checks a file. Relative paths in it are relative to its folder.
-    pub(crate) fn read(path: &Path) -> Result<Self, Error> {
+    pub(crate) fn read(path: &Path) -> Result<Self, FileError> {
         let text = file::text_of(path)?;
         let mut config: Self = file::parse(path, &text)?;
-        super::beside(path, &mut config.key);
-        super::beside(path, &mut config.control);
+        mesh::beside(path, &mut config.key);
+        mesh::beside(path, &mut config.control);
         if let Some(token) = &mut config.token_file {
-            super::beside(path, token);
+            mesh::beside(path, token);
         }
         config.check(path)?;
         Ok(config)
     }
 
-    fn check(&self, path: &Path) -> Result<(), Error> {
-        let wrong = |key: &str, problem: &str| Err(Error::config(path, key, problem));
-        super::check_name(path, "name", &self.name)?;
-        super::check_socket(path, &self.control)?;
+    fn check(&self, path: &Path) -> Result<(), FileError> {
+        let wrong = |key: &str, problem: &str| Err(FileError::config(path, key, problem));
+        mesh::check_name(path, "name", &self.name)?;
+        mesh::check_socket(path, &self.control)?;
         if self.listen.is_empty() {
             return wrong("listen", "there is no address");
         }
         if let Some(member) = &self.member {
-            super::check_interface(path, "member.interface", &member.interface)?;
+            mesh::check_interface(path, "member.interface", &member.interface)?;
             if member.addresses.is_empty() {
                 return wrong("member.addresses", "there is none");
             }
         }
         for listed in &self.members {
-            super::check_name(path, "members.name", &listed.name)?;
+            mesh::check_name(path, "members.name", &listed.name)?;
             if listed.addresses.is_empty() && self.networks.is_empty() {
                 let problem =
                     "there is none, and without `networks` there is nowhere to choose one";
@@ -147,12 +147,12 @@ impl Hub {
     }
 
     /// The secret key.
-    pub(crate) fn identity(&self, path: &Path) -> Result<Identity, Error> {
-        super::identity(path, &self.key)
+    pub(crate) fn identity(&self, path: &Path) -> Result<Identity, FileError> {
+        mesh::identity(path, &self.key)
     }
 
     /// What the hub is told.
-    pub(crate) fn hub(&self, path: &Path, identity: &Identity) -> Result<HubConfig, Error> {
+    pub(crate) fn hub(&self, path: &Path, identity: &Identity) -> Result<HubConfig, FileError> {
         let listed = self.members.iter().map(|listed| {
             let addresses = listed.addresses.iter().map(|address| address.0).collect();
             let mut admitted = Admitted::new(listed.key.0, addresses);
@@ -172,7 +172,7 @@ impl Hub {
         Ok(HubConfig {
             name: self.name.clone(),
             members: listed.chain(own).collect(),
-            token: super::token(path, self.token_file.as_deref())?,
+            token: mesh::token(path, self.token_file.as_deref())?,
             networks: self.networks.clone(),
             max_members: self.max_members,
             isolation: self.isolation,

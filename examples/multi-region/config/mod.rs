@@ -95,6 +95,9 @@ pub(crate) struct Config {
     /// The groups by name.
     #[serde(default)]
     pub(crate) group: BTreeMap<String, Group>,
+    /// A mesh beside the tunnels; it is the tunnel of this name from here on.
+    #[serde(default, skip_serializing)]
+    mesh: Option<Mesh>,
     /// Whether there are rules here: `TomlRules` reads them.
     #[serde(default, skip_serializing)]
     rule: Option<IgnoredAny>,
@@ -196,6 +199,17 @@ impl Default for Control {
     }
 }
 
+/// `[mesh]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Mesh {
+    /// The member's file, as `mesh init` makes it.
+    config: PathBuf,
+}
+
+/// The tunnel that `[mesh]` makes.
+const MESH: &str = "mesh";
+
 fn is_folder(path: &Path) -> bool {
     // A relative path without a folder is in the current one.
     path.as_os_str().is_empty() || path.is_dir()
@@ -246,7 +260,17 @@ impl Config {
     }
 
     fn parse(path: &Path, text: &str) -> Result<Self, Error> {
-        let config: Self = file::parse(path, text)?;
+        let mut config: Self = file::parse(path, text)?;
+        if let Some(mesh) = config.mesh.take() {
+            let tunnel = Tunnel::of_mesh(mesh.config);
+            if config.tunnel.insert(MESH.to_owned(), tunnel).is_some() {
+                return Err(Error::Config {
+                    path: path.to_owned(),
+                    key: "mesh".to_owned(),
+                    problem: "a tunnel has this name; choose another for it".to_owned(),
+                });
+            }
+        }
         config.check(path)?;
         Ok(config)
     }

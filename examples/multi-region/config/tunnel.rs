@@ -27,6 +27,9 @@ pub(crate) struct Tunnel {
     /// An interface that another program makes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) interface: Option<String>,
+    /// A mesh, by its member's file: `[mesh]` makes such a tunnel.
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    pub(crate) mesh: Option<PathBuf>,
     /// What it was assigned; with `interface`. Default the interface's addresses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) addresses: Option<Vec<IpNet>>,
@@ -93,12 +96,32 @@ struct Map {
 }
 
 impl Tunnel {
+    /// A mesh: what leads to its networks leads to it, where no rule decides.
+    pub(super) const fn of_mesh(file: PathBuf) -> Self {
+        Self {
+            wireguard: None,
+            openvpn: None,
+            interface: None,
+            mesh: Some(file),
+            addresses: None,
+            auth: None,
+            dns: None,
+            mtu: None,
+            connect: Connect::Always,
+            idle: None,
+            no_answer_after: Span(NO_ANSWER_AFTER),
+            routes: Some(Routes::Word(Word::All)),
+            map: None,
+        }
+    }
+
     /// Its files, by the keys that name them.
     pub(crate) fn files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
         let files = [
             ("wireguard", &self.wireguard),
             ("openvpn", &self.openvpn),
             ("auth", &self.auth),
+            ("mesh", &self.mesh),
         ];
         let named = files.into_iter();
         named.filter_map(|(key, file)| Some((key, file.as_deref()?)))
@@ -106,7 +129,12 @@ impl Tunnel {
 
     /// Relative paths are meant from here.
     pub(super) fn relative_to(&mut self, folder: &Path) {
-        let files = [&mut self.wireguard, &mut self.openvpn, &mut self.auth];
+        let files = [
+            &mut self.wireguard,
+            &mut self.openvpn,
+            &mut self.auth,
+            &mut self.mesh,
+        ];
         for file in files.into_iter().flatten() {
             *file = folder.join(&file);
         }
@@ -145,6 +173,7 @@ impl Tunnel {
             ("wireguard", self.wireguard.is_some()),
             ("openvpn", self.openvpn.is_some()),
             ("interface", self.interface.is_some()),
+            ("mesh", self.mesh.is_some()),
         ];
         let mut said = kinds.into_iter().filter(|(_, said)| *said);
         let Some((kind, _)) = said.next() else {

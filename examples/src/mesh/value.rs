@@ -13,7 +13,7 @@ use vpn_p2p::mesh::identity::{peer_from_base64, peer_to_base64};
 
 /// A public key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Key(pub(crate) PeerId);
+pub struct Key(pub PeerId);
 
 impl<'de> Deserialize<'de> for Key {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
@@ -30,7 +30,7 @@ impl Serialize for Key {
 
 /// An address, with or without the length of its network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Address(pub(crate) IpAddr);
+pub struct Address(pub IpAddr);
 
 impl<'de> Deserialize<'de> for Address {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
@@ -46,11 +46,15 @@ impl<'de> Deserialize<'de> for Address {
 /// Which ways to peers may be used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Way {
+pub enum Way {
+    /// Direct or relayed.
     #[default]
     Allow,
+    /// Direct or not at all.
     DirectOnly,
+    /// Never direct.
     RelayOnly,
+    /// Not at all.
     Deny,
 }
 
@@ -71,16 +75,21 @@ impl From<Way> for Policy {
     untagged,
     expecting = "none of \"any\", \"block\" and no list such as [\"tcp:22\", \"udp:7-9\"]"
 )]
-pub(crate) enum Inbound {
+pub enum Inbound {
+    /// Everything, or nothing.
     Word(Word),
+    /// These, and pings.
     List(Vec<Port>),
 }
 
+/// A word for what members may begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Word {
+pub enum Word {
+    /// Everything.
     #[serde(alias = "allow")]
     Any,
+    /// Nothing.
     Block,
 }
 
@@ -93,7 +102,7 @@ impl Default for Inbound {
 
 /// A protocol, and which ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Port {
+pub struct Port {
     protocol: RuleProtocol,
     ports: Option<PortRange>,
 }
@@ -142,7 +151,7 @@ impl Serialize for Port {
 impl Inbound {
     /// As rules of the router, for what comes through this tunnel. Echo requests are let in unless
     /// everything is blocked.
-    pub(crate) fn rules(&self, tunnel: &str) -> Vec<InboundRule> {
+    pub fn rules(&self, tunnel: &str) -> Vec<InboundRule> {
         let all = |protocol| Port {
             protocol,
             ports: None,

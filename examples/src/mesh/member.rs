@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use vpn_core::PeerId;
-use vpn_examples::file;
-use vpn_p2p::mesh::Identity;
+use vpn_p2p::mesh::link::LinkConfig;
+use vpn_p2p::mesh::member::KnownPeer;
 use vpn_p2p::mesh::wire::Token;
+use vpn_p2p::mesh::{HubEndpoint, HubId, Identity, MemberConfig, NodeConfig, PeerRules};
 
 use super::{Address, Inbound, Key, Way};
-use crate::error::Error;
+use crate::file::{self, FileError};
 
 /// Hubs that one member uses.
 const MAX_HUBS: usize = 4;
@@ -24,47 +25,48 @@ const MOST_MTU: u16 = 1408;
 /// `mesh.toml`. Unknown keys are errors.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Member {
+pub struct Member {
     /// What people call this node. Default nothing.
     #[serde(default)]
-    pub(crate) name: String,
+    pub name: String,
     /// File of the secret key, 0600, made by `mesh keygen`.
     key: PathBuf,
     /// Its addresses in the mesh, each with the network it is in.
-    pub(crate) addresses: Vec<IpNet>,
+    pub addresses: Vec<IpNet>,
     /// Name of the interface. Default `mesh0`.
     #[serde(default = "interface")]
-    pub(crate) interface: String,
+    pub interface: String,
     /// UDP port. Default 0: any.
     #[serde(default)]
-    pub(crate) listen: u16,
+    pub listen: u16,
     /// Path of the control socket, 0600. Default `mesh.sock`.
     #[serde(default = "control")]
-    pub(crate) control: PathBuf,
+    pub control: PathBuf,
     /// Largest IP packet, 1280 to 1408 bytes. Default 1408.
     #[serde(default = "mtu")]
-    pub(crate) mtu: u16,
+    pub mtu: u16,
     /// Which ways to peers may be used. Default `allow`.
     #[serde(default)]
-    pub(crate) policy: Way,
+    pub policy: Way,
     /// Networks behind this node that it tells others of. Default none.
     #[serde(default)]
-    pub(crate) routes: Vec<IpNet>,
+    pub routes: Vec<IpNet>,
     /// What members may begin with this node. Default pings.
     #[serde(default)]
-    pub(crate) inbound: Inbound,
+    pub inbound: Inbound,
     /// File of the token that a hub wants of who is not on its list. Default none.
     #[serde(skip_serializing_if = "Option::is_none")]
     token_file: Option<PathBuf>,
     /// The hubs, preferred ones first.
     #[serde(default)]
-    pub(crate) hubs: Vec<Hub>,
+    pub hubs: Vec<Hub>,
     /// Peers that are something special.
     #[serde(default)]
-    pub(crate) peers: Vec<Peer>,
+    pub peers: Vec<Peer>,
 }
 
-pub(super) fn interface() -> String {
+/// The name of the interface where none is said.
+pub fn interface() -> String {
     "mesh0".to_owned()
 }
 
@@ -79,7 +81,7 @@ const fn mtu() -> u16 {
 /// `[[hubs]]`
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Hub {
+pub struct Hub {
     /// Its public key.
     key: Key,
     /// `HOST:PORT`, the port of UDP and of TLS.
@@ -87,11 +89,13 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    pub(crate) const fn key(&self) -> PeerId {
+    /// Its public key.
+    pub const fn key(&self) -> PeerId {
         self.key.0
     }
 
-    pub(crate) const fn endpoint(&self) -> &Place {
+    /// Where it is.
+    pub const fn endpoint(&self) -> &Place {
         &self.endpoint
     }
 }
@@ -99,9 +103,11 @@ impl Hub {
 /// A host by name or address, and a port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub(crate) struct Place {
-    pub(crate) host: String,
-    pub(crate) port: u16,
+pub struct Place {
+    /// Name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
 }
 
 impl TryFrom<String> for Place {
@@ -144,35 +150,41 @@ impl std::fmt::Display for Place {
 /// `[[peers]]`
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Peer {
+pub struct Peer {
     /// Its public key.
     key: Key,
     /// What it is called here. Default what it calls itself.
     #[serde(default)]
-    pub(crate) name: String,
+    pub name: String,
     /// Addresses that are its, whoever else claims them. Default none.
     #[serde(default)]
     addresses: Vec<Address>,
     /// Which ways to it may be used. Default as for all.
-    pub(crate) policy: Option<Way>,
+    pub policy: Option<Way>,
     /// Networks that may be behind it. Default none.
     #[serde(default)]
-    pub(crate) routes: Vec<IpNet>,
+    pub routes: Vec<IpNet>,
 }
 
 impl Peer {
-    pub(crate) const fn key(&self) -> PeerId {
+    /// Its public key.
+    pub const fn key(&self) -> PeerId {
         self.key.0
     }
 
-    pub(crate) fn addresses(&self) -> Vec<std::net::IpAddr> {
+    /// Addresses that are its.
+    pub fn addresses(&self) -> Vec<std::net::IpAddr> {
         self.addresses.iter().map(|address| address.0).collect()
     }
 }
 
 impl Member {
     /// Reads and checks a file. Relative paths in it are relative to its folder.
-    pub(crate) fn read(path: &Path) -> Result<Self, Error> {
+    ///
+    /// # Errors
+    ///
+    /// [`FileError`].
+    pub fn read(path: &Path) -> Result<Self, FileError> {
         let text = file::text_of(path)?;
         let mut config: Self = file::parse(path, &text)?;
         super::beside(path, &mut config.key);
@@ -184,8 +196,8 @@ impl Member {
         Ok(config)
     }
 
-    fn check(&self, path: &Path) -> Result<(), Error> {
-        let wrong = |key: &str, problem: String| Err(Error::config(path, key, problem));
+    fn check(&self, path: &Path) -> Result<(), FileError> {
+        let wrong = |key: &str, problem: String| Err(FileError::config(path, key, problem));
         super::check_name(path, "name", &self.name)?;
         super::check_interface(path, "interface", &self.interface)?;
         super::check_socket(path, &self.control)?;
@@ -216,12 +228,59 @@ impl Member {
     }
 
     /// The secret key.
-    pub(crate) fn identity(&self, path: &Path) -> Result<Identity, Error> {
+    ///
+    /// # Errors
+    ///
+    /// [`FileError::Config`].
+    pub fn identity(&self, path: &Path) -> Result<Identity, FileError> {
         super::identity(path, &self.key)
     }
 
+    /// What a node is told. What is drawn for jitter follows from `seed`.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError::Config`], if the token cannot be read.
+    pub fn node(&self, path: &Path, seed: u64) -> Result<NodeConfig, FileError> {
+        let token = self.token(path)?;
+        let hubs = self.hubs.iter().zip(0..).map(|(hub, id)| {
+            let mut link = LinkConfig::new(hub.key(), HubId(id));
+            link.token.clone_from(&token);
+            link
+        });
+        let peers = self.peers.iter().map(|peer| KnownPeer {
+            peer: peer.key(),
+            addresses: peer.addresses(),
+            rules: PeerRules {
+                policy: peer.policy.unwrap_or(self.policy).into(),
+                routes: peer.routes.clone(),
+            },
+        });
+        let member = MemberConfig {
+            name: self.name.clone(),
+            addresses: self.addresses.clone(),
+            routes: self.routes.clone(),
+            hubs: hubs.collect(),
+            peers: peers.collect(),
+            default_rules: PeerRules {
+                policy: self.policy.into(),
+                routes: Vec::new(),
+            },
+            seed: seed,
+            ..MemberConfig::default()
+        };
+        let places = self.hubs.iter().map(|hub| HubEndpoint {
+            host: hub.endpoint().host.clone(),
+            port: hub.endpoint().port,
+        });
+        let mut node = NodeConfig::new(member, places.collect());
+        node.port = self.listen;
+        node.mtu = self.mtu;
+        Ok(node)
+    }
+
     /// The token, if one is named.
-    pub(crate) fn token(&self, path: &Path) -> Result<Option<Token>, Error> {
+    fn token(&self, path: &Path) -> Result<Option<Token>, FileError> {
         super::token(path, self.token_file.as_deref())
     }
 }
