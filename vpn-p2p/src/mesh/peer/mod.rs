@@ -17,24 +17,27 @@
 
 mod attempt;
 mod messages;
+mod outbox;
+mod session;
 mod stage;
+mod words;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use ipnet::IpNet;
-use vpn_core::{DropReason, PeerId};
+use vpn_core::PeerId;
 
 use self::attempt::Attempts;
 pub use self::stage::Stage;
-use super::keys::{Keys, sender_index};
-use super::path::{PathConfig, PathEvent, PathOut, PathStatus, Paths};
+pub use self::words::{Arrival, PeerConfig, PeerCounters, PeerEvent, PeerOut, PeerRules};
+use super::keys::Keys;
+use super::path::{PathEvent, PathStatus, Paths};
 use super::record::SignedRecord;
 use super::way::{Carrier, HubId, Policy, Way};
-use super::wire::{Inner, Plain as _, Tag, ToPeer, control};
-use crate::session::{Opened, Session, TICK, Ticked};
+use super::wire::{Tag, ToPeer};
+use crate::session::Session;
 use crate::wg_quick::PublicKey;
 
 /// Session names kept per peer: gotatun keeps eight sessions and two handshakes.
@@ -70,93 +73,6 @@ const BLIND_WAYS: usize = 4;
 #[derive(Debug)]
 pub struct Routed {
     pub(super) peer: PeerId,
-}
-
-/// What may be done with one peer.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PeerRules {
-    /// Which ways.
-    pub policy: Policy,
-    /// Networks behind it that are believed, if its record claims them or a part of them.
-    pub routes: Vec<IpNet>,
-}
-
-/// Settings of every peer.
-#[derive(Clone, Debug)]
-pub struct PeerConfig {
-    /// Times of paths.
-    pub path: PathConfig,
-    /// After how long without packets a peer is let go. Default 10 min.
-    pub idle_after: Duration,
-}
-
-impl Default for PeerConfig {
-    fn default() -> Self {
-        Self {
-            path: PathConfig::default(),
-            idle_after: Duration::from_secs(600),
-        }
-    }
-}
-
-/// What is to be sent.
-#[derive(Debug, PartialEq, Eq)]
-pub enum PeerOut {
-    /// Our own record, ahead of a handshake.
-    Introduce(HubId),
-    /// This datagram, by this way.
-    Datagram(Way, Vec<u8>),
-}
-
-/// What is to be told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum PeerEvent {
-    /// Packets go another way, or cannot go.
-    Path(PathEvent),
-    /// Packets that were held can be sealed now.
-    Ready,
-    /// The peer says that this is new about it; not yet believed.
-    Record(Box<SignedRecord>),
-    /// It was let go, by us or by itself: nothing is wrong.
-    Gone,
-}
-
-/// What a datagram came to.
-#[derive(Debug)]
-pub enum Arrival {
-    /// An IP packet, not yet checked; the bytes behind it are padding.
-    Packet(BytesMut),
-    /// Behind the header a super-packet that is to be completed so.
-    Super(vpn_core::Offload, BytesMut),
-    /// It was for the protocol.
-    Handled,
-    /// It was dropped.
-    Dropped(DropReason),
-}
-
-/// What was done with one peer so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct PeerCounters {
-    /// Attempts to connect.
-    pub attempts: u64,
-    /// Attempts after the first of each time.
-    pub retries: u64,
-    /// Sessions that came to be.
-    pub sessions: u64,
-    /// Packets and bytes sent directly.
-    pub tx_direct: [u64; 2],
-    /// Packets and bytes sent by a relay.
-    pub tx_relayed: [u64; 2],
-    /// Packets and bytes that came directly.
-    pub rx_direct: [u64; 2],
-    /// Packets and bytes that came by a relay.
-    pub rx_relayed: [u64; 2],
-    /// How often a direct way was given up for a relay.
-    pub fallbacks: u64,
-    /// How often a direct way was taken.
-    pub direct: u64,
 }
 
 /// Something that is repeated until it is answered.
@@ -379,205 +295,6 @@ impl Peer {
         self.paths.transmitted(way, now);
     }
 
-    /// A datagram came that the table of session names, or the gate before handshakes, gave to this
-    /// peer.
-    pub fn datagram(&mut self, way: Way, datagram: BytesMut, unix: u64, now: Instant) -> Arrival {
-        let relay_only = self.rules.policy == Policy::RelayOnly;
-        if self.rules.policy == Policy::Deny || (relay_only && way.is_direct()) {
-            return Arrival::Dropped(DropReason::AddressNotAllowed);
-        }
-        let bytes = datagram.len() as u64;
-        let Some((_, session)) = &mut self.session else {
-            return Arrival::Dropped(DropReason::NoSession);
-        };
-        let opened = session.open(datagram);
-        match opened {
-            Opened::Rejected(reason) => return Arrival::Dropped(reason),
-            Opened::Nothing => return Arrival::Handled,
-            Opened::Packet(_) | Opened::Keepalive | Opened::Reply(_) => {}
-        }
-        let arrival = match opened {
-            Opened::Packet(plain) => match control::inner(&plain) {
-                Inner::Packet => {
-                    self.count_received(way, bytes, now);
-                    Arrival::Packet(plain)
-                }
-                Inner::Super(offload) => {
-                    self.count_received(way, bytes, now);
-                    Arrival::Super(offload, plain)
-                }
-                Inner::Control => {
-                    self.after_datagram(way, now);
-                    return self.control(way, &plain, unix, now);
-                }
-                Inner::Unknown => Arrival::Dropped(DropReason::Malformed),
-            },
-            Opened::Reply(reply) => {
-                self.send(way, reply.to_vec(), now);
-                Arrival::Handled
-            }
-            _ => Arrival::Handled,
-        };
-        self.after_datagram(way, now);
-        arrival
-    }
-
-    fn count_received(&mut self, way: Way, bytes: u64, now: Instant) {
-        let counter = match way.is_direct() {
-            true => &mut self.counters.rx_direct,
-            false => &mut self.counters.rx_relayed,
-        };
-        counter[0] += 1;
-        counter[1] += bytes;
-        self.last_packet = Some(now);
-    }
-
-    /// What follows from anything authentic.
-    #[inline]
-    fn after_datagram(&mut self, way: Way, now: Instant) {
-        if !self.was_ready {
-            self.after_session(now);
-        }
-        self.paths.heard(way, now);
-    }
-
-    /// Compares the session's state with what was known of it.
-    fn after_session(&mut self, now: Instant) {
-        let ready = self.is_ready();
-        if self.session.is_some() {
-            self.next_tick.get_or_insert(now + TICK);
-        }
-        if ready == self.was_ready {
-            return;
-        }
-        self.was_ready = ready;
-        if ready {
-            self.counters.sessions += 1;
-            self.attempts.succeeded(now);
-            self.last_packet.get_or_insert(now);
-            self.plan_renewal(now);
-            self.paths.session_ready(now);
-            self.events.push_back(PeerEvent::Ready);
-            self.tell(now);
-        } else {
-            self.renew_at = None;
-            self.telling = None;
-            self.paths.session_lost(now);
-            if self.is_wanted(now) {
-                self.attempts.want(now);
-            }
-        }
-        self.forward_path_events();
-    }
-
-    /// Somebody sent or received lately.
-    fn is_wanted(&self, now: Instant) -> bool {
-        self.last_packet
-            .is_some_and(|at| now.saturating_duration_since(at) < self.idle_after)
-    }
-
-    fn plan_renewal(&mut self, now: Instant) {
-        let after = if self.first { RENEW_AFTER } else { RENEW_LATE };
-        let age = self
-            .session
-            .as_ref()
-            .and_then(|(_, session)| session.handshake_age());
-        self.renew_at = Some(now + after.saturating_sub(age.unwrap_or_default()));
-    }
-
-    /// Puts a datagram into the queue, noting the session's name if it begins one.
-    fn send(&mut self, way: Way, datagram: Vec<u8>, now: Instant) {
-        if let Some(name) = sender_index(&datagram)
-            && !self.names.contains(&name)
-        {
-            if self.names.len() >= INDICES
-                && let Some(old) = self.names.pop_front()
-            {
-                self.old_names.push(old);
-            }
-            self.names.push_back(name);
-            self.new_names.push(name);
-        }
-        self.paths.transmitted(way, now);
-        if self.out.len() < MAX_OUT {
-            self.out.push_back(PeerOut::Datagram(way, datagram));
-        }
-    }
-
-    fn send_sealed(&mut self, way: Way, plain: &[u8], now: Instant) {
-        let mut sealed = Vec::new();
-        if self.seal(BytesMut::from(plain), &mut sealed) {
-            self.send(way, sealed, now);
-        } else {
-            self.after_session(now);
-        }
-    }
-
-    /// Sends to the peer by the way that packets take, or else by a relay.
-    fn send_control(&mut self, message: &ToPeer, now: Instant) {
-        let relay = self.relays.first().map(|(hub, _)| Way::Relay(*hub));
-        if let Some(way) = self.paths.current().or(relay) {
-            self.send_sealed(way, &message.to_plain(), now);
-        }
-    }
-
-    /// Handshakes by every way that may work: relays, the way that worked last, and without either
-    /// the candidates.
-    fn attempt(&mut self, now: Instant) {
-        let Some((_, session)) = &mut self.session else {
-            return;
-        };
-        let Some(init) = session.initiate(true) else {
-            return;
-        };
-        self.counters.attempts += 1;
-        let mut ways: Vec<Way> = self
-            .relays
-            .iter()
-            .map(|(hub, _)| Way::Relay(*hub))
-            .collect();
-        if self.may_go_directly() {
-            ways.extend(self.last_direct);
-            if self.relays.is_empty() {
-                let candidates = self.candidates.iter().take(BLIND_WAYS);
-                ways.extend(candidates.map(|at| Way::Direct(*at)));
-            }
-        }
-        for way in ways {
-            if let Way::Relay(hub) = way {
-                self.out.push_back(PeerOut::Introduce(hub));
-            }
-            self.send(way, init.to_vec(), now);
-        }
-        self.after_session(now);
-    }
-
-    fn may_go_directly(&self) -> bool {
-        self.rules.policy != Policy::RelayOnly
-    }
-
-    /// Renews the session while it works, by the way in use.
-    fn renew(&mut self, now: Instant) {
-        self.renew_at = Some(now + REPEAT_AFTER * 5);
-        let age = self
-            .session
-            .as_ref()
-            .and_then(|(_, session)| session.handshake_age());
-        let after = if self.first { RENEW_AFTER } else { RENEW_LATE };
-        if age.is_some_and(|age| age < after) {
-            self.plan_renewal(now);
-            return;
-        }
-        let Some(way) = self.paths.current() else {
-            return;
-        };
-        if let Some((_, session)) = &mut self.session
-            && let Some(init) = session.initiate(true)
-        {
-            self.send(way, init.to_vec(), now);
-        }
-    }
-
     /// The network below is another one: what was proven is not any more, and is asked again.
     pub fn network_changed(&mut self, now: Instant) {
         self.paths.network_changed(now);
@@ -593,22 +310,6 @@ impl Peer {
             self.send_control(&ToPeer::Bye, now);
         }
         self.forget(now);
-    }
-
-    fn forget(&mut self, now: Instant) {
-        self.attempts.stop();
-        self.last_packet = None;
-        if let Some((_, session)) = &mut self.session {
-            session.forget();
-        }
-        self.forget_names();
-        self.after_session(now);
-        self.next_tick = None;
-        self.events.push_back(PeerEvent::Gone);
-    }
-
-    fn forget_names(&mut self) {
-        self.old_names.extend(self.names.drain(..));
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) has something to do.
@@ -646,35 +347,6 @@ impl Peer {
         }
     }
 
-    fn tick(&mut self, now: Instant) {
-        self.next_tick = Some(now + TICK);
-        let Some((_, session)) = &mut self.session else {
-            self.next_tick = None;
-            return;
-        };
-        match session.tick() {
-            Ticked::Send(datagram) => {
-                let relay = self.relays.first().map(|(hub, _)| Way::Relay(*hub));
-                if let Some(way) = self.paths.current().or(relay) {
-                    self.send(way, datagram.to_vec(), now);
-                }
-            }
-            Ticked::Expired => self.forget_names(),
-            Ticked::Idle => {}
-        }
-        if !self.attempts.are_wanted() && !self.was_ready && !self.is_ready() {
-            // Nothing that could fire is left: the next handshake message starts it again.
-            let age = self
-                .session
-                .as_ref()
-                .and_then(|(_, session)| session.handshake_age());
-            if age.is_none() {
-                self.next_tick = None;
-            }
-        }
-        self.after_session(now);
-    }
-
     fn forward_path_events(&mut self) {
         while let Some(event) = self.paths.poll_event() {
             let PathEvent::Moved { from, to, .. } = &event;
@@ -688,46 +360,6 @@ impl Peer {
             self.counters.direct += u64::from(is && !was);
             self.counters.fallbacks += u64::from(was && !is);
             self.events.push_back(PeerEvent::Path(event));
-        }
-    }
-
-    /// What is to be sent next.
-    pub fn poll(&mut self, now: Instant) -> Option<PeerOut> {
-        while let Some(out) = self.paths.poll() {
-            match out {
-                PathOut::Probe { way, nonce, urgent } => {
-                    let probe = ToPeer::Probe { nonce, urgent };
-                    self.send_sealed(way, &probe.to_plain(), now);
-                }
-                PathOut::Pong {
-                    way,
-                    nonce,
-                    observed,
-                } => {
-                    let pong = ToPeer::Pong { nonce, observed };
-                    self.send_sealed(way, &pong.to_plain(), now);
-                }
-                PathOut::Keepalive { way } => self.keep_alive(way, now),
-            }
-        }
-        self.out.pop_front()
-    }
-
-    /// Keeps a way open. A session that is to be renewed soon is renewed now: that is as good as a
-    /// keepalive, and one packet less.
-    fn keep_alive(&mut self, way: Way, now: Instant) {
-        let age = self
-            .session
-            .as_ref()
-            .and_then(|(_, session)| session.handshake_age());
-        let is_old = self.first && age.is_some_and(|age| age >= RENEW_EARLY);
-        if is_old
-            && let Some((_, session)) = &mut self.session
-            && let Some(init) = session.initiate(true)
-        {
-            self.send(way, init.to_vec(), now);
-        } else {
-            self.send_sealed(way, &[], now);
         }
     }
 
