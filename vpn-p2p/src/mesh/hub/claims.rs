@@ -61,7 +61,11 @@ impl Claims {
             if !networks.iter().any(|network| network.contains(&address)) {
                 return refused("it is in no network of the hub");
             }
-            if self.holder(address).is_some_and(|holder| holder != tag) {
+            if list.is_behind_another(address, tag) {
+                return refused("it is in a network behind another member");
+            }
+            let holder = self.addresses.get(&address);
+            if holder.is_some_and(|holder| *holder != tag) {
                 return refused("another member has it");
             }
         }

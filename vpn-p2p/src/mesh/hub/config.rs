@@ -146,6 +146,7 @@ pub enum HubError {
 pub(super) struct List {
     by_tag: HashMap<Tag, Admitted>,
     pinned: HashMap<IpAddr, Tag>,
+    routes: Vec<(IpNet, Tag)>,
 }
 
 impl List {
@@ -156,6 +157,7 @@ impl List {
             return Err(HubError::Members { most, listed });
         }
         let (mut by_tag, mut pinned) = (HashMap::new(), HashMap::new());
+        let mut routes = Vec::new();
         for admitted in &config.members {
             let tag = Tag::from(admitted.key);
             for &address in &admitted.addresses {
@@ -163,11 +165,16 @@ impl List {
                     return Err(HubError::Address(address));
                 }
             }
+            routes.extend(admitted.routes.iter().map(|route| (*route, tag)));
             if by_tag.insert(tag, admitted.clone()).is_some() {
                 return Err(HubError::Key(admitted.key));
             }
         }
-        Ok(Self { by_tag, pinned })
+        Ok(Self {
+            by_tag,
+            pinned,
+            routes,
+        })
     }
 
     /// What the list says of this key.
@@ -185,6 +192,15 @@ impl List {
     /// To whom an address is given.
     pub(super) fn pinned(&self, address: IpAddr) -> Option<Tag> {
         self.pinned.get(&address).copied()
+    }
+
+    /// Whether an address is in a network that may be behind somebody else. One that leads everywhere
+    /// says nothing about whose an address is.
+    pub(super) fn is_behind_another(&self, address: IpAddr, tag: Tag) -> bool {
+        let mut routes = self.routes.iter();
+        routes.any(|(route, owner)| {
+            *owner != tag && route.prefix_len() > 0 && route.contains(&address)
+        })
     }
 
     pub(super) fn len(&self) -> usize {

@@ -309,7 +309,7 @@ async fn streams_are_bounded_before_anything_is_known_of_them() {
 /// A buffer as a socket with coalescing fills it.
 fn take(work: &mut Work, world: &mut World, from: Origin, datagram: &[u8]) {
     let bytes = BytesMut::from(datagram);
-    work.take(&mut world.hub, from, datagram.len(), bytes, world.now);
+    work.take(&mut world.hub, from, datagram.len(), bytes, world.now, UNIX);
 }
 
 #[test]
@@ -388,6 +388,7 @@ fn a_run_is_as_long_as_its_receiver_and_its_contents_are_the_same() {
         112,
         BytesMut::from(&parts.concat()[..]),
         world.now,
+        UNIX,
     );
     let runs: Vec<(Origin, usize)> = work
         .forwards
@@ -407,4 +408,22 @@ fn a_run_is_as_long_as_its_receiver_and_its_contents_are_the_same() {
         1,
         "cut: no record of the sender's"
     );
+}
+
+/// Pitfall: a handshake that overtakes the record of who sends it is thrown away by its receiver.
+#[test]
+fn an_introduction_stays_ahead_of_the_handshake_behind_it() {
+    let mut world = World::open();
+    let a = Node::member(&mut world, "192.0.2.1:1", &["10.77.0.1"]);
+    let b = Node::member(&mut world, "192.0.2.2:2", &["10.77.0.2"]);
+    let record = a.signed();
+    let introduce = Frame::Introduce { record: &record }.to_bytes();
+    let (first, second) = (a.relay(b.tag(), &introduce), a.relay(b.tag(), &[1; 148]));
+    let mut work = Work::default();
+    take(&mut work, &mut world, a.at, &first);
+    take(&mut work, &mut world, a.at, &second);
+    work.finish(&mut world.hub, world.now, UNIX);
+    let contents: Vec<&[u8]> = work.forwards.iter().map(|f| &f.bytes[12..]).collect();
+    assert_eq!(contents, [&introduce[..], &[1; 148]]);
+    assert!(work.said.is_empty());
 }

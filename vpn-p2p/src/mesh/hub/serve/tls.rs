@@ -109,16 +109,16 @@ async fn attend(shared: Arc<Shared>, client: Arc<Client>) {
             // One that has much to say has no budget of its own for handshakes.
             () = tokio::task::yield_now(), if work.waits() => {}
         }
-        let now = Instant::now();
+        let (now, unix) = (Instant::now(), unix());
         {
             let mut hub = shared.state.hub();
             for packet in batch.drain() {
                 let (mut bytes, start) = packet.into_parts();
                 let datagram = bytes.split_off(start);
                 let length = datagram.len();
-                work.take(&mut hub, origin, length, datagram, now);
+                work.take(&mut hub, origin, length, datagram, now, unix);
             }
-            work.finish(&mut hub, now, unix());
+            work.finish(&mut hub, now, unix);
         }
         udp::send(&shared, &mut work, &mut run);
     }

@@ -45,13 +45,13 @@ fn batch(shared: &Shared, work: &mut Work, received: &mut Vec<Received>) {
     if received.is_empty() && !work.waits() {
         return;
     }
-    let now = Instant::now();
+    let (now, unix) = (Instant::now(), unix());
     let mut hub = shared.state.hub();
     for received in received.drain(..) {
         let (from, stride, bytes) = received.into_parts();
-        work.take(&mut hub, Origin::Udp(from), stride, bytes, now);
+        work.take(&mut hub, Origin::Udp(from), stride, bytes, now, unix);
     }
-    work.finish(&mut hub, now, unix());
+    work.finish(&mut hub, now, unix);
 }
 
 /// Sends what was gathered. Single datagrams to one receiver are joined to a run.

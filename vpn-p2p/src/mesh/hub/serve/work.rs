@@ -65,11 +65,17 @@ impl Work {
         stride: usize,
         mut bytes: BytesMut,
         now: Instant,
+        unix: u64,
     ) {
         while !bytes.is_empty() {
             let length = stride.min(bytes.len());
             let Some(tag) = sealed_for(&bytes[..length]) else {
-                self.keep(from, bytes.split_to(length));
+                let datagram = bytes.split_to(length);
+                if datagram.starts_with(&[0x80]) {
+                    self.introduce(hub, from, datagram, now, unix);
+                } else {
+                    self.keep(from, datagram);
+                }
                 continue;
             };
             let count = run(&bytes, stride);
@@ -105,6 +111,30 @@ impl Work {
                     let datagram = run.split_to(stride.min(run.len()));
                     self.streams.push((connection, datagram));
                 }
+            }
+        }
+    }
+
+    /// To be relayed, with something in it that the hub has to look at. In its place among the others:
+    /// who is introduced is about to send a handshake, which means nothing before.
+    fn introduce(
+        &mut self,
+        hub: &mut Hub,
+        from: Origin,
+        datagram: BytesMut,
+        now: Instant,
+        unix: u64,
+    ) {
+        hub.datagram(from, datagram, now, unix);
+        while let Some((to, datagram)) = hub.poll() {
+            let bytes = BytesMut::from(&datagram[..]);
+            match to {
+                Origin::Udp(to) => self.forwards.push(Forward {
+                    to,
+                    segment: bytes.len(),
+                    bytes,
+                }),
+                Origin::Tls(connection) => self.streams.push((connection, bytes)),
             }
         }
     }

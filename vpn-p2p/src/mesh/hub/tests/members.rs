@@ -111,7 +111,16 @@ fn networks_behind_members_are_the_lists_and_the_longest_counts() {
         admitted.routes = vec!["192.168.0.0/16".parse().unwrap()];
         config.members.push(admitted);
     }
+    // Whoever may choose does not choose one from behind another.
+    config.networks.push("192.168.0.0/16".parse().unwrap());
     let mut world = World::new(config);
+    let mut thief = Node::new(udp("192.0.2.3:3"), &["192.168.5.1"]);
+    thief.join(&mut world);
+    let refused = thief.register(&mut world);
+    assert!(
+        matches!(refused, Err(Refusal::Address { .. })),
+        "{refused:?}"
+    );
     a.record.routes = vec!["192.168.0.0/16".parse().unwrap()];
     b.record.routes = vec!["192.168.5.0/24".parse().unwrap()];
     for node in [&mut a, &mut b] {
