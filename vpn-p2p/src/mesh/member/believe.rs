@@ -11,6 +11,12 @@ use crate::mesh::record::{Record, SignedRecord};
 use crate::mesh::way::Policy;
 use crate::mesh::wire::{Tag, What};
 
+/// Numbers of records that one second has room for.
+const PER_SECOND: u64 = 1_000_000;
+
+/// Seconds of a day.
+const DAY: u64 = 86_400;
+
 impl Member {
     /// A record that a hub vouches for: it checked that nobody else has the addresses.
     pub(super) fn believe(&mut self, record: SignedRecord, now: Instant) -> Option<Slot> {
@@ -156,6 +162,20 @@ impl Member {
 
     /// Makes our own record anew, and tells everybody who needs to know.
     pub(super) fn sign_own(&mut self, now: Instant, unix: u64) {
+        self.sign_from(0, now, unix);
+    }
+
+    /// A hub knows a record of ours with this number that is not older than ours: from before we were
+    /// started again, within the same second or with a clock that went wrong since. One that is more
+    /// than a day ahead is not believed, so that no hub can use the numbers up.
+    pub(super) fn sign_after(&mut self, known: u64, now: Instant, unix: u64) {
+        if known < self.own.record().sequence || known > (unix + DAY) * PER_SECOND {
+            return;
+        }
+        self.sign_from(known + 1, now, unix);
+    }
+
+    fn sign_from(&mut self, least: u64, now: Instant, unix: u64) {
         let mut candidates = self.local.clone();
         for link in &self.links {
             if let Some(at) = link.status().observed.filter(|at| self.is_candidate(*at))
@@ -168,7 +188,9 @@ impl Member {
             candidates.clear();
         }
         // So that a member that was started again is newer than before.
-        let sequence = (unix * 1_000_000).max(self.own.record().sequence + 1);
+        let sequence = (unix * PER_SECOND)
+            .max(self.own.record().sequence + 1)
+            .max(least);
         let record = Record {
             candidates,
             sequence,

@@ -6,7 +6,7 @@ use super::{Entry, Held, Member, MemberEvent, Slot, Transmit};
 use crate::mesh::link::LinkEvent;
 use crate::mesh::way::{Carrier, HubId, Way};
 use crate::mesh::wire::frame::relay_header;
-use crate::mesh::wire::{Tag, What};
+use crate::mesh::wire::{Refusal, Tag, What};
 
 /// For how long a hub is believed that a peer is not there, the first time; then twice as long. A peer
 /// that registers is told of, but not by a hub that was restarted and does not know who asked.
@@ -97,7 +97,12 @@ impl Member {
                 self.hubs_changed(now);
             }
             LinkEvent::Down { .. } => self.hubs_changed(now),
-            LinkEvent::Refused(why) => self.tell(MemberEvent::Refused(hub, why)),
+            LinkEvent::Refused(why) => {
+                if let Refusal::Old(known) = why {
+                    self.sign_after(known, now, unix);
+                }
+                self.tell(MemberEvent::Refused(hub, why));
+            }
             LinkEvent::Found { id, record, online } => {
                 let waiting = self.lookups.found(id);
                 let Some(slot) = self.believe(record, now) else {

@@ -211,6 +211,34 @@ fn a_hundred_that_join_at_once_are_no_storm() {
     assert_eq!(hub.online, 100);
 }
 
+/// The second one begins with the same number as the first, which made some more since.
+#[test]
+fn a_member_that_is_started_again_within_a_second_is_believed() {
+    let mut world = world(&[NatKind::Easy, NatKind::Easy], 8);
+    world.set_weather(Weather {
+        delay: (ms(5), ms(6)),
+        ..Weather::default()
+    });
+    for _ in 0..2 {
+        world.stop(At(0), false);
+        world.start(At(0));
+        world.run(ms(400));
+    }
+    let own = world.member(At(0)).status(world.now()).unwrap().own;
+    let known = world.hub(0).known(world.member(At(0)).id(), world.now());
+    assert_eq!(known, Some(own));
+    world.run(s(5));
+    let own = world.member(At(0)).status(world.now()).unwrap().own;
+    assert_eq!(own.candidates.len(), 2, "inside, and as the hub sees it");
+    assert_eq!(
+        world.hub(0).known(world.member(At(0)).id(), world.now()),
+        Some(own)
+    );
+    world.start_flow(At(1), At(0), ms(100), s(5));
+    world.run(s(5));
+    assert!(world.is_direct(At(0), At(1)));
+}
+
 /// What cannot be bought: all that can be direct is, and nobody is lost while the hub lives.
 fn two_hundred(seed: u64) {
     const COUNT: usize = 200;

@@ -15,6 +15,7 @@ use crate::mesh::hub::{Hub, HubConfig, HubStatus, Origin};
 use crate::mesh::identity::Identity;
 use crate::mesh::link::LinkConfig;
 use crate::mesh::member::{Arrived, Member, MemberConfig, MemberStatus, Transmit};
+use crate::mesh::record::Record;
 use crate::mesh::testing::keys::{FakeKeys, mix};
 use crate::mesh::testing::nat::NatKind;
 use crate::mesh::way::{HubId, Way};
@@ -123,6 +124,13 @@ impl HubNode {
 
     pub(super) const fn is_up(&self) -> bool {
         self.hub.is_some()
+    }
+
+    /// What it knows of a member.
+    pub fn known(&self, peer: PeerId, now: Instant) -> Option<Record> {
+        let members = self.hub.as_ref()?.members(now);
+        let mut records = members.iter().map(|member| member.record.record());
+        records.find(|record| record.peer == peer).cloned()
     }
 
     /// What it counted since it was started, if it runs.
