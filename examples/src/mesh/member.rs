@@ -266,7 +266,7 @@ impl Member {
                 policy: self.policy.into(),
                 routes: Vec::new(),
             },
-            seed: seed,
+            seed,
             ..MemberConfig::default()
         };
         let places = self.hubs.iter().map(|hub| HubEndpoint {
