@@ -240,6 +240,7 @@ moved() { awk -v m="$1" 'BEGIN { print (m > 0) ? "yes" : "no" }'; }
 
 capture_start() {                         # capture_start NAME NAMESPACE INTERFACE [FILTER]
   local i
+  : >"$WORK/$1.log"
   started "$1" "$2" tcpdump -i "$3" -n -U -s 0 -B 8192 -w "$WORK/$1.pcap" "${4-}"
   for ((i = 0; i < 100; i++)); do ! grep -q listening "$WORK/$1.log" || return 0; sleep 0.05; done
   check "capture of $3 starts" listening "$(tail -2 "$WORK/$1.log")"

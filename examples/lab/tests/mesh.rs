@@ -452,3 +452,38 @@ fn who_is_relayed_goes_by_the_other_hub_when_one_is_gone() {
     let longest = silence(&a, &b, Duration::from_secs(6), || drop(first));
     assert!(longest < Duration::from_secs(2), "{longest:?}");
 }
+
+#[test]
+fn who_is_started_again_at_once_is_taken_again() {
+    let Some(lab) = lab(NatKind::Easy, NatKind::Easy) else {
+        return;
+    };
+    let keys = Keys::new();
+    let _hub = hub(&lab, &keys, 0);
+    for _ in 0..4 {
+        let a = node(lab.host(Side::A), &keys, 0, 1);
+        let took = until("a's registration", || a.is_registered());
+        assert!(took < Duration::from_secs(3), "{took:?}");
+    }
+}
+
+#[test]
+fn first_packets_go_with_the_first_attempt() {
+    let Some(lab) = lab(NatKind::Symmetric, NatKind::Symmetric) else {
+        return;
+    };
+    let keys = Keys::new();
+    let _hub = hub(&lab, &keys, 0);
+    for _ in 0..6 {
+        let a = node(lab.host(Side::A), &keys, 0, 1);
+        let c = node(lab.public(), &keys, 2, 1);
+        until("registrations", || a.is_registered() && c.is_registered());
+        a.send(&c, "first");
+        let took = until("the first packet's answer", || a.has_answer("first"));
+        // A second attempt comes after a second at the earliest.
+        let attempts: Vec<u64> = (a.status().peers.iter())
+            .map(|peer| peer.counters.attempts)
+            .collect();
+        assert_eq!(attempts, [1], "{took:?}");
+    }
+}
