@@ -125,6 +125,7 @@ impl Member {
             held: super::Held::default(),
             dirty: false,
             absent: Vec::new(),
+            asked: None,
             since: now,
         });
         Some(slot)
@@ -140,6 +141,7 @@ impl Member {
         entry
             .held
             .drop_all(vpn_core::DropReason::NoSession, &mut self.holding);
+        self.checks.retain(|(_, checked)| *checked != slot);
         self.forgotten.add(entry.peer.counters());
         self.addresses.withdraw(slot);
         self.by_tag.remove(&entry.peer.tag());

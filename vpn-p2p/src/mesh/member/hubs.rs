@@ -2,11 +2,20 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Entry, Held, Member, MemberEvent, Slot, Transmit};
+use super::{Held, Member, MemberEvent, Slot, Transmit};
 use crate::mesh::link::LinkEvent;
 use crate::mesh::way::{Carrier, HubId, Way};
 use crate::mesh::wire::frame::relay_header;
 use crate::mesh::wire::{Refusal, Tag, What};
+
+/// Questions about hints have numbers from here on, so that they are nobody's lookup.
+const CHECK: u32 = 1 << 31;
+
+/// Such questions at a time; the oldest is forgotten, and its answer with it.
+const MAX_CHECKS: usize = 256;
+
+/// How long after such a question the next one about the same peer may follow: hints are free.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// For how long a hub is believed that a peer is not there, the first time; then twice as long. A peer
 /// that registers is told of, but not by a hub that was restarted and does not know who asked.
@@ -104,6 +113,7 @@ impl Member {
                 self.tell(MemberEvent::Refused(hub, why));
             }
             LinkEvent::Found { id, record, online } => {
+                let _ = self.checked(id);
                 let waiting = self.lookups.found(id);
                 let Some(slot) = self.believe(record, now) else {
                     let mut waiting = waiting;
@@ -114,6 +124,10 @@ impl Member {
                 self.hold(slot, waiting, now);
             }
             LinkEvent::NotFound { id } => {
+                if let Some(slot) = self.checked(id) {
+                    self.presence(slot, hub, false, now);
+                    return;
+                }
                 let hubs = self.hubs();
                 let step = self.lookups.nobody(id, &hubs, now, &mut self.holding);
                 self.ask(step, now);
@@ -144,20 +158,35 @@ impl Member {
         }
     }
 
-    /// A relayed datagram could not be delivered: a hint, which costs a question.
+    /// A relayed datagram could not be delivered, says who may be the hub, or anybody in its name. So it
+    /// is a hint: the hub is asked in our session, once a second at most, and its answer counts.
     pub(super) fn absent(&mut self, hub: HubId, tag: Tag, now: Instant) {
-        if let Some(slot) = self.by_tag.get(&tag).copied() {
-            let known = |entry: &Entry| entry.absent.iter().any(|absent| absent.is(hub, now));
-            if self.entry(slot).is_some_and(known) {
-                // About what was on the way when the first hint came.
-                return;
-            }
-            self.presence(slot, hub, false, now);
-            if let Some(link) = self.links.get_mut(usize::from(hub.0)) {
-                // Its answer is about a peer that is known: it needs no lookup of ours.
-                link.find(0, What::Tag(tag.0), now);
-            }
+        let Some(slot) = self.by_tag.get(&tag).copied() else {
+            return;
+        };
+        let Some(Some(entry)) = self.entries.get_mut(slot.0) else {
+            return;
+        };
+        let is_known = entry.absent.iter().any(|absent| absent.is(hub, now));
+        if is_known || entry.asked.is_some_and(|at| now < at + ASK_AGAIN) {
+            return;
         }
+        entry.asked = Some(now);
+        self.next_check = self.next_check.wrapping_add(1) | CHECK;
+        let id = self.next_check;
+        if self.checks.len() >= MAX_CHECKS {
+            self.checks.remove(0);
+        }
+        self.checks.push((id, slot));
+        if let Some(link) = self.links.get_mut(usize::from(hub.0)) {
+            link.find(id, What::Tag(tag.0), now);
+        }
+    }
+
+    /// Whether an answer is to a question about a hint; then about whom.
+    fn checked(&mut self, id: u32) -> Option<Slot> {
+        let at = self.checks.iter().position(|(check, _)| *check == id)?;
+        Some(self.checks.swap_remove(at).1)
     }
 
     /// Other hubs, or others' carriers.

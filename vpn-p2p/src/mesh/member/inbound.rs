@@ -160,6 +160,14 @@ impl Member {
         now: Instant,
         unix: u64,
     ) -> Arrived {
+        // One that is known already needs no second look at its signature.
+        if let Some(slot) = self.by_tag.get(&tag).copied()
+            && let Some(known) = self.entry(slot).and_then(|entry| entry.peer.record())
+            && known.to_bytes() == record
+        {
+            self.presence(slot, hub, true, now);
+            return Arrived::Handled;
+        }
         let (since, count) = &mut self.introductions;
         if now.saturating_duration_since(*since) >= Duration::from_secs(1) {
             (*since, *count) = (now, 0);

@@ -112,7 +112,8 @@ impl Lookups {
         let Some(&hub) = hubs.iter().find(|hub| !lookup.asked.contains(hub)) else {
             return Step::Nothing;
         };
-        self.next_id = self.next_id.wrapping_add(1);
+        // The upper half of the numbers is for questions that are no lookups.
+        self.next_id = self.next_id.wrapping_add(1) & (u32::MAX >> 1);
         let id = self.next_id;
         lookup.id = Some(id);
         lookup.asked.push(hub);

@@ -98,6 +98,8 @@ struct Entry {
     dirty: bool,
     /// Hubs at which it was not.
     absent: Vec<Absent>,
+    /// When a hub was asked last whether it is there.
+    asked: Option<Instant>,
     /// When it was made or wanted last: who makes room.
     since: Instant,
 }
@@ -126,6 +128,9 @@ pub struct Member {
     /// What was done with peers that are forgotten: sums must not become less.
     forgotten: PeerCounters,
     introductions: (Instant, u32),
+    /// Questions to hubs whether peers are there.
+    checks: Vec<(u32, Slot)>,
+    next_check: u32,
     conflicts: HashMap<Claim, u64>,
     out: VecDeque<Transmit>,
     events: VecDeque<MemberEvent>,
@@ -174,6 +179,8 @@ impl Member {
             renew_own: now,
             forgotten: PeerCounters::default(),
             introductions: (now, 0),
+            checks: Vec::new(),
+            next_check: 0,
             conflicts: HashMap::new(),
             out: VecDeque::new(),
             events: VecDeque::new(),

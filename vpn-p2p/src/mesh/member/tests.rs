@@ -375,3 +375,26 @@ fn who_goes_and_comes_back_is_found_again() {
     world.run(Duration::from_millis(50));
     assert_eq!(world.got(0), [packet(1, 0, b"back").bytes()]);
 }
+
+/// Anybody can send in the hub's name that a peer is not there: it costs a question a second, and no
+/// packet.
+#[test]
+fn a_forged_word_that_a_peer_is_gone_changes_nothing() {
+    let mut world = World::new(2, |_, _| {});
+    world.closed = vec![world.members[1].0];
+    world.run(Duration::from_millis(100));
+    world.send(0, 1, b"1");
+    world.run(Duration::from_secs(1));
+    world.got(1);
+    let tag = Tag::from(world.members[1].1.id());
+    let forged = crate::mesh::wire::Frame::Absent { tag }.to_bytes();
+    let at = world.members[0].0;
+    for n in 0..50u8 {
+        world.wire.push_back((hub_at(), at, forged.clone()));
+        assert!(matches!(world.send(0, 1, &[n]), Outlet::Open(_, Way::Relay(_), _)));
+        world.run(Duration::from_millis(20));
+    }
+    assert_eq!(world.got(1).len(), 50);
+    let finds = world.hub.as_ref().unwrap().status().finds;
+    assert!(finds <= 1 + 2, "{finds} questions");
+}
