@@ -29,6 +29,9 @@ const WINDOW: u64 = 96;
 /// After so long without anything arriving, what is on the way is lost.
 const LOST: Duration = Duration::from_millis(100);
 
+/// Ports that a flood comes from.
+const FLOODERS: usize = 16;
+
 /// How long a relay may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -133,6 +136,43 @@ impl Way {
                 took,
             })
         })
+    }
+
+    /// Sends the hub what strangers may send, from many ports, until it is told to stop: Hellos, Joins
+    /// with a cookie that is none, handshakes. Returns how many.
+    pub(super) fn flood(&self, stop: &AtomicBool) -> Result<u64, Error> {
+        let record = [7; 500];
+        let join = Frame::Join {
+            cookie: [1; 16],
+            record: &record,
+        };
+        let mut initiation = vec![7; 148];
+        initiation[..4].copy_from_slice(&[1, 0, 0, 0]);
+        let kinds = [
+            Frame::Hello { nonce: 1 }.to_bytes(),
+            join.to_bytes(),
+            initiation,
+        ];
+        let sockets: Vec<UdpSocket> = (0..FLOODERS).map(|_| socket()).collect::<Result<_, _>>()?;
+        let mut sent = 0;
+        while !stop.load(Ordering::Relaxed) {
+            for socket in &sockets {
+                let state = UdpSocketState::new(socket.into())?;
+                for kind in &kinds {
+                    let transmit = Transmit {
+                        destination: self.to,
+                        ecn: None,
+                        contents: &kind.repeat(BURST),
+                        segment_size: Some(kind.len()),
+                        src_ip: None,
+                    };
+                    if state.try_send(socket.into(), &transmit).is_ok() {
+                        sent += BURST as u64;
+                    }
+                }
+            }
+        }
+        Ok(sent)
     }
 
     /// Sends as far as the window goes; returns how many never arrived.

@@ -11,7 +11,9 @@ mod turn;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -176,8 +178,41 @@ pub(crate) fn compare(
         }
     }
     figures.iter().for_each(|figures| tell(&figures.line()));
+    tell(&flooded(seconds)?);
     let goals = goals(&figures);
     Ok((figures, goals))
+}
+
+/// What strangers do to the hub and its members: one line of a report.
+fn flooded(seconds: f64) -> Result<String, Error> {
+    let running = Relay::Ours.start()?;
+    let pid = running.process.id();
+    let spent = || account::process(pid);
+    let window = Duration::from_secs_f64(seconds);
+    let before = running.way.flow(true, WARM_UP, window, spent)?;
+    let (resident, _) = account::resident(pid).ok_or("the hub is gone")?;
+    let stop = AtomicBool::new(false);
+    let start = Instant::now();
+    let (during, sent) = thread::scope(|scope| {
+        let flooding = scope.spawn(|| running.way.flood(&stop));
+        let during = running.way.flow(true, WARM_UP, window, spent);
+        stop.store(true, Ordering::Relaxed);
+        let sent = flooding.join().map_err(|_| "the flood failed")??;
+        Ok::<_, Error>((during?, sent))
+    })?;
+    let flood = sent as f64 / 1000.0 / start.elapsed().as_secs_f64();
+    let (_, most) = account::resident(pid).ok_or("the hub is gone")?;
+    let rate = |m: &ends::Measured| m.received as f64 / 1000.0 / m.took.as_secs_f64();
+    Ok(format!(
+        "under a flood of {flood:.0} k handshakes/s: {:.0} of {:.0} kpackets/s are relayed, \
+         {} lost; the hub takes {:.2} of a processor, {:.1} MiB of memory (before: {:.1})",
+        rate(&during),
+        rate(&before),
+        during.lost,
+        during.spent.as_secs_f64() / during.took.as_secs_f64(),
+        most as f64 / 1024.0,
+        resident as f64 / 1024.0,
+    ))
 }
 
 fn goals(figures: &[Figures]) -> Vec<Goal> {
