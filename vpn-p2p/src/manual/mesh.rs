@@ -134,11 +134,19 @@
 //! * **A hub's limits** ([`Limits`](crate::mesh::hub::Limits)) are per member: 1 Gbit/s relayed, 100
 //!   control messages a second. A hub that relays much wants a fast core: it copies, it does not decrypt.
 //!
+//! # Metrics
+//!
+//! Families `vpn_mesh_*` of a member and `vpn_hub_*` of a hub are in `METRICS.md` of vpn-core. Worth an alarm:
+//! `vpn_mesh_hub_up` 0 at all hubs of a node; `vpn_mesh_retries_total` that grows steadily (a peer that is wanted and
+//! does not answer); `vpn_mesh_fallbacks_total` that grows each minute (a direct way that comes and goes);
+//! `vpn_mesh_conflicts_total` (two claim one address). The part of `vpn_mesh_packets_total` by `path` says what
+//! the relays carry.
+//!
 //! # Troubleshooting
 //!
 //! | What you see | Why, and what to do |
 //! |---|---|
-//! | hub `waiting`, nothing answers | wrong address or port, hub not running, or a firewall. `mesh hub` prints where it listens |
+//! | hub `waiting`, nothing answers | wrong address or port, hub not running, or a firewall: `listen` in the hub's file, and `ss -lunt` there, say where it listens |
 //! | hub `waiting`, another key | the configuration has another hub's public key, or somebody is in between: compare with `mesh pubkey` on the hub |
 //! | hub `waiting`, the hub does not know this key | add the node's public key to the hub's `[[members]]`, or give it the token |
 //! | hub `waiting`, the address is not this member's to use | another member has it, or the hub's list gives this key another one. First come, first served, but the list wins |
