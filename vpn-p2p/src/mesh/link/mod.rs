@@ -249,7 +249,9 @@ impl Link {
     pub fn set_endpoints(&mut self, endpoints: Vec<SocketAddr>, now: Instant) {
         let mut endpoints: Vec<SocketAddr> = endpoints.into_iter().map(canonical).collect();
         endpoints.truncate(MAX_ENDPOINTS);
-        if endpoints == self.endpoints {
+        let known = |endpoint: &SocketAddr| self.endpoints.contains(endpoint);
+        // Resolvers turn their answers around: that is nothing new.
+        if endpoints.len() == self.endpoints.len() && endpoints.iter().all(known) {
             return;
         }
         self.endpoints = endpoints;

@@ -779,6 +779,25 @@ fn another_network_is_asked_at_once() {
     assert_eq!(world.link.way().map(|it| it.0), Some(Carrier::Tls));
 }
 
+#[test]
+fn other_endpoints_are_asked_at_once_and_the_same_in_another_order_are_not() {
+    let mut world = World::new();
+    (world.udp, world.tls) = (false, false);
+    world.run(300.0);
+    assert_eq!(world.link.status().state, LinkState::Waiting);
+    let before = world.sent.len();
+    world
+        .link
+        .set_endpoints(vec![at(HUB_V6), at(HUB)], world.now);
+    world.flush();
+    assert_eq!(world.sent.len(), before);
+    world
+        .link
+        .set_endpoints(vec![at("192.0.2.9:51820")], world.now);
+    world.flush();
+    assert_eq!(world.sent.len(), before + 1);
+}
+
 /// What may happen to a link.
 #[derive(Clone, Debug)]
 enum Happening {
