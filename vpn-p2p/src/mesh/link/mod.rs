@@ -31,7 +31,9 @@ mod greet;
 mod join;
 mod live;
 mod messages;
+mod output;
 mod repeat;
+mod sending;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -46,7 +48,6 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use vpn_core::DropReason;
 use vpn_resilience::{Backoff, Next};
-use zeroize::Zeroizing;
 
 use self::find::Finds;
 use self::greet::Round;
@@ -55,13 +56,13 @@ use self::live::Live;
 use super::keys::Keys;
 use super::record::SignedRecord;
 use super::way::Carrier;
-use super::wire::frame::HEADER;
-use super::wire::{Frame, Plain, Refusal, Tag, ToHub, What};
+use super::wire::{Frame, Tag, ToHub, What};
 use crate::session::{Session, TICK, Ticked};
 use crate::wg_quick::PublicKey;
 
 pub use self::config::{LinkConfig, LinkTimes, MAX_ENDPOINTS};
 pub use self::find::MAX_FINDS;
+pub use self::output::{LinkEvent, LinkOut};
 pub use self::status::{LinkCounters, LinkState, LinkStatus};
 
 /// How often the session's clock is looked at when no handshake is under way. Its ages are minutes.
@@ -76,69 +77,6 @@ const ECHOES: usize = 64;
 
 /// WireGuard's messages are padded to a multiple of this (whitepaper §5.4.6).
 const PADDING: usize = 16;
-
-/// What is to be sent or done.
-#[derive(Clone, PartialEq, Eq)]
-pub enum LinkOut {
-    /// A datagram, from the socket that direct paths use.
-    Udp(SocketAddr, Vec<u8>),
-    /// A datagram by the TLS connection.
-    Tls(Vec<u8>),
-    /// Connect by TLS to the first of these that answers.
-    OpenTls(Vec<SocketAddr>),
-    /// Close the TLS connection, or stop opening it.
-    CloseTls,
-}
-
-impl std::fmt::Debug for LinkOut {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Udp(to, bytes) => write!(f, "Udp({to}, {} bytes)", bytes.len()),
-            Self::Tls(bytes) => write!(f, "Tls({} bytes)", bytes.len()),
-            Self::OpenTls(to) => write!(f, "OpenTls({to:?})"),
-            Self::CloseTls => f.write_str("CloseTls"),
-        }
-    }
-}
-
-/// What happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LinkEvent {
-    /// We are a member. Told again when the carrier changes.
-    Up {
-        /// By what.
-        carrier: Carrier,
-        /// How the hub sees our socket; `None` over TLS.
-        observed: Option<SocketAddr>,
-    },
-    /// The hub is gone; it is tried again.
-    Down {
-        /// For people.
-        why: String,
-    },
-    /// The hub does not take us, or not our newest record. It is tried again, at once with a new one.
-    Refused(Refusal),
-    /// Who was asked for.
-    Found {
-        /// The question's.
-        id: u32,
-        /// Verified, and of who was asked for.
-        record: SignedRecord,
-        /// Whether it is connected to a hub now.
-        online: bool,
-    },
-    /// Nobody, or no answer in time.
-    NotFound {
-        /// The question's.
-        id: u32,
-    },
-    /// Somebody we asked for says something new.
-    Changed(SignedRecord),
-    /// The hub sees our socket there, and did not before.
-    Observed(SocketAddr),
-    /// Whether members reach only those the hub allows. Told when it changes.
-    Isolated(bool),
-}
 
 /// The TLS connection, as far as we know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -586,100 +524,6 @@ impl Link {
         self.finds.pause();
         self.held = None;
         self.stage = Stage::Idle;
-    }
-
-    fn open_tls(&mut self) {
-        if self.tls == Tls::Closed {
-            self.tls = Tls::Opening;
-            let endpoints = self.endpoints.clone();
-            self.push(LinkOut::OpenTls(endpoints));
-        }
-    }
-
-    fn close_tls(&mut self) {
-        self.tls_until = None;
-        if self.tls != Tls::Closed {
-            self.tls = Tls::Closed;
-            self.push(LinkOut::CloseTls);
-        }
-    }
-
-    /// Seals a message and sends it; `false` without a session.
-    fn seal(&mut self, message: &impl Plain, via: Carrier, to: SocketAddr) -> bool {
-        // It may hold the token.
-        let mut plain = Zeroizing::new(message.to_plain());
-        let padded = plain.len().next_multiple_of(PADDING);
-        plain.resize(padded, 0);
-        self.seal_bytes(&plain, via, to)
-    }
-
-    /// The same with bytes that are padded.
-    fn seal_bytes(&mut self, plain: &[u8], via: Carrier, to: SocketAddr) -> bool {
-        let mut sealed = Vec::with_capacity(plain.len() + PADDING * 2);
-        let done = self
-            .held
-            .as_mut()
-            .is_some_and(|held| held.session.seal(BytesMut::from(plain), &mut sealed));
-        if done {
-            self.send(via, to, sealed);
-        }
-        done
-    }
-
-    fn send(&mut self, via: Carrier, to: SocketAddr, datagram: Vec<u8>) {
-        if let Some(echo) = datagram
-            .get(HEADER..)
-            .and_then(|body| body.first_chunk::<8>())
-        {
-            self.echoes.note(*echo);
-        }
-        self.push(match via {
-            Carrier::Udp => LinkOut::Udp(to, datagram),
-            Carrier::Tls => LinkOut::Tls(datagram),
-        });
-    }
-
-    /// Sends by the way that is used now.
-    fn send_here(&mut self, datagram: Vec<u8>) {
-        let way = match &self.stage {
-            Stage::Joining(joining) => Some((joining.via, joining.to)),
-            Stage::Up(live) => Some((live.via, live.to)),
-            _ => None,
-        };
-        if let Some((via, to)) = way {
-            self.send(via, to, datagram);
-        }
-    }
-
-    fn push(&mut self, out: LinkOut) {
-        if self.out.len() < MAX_QUEUED {
-            self.out.push_back(out);
-        }
-    }
-
-    fn event(&mut self, event: LinkEvent) {
-        if self.events.len() < MAX_QUEUED {
-            self.events.push_back(event);
-        }
-    }
-
-    /// A number nobody can guess who has not seen one of ours (SplitMix64).
-    const fn draw(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// The number of the next question inside of the session.
-    const fn number(&mut self) -> u32 {
-        // 0 is nobody's question.
-        self.next_id = match self.next_id.wrapping_add(1) {
-            0 => 1,
-            next => next,
-        };
-        self.next_id
     }
 }
 

@@ -12,9 +12,10 @@ use crate::mesh::identity::Identity;
 use crate::mesh::keys::{Admission, NoiseKeys};
 use crate::mesh::record::Record;
 use crate::mesh::way::HubId;
-use crate::mesh::wire::ToMember;
 use crate::mesh::wire::control::{Inner, Token, inner};
+use crate::mesh::wire::frame::HEADER;
 use crate::mesh::wire::frame::is_frame;
+use crate::mesh::wire::{Plain, Refusal, ToMember};
 use crate::session::Opened;
 use crate::wg_quick::PrivateKey;
 
