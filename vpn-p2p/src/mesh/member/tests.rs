@@ -391,7 +391,10 @@ fn a_forged_word_that_a_peer_is_gone_changes_nothing() {
     let at = world.members[0].0;
     for n in 0..50u8 {
         world.wire.push_back((hub_at(), at, forged.clone()));
-        assert!(matches!(world.send(0, 1, &[n]), Outlet::Open(_, Way::Relay(_), _)));
+        assert!(matches!(
+            world.send(0, 1, &[n]),
+            Outlet::Open(_, Way::Relay(_), _)
+        ));
         world.run(Duration::from_millis(20));
     }
     assert_eq!(world.got(1).len(), 50);

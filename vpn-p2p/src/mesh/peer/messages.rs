@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use vpn_core::DropReason;
 
-use super::{Arrival, Peer, PeerEvent, REPEAT_AFTER, REPEATS, Repeat};
+use super::{Arrival, Peer, PeerEvent, REPEAT_AFTER, REPEAT_LONGEST, Repeat};
 use crate::mesh::record::SignedRecord;
 use crate::mesh::way::Way;
 use crate::mesh::wire::{Plain as _, ToPeer};
@@ -58,7 +58,7 @@ impl Peer {
     pub(super) fn tell(&mut self, now: Instant) {
         let repeat = Repeat {
             at: now + REPEAT_AFTER,
-            left: REPEATS,
+            made: 0,
         };
         self.telling = Some((self.own.clone(), repeat));
         self.tell_again(now);
@@ -76,13 +76,9 @@ impl Peer {
         let Some((_, repeat)) = self.telling.as_mut().filter(|(_, repeat)| repeat.at <= now) else {
             return;
         };
-        if repeat.left == 0 {
-            // The next session tells it again.
-            self.telling = None;
-            return;
-        }
-        repeat.left -= 1;
-        repeat.at = now + REPEAT_AFTER;
+        // Whoever could not be reached for a while, as behind a NAT that was restarted, is told later.
+        repeat.made = repeat.made.saturating_add(1);
+        repeat.at = now + REPEAT_LONGEST.min(REPEAT_AFTER * (1 << repeat.made.min(8)));
         self.tell_again(now);
     }
 }

@@ -47,11 +47,12 @@ const INDICES: usize = 16;
 /// Beyond it the newest is dropped: all of them are repeated.
 const MAX_OUT: usize = 256;
 
-/// How often a message that wants an answer is repeated.
-const REPEATS: u8 = 5;
-
-/// After how long.
+/// After how long a message that wants an answer is repeated, the first time; then twice as long, for
+/// as long as there is a session.
 const REPEAT_AFTER: Duration = Duration::from_secs(1);
+
+/// The longest pause between two of them.
+const REPEAT_LONGEST: Duration = Duration::from_secs(32);
 
 /// A session is renewed at this age while nothing is sent, by the side with the smaller key: in place
 /// of the third keepalive after the one before. So an idle side sends four messages in that time, two
@@ -79,7 +80,7 @@ pub struct Routed {
 #[derive(Debug)]
 struct Repeat {
     at: Instant,
-    left: u8,
+    made: u8,
 }
 
 /// One peer.

@@ -211,6 +211,22 @@ fn a_hundred_that_join_at_once_are_no_storm() {
     assert_eq!(hub.online, 100);
 }
 
+/// Neither can be told the other's new address at once: a record is told until it was had.
+#[test]
+fn two_nats_that_restart_together_cost_a_direct_way_for_a_minute_only() {
+    let mut world = world(&[NatKind::Easy, NatKind::Easy], 9);
+    world.send(At(0), At(1));
+    world.run(s(71));
+    assert!(world.is_direct(At(0), At(1)));
+    for at in [At(0), At(1)] {
+        let site = world.member(at).site();
+        world.restart_nat(site);
+    }
+    world.start_flow(At(0), At(1), s(1), s(120));
+    world.run(s(100));
+    assert!(world.is_direct(At(0), At(1)));
+}
+
 /// The second one begins with the same number as the first, which made some more since.
 #[test]
 fn a_member_that_is_started_again_within_a_second_is_believed() {
