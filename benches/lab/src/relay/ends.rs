@@ -32,6 +32,10 @@ const LOST: Duration = Duration::from_millis(100);
 /// Ports that a flood comes from.
 const FLOODERS: usize = 16;
 
+/// Datagrams per second of a flood: half a gigabit. With far more the socket's queue is full, and who is
+/// in it is the kernel's choice.
+const FLOOD: u32 = 200_000;
+
 /// How long a relay may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -154,9 +158,11 @@ impl Way {
             initiation,
         ];
         let sockets: Vec<UdpSocket> = (0..FLOODERS).map(|_| socket()).collect::<Result<_, _>>()?;
-        let mut sent = 0;
+        let (mut sent, start) = (0, Instant::now());
+        let due = |sent: u64| Duration::from_secs(sent) / FLOOD;
         while !stop.load(Ordering::Relaxed) {
             for socket in &sockets {
+                thread::sleep(due(sent).saturating_sub(start.elapsed()));
                 let state = UdpSocketState::new(socket.into())?;
                 for kind in &kinds {
                     let transmit = Transmit {
