@@ -10,10 +10,13 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::mesh::identity::Identity;
+use crate::mesh::keys::NoiseKeys;
 use crate::mesh::record::Record;
 use crate::mesh::testing::{Clock, FakeKeys};
 
 const HUB: HubId = HubId(0);
+/// Length of a packet of a user; no message has it.
+const PACKET: usize = 300;
 const UNIX: u64 = 1_700_000_000;
 
 /// What connects them.
@@ -28,7 +31,7 @@ struct Cables {
 
 struct Pair {
     clock: Clock,
-    keys: [FakeKeys; 2],
+    keys: [Box<dyn Keys>; 2],
     peers: [Peer; 2],
     wire: VecDeque<(usize, Way, Vec<u8>)>,
     cables: Cables,
@@ -36,6 +39,8 @@ struct Pair {
     /// Whether the one's datagrams ever reached the other directly, by sender.
     arrived_directly: [bool; 2],
     received: [usize; 2],
+    /// Packets of users that the cables lost.
+    lost: usize,
     sent: [usize; 2],
 }
 
@@ -46,7 +51,14 @@ fn at(place: usize) -> SocketAddr {
 impl Pair {
     fn new() -> Self {
         let clock = Clock::default();
-        let keys = [1, 2].map(|number| FakeKeys::new(number, clock.clone()));
+        let keys = [1, 2].map(|number| {
+            let keys: Box<dyn Keys> = Box::new(FakeKeys::new(number, clock.clone()));
+            keys
+        });
+        Self::with_keys(clock, keys)
+    }
+
+    fn with_keys(clock: Clock, keys: [Box<dyn Keys>; 2]) -> Self {
         let people = [1_u8, 2].map(|number| Identity::from_bytes(&[number; 32]));
         let records = [0, 1].map(|place| {
             let record = Record {
@@ -71,7 +83,7 @@ impl Pair {
             let own = records[place].clone();
             let mut peer = Peer::new(routed, PeerRules::default(), &config, own, place as u64);
             assert_eq!(peer.stage(), Stage::Registered);
-            peer.set_record(other.clone(), &[at(1 - place)], &keys[place], now);
+            peer.set_record(other.clone(), &[at(1 - place)], &*keys[place], now);
             assert_eq!(peer.stage(), Stage::Announced);
             peer.set_relays(&[(HUB, Carrier::Udp)], now);
             peer
@@ -89,6 +101,7 @@ impl Pair {
             random: 1,
             arrived_directly: [false; 2],
             received: [0; 2],
+            lost: 0,
             sent: [0; 2],
         }
     }
@@ -124,6 +137,7 @@ impl Pair {
                 ),
             };
             if !open || self.is_lost() {
+                self.lost += usize::from(datagram.len() == PACKET + 32);
                 continue;
             }
             self.arrived_directly[from] |= seen.is_direct();
@@ -191,11 +205,11 @@ impl Pair {
             return false;
         };
         let mut out = Vec::new();
-        if !peer.seal(BytesMut::from(&[0x45; 64][..]), &mut out) {
+        if !peer.seal(BytesMut::from(&[0x45; PACKET][..]), &mut out) {
             peer.demand(now);
             return false;
         }
-        peer.sent(way, 1, 64, now);
+        peer.sent(way, 1, PACKET as u64, now);
         self.wire.push_back((from, way, out));
         self.deliver();
         true
@@ -309,7 +323,8 @@ fn a_record_of_another_session_key_begins_another_session() {
     };
     let now = pair.clock.now();
     let signed = record.sign(&person);
-    pair.peers[0].set_record(signed.clone(), &[at(1)], &pair.keys[0], now);
+    let keys = &*pair.keys[0];
+    pair.peers[0].set_record(signed.clone(), &[at(1)], keys, now);
     let mut fresh = Peer::new(
         Routed {
             peer: pair.peers[1].id(),
@@ -327,10 +342,48 @@ fn a_record_of_another_session_key_begins_another_session() {
     );
     fresh.set_relays(&[(HUB, Carrier::Udp)], now);
     pair.peers[1] = fresh;
-    pair.keys[1] = other;
+    pair.keys[1] = Box::new(other);
     pair.send(0);
     pair.run(Duration::from_secs(5));
     assert_eq!(pair.peers.each_ref().map(Peer::stage), [Stage::Direct; 2]);
+}
+
+/// L-20: keys change under traffic and loss, by either side, with real cryptography: what is lost is
+/// what the cables lost.
+#[test]
+fn changing_keys_loses_nothing_beyond_what_the_network_loses() {
+    let keys = [(); 2].map(|()| {
+        let key = crate::wg_quick::PrivateKey::generate().unwrap();
+        let keys: Box<dyn Keys> = Box::new(NoiseKeys::new(&key));
+        keys
+    });
+    let mut pair = Pair::with_keys(Clock::default(), keys);
+    pair.connect();
+    pair.cables.loss = 20;
+    let (mut sent, mut renewed) = (0, 0);
+    for round in 0..60 {
+        let now = pair.clock.now();
+        let side = round % 2;
+        let way = pair.peers[side].way().unwrap();
+        if let Some(init) = pair.peers[side].session.as_mut().unwrap().1.initiate(true) {
+            pair.peers[side].send(way, init.to_vec(), now);
+            renewed += 1;
+        }
+        for _ in 0..10 {
+            for from in 0..2 {
+                sent += usize::from(pair.send(from));
+            }
+        }
+        pair.run(Duration::from_millis(50));
+    }
+    let received: usize = pair.received.iter().sum();
+    assert_eq!((sent, renewed), (60 * 20, 60));
+    assert!(
+        pair.lost > 100,
+        "{} lost: the cables are too good",
+        pair.lost
+    );
+    assert_eq!(received + pair.lost, sent);
 }
 
 #[derive(Clone, Debug)]
