@@ -1,6 +1,6 @@
 //! Decides what a datagram of the session means, whether there is a session, and when it is renewed.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use vpn_core::DropReason;
@@ -9,6 +9,14 @@ use super::{Arrival, Peer, PeerEvent, RENEW_AFTER, RENEW_EARLY, RENEW_LATE, REPE
 use crate::mesh::way::{Policy, Way};
 use crate::mesh::wire::{Inner, control};
 use crate::session::{Opened, TICK, Ticked};
+
+/// Without packets for so long, none of WireGuard's timers is about to fire that has to fire on the
+/// spot: the longest that follows a packet is 15 s (whitepaper §6.1).
+const QUIET_AFTER: Duration = Duration::from_secs(20);
+
+/// How often sessions of quiet peers are ticked: a member with a thousand of them would be woken by
+/// nothing else.
+const SLOW_TICK: Duration = Duration::from_secs(1);
 
 impl Peer {
     /// A datagram came that the table of session names, or the gate before handshakes, gave to this
@@ -158,7 +166,9 @@ impl Peer {
     }
 
     pub(super) fn tick(&mut self, now: Instant) {
-        self.next_tick = Some(now + TICK);
+        let lately = |at: Instant| now.saturating_duration_since(at) < QUIET_AFTER;
+        let is_quiet = self.was_ready && !self.last_packet.is_some_and(lately);
+        self.next_tick = Some(now + if is_quiet { SLOW_TICK } else { TICK });
         let Some((_, session)) = &mut self.session else {
             self.next_tick = None;
             return;
