@@ -10,7 +10,10 @@ use std::time::Duration;
 use common::{End, PATIENCE, Plain, udp};
 use vpn_core::packet::Gso;
 use vpn_core::testing::build;
-use vpn_core::{DownCause, DropReason, Packet, TransportState, TunnelTransport};
+use vpn_core::{
+    DownCause, DropCounters, DropReason, NetworkEvent, Packet, PacketBatch, TransportState,
+    TunnelTransport,
+};
 use vpn_p2p::mesh::hub::{Admitted, HubServer, Listen, TlsLimits};
 use vpn_p2p::mesh::{
     Carrier, HubConfig, HubEndpoint, HubId, Identity, LinkConfig, MemberConfig, MeshTransport,
@@ -156,8 +159,7 @@ async fn who_is_not_on_the_list_is_refused() {
     net.hub.close().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hub_that_is_started_again_is_found_again() {
+async fn restart(carrier: Carrier) {
     let mut net = Net::new(2);
     let at = net.hub.local_addrs()[0];
     let identity = Identity::generate().unwrap();
@@ -173,7 +175,7 @@ async fn a_hub_that_is_started_again_is_found_again() {
         HubServer::start(config.clone(), TlsLimits::default(), &identity, listen).unwrap()
     };
     net.hub = start();
-    let (a, mut b) = tokio::join!(net.end(0, Carrier::Udp), net.end(1, Carrier::Udp));
+    let (a, mut b) = tokio::join!(net.end(0, carrier), net.end(1, carrier));
     a.send(&[packet(0, 1, b"before")]).await;
     assert_eq!(b.receive().await, packet(0, 1, b"before"));
     net.hub.close().await;
@@ -190,6 +192,84 @@ async fn a_hub_that_is_started_again_is_found_again() {
     tokio::time::timeout(PATIENCE, again).await.unwrap();
     a.close().await;
     b.close().await;
+    net.hub.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_that_is_started_again_is_found_again() {
+    restart(Carrier::Udp).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_is_one_that_is_reached_by_streams() {
+    restart(Carrier::Tls).await;
+}
+
+/// What came by a stream and has no room in the caller's batch waits for the next call.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_small_batch_loses_nothing() {
+    const COUNT: usize = 60;
+    let net = Net::new(2);
+    let near = net.end(0, Carrier::Tls).await;
+    let far = net.node(1, &net.nodes[1], Carrier::Tls);
+    let (mut batch, mut drops) = (PacketBatch::new(2, 1500), DropCounters::default());
+    let mut got = 0;
+    let mut asked = false;
+    let read = async {
+        while got < COUNT {
+            if !asked && matches!(far.state().get(), TransportState::Up(_)) {
+                asked = true;
+                let packets: Vec<_> = (0..COUNT).map(|n| packet(0, 1, &[n as u8; 9])).collect();
+                assert_eq!(near.send(&packets).await.total(), 0);
+            }
+            let _ = tokio::time::timeout(Duration::from_millis(50), far.readable()).await;
+            got += far.try_recv(&mut batch, &mut drops).unwrap();
+            batch.clear();
+        }
+    };
+    tokio::time::timeout(PATIENCE, read).await.unwrap();
+    assert_eq!((got, drops.total()), (COUNT, 0));
+    far.close().await;
+    near.close().await;
+    net.hub.close().await;
+}
+
+/// T8: no network is down at once; another one is asked at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_state_follows_the_network_below() {
+    let net = Net::new(1);
+    for carrier in [Carrier::Udp, Carrier::Tls] {
+        let end = net.end(0, carrier).await;
+        end.transport.network_changed(NetworkEvent::Lost);
+        let now = end.transport.state().get();
+        assert!(
+            matches!(now, TransportState::Down(DownCause::Network(_))),
+            "{now}"
+        );
+        end.transport.network_changed(NetworkEvent::Changed);
+        end.up().await;
+        end.close().await;
+    }
+    net.hub.close().await;
+}
+
+/// Nobody has to call `close`: its tasks end, and its sockets are gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_dropped_leaves_nothing() {
+    let net = Net::new(1);
+    let end = net.end(0, Carrier::Tls).await;
+    let port = end.transport.local_addrs()[0].port();
+    assert!(std::net::UdpSocket::bind(("0.0.0.0", port)).is_err());
+    end.leave();
+    let free = async {
+        while std::net::UdpSocket::bind(("0.0.0.0", port)).is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        while net.hub.status().streams > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, free).await.unwrap();
     net.hub.close().await;
 }
 

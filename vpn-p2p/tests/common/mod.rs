@@ -213,6 +213,11 @@ impl<T: TunnelTransport + 'static> End<T> {
         .expect("nothing was dropped for this reason");
     }
 
+    /// Lets the transport go without closing it.
+    pub fn leave(self) {
+        self.reader.abort();
+    }
+
     pub async fn close(self) {
         self.transport.close().await;
         self.reader.await.unwrap();

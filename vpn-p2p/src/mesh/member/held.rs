@@ -34,6 +34,13 @@ pub(super) struct Holding {
     pub(super) drops: DropCounters,
 }
 
+#[cfg(test)]
+impl Holding {
+    pub(super) const fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+}
+
 impl Held {
     pub(super) fn is_empty(&self) -> bool {
         self.packets.is_empty()

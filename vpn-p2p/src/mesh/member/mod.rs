@@ -266,12 +266,17 @@ impl Member {
 
     /// Whether a hub took us, or a peer is connected.
     pub fn is_connected(&self) -> bool {
-        let hub = self.links.iter().any(|link| link.way().is_some());
-        hub || self
-            .entries
-            .iter()
-            .flatten()
-            .any(|entry| entry.peer.way().is_some())
+        self.has_hub()
+            || self
+                .entries
+                .iter()
+                .flatten()
+                .any(|entry| entry.peer.way().is_some())
+    }
+
+    /// Whether a hub took us.
+    pub fn has_hub(&self) -> bool {
+        self.links.iter().any(|link| link.way().is_some())
     }
 
     /// Where hubs answer, or are asked first.
@@ -318,6 +323,9 @@ impl Member {
         while let Some(slot) = self.timers.take_due(now) {
             if let Some(entry) = self.entry_mut(slot) {
                 entry.peer.handle_timeout(now);
+            }
+            if let Some(Some(entry)) = self.entries.get_mut(slot.0) {
+                entry.held.expire(now, &mut self.holding);
             }
             // It is planned anew, and never for now: what is due was done.
             self.settle(now);
@@ -380,13 +388,27 @@ impl Member {
                 self.claimed(slot, *record, now);
                 continue;
             }
-            if matches!(event, PeerEvent::Ready | PeerEvent::Path(_)) {
-                self.release(slot, now);
+            match event {
+                PeerEvent::Ready | PeerEvent::Path(_) => self.release(slot, now),
+                PeerEvent::Gone => self.drop_held(slot),
+                PeerEvent::Record(_) => {}
             }
             self.tell(MemberEvent::Peer(id, event));
         }
-        let at = self.entry(slot).and_then(|entry| entry.peer.next_timeout());
+        let at = self.entry(slot).and_then(|entry| {
+            let times = [entry.peer.next_timeout(), entry.held.next_timeout()];
+            times.into_iter().flatten().min()
+        });
         self.timers.set(slot, at);
+    }
+
+    /// What waits for a peer that will not be connected goes nowhere.
+    fn drop_held(&mut self, slot: Slot) {
+        if let Some(Some(entry)) = self.entries.get_mut(slot.0) {
+            entry
+                .held
+                .drop_all(vpn_core::DropReason::NoSession, &mut self.holding);
+        }
     }
 
     fn tell(&mut self, event: MemberEvent) {

@@ -354,6 +354,10 @@ fn a_denied_peer_gets_nothing() {
     world.send(0, 1, b"let me in");
     world.run(Duration::from_secs(10));
     assert!(world.got(1).is_empty());
+    // What waited for it does not wait for ever, and is counted.
+    let member = &world.members[0].1;
+    assert_eq!(member.status(world.now).drops.get(DropReason::NoSession), 1);
+    assert!(member.holding.is_empty());
     assert_ne!(world.stage(0, 1), Some(Stage::Direct));
     assert_ne!(world.stage(0, 1), Some(Stage::Relayed));
 }

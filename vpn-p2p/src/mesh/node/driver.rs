@@ -44,6 +44,13 @@ pub(super) async fn drive(shared: Arc<Shared>) {
         }
         do_what_is_due(&shared);
     }
+    say_good_bye(&shared);
+    // Also where nobody calls `close`: their tasks hold what is shared.
+    shared.streams.close_all().await;
+    shared.drop_sockets();
+}
+
+fn say_good_bye(shared: &Arc<Shared>) {
     let now = Instant::now();
     let mut core = shared.core();
     core.member.bye(now);
@@ -107,9 +114,12 @@ async fn resolve(shared: &Arc<Shared>) {
         look_around(shared);
         let began = Instant::now();
         loop {
-            tokio::time::sleep(RESOLVE_AGAIN).await;
-            let connected = shared.core().member.is_connected();
-            if !connected || began.elapsed() >= RESOLVE_ANYWAY {
+            tokio::select! {
+                () = tokio::time::sleep(RESOLVE_AGAIN) => {}
+                () = shared.renamed.notified() => break,
+            }
+            let has_hub = shared.core().member.has_hub();
+            if !has_hub || began.elapsed() >= RESOLVE_ANYWAY {
                 break;
             }
         }
@@ -124,7 +134,7 @@ async fn unblock(shared: &Arc<Shared>) {
         changed.as_mut().enable();
         let blocked = shared.core().blocked.front().and_then(Run::to);
         let (Some(to), Some(sockets)) = (blocked, shared.sockets()) else {
-            changed.await;
+            shared.stalled.notified().await;
             continue;
         };
         if let Some(socket) = sockets.to(to) {

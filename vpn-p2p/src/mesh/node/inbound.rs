@@ -31,6 +31,9 @@ impl Shared {
         let mut joiner = Joiner::default();
         let mut guard = self.core();
         let core = &mut *guard;
+        // Streams first, and at most half of the room: neither may hold up the other.
+        let room = (batch.capacity() - batch.len()).div_ceil(2);
+        self.receive_streams(core, batch, &mut joiner, drops, room, now);
         'receives: for _ in 0..MAX_RECEIVES {
             while let Some(mut received) = core.arrived.pop_front() {
                 while !batch.is_full() && bytes < MAX_BYTES {
@@ -57,7 +60,9 @@ impl Shared {
                 break;
             }
         }
-        self.receive_streams(core, batch, &mut joiner, drops, now);
+        if batch.len() > before {
+            core.cut_off = false;
+        }
         self.finish(guard, now);
         batch.len() - before
     }
@@ -68,17 +73,15 @@ impl Shared {
         batch: &mut PacketBatch,
         joiner: &mut Joiner,
         drops: &mut DropCounters,
+        most: usize,
         now: Instant,
     ) {
         let unix = unix();
-        self.streams.receive(
-            batch.capacity() - batch.len(),
-            |hub: HubId, frame: Packet| {
-                let (mut buffer, start) = frame.into_parts();
-                let arrived = core.member.stream(hub, buffer.split_off(start), now, unix);
-                accept(arrived, batch, joiner, drops);
-            },
-        );
+        self.streams.receive(most, |hub: HubId, frame: Packet| {
+            let (mut buffer, start) = frame.into_parts();
+            let arrived = core.member.stream(hub, buffer.split_off(start), now, unix);
+            accept(arrived, batch, joiner, drops);
+        });
     }
 }
 

@@ -28,7 +28,7 @@ struct Tally {
 }
 
 struct Outbound<'a> {
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
     core: &'a mut Core,
     sockets: &'a Sockets,
     run: &'a mut Run,
@@ -89,8 +89,7 @@ impl Shared {
             let blocked = !guard.blocked.is_empty();
             self.finish(guard, now);
             if blocked {
-                // Its caller may never come again.
-                self.work.notify_one();
+                self.stalled.notify_one();
             }
             batch.recycle_front(taken);
             sent
@@ -107,13 +106,22 @@ impl Outbound<'_> {
     ) -> Result<(), DropReason> {
         let (slot, way, wire) = match self.core.member.outlet(packet, self.now) {
             Outlet::Open(slot, way, wire) => (slot, way, wire),
-            Outlet::Held => return Ok(()),
+            Outlet::Held => {
+                // What waited may go by this: ahead of whatever comes next.
+                self.flush();
+                self.shared.transmit_all(self.core, self.now);
+                return Ok(());
+            }
             Outlet::Drop(reason) => return Err(reason),
         };
         let (segments, bytes) = (packet.segments() as u64, packet.len() as u64);
         let whole = matches!(wire, Wire::Stream(_, _, true));
         let mut sealed = Ok(());
         plain_packets(packet, self.shared.mtu, whole, plain, |plain| {
+            if sealed.is_err() {
+                // Part of a packet is no use.
+                return;
+            }
             let one = match wire {
                 Wire::Direct(to) | Wire::Relay(to, _) => self.datagram(slot, &wire, to, plain),
                 Wire::Stream(hub, ..) => {
@@ -127,9 +135,7 @@ impl Outbound<'_> {
                     }
                 }
             };
-            if one.is_err() {
-                sealed = one;
-            }
+            sealed = one;
         })?;
         sealed?;
         self.count(Some((slot, way, segments, bytes)));

@@ -73,6 +73,8 @@ pub(super) struct Core {
     /// Was anybody ever there.
     was_up: bool,
     refused: Option<Refusal>,
+    /// The network is gone, and nothing came since.
+    pub(super) cut_off: bool,
     /// Datagrams that the system refused, or that a stream had no room for.
     pub(super) lost: u64,
 }
@@ -90,6 +92,10 @@ pub(super) struct Shared {
     pub(super) changed: Notify,
     /// The task looks again: an earlier wake-up, or something to be sent.
     pub(super) work: Notify,
+    /// A full socket left something over: the task sends it, for its caller may never come again.
+    pub(super) stalled: Notify,
+    /// Names of hubs are to be resolved at once.
+    pub(super) renamed: Notify,
     /// The network below is another one.
     pub(super) moved: AtomicBool,
     pub(super) closing: CancellationToken,
@@ -117,6 +123,7 @@ impl Shared {
                 silent_since: None,
                 was_up: false,
                 refused: None,
+                cut_off: false,
                 lost: 0,
             }),
             sockets: Mutex::new(Some(Arc::new(sockets))),
@@ -126,6 +133,8 @@ impl Shared {
             assigned: Arc::new(assigned),
             changed: Notify::new(),
             work: Notify::new(),
+            stalled: Notify::new(),
+            renamed: Notify::new(),
             moved: AtomicBool::new(false),
             closing: CancellationToken::new(),
             underlay,
@@ -153,9 +162,14 @@ impl Shared {
     /// After every use of the member: sends what it has to send, tells what it tells, wakes who is to
     /// be woken.
     pub(super) fn finish(self: &Arc<Self>, mut core: MutexGuard<'_, Core>, now: Instant) {
+        self.transmit_all(&mut core, now);
+        self.tell_all(core, now);
+    }
+
+    /// Sends what the member has to send.
+    pub(super) fn transmit_all(self: &Arc<Self>, core: &mut Core, now: Instant) {
         let unix = unix();
         let sockets = self.sockets();
-        let mut ready = false;
         while let Some(transmit) = core.member.poll(now, unix) {
             match transmit {
                 Transmit::Udp(to, bytes) => {
@@ -163,20 +177,28 @@ impl Shared {
                         .as_ref()
                         .and_then(|sockets| sockets.to(to))
                         .map(|socket| socket.send_now(to, &bytes));
+                    core.lost += u64::from(!matches!(sent, Some(Ok(()))));
                     if let Some(Err(error)) = sent
                         && error.kind() != io::ErrorKind::WouldBlock
                     {
                         tracing::debug!(%error, "a datagram was not sent");
-                        core.lost += 1;
                     }
                 }
                 Transmit::Tls(hub, bytes) => {
                     core.lost += u64::from(!self.streams.send(hub, &bytes))
                 }
-                Transmit::OpenTls(hub, endpoints) => self.streams.open(self, hub, &endpoints),
+                Transmit::OpenTls(hub, endpoints) => {
+                    if !self.streams.open(self, hub, &endpoints) {
+                        core.member.tls(hub, false, now);
+                    }
+                }
                 Transmit::CloseTls(hub) => self.streams.close(hub),
             }
         }
+    }
+
+    fn tell_all(&self, mut core: MutexGuard<'_, Core>, now: Instant) {
+        let mut ready = false;
         while let Some(event) = core.member.poll_event() {
             ready = true;
             match event {
@@ -188,7 +210,10 @@ impl Shared {
                 }
                 MemberEvent::Refused(hub, why) => {
                     tracing::warn!(hub = hub.0, %why, "a hub refuses");
-                    core.refused = Some(why);
+                    // That one mends itself: the next record has a larger number.
+                    if !matches!(why, Refusal::Old(_)) {
+                        core.refused = Some(why);
+                    }
                 }
                 MemberEvent::Conflict(conflict) => tracing::warn!(
                     network = %conflict.network,
@@ -218,9 +243,15 @@ impl Shared {
 
     /// Says what hubs' and peers' standing means for the tunnel.
     pub(super) fn announce(&self, core: &mut Core, now: Instant) {
+        if core.cut_off {
+            let cause = DownCause::Network("there is none".to_owned());
+            self.set_state(TransportState::Down(cause));
+            return;
+        }
         let alive = core.member.is_connected();
         if alive {
             core.silent_since = None;
+            core.refused = None;
             core.was_up = true;
             self.set_state(TransportState::Up(self.assigned.clone()));
             return;

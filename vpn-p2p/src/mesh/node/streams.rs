@@ -1,14 +1,16 @@
 //! TLS connections to hubs, each under a pool of streams: a frame of the mesh is one packet of it.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpSocket;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
 use vpn_core::packet::{Packet, PacketBatch};
-use vpn_core::{DropCounters, PeerId, TransportState, Underlay};
+use vpn_core::{DropCounters, NetworkEvent, PeerId, TransportState, Underlay};
 
 use super::shared::Shared;
 use crate::mesh::identity::Identity;
@@ -26,6 +28,14 @@ const STREAMS_PER_HUB: usize = 2;
 /// Largest frame: a super-packet sealed, with what stands in front.
 const MAX_FRAME: usize = 65_535 + 128;
 
+/// Frames that may wait for one stream: a batch of super-packets that are cut for a peer without
+/// streams. What bounds memory is the pool's bound in bytes.
+const QUEUE: usize = 4096;
+
+/// How long a stream may take to write what is left, and how often that is looked at.
+const LAST_WORDS: Duration = Duration::from_millis(250);
+const LOOK: Duration = Duration::from_millis(5);
+
 /// Frames taken at a time.
 const FRAMES: usize = 64;
 
@@ -38,27 +48,48 @@ struct Connection {
     again: Arc<Notify>,
 }
 
+/// What came and was not asked for yet: at most [`FRAMES`] of each hub.
+#[derive(Debug)]
+struct Frames {
+    batch: PacketBatch,
+    waiting: VecDeque<(HubId, Packet)>,
+}
+
 /// The connections, by hub.
 #[derive(Debug)]
 pub(super) struct Streams {
     /// Who we are: hubs see it.
     identity: Identity,
     hubs: Vec<PeerId>,
+    /// What jitter is drawn from.
+    seed: u64,
     underlay: Arc<dyn Underlay>,
     budget: Budget,
     open: Mutex<Vec<Option<Connection>>>,
-    frames: Mutex<PacketBatch>,
+    frames: Mutex<Frames>,
+    /// Pools that write what is left and close.
+    ending: TaskTracker,
 }
 
 impl Streams {
-    pub(super) fn new(identity: Identity, hubs: Vec<PeerId>, underlay: Arc<dyn Underlay>) -> Self {
+    pub(super) fn new(
+        identity: Identity,
+        hubs: Vec<PeerId>,
+        seed: u64,
+        underlay: Arc<dyn Underlay>,
+    ) -> Self {
         Self {
             open: Mutex::new(hubs.iter().map(|_| None).collect()),
             identity,
             hubs,
+            seed,
             underlay,
             budget: Budget::new(BUDGET),
-            frames: Mutex::new(PacketBatch::new(FRAMES, MAX_FRAME)),
+            frames: Mutex::new(Frames {
+                batch: PacketBatch::new(FRAMES, MAX_FRAME),
+                waiting: VecDeque::new(),
+            }),
+            ending: TaskTracker::new(),
         }
     }
 
@@ -73,20 +104,20 @@ impl Streams {
             .collect()
     }
 
-    /// Connects to a hub, unless that is under way.
-    pub(super) fn open(&self, shared: &Arc<Shared>, hub: HubId, endpoints: &[SocketAddr]) {
+    /// Connects to a hub, unless that is under way. `false`: it cannot.
+    pub(super) fn open(&self, shared: &Arc<Shared>, hub: HubId, endpoints: &[SocketAddr]) -> bool {
         let place = usize::from(hub.0);
         let mut open = self.lock();
         let (Some(slot), Some(key)) = (open.get_mut(place), self.hubs.get(place)) else {
-            return;
+            return false;
         };
         if shared.closing.is_cancelled() {
-            return;
+            return true;
         }
         if let Some(connection) = slot {
             // Its pool goes on by itself; the member wants to hear how it stands now.
             connection.again.notify_one();
-            return;
+            return true;
         }
         let underlay = self.underlay.clone();
         let socket = move |to| {
@@ -97,13 +128,15 @@ impl Streams {
             Ok(opener) => opener,
             Err(error) => {
                 tracing::warn!(%error, "no TLS to a hub");
-                return;
+                return false;
             }
         };
         let config = PoolConfig {
             // Open before there is anything to say: that it is open is what the member waits for.
             warm_streams: 1,
             max_streams_per_peer: STREAMS_PER_HUB,
+            packet_buffer_size: QUEUE,
+            seed: self.seed,
             contents: Contents::Opaque,
             ..PoolConfig::default()
         };
@@ -111,7 +144,7 @@ impl Streams {
             Ok(pool) => Arc::new(pool),
             Err(error) => {
                 tracing::warn!(%error, "no streams to a hub");
-                return;
+                return false;
             }
         };
         let again = Arc::new(Notify::new());
@@ -119,6 +152,7 @@ impl Streams {
         *slot = Some(Connection { pool, watch, again });
         drop(open);
         shared.changed.notify_waiters();
+        true
     }
 
     /// Lets a connection go. Its pool ends when it has closed its streams.
@@ -129,7 +163,7 @@ impl Streams {
             .and_then(Option::take);
         if let Some(connection) = connection {
             connection.watch.abort();
-            tokio::spawn(async move { connection.pool.close().await });
+            self.ending.spawn(part(connection.pool));
         }
     }
 
@@ -139,7 +173,17 @@ impl Streams {
         for connection in all {
             connection.watch.abort();
             let _ = connection.watch.await;
-            connection.pool.close().await;
+            self.ending.spawn(part(connection.pool));
+        }
+        // One that is closed takes no more; several may wait.
+        self.ending.close();
+        self.ending.wait().await;
+    }
+
+    /// The network below is another one.
+    pub(super) fn network_changed(&self, event: NetworkEvent) {
+        for (_, pool) in self.pools() {
+            pool.network_changed(event);
         }
     }
 
@@ -159,30 +203,51 @@ impl Streams {
         sent.is_ok_and(|sent| sent == 1)
     }
 
-    /// Gives up to `most` frames that came to `each`.
+    /// Gives up to `most` frames that came to `each`. What came with them waits for the next call.
     pub(super) fn receive(&self, most: usize, mut each: impl FnMut(HubId, Packet)) {
-        let mut left = most;
-        for (hub, pool) in self.pools() {
-            let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
-            if left == 0 || pool.try_recv(&mut frames).is_err() {
-                continue;
+        let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+        let Frames { batch, waiting } = &mut *frames;
+        if waiting.is_empty() && most > 0 {
+            for (hub, pool) in self.pools() {
+                if pool.try_recv(batch).is_ok() {
+                    let taken = batch.packets_mut().iter_mut().map(std::mem::take);
+                    waiting.extend(taken.map(|packet| (hub, packet)));
+                    let count = batch.len();
+                    batch.recycle_front(count);
+                }
             }
-            left = left.saturating_sub(frames.len());
-            for packet in frames.packets_mut() {
-                each(hub, std::mem::take(packet));
-            }
-            let count = frames.len();
-            frames.recycle_front(count);
+        }
+        for (hub, packet) in waiting.drain(..most.min(waiting.len())) {
+            each(hub, packet);
         }
     }
 
-    /// Sockets and tasks.
+    /// Whether frames wait to be taken.
+    pub(super) fn has_waiting(&self) -> bool {
+        let frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+        !frames.waiting.is_empty()
+    }
+
+    /// Connections, and those that are being closed.
     pub(super) fn count(&self) -> usize {
-        self.lock().iter().flatten().count()
+        self.lock().iter().flatten().count() + self.ending.len()
     }
 }
 
-/// Tells the member when the stream comes and goes, until it is closed.
+/// Lets a pool write what it has, a good-bye perhaps, and closes it.
+async fn part(pool: Arc<StreamPool>) {
+    let written = async {
+        while pool.status().waiting > 0 {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    // What does not get there in time is not needed any more.
+    let _ = tokio::time::timeout(LAST_WORDS, written).await;
+    pool.close().await;
+}
+
+/// Tells the member when the stream comes and goes, until it is closed or broke: the member opens another
+/// one then, at addresses that may be others.
 async fn watch(shared: Arc<Shared>, hub: HubId, pool: Arc<StreamPool>, again: Arc<Notify>) {
     let mut state = pool.state();
     loop {
@@ -199,7 +264,13 @@ async fn watch(shared: Arc<Shared>, hub: HubId, pool: Arc<StreamPool>, again: Ar
         let now = Instant::now();
         let mut core = shared.core();
         core.member.tls(hub, is_open, now);
+        if !is_open {
+            shared.streams.close(hub);
+        }
         shared.finish(core, now);
         shared.changed.notify_waiters();
+        if !is_open {
+            return;
+        }
     }
 }

@@ -23,7 +23,7 @@ use crate::mesh::keys::NoiseKeys;
 use crate::mesh::member::{Member, MemberStatus};
 use crate::mesh::record::SignedRecord;
 use crate::wg_quick::PrivateKey;
-use crate::wireguard::socket::Udp;
+use crate::wireguard::socket::{Run, Udp};
 
 /// A member of the mesh, as a tunnel: all of its peers are behind it.
 ///
@@ -63,12 +63,13 @@ impl MeshTransport {
             ..Assigned::default()
         };
         let hubs = config.member.hubs.iter().map(|hub| hub.hub).collect();
+        let seed = config.member.seed;
         let now = Instant::now();
         let keys = Box::new(NoiseKeys::new(&key));
         let member = Member::new(config.member, identity.clone(), keys, now, unix());
         let own = member.own_record().wire().clone();
         SignedRecord::verify(own, unix()).map_err(NodeError::Record)?;
-        let streams = Streams::new(identity, hubs, underlay.clone());
+        let streams = Streams::new(identity, hubs, seed, underlay.clone());
         let shared = Arc::new(Shared::new(
             member,
             sockets,
@@ -196,7 +197,7 @@ impl TunnelTransport for MeshTransport {
             tokio::pin!(changed);
             changed.as_mut().enable();
             self.check_open()?;
-            if !self.shared.core().arrived.is_empty() {
+            if !self.shared.core().arrived.is_empty() || self.shared.streams.has_waiting() {
                 return Ok(());
             }
             let sockets = self.shared.sockets();
@@ -242,11 +243,21 @@ impl TunnelTransport for MeshTransport {
             tokio::pin!(changed);
             changed.as_mut().enable();
             self.check_open()?;
-            if self.shared.core().blocked.is_empty() {
+            let Some(to) = self.shared.core().blocked.front().map(Run::to) else {
                 return Ok(());
-            }
+            };
+            let sockets = self.shared.sockets();
+            let socket = sockets.as_ref().zip(to).and_then(|(all, to)| all.to(to));
+            let writable = async {
+                match socket {
+                    Some(socket) => socket.writable().await,
+                    // Its socket is gone: the next `try_send` finds out.
+                    None => Ok(()),
+                }
+            };
             tokio::select! {
                 () = self.shared.closing.cancelled() => return Err(TransportError::Closed),
+                result = writable => return Ok(result?),
                 () = changed => {}
             }
         }
@@ -254,11 +265,15 @@ impl TunnelTransport for MeshTransport {
 
     fn network_changed(&self, event: NetworkEvent) {
         let now = Instant::now();
+        self.shared.streams.network_changed(event);
         let mut core = self.shared.core();
         core.member.network_changed(event, now);
+        core.cut_off = event == NetworkEvent::Lost;
+        self.shared.announce(&mut core, now);
         self.shared.moved.store(true, Ordering::Relaxed);
         self.shared.finish(core, now);
         self.shared.work.notify_one();
+        self.shared.renamed.notify_one();
     }
 
     fn round_trip(&self) -> Option<Duration> {
@@ -295,5 +310,59 @@ impl TunnelTransport for MeshTransport {
         self.shared.drop_sockets();
         self.shared.state.set(TransportState::Closed);
         self.shared.changed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+    use crate::mesh::member::MemberConfig;
+
+    #[derive(Debug)]
+    struct Plain;
+
+    #[async_trait]
+    impl Underlay for Plain {
+        fn udp(&self, local: SocketAddr) -> Result<UdpSocket, UnderlayError> {
+            let socket = UdpSocket::bind(local);
+            let socket = socket.map_err(|cause| UnderlayError::Socket { local, cause })?;
+            socket.set_nonblocking(true).unwrap();
+            Ok(socket)
+        }
+
+        async fn resolve(&self, _: &str, _: u16) -> Result<Vec<SocketAddr>, UnderlayError> {
+            Ok(Vec::new())
+        }
+    }
+
+    /// The end of a burst met a full socket, and no packet follows that would push it; and who waits
+    /// to send is woken.
+    #[tokio::test]
+    async fn what_a_full_socket_left_over_is_sent_without_another_call() {
+        let config = NodeConfig::new(MemberConfig::default(), Vec::new());
+        let identity = Identity::generate().unwrap();
+        let node = MeshTransport::start(config, identity, Arc::new(Plain)).unwrap();
+        let receiver = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let to = receiver.local_addr().unwrap();
+        for round in 0..3u8 {
+            // The task has nothing to do and sleeps.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let mut run = Run::default();
+            run.bytes.push(round);
+            run.appended(to, 1, 0);
+            node.shared.core().blocked.push_back(run);
+            node.shared.stalled.notify_one();
+            let patience = Duration::from_secs(30);
+            let mut datagram = [0; 8];
+            let received = tokio::time::timeout(patience, receiver.recv(&mut datagram)).await;
+            assert_eq!(datagram[..received.unwrap().unwrap()], [round]);
+            tokio::time::timeout(patience, node.writable())
+                .await
+                .unwrap()
+                .unwrap();
+        }
+        node.close().await;
     }
 }
