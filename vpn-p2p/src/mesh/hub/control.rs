@@ -124,7 +124,7 @@ impl Hub {
         }
     }
 
-    fn tell_one(&mut self, watcher: Tag, of: Tag) {
+    pub(super) fn tell_one(&mut self, watcher: Tag, of: Tag) {
         let here = self.members.get(&watcher).and_then(|member| member.here);
         let record = self.members.get(&of).map(|member| member.record.to_bytes());
         if let (Some((id, origin)), Some(record), true) = (here, record, self.reach(watcher, of)) {

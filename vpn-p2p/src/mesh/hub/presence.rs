@@ -51,10 +51,12 @@ impl Hub {
             return;
         };
         let before = std::mem::replace(&mut held.origin, to);
-        if before == to {
+        let tag = Tag::from(held.peer);
+        // Somebody else may have spoken from there meanwhile, or in its name: who proves to be there
+        // is there.
+        if before == to && self.places.get(&to) == Some(&tag) {
             return;
         }
-        let tag = Tag::from(held.peer);
         if let Some(member) = self.members.get_mut(&tag) {
             member.here = Some((id, to));
             self.move_place(tag, before, to);

@@ -83,7 +83,8 @@ impl Hub {
         }
     }
 
-    /// One, with its contents: they are sealed, or the sender's own record that it registered.
+    /// One, with its contents: they are sealed, or the sender's own record that it registered, which the
+    /// receiver is told in its session.
     pub(super) fn relay_one(&mut self, from: Origin, mut datagram: BytesMut, now: Instant) {
         let Ok(Frame::Relay {
             tag,
@@ -93,13 +94,19 @@ impl Hub {
         else {
             return;
         };
-        if is_frame(inner) && self.places.contains_key(&from) && !self.introduces(from, inner) {
+        let introduces = is_frame(inner) && self.places.contains_key(&from);
+        if introduces && !self.introduces(from, inner) {
             self.status.malformed += 1;
             return;
         }
-        if let Relayed::To { origin, tag } = self.relay(from, tag, datagram.len(), 1, now) {
-            datagram[HEADER..RELAY_HEADER].copy_from_slice(&tag.0);
-            self.out.push_back((origin, datagram.into()));
+        match self.relay(from, tag, datagram.len(), 1, now) {
+            // In the receiver's session: what only looks as if it came from us is not believed.
+            Relayed::To { tag: source, .. } if introduces => self.tell_one(tag, source),
+            Relayed::To { origin, tag } => {
+                datagram[HEADER..RELAY_HEADER].copy_from_slice(&tag.0);
+                self.out.push_back((origin, datagram.into()));
+            }
+            _ => {}
         }
     }
 

@@ -187,7 +187,7 @@ impl Node {
     }
 
     /// What of these datagrams is for it, opened.
-    fn open(&mut self, said: &[(Origin, Vec<u8>)]) -> Vec<ToMember> {
+    pub(super) fn open(&mut self, said: &[(Origin, Vec<u8>)]) -> Vec<ToMember> {
         let mut opened = Vec::new();
         for (to, datagram) in said {
             if *to != self.at || is_frame(datagram) {

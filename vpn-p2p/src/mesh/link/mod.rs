@@ -257,11 +257,12 @@ impl Link {
         result
     }
 
-    /// Asks the hub who this is; answered by [`LinkEvent::Found`] or [`LinkEvent::NotFound`]. `id` is
+    /// Asks the hub who this is; answered by [`LinkEvent::Found`],
+    /// [`LinkEvent::NotFound`] or [`LinkEvent::Unanswered`]. `id` is
     /// the caller's; one that is used again replaces the question. While the hub is away it waits.
     pub fn find(&mut self, id: u32, what: What, now: Instant) {
         if !self.finds.ask(id, what, now, self.config.times.find) {
-            self.event(LinkEvent::NotFound { id });
+            self.event(LinkEvent::Unanswered { id });
         }
         self.advance(now);
     }
@@ -363,7 +364,7 @@ impl Link {
         self.why = "stopped".into();
         self.stage = Stage::Stopped;
         for id in self.finds.drain() {
-            self.event(LinkEvent::NotFound { id });
+            self.event(LinkEvent::Unanswered { id });
         }
     }
 
@@ -441,7 +442,7 @@ impl Link {
             _ => {}
         }
         for id in self.finds.overdue(now) {
-            self.event(LinkEvent::NotFound { id });
+            self.event(LinkEvent::Unanswered { id });
         }
     }
 

@@ -57,8 +57,13 @@ pub enum LinkEvent {
         /// Whether it is connected to a hub now.
         online: bool,
     },
-    /// Nobody, or no answer in time.
+    /// The hub knows nobody.
     NotFound {
+        /// The question's.
+        id: u32,
+    },
+    /// The hub did not answer in time, or there were too many questions.
+    Unanswered {
         /// The question's.
         id: u32,
     },

@@ -701,7 +701,7 @@ fn who_is_looked_for_is_found_or_not_and_nobody_else_is_taken_for_it() {
         world
             .events
             .iter()
-            .any(|(_, it)| *it == LinkEvent::NotFound { id: 3 })
+            .any(|(_, it)| *it == LinkEvent::Unanswered { id: 3 })
     );
     for id in 10..=10 + u32::try_from(MAX_FINDS).unwrap() {
         world.link.find(id, other, world.now);
@@ -709,7 +709,7 @@ fn who_is_looked_for_is_found_or_not_and_nobody_else_is_taken_for_it() {
     world.flush();
     let last = world.events.last().map(|it| it.1.clone());
     let over = 10 + u32::try_from(MAX_FINDS).unwrap();
-    assert_eq!(last, Some(LinkEvent::NotFound { id: over }));
+    assert_eq!(last, Some(LinkEvent::Unanswered { id: over }));
 }
 
 #[test]
@@ -926,7 +926,7 @@ proptest! {
         world.run(60.0 + 3.0 + 34.0 + 10.0);
         let way = world.link.way().map(|it| it.0);
         prop_assert_eq!(way, Some(if by_tls { Carrier::Tls } else { Carrier::Udp }));
-        let found = world.events.iter().filter(|(_, it)| matches!(it, LinkEvent::Found { .. } | LinkEvent::NotFound { .. }));
+        let found = world.events.iter().filter(|(_, it)| matches!(it, LinkEvent::Found { .. } | LinkEvent::NotFound { .. } | LinkEvent::Unanswered { .. }));
         let asked: std::collections::BTreeSet<u32> = happenings.iter().filter_map(|it| match it {
             Happening::Find(id) => Some(*id),
             _ => None,

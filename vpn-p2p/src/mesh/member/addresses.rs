@@ -32,6 +32,8 @@ pub struct Conflict {
 #[derive(Debug, Default)]
 pub(super) struct Addresses {
     own: Vec<IpAddr>,
+    /// Networks of the mesh itself: what is in there is its member's, whoever has a network around it.
+    inside: Vec<IpNet>,
     /// Addresses that the configuration gives to one key.
     pinned: HashMap<IpAddr, PeerId>,
     of: HashMap<IpAddr, (Slot, PeerId)>,
@@ -42,9 +44,14 @@ pub(super) struct Addresses {
 }
 
 impl Addresses {
-    pub(super) fn new(own: Vec<IpAddr>, pinned: HashMap<IpAddr, PeerId>) -> Self {
+    pub(super) fn new(
+        own: Vec<IpAddr>,
+        pinned: HashMap<IpAddr, PeerId>,
+        inside: Vec<IpNet>,
+    ) -> Self {
         Self {
             own,
+            inside,
             pinned,
             ..Self::default()
         }
@@ -61,6 +68,9 @@ impl Addresses {
         if let Some((slot, _)) = self.of.get(&address) {
             return Some(*slot);
         }
+        if self.is_somebodys(address) {
+            return None;
+        }
         match address {
             IpAddr::V4(a) => self
                 .v4
@@ -71,6 +81,12 @@ impl Addresses {
                 .get_lpm(&Ipv6Net::from(a))
                 .map(|(_, (slot, _))| *slot),
         }
+    }
+
+    /// Whether an address is one member's, known or not: never that of who has a network around it.
+    fn is_somebodys(&self, address: IpAddr) -> bool {
+        let inside = self.inside.iter().any(|net| net.contains(&address));
+        inside || self.is_own(address) || self.pinned.contains_key(&address)
     }
 
     pub(super) fn is_own(&self, address: IpAddr) -> bool {
@@ -160,7 +176,7 @@ mod tests {
     #[test]
     fn an_address_stays_its_first_holders_until_it_lets_go() {
         let (a, b) = (PeerId([1; 32]), PeerId([2; 32]));
-        let mut table = Addresses::new(vec![ip("10.7.0.1")], HashMap::new());
+        let mut table = Addresses::new(vec![ip("10.7.0.1")], HashMap::new(), Vec::new());
         assert!(table.assign(Slot(0), a, &[ip("10.7.0.2")], &[]).is_empty());
         let refused = table.assign(
             Slot(1),
@@ -182,7 +198,7 @@ mod tests {
     #[test]
     fn what_the_configuration_pins_is_nobody_elses() {
         let (a, b) = (PeerId([1; 32]), PeerId([2; 32]));
-        let mut table = Addresses::new(Vec::new(), HashMap::from([(ip("fd00::2"), a)]));
+        let mut table = Addresses::new(Vec::new(), HashMap::from([(ip("fd00::2"), a)]), Vec::new());
         assert_eq!(table.assign(Slot(1), b, &[ip("fd00::2")], &[]).len(), 1);
         assert_eq!(table.peer(ip("fd00::2")), None);
         assert!(table.assign(Slot(0), a, &[ip("fd00::2")], &[]).is_empty());
@@ -204,5 +220,26 @@ mod tests {
         assert_eq!(table.peer(ip("192.168.7.200")), Some(Slot(1)));
         table.withdraw(Slot(1));
         assert_eq!(table.peer(ip("192.168.7.200")), Some(Slot(0)));
+    }
+
+    /// A wide network, say of an exit, is behind a peer: addresses of the mesh stay their members'.
+    #[test]
+    fn a_network_around_the_mesh_takes_none_of_its_addresses() {
+        let (a, exit) = (PeerId([1; 32]), PeerId([2; 32]));
+        let inside = vec!["10.7.0.0/16".parse().unwrap()];
+        let pinned = HashMap::from([(ip("192.0.2.9"), a)]);
+        let mut table = Addresses::new(vec![ip("10.7.0.1")], pinned, inside);
+        let all: IpNet = "0.0.0.0/0".parse().unwrap();
+        let mesh: IpNet = "10.7.0.0/24".parse().unwrap();
+        assert!(
+            table
+                .assign(Slot(1), exit, &[ip("10.7.0.3")], &[all, mesh])
+                .is_empty()
+        );
+        for taken in ["10.7.0.1", "10.7.0.2", "10.7.9.9", "192.0.2.9"] {
+            assert_eq!(table.peer(ip(taken)), None, "{taken}");
+        }
+        assert_eq!(table.peer(ip("10.7.0.3")), Some(Slot(1)));
+        assert_eq!(table.peer(ip("198.51.100.1")), Some(Slot(1)));
     }
 }

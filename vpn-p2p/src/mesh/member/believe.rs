@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use ipnet::IpNet;
 
-use super::{Entry, MAX_PEERS, Member, MemberEvent, RECORD_LIFETIME, Slot, blank};
+use super::{Check, Entry, MAX_PEERS, Member, MemberEvent, RECORD_LIFETIME, Slot, blank};
 use crate::mesh::peer::Peer;
 use crate::mesh::record::{Record, SignedRecord};
 use crate::mesh::way::Policy;
@@ -28,6 +28,9 @@ impl Member {
             Some(slot) => slot,
             None => self.insert(&record, now)?,
         };
+        if let Some(Some(entry)) = self.entries.get_mut(slot.0) {
+            entry.vouched = entry.vouched.max(record.record().expires);
+        }
         let known = self
             .entry(slot)?
             .peer
@@ -71,8 +74,8 @@ impl Member {
                 self.by_session.remove(&before);
             }
         }
-        // A session key is one peer's: who claims another's gets no handshakes by it.
-        self.by_session.entry(session).or_insert(slot);
+        // The hub has seen that it has this key: nobody else who named it gets its handshakes.
+        self.by_session.insert(session, slot);
         entry.peer.set_record(record, &usable, &*self.keys, now);
         let _ = self.entry_mut(slot);
         let mut waiting = self.lookups.settled(&What::Peer(peer.0));
@@ -93,11 +96,51 @@ impl Member {
             return;
         }
         let (was, is) = (known.record(), record.record());
-        if is.addresses == was.addresses && is.routes == was.routes {
+        let claims_no_more = is.addresses == was.addresses && is.routes == was.routes;
+        // A session key that is another one is another process, and that registers first.
+        if claims_no_more && is.session == was.session {
             self.renew(slot, record, now);
         } else {
             self.look_up(What::Peer(is.peer.0), None, now);
         }
+    }
+
+    /// Ends what is too old: a record by itself, and one that no hub vouches for any more, where there
+    /// is a hub to ask.
+    pub(super) fn look_at_ages(&mut self, now: Instant, unix: u64) {
+        let hub = self.hubs().first().copied();
+        for place in 0..self.entries.len() {
+            let slot = Slot(place);
+            let Some(entry) = self.entry(slot) else {
+                continue;
+            };
+            let Some(record) = entry.peer.record().map(SignedRecord::record) else {
+                continue;
+            };
+            let (peer, vouched) = (record.peer, entry.vouched);
+            if record.expires <= unix {
+                self.expire(slot, now);
+            } else if vouched <= unix
+                && let Some(hub) = hub
+            {
+                self.check_with(slot, hub, What::Peer(peer.0), Check::Member, now);
+            }
+        }
+    }
+
+    /// A peer is nobody's member any more: its session ends, and what it had is free.
+    pub(super) fn expire(&mut self, slot: Slot, now: Instant) {
+        let Some(entry) = self.entry_mut(slot) else {
+            return;
+        };
+        entry.peer.stop(now);
+        self.settle(now);
+        if let Some(entry) = self.entry_mut(slot) {
+            entry.peer.forget_record(now);
+            entry.vouched = 0;
+        }
+        self.addresses.withdraw(slot);
+        self.by_session.retain(|_, held| *held != slot);
     }
 
     /// Makes room for a peer, and puts it there.
@@ -126,6 +169,7 @@ impl Member {
             dirty: false,
             absent: Vec::new(),
             asked: None,
+            vouched: 0,
             since: now,
         });
         Some(slot)
@@ -141,7 +185,7 @@ impl Member {
         entry
             .held
             .drop_all(vpn_core::DropReason::NoSession, &mut self.holding);
-        self.checks.retain(|(_, checked)| *checked != slot);
+        self.checks.retain(|(_, checked, _)| *checked != slot);
         self.forgotten.add(entry.peer.counters());
         self.addresses.withdraw(slot);
         self.by_tag.remove(&entry.peer.tag());

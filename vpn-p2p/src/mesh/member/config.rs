@@ -59,6 +59,12 @@ impl MemberConfig {
             .any(|net| net.contains(&address))
     }
 
+    /// Networks in which each address is one member's own.
+    pub(super) fn inside(&self) -> Vec<IpNet> {
+        let own = self.addresses.iter().map(IpNet::trunc);
+        own.chain(self.networks.iter().copied()).collect()
+    }
+
     pub(super) fn rules_of(&self, peer: PeerId) -> PeerRules {
         self.peers
             .iter()

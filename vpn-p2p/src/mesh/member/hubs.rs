@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Held, Member, MemberEvent, Slot, Transmit};
+use super::{Check, Held, Member, MemberEvent, Slot, Transmit};
 use crate::mesh::link::LinkEvent;
 use crate::mesh::way::{Carrier, HubId, Way};
 use crate::mesh::wire::frame::relay_header;
@@ -123,15 +123,13 @@ impl Member {
                 self.presence(slot, hub, online, now);
                 self.hold(slot, waiting, now);
             }
-            LinkEvent::NotFound { id } => {
-                if let Some(slot) = self.checked(id) {
-                    self.presence(slot, hub, false, now);
-                    return;
-                }
-                let hubs = self.hubs();
-                let step = self.lookups.nobody(id, &hubs, now, &mut self.holding);
-                self.ask(step, now);
-            }
+            LinkEvent::NotFound { id } => match self.checked(id) {
+                Some((slot, Check::Present)) => self.presence(slot, hub, false, now),
+                Some((slot, Check::Member)) => self.expire(slot, now),
+                None => self.nobody(id, now),
+            },
+            // Silence says nothing about a known peer.
+            LinkEvent::Unanswered { id } if self.checked(id).is_none() => self.nobody(id, now),
             LinkEvent::Changed(record) => {
                 // Only who registers has a new record: it is there again.
                 if let Some(slot) = self.believe(record, now) {
@@ -141,6 +139,13 @@ impl Member {
             LinkEvent::Observed(_) => self.observed(now, unix),
             _ => {}
         }
+    }
+
+    /// A hub knows nobody, or says nothing: the next one is asked.
+    fn nobody(&mut self, id: u32, now: Instant) {
+        let hubs = self.hubs();
+        let step = self.lookups.nobody(id, &hubs, now, &mut self.holding);
+        self.ask(step, now);
     }
 
     /// A hub says whether a peer is there.
@@ -172,21 +177,34 @@ impl Member {
             return;
         }
         entry.asked = Some(now);
+        self.check_with(slot, hub, What::Tag(tag.0), Check::Present, now);
+    }
+
+    /// Asks a hub about a peer that is known.
+    pub(super) fn check_with(
+        &mut self,
+        slot: Slot,
+        hub: HubId,
+        what: What,
+        why: Check,
+        now: Instant,
+    ) {
         self.next_check = self.next_check.wrapping_add(1) | CHECK;
         let id = self.next_check;
         if self.checks.len() >= MAX_CHECKS {
             self.checks.remove(0);
         }
-        self.checks.push((id, slot));
+        self.checks.push((id, slot, why));
         if let Some(link) = self.links.get_mut(usize::from(hub.0)) {
-            link.find(id, What::Tag(tag.0), now);
+            link.find(id, what, now);
         }
     }
 
     /// Whether an answer is to a question about a hint; then about whom.
-    fn checked(&mut self, id: u32) -> Option<Slot> {
-        let at = self.checks.iter().position(|(check, _)| *check == id)?;
-        Some(self.checks.swap_remove(at).1)
+    fn checked(&mut self, id: u32) -> Option<(Slot, Check)> {
+        let at = self.checks.iter().position(|(check, ..)| *check == id)?;
+        let (_, slot, why) = self.checks.swap_remove(at);
+        Some((slot, why))
     }
 
     /// Other hubs, or others' carriers.

@@ -1,15 +1,14 @@
 //! Decides whose a datagram is, and whether the packet in it may be from there.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::BytesMut;
 use vpn_core::{DropReason, Offload};
 
-use super::{INTRODUCTIONS_PER_SECOND, Member, Slot};
+use super::{Member, Slot};
 use crate::mesh::keys::{Admission, data_index};
 use crate::mesh::peer::Arrival;
-use crate::mesh::record::SignedRecord;
 use crate::mesh::way::{Carrier, HubId, Way};
 use crate::mesh::wire::Tag;
 use crate::mesh::wire::control::SUPER_HEADER;
@@ -134,10 +133,8 @@ impl Member {
         unix: u64,
     ) -> Arrived {
         if is_frame(&datagram) {
-            return match Frame::read(&datagram) {
-                Ok(Frame::Introduce { record }) => self.introduced(hub, tag, record, now, unix),
-                _ => Arrived::Dropped(DropReason::Malformed),
-            };
+            // Hubs tell of introductions in our session: this may be from anybody.
+            return Arrived::Dropped(DropReason::NotAuthentic);
         }
         // What comes from it by this hub shows that it is there.
         if let Some(slot) = self.by_tag.get(&tag).copied()
@@ -148,47 +145,6 @@ impl Member {
             self.presence(slot, hub, true, now);
         }
         self.wireguard_of(Way::Relay(hub), Some(tag), datagram, now, unix)
-    }
-
-    /// A record ahead of a handshake. The hub has compared it with the one it knows; so its word for
-    /// the addresses stands.
-    fn introduced(
-        &mut self,
-        hub: HubId,
-        tag: Tag,
-        record: &[u8],
-        now: Instant,
-        unix: u64,
-    ) -> Arrived {
-        // One that is known already needs no second look at its signature.
-        if let Some(slot) = self.by_tag.get(&tag).copied()
-            && let Some(known) = self.entry(slot).and_then(|entry| entry.peer.record())
-            && known.to_bytes() == record
-        {
-            self.presence(slot, hub, true, now);
-            return Arrived::Handled;
-        }
-        let (since, count) = &mut self.introductions;
-        if now.saturating_duration_since(*since) >= Duration::from_secs(1) {
-            (*since, *count) = (now, 0);
-        }
-        *count += 1;
-        if *count > INTRODUCTIONS_PER_SECOND {
-            return Arrived::Dropped(DropReason::QueueFull);
-        }
-        let Ok(record) = SignedRecord::from_bytes(record, unix) else {
-            return Arrived::Dropped(DropReason::NotAuthentic);
-        };
-        if Tag::from(record.record().peer) != tag {
-            return Arrived::Dropped(DropReason::NotAuthentic);
-        }
-        match self.believe(record, now) {
-            Some(slot) => {
-                self.presence(slot, hub, true, now);
-                Arrived::Handled
-            }
-            None => Arrived::Dropped(DropReason::AddressNotAllowed),
-        }
     }
 
     /// A datagram of WireGuard's.

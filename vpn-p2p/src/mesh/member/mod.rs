@@ -33,7 +33,7 @@ mod timers;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use vpn_core::{NetworkEvent, PeerId};
 
@@ -59,8 +59,8 @@ use crate::wg_quick::PublicKey;
 /// Hubs one member uses.
 pub const MAX_HUBS: usize = 4;
 
-/// Introductions whose signature is checked within one second: each costs a tenth of a millisecond.
-const INTRODUCTIONS_PER_SECOND: u32 = 100;
+/// How often records are looked at for their age: seconds do not matter, they are valid for hours.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
 
 /// What is to be sent, or done about streams.
 #[derive(Debug, PartialEq, Eq)]
@@ -100,8 +100,19 @@ struct Entry {
     absent: Vec<Absent>,
     /// When a hub was asked last whether it is there.
     asked: Option<Instant>,
+    /// Until when a hub vouches for its record, in seconds since the Unix epoch.
+    vouched: u64,
     /// When it was made or wanted last: who makes room.
     since: Instant,
+}
+
+/// What a question to a hub about a known peer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Check {
+    /// Is it there?
+    Present,
+    /// Is it still a member?
+    Member,
 }
 
 /// A member of the mesh.
@@ -127,9 +138,10 @@ pub struct Member {
     renew_own: Instant,
     /// What was done with peers that are forgotten: sums must not become less.
     forgotten: PeerCounters,
-    introductions: (Instant, u32),
+    /// When records are looked at for their age.
+    next_look: Instant,
     /// Questions to hubs whether peers are there.
-    checks: Vec<(u32, Slot)>,
+    checks: Vec<(u32, Slot, Check)>,
     next_check: u32,
     conflicts: HashMap<Claim, u64>,
     out: VecDeque<Transmit>,
@@ -170,7 +182,7 @@ impl Member {
             by_tag: HashMap::new(),
             by_session: HashMap::new(),
             by_index: HashMap::new(),
-            addresses: Addresses::new(own, pinned),
+            addresses: Addresses::new(own, pinned, config.inside()),
             lookups: Lookups::default(),
             holding: Holding::default(),
             timers: Timers::default(),
@@ -178,7 +190,7 @@ impl Member {
             local: Vec::new(),
             renew_own: now,
             forgotten: PeerCounters::default(),
-            introductions: (now, 0),
+            next_look: now + LOOK_EVERY,
             checks: Vec::new(),
             next_check: 0,
             conflicts: HashMap::new(),
@@ -305,6 +317,7 @@ impl Member {
             self.timers.next(),
             self.lookups.next_timeout(),
             Some(self.renew_own),
+            Some(self.next_look),
         ]
         .into_iter()
         .flatten()
@@ -315,6 +328,10 @@ impl Member {
     pub fn handle_timeout(&mut self, now: Instant, unix: u64) {
         if self.renew_own <= now {
             self.sign_own(now, unix);
+        }
+        if self.next_look <= now {
+            self.next_look = now + LOOK_EVERY;
+            self.look_at_ages(now, unix);
         }
         for link in &mut self.links {
             link.handle_timeout(now);

@@ -405,3 +405,94 @@ fn a_forged_word_that_a_peer_is_gone_changes_nothing() {
     let finds = world.hub.as_ref().unwrap().status().finds;
     assert!(finds <= 1 + 2, "{finds} questions");
 }
+
+/// What only looks as if it came from the hub makes nobody a peer.
+#[test]
+fn a_forged_introduction_is_not_believed() {
+    let mut world = World::new(2, |_, _| {});
+    world.run(Duration::from_millis(100));
+    let stranger = Identity::generate().unwrap();
+    let record = crate::mesh::record::Record {
+        peer: stranger.id(),
+        addresses: vec![address(1)],
+        ..world.members[1].1.own_record().record().clone()
+    };
+    let record = record.sign(&stranger).to_bytes();
+    let introduce = crate::mesh::wire::Frame::Introduce { record: &record }.to_bytes();
+    let datagram = &introduce[..];
+    let (tag, hops) = (Tag::from(stranger.id()), 0);
+    let forged = crate::mesh::wire::Frame::Relay {
+        tag,
+        hops,
+        datagram,
+    }
+    .to_bytes();
+    world.wire.push_back((hub_at(), world.members[0].0, forged));
+    world.deliver();
+    assert_eq!(world.drops, [DropReason::NotAuthentic]);
+    assert!(world.members[0].1.status(world.now).peers.is_empty());
+    assert_eq!(world.send(0, 1, b"1"), Outlet::Held);
+    world.run(Duration::from_millis(10));
+    assert_eq!(world.got(1).len(), 1);
+}
+
+/// A peer may say what is new about it, but not that it has another one's session key.
+#[test]
+fn nobody_takes_anothers_handshakes_by_claiming_its_session_key() {
+    let mut world = World::new(3, |_, _| {});
+    world.run(Duration::from_millis(100));
+    world.send(0, 1, b"1");
+    world.run(Duration::from_secs(1));
+    let victim = world.members[2].1.own_record().record().session;
+    let thief = world.members[1].1.identity.clone();
+    let mut record = world.members[1].1.own_record().record().clone();
+    record.session = victim;
+    record.sequence += 1;
+    let now = world.now;
+    let slot = world.members[0].1.slot_of(thief.id()).unwrap();
+    world.members[0].1.claimed(slot, record.sign(&thief), now);
+    world.run(Duration::from_secs(1));
+    assert_ne!(world.members[0].1.by_session.get(&victim), Some(&slot));
+    world.send(2, 0, b"2");
+    world.run(Duration::from_millis(10));
+    assert_eq!(world.got(0), [packet(2, 0, b"2").bytes()]);
+}
+
+/// A record that is over ends the peer, and frees what it had.
+#[test]
+fn who_is_no_member_any_more_is_no_peer_any_more() {
+    let mut world = World::new(2, |_, _| {});
+    world.run(Duration::from_millis(100));
+    world.send(0, 1, b"1");
+    world.run(Duration::from_secs(1));
+    let now = world.now;
+    let soon = UNIX + RECORD_LIFETIME.as_secs() - 1;
+    world.members[0].1.look_at_ages(now, soon);
+    assert_eq!(world.stage(0, 1), Some(Stage::Direct));
+    world.members[0].1.look_at_ages(now, soon + 1);
+    world.run(Duration::from_millis(100));
+    assert_eq!(world.stage(0, 1), Some(Stage::Registered));
+    assert_eq!(world.members[0].1.addresses.peer(address(1)), None);
+    // The same when no hub vouches for it.
+    let mut world = World::new(2, |_, _| {});
+    world.run(Duration::from_millis(100));
+    world.send(0, 1, b"1");
+    world.run(Duration::from_secs(1));
+    let slot = world.members[0].1.slot_of(world.members[1].1.id()).unwrap();
+    world.members[0].1.entry_mut(slot).unwrap().vouched = UNIX;
+    let now = world.now;
+    world.members[0].1.look_at_ages(now, UNIX);
+    world.run(Duration::from_millis(100));
+    assert_eq!(world.stage(0, 1), Some(Stage::Direct), "the hub still does");
+    world.members[0].1.entry_mut(slot).unwrap().vouched = UNIX;
+    let now = world.now;
+    world.members[0]
+        .1
+        .check_with(slot, HubId(0), What::Tag([9; 8]), Check::Member, now);
+    world.run(Duration::from_millis(100));
+    assert_eq!(
+        world.stage(0, 1),
+        Some(Stage::Registered),
+        "it does not know it"
+    );
+}

@@ -17,7 +17,11 @@ impl Peer {
         };
         match message {
             ToPeer::Probe { nonce, urgent } => self.paths.probe_arrived(way, nonce, urgent, now),
-            ToPeer::Pong { nonce, observed } => self.paths.pong_arrived(nonce, observed, now),
+            ToPeer::Pong { nonce, observed } => {
+                if let Some(nonce) = self.challenges.unveil(nonce) {
+                    self.paths.pong_arrived(nonce, observed, now);
+                }
+            }
             ToPeer::Record { record, whole } => {
                 self.takes_whole = whole;
                 self.record_arrived(&record, unix, now);

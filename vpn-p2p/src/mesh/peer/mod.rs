@@ -16,6 +16,7 @@
 //! * Which way packets take is for [`Paths`] to say.
 
 mod attempt;
+mod challenge;
 mod messages;
 mod outbox;
 mod session;
@@ -30,6 +31,7 @@ use bytes::BytesMut;
 use vpn_core::PeerId;
 
 use self::attempt::Attempts;
+use self::challenge::Challenges;
 pub use self::stage::Stage;
 pub use self::words::{Arrival, PeerConfig, PeerCounters, PeerEvent, PeerOut, PeerRules};
 use super::keys::Keys;
@@ -102,6 +104,7 @@ pub struct Peer {
     relays: Vec<(HubId, Carrier)>,
     /// Super-packets reach it by streams alone.
     takes_whole: bool,
+    challenges: Challenges,
     attempts: Attempts,
     was_ready: bool,
     next_tick: Option<Instant>,
@@ -142,6 +145,7 @@ impl Peer {
             old_names: Vec::new(),
             relays: Vec::new(),
             takes_whole: false,
+            challenges: Challenges::default(),
             attempts: Attempts::new(seed),
             was_ready: false,
             next_tick: None,
@@ -205,6 +209,17 @@ impl Peer {
             candidates.clone_into(&mut self.candidates);
         }
         self.record = Some(record);
+    }
+
+    /// Its record is not believed any more; without one there is no session.
+    pub fn forget_record(&mut self, now: Instant) {
+        self.record = None;
+        self.session = None;
+        self.candidates.clear();
+        self.last_direct = None;
+        self.paths.set_candidates(&[], now);
+        self.forget_names();
+        self.after_session(now);
     }
 
     /// The hubs by which it can be reached, preferred first.

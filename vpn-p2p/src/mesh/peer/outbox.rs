@@ -87,6 +87,7 @@ impl Peer {
         while let Some(out) = self.paths.poll() {
             match out {
                 PathOut::Probe { way, nonce, urgent } => {
+                    let nonce = self.challenges.veil(nonce);
                     let probe = ToPeer::Probe { nonce, urgent };
                     self.send_sealed(way, &probe.to_plain(), now);
                 }

@@ -13,6 +13,7 @@ use crate::mesh::identity::Identity;
 use crate::mesh::keys::NoiseKeys;
 use crate::mesh::record::Record;
 use crate::mesh::testing::{Clock, FakeKeys};
+use crate::mesh::wire::Plain as _;
 
 const HUB: HubId = HubId(0);
 /// Length of a packet of a user; no message has it.
@@ -278,6 +279,27 @@ fn a_way_that_is_dead_in_one_direction_is_left_by_who_sends_there_only() {
     assert!(got >= 20, "{got} of 40: at most 2 s are lost");
     assert_eq!(pair.peers[0].stage(), Stage::Relayed);
     assert_eq!(pair.peers[1].stage(), Stage::Direct, "its direction works");
+}
+
+/// Who did not get a challenge cannot answer it: packets go nowhere that was not proven.
+#[test]
+fn answers_that_are_guessed_prove_nothing() {
+    let mut pair = Pair::new();
+    pair.cables.direct = [false, true];
+    pair.peers[0].demand(pair.clock.now());
+    for _ in 0..60 {
+        let now = pair.clock.now();
+        for nonce in 0..40 {
+            let pong = ToPeer::Pong {
+                nonce,
+                observed: None,
+            };
+            pair.peers[1].send_sealed(Way::Relay(HUB), &pong.to_plain(), now);
+        }
+        pair.run(Duration::from_millis(50));
+        assert_ne!(pair.peers[0].stage(), Stage::Direct);
+    }
+    assert_eq!(pair.peers[0].stage(), Stage::Relayed);
 }
 
 #[test]

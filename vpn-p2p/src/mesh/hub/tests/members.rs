@@ -321,3 +321,29 @@ fn a_list_that_contradicts_itself_is_refused() {
         Err(HubError::Members { most: 1, listed: 2 })
     ));
 }
+
+/// Somebody speaks in a member's name from its address: what it proves next puts that right.
+#[test]
+fn a_place_that_was_taken_is_taken_back_by_who_proves_to_be_there() {
+    let mut world = World::open();
+    let mut thief = Node::member(&mut world, "192.0.2.1:1", &["10.77.0.1"]);
+    let mut a = Node::member(&mut world, "192.0.2.2:2", &["10.77.0.2"]);
+    let b = Node::member(&mut world, "192.0.2.3:3", &["10.77.0.3"]);
+    let (home, keepalive) = (thief.at, ToHub::Ping { nonce: 1 });
+    let forged = thief.seal(&keepalive);
+    world.send(a.at, &forged);
+    let again = thief.seal(&keepalive);
+    world.send(home, &again);
+    // Its frames come from nobody now.
+    assert!(
+        world
+            .send(a.at, &a.relay(b.tag(), &[4; 40]))
+            .iter()
+            .all(|(to, _)| *to == a.at)
+    );
+    let proof = a.seal(&keepalive);
+    world.send(a.at, &proof);
+    let said = world.send(a.at, &a.relay(b.tag(), &[4; 40]));
+    assert_eq!(said.len(), 1);
+    assert_eq!(said[0].0, b.at);
+}

@@ -35,10 +35,13 @@ fn datagrams_go_to_the_tag_and_bear_the_senders() {
 fn an_introduction_is_the_senders_own_registered_record() {
     let mut world = World::open();
     let mut a = Node::member(&mut world, "192.0.2.1:1", &["10.77.0.1"]);
-    let b = Node::member(&mut world, "192.0.2.2:2", &["10.77.0.2"]);
+    let mut b = Node::member(&mut world, "192.0.2.2:2", &["10.77.0.2"]);
     let introduce = |record: &[u8]| Frame::Introduce { record }.to_bytes();
     let good = introduce(&a.signed());
-    assert_eq!(world.send(a.at, &a.relay(b.tag(), &good)).len(), 1);
+    // In the session of who is to believe it.
+    let said = world.send(a.at, &a.relay(b.tag(), &good));
+    let record = a.signed();
+    assert_eq!(b.open(&said), [ToMember::Changed { record }]);
     a.record.sequence = 2;
     a.record.addresses = vec![address("10.77.0.2")];
     let frames = [
