@@ -152,7 +152,7 @@ fn hub_toml(port: u16, own: &str, listed: &str) -> String {
 key = "hub.key"
 listen = ["0.0.0.0:{port}", "[::]:{port}"]
 tls = true
-control = "/run/mesh-hub.sock"
+control = "mesh-hub.sock"
 
 # The hub can have an address of its own in the mesh; it needs root then.
 # [member]

@@ -295,7 +295,7 @@ impl Mesh {
         let (code, _, errors) = run(&["init", &at, "--hub", HUB, "--members", members]);
         assert_eq!(code, Some(0), "{errors}");
         let this = Self { folder };
-        this.edit("hub/hub.toml", "/run/mesh-hub.sock", &this.socket("hub"));
+        this.edit("hub/hub.toml", "mesh-hub.sock", &this.socket("hub"));
         for name in members.split(',') {
             let file = format!("{name}/mesh.toml");
             this.edit(&file, "/run/mesh.sock", &this.socket(name));

@@ -40,8 +40,8 @@
 //!    configuration. Then the node shows its own record and registers inside a WireGuard session.
 //! 2. **A packet for an unknown address waits**, and the hubs are asked whose it is. "Nobody" is believed
 //!    for 5 s, then for longer, at most for a minute.
-//! 3. **The session starts through the relay**: the node introduces itself with its record, the handshake
-//!    follows at once, and the packets that waited go by the relay. So the first packet is not lost,
+//! 3. **The session starts through the relay**: the hub tells the peer of this node's record, sealed, and the
+//!    handshake follows at once, and the packets that waited go by the relay. So the first packet is not lost,
 //!    whatever the networks on both sides do.
 //! 4. **Then all direct ways are tried**, by challenges sealed in the session: every address of the
 //!    peer's record, and every one that an authentic datagram came from. Both sides do so at once,
@@ -116,7 +116,7 @@
 //! |---|---|
 //! | `allow` | directly where that works, relayed where not. The default |
 //! | `direct-only` | the relay carries handshake and challenges, but no packet: without a direct way they are dropped |
-//! | `relay-only` | our addresses are not told to that peer, and its own are not tried: it does not learn where we are |
+//! | `relay-only` | its addresses are not tried, and what comes from it directly is dropped. As the policy for all peers, our own addresses are left out of the record, so nobody learns them |
 //! | `deny` | no session with it |
 //!
 //! Networks behind a peer are believed where this node's configuration names them for that peer, and the

@@ -51,7 +51,8 @@ pub enum Policy {
     Allow,
     /// Directly or not at all: the relay carries the handshake and challenges, but no packet.
     DirectOnly,
-    /// Never directly: candidates are neither told to this peer nor tried.
+    /// Never directly: its candidates are not tried, and what comes directly is dropped. As the policy
+    /// for all peers, our own candidates are told to nobody.
     RelayOnly,
     /// Not at all: no session, in either direction.
     Deny,
