@@ -85,7 +85,10 @@ impl Member {
         now: Instant,
         unix: u64,
     ) -> Arrived {
-        match self.links[place].datagram(via, from, datagram, &*self.keys, now, unix) {
+        let taken = self.links[place].datagram(via, from, datagram, &*self.keys, now, unix);
+        // At once: the handshake of who is introduced may be the next datagram of the same batch.
+        self.follow_links(now, unix);
+        match taken {
             Ok(()) => Arrived::Handled,
             Err(reason) => Arrived::Dropped(reason),
         }
