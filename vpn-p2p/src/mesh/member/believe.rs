@@ -14,6 +14,10 @@ use crate::mesh::wire::{Tag, What};
 /// Numbers of records that one second has room for.
 const PER_SECOND: u64 = 1_000_000;
 
+/// Claims that are told of and counted one by one. Further ones get nothing either, unnamed: who makes
+/// keys makes as many claims.
+const MAX_CONFLICTS: usize = 1024;
+
 /// Seconds of a day.
 const DAY: u64 = 86_400;
 
@@ -43,10 +47,11 @@ impl Member {
         let routes = admitted(&said.routes, &self.entry(slot)?.peer.rules().routes);
         let conflicts = self.addresses.assign(slot, peer, &said.addresses, &routes);
         for conflict in conflicts {
-            let times = self
-                .conflicts
-                .entry((conflict.network, conflict.claimant))
-                .or_default();
+            let claim = (conflict.network, conflict.claimant);
+            if self.conflicts.len() >= MAX_CONFLICTS && !self.conflicts.contains_key(&claim) {
+                continue;
+            }
+            let times = self.conflicts.entry(claim).or_default();
             *times += 1;
             if *times == 1 {
                 self.tell(MemberEvent::Conflict(conflict));

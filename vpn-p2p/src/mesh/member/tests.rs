@@ -496,3 +496,23 @@ fn who_is_no_member_any_more_is_no_peer_any_more() {
         "it does not know it"
     );
 }
+
+/// Who makes keys makes claims, as many as it likes; what is remembered of them is not as many.
+#[test]
+fn claims_without_number_are_refused_and_not_all_remembered() {
+    let mut world = World::new(1, |_, _| {});
+    let blank = world.members[0].1.own_record().record().clone();
+    let (now, own) = (world.now, address(0));
+    for number in 0..1100_u32 {
+        let mut secret = [7; 32];
+        secret[..4].copy_from_slice(&number.to_be_bytes());
+        let claimant = Identity::from_bytes(&secret);
+        let record = crate::mesh::record::Record {
+            addresses: vec![own],
+            ..blank.clone()
+        };
+        world.members[0].1.believe(record.sign(&claimant), now);
+    }
+    assert_eq!(world.members[0].1.conflicts.len(), 1024);
+    assert_eq!(world.members[0].1.addresses.peer(own), None);
+}
