@@ -21,6 +21,7 @@ use crate::direct::{MAIN_TABLE, outputs};
 pub(super) async fn look(netlink: &Netlink, ours: &Ours) -> Result<View, ApplyError> {
     let mut there = BTreeSet::new();
     let mut usable = BTreeSet::new();
+    let mut carrier_losses = Vec::new();
     for link in netlink.all_links().await? {
         let counts = !link.header.flags.contains(LinkFlags::Loopback)
             && !name_of(&link).is_some_and(|name| ours(name));
@@ -29,6 +30,7 @@ pub(super) async fn look(netlink: &Netlink, ours: &Ours) -> Result<View, ApplyEr
         }
         if counts && is_usable(&link) {
             usable.insert(link.header.index);
+            carrier_losses.extend(carrier_losses_of(&link).map(|n| (link.header.index, n)));
         }
     }
     let mut ways = Vec::new();
@@ -39,10 +41,8 @@ pub(super) async fn look(netlink: &Netlink, ours: &Ours) -> Result<View, ApplyEr
     }
     let addresses = netlink.addresses().await?;
     let addresses = addresses.iter().filter_map(address_of);
-    Ok(View::new(
-        ways,
-        addresses.filter(|(index, ..)| there.contains(index)),
-    ))
+    let addresses = addresses.filter(|(index, ..)| there.contains(index));
+    Ok(View::new(ways, addresses).with_carrier_losses(carrier_losses))
 }
 
 /// What a message of the kernel means: `None` nothing, else whether a way broke.
@@ -72,6 +72,13 @@ pub(super) fn hint(
 fn name_of(link: &LinkMessage) -> Option<&str> {
     link.attributes.iter().find_map(|a| match a {
         LinkAttribute::IfName(name) => Some(name.as_str()),
+        _ => None,
+    })
+}
+
+fn carrier_losses_of(link: &LinkMessage) -> Option<u32> {
+    link.attributes.iter().find_map(|a| match a {
+        LinkAttribute::CarrierDownCount(count) => Some(*count),
         _ => None,
     })
 }

@@ -1,6 +1,6 @@
 //! What the network below looks like, and which difference matters. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -37,6 +37,8 @@ pub struct View {
     uplink: bool,
     /// Every address of every interface.
     all: BTreeSet<(u32, IpNet)>,
+    /// How often the interfaces of these ways have lost their carrier so far.
+    carrier_losses: BTreeMap<u32, u32>,
 }
 
 impl View {
@@ -66,7 +68,20 @@ impl View {
             uplink: !uplinks.is_empty(),
             ways,
             all,
+            carrier_losses: BTreeMap::new(),
         }
+    }
+
+    /// The same view, with how often each interface has lost its carrier so far. The kernel tells
+    /// of carriers with a delay: of one that went and came back, only the count may be left.
+    #[must_use]
+    pub fn with_carrier_losses(mut self, losses: impl IntoIterator<Item = (u32, u32)>) -> Self {
+        let used: BTreeSet<u32> = self.ways.iter().map(|way| way.interface).collect();
+        self.carrier_losses = losses
+            .into_iter()
+            .filter(|(interface, _)| used.contains(interface))
+            .collect();
+        self
     }
 
     /// Whether a tunnel may go out of this interface.
@@ -83,7 +98,7 @@ impl View {
             _ if self.ways != now.ways || self.lost_source(now) || now.has_new_family(self) => {
                 Some(NetworkEvent::Changed)
             }
-            (true, true) if broke => Some(NetworkEvent::Changed),
+            (true, true) if broke || self.flapped(now) => Some(NetworkEvent::Changed),
             _ => None,
         }
     }
@@ -97,6 +112,14 @@ impl View {
     /// reason to change the source.
     fn lost_source(&self, now: &Self) -> bool {
         !self.addresses.is_subset(&now.addresses)
+    }
+
+    /// The carrier of an interface that is used went meanwhile, and came back.
+    fn flapped(&self, now: &Self) -> bool {
+        self.carrier_losses.iter().any(|(interface, before)| {
+            let losses = now.carrier_losses.get(interface);
+            losses.is_some_and(|losses| losses != before)
+        })
     }
 
     /// An interface got its first address of a family: tunnels of that family can work only now.
@@ -174,6 +197,16 @@ pub(super) mod tests {
             [(5, "198.51.100.9/24".parse().unwrap(), true)],
         );
         assert_eq!(before.event_to(&moved, false), changed);
+    }
+
+    #[test]
+    fn a_carrier_that_went_and_came_back_is_a_change() {
+        let counted = |uplink, bridge| home(&[]).with_carrier_losses([(2, uplink), (3, bridge)]);
+        let before = counted(1, 7);
+        assert_eq!(before.event_to(&counted(1, 8), false), None, "a bridge's");
+        let changed = Some(NetworkEvent::Changed);
+        assert_eq!(before.event_to(&counted(2, 7), false), changed);
+        assert_eq!(before.event_to(&home(&[]), false), None, "not counted");
     }
 
     #[test]
