@@ -10,7 +10,7 @@ use crate::mesh::identity::Identity;
 use crate::mesh::keys::Keys;
 use crate::mesh::record::{Record, SignedRecord};
 use crate::mesh::wire::Frame;
-use crate::mesh::wire::frame::{COOKIE, MAX_HUB_RECORD};
+use crate::mesh::wire::frame::{COOKIE, HEADER, MAX_HUB_RECORD};
 
 /// How long the hub's own record is good, in seconds; a new one is made when half of it is over.
 const RECORD_SECONDS: u64 = 24 * 3600;
@@ -67,6 +67,19 @@ impl Hub {
             record: &self.record_bytes,
         };
         self.out.push_back((from, welcome.to_bytes()));
+    }
+
+    /// Whether a Join has the cookie of where it comes from; counted if not.
+    pub(super) fn is_cookie_good(&mut self, from: Origin, join: &[u8], now: Instant) -> bool {
+        let cookie = join.get(HEADER..).and_then(<[u8]>::first_chunk);
+        let good = cookie.is_some_and(|cookie| self.cookies.check(from, cookie, now));
+        self.status.bad_cookies += u64::from(!good);
+        good
+    }
+
+    /// What came has not the form of anything.
+    pub(super) const fn count_malformed(&mut self) {
+        self.status.malformed += 1;
     }
 
     fn join(

@@ -102,6 +102,15 @@ impl Hub {
         self.places.contains_key(&origin)
     }
 
+    /// Whether a member is there whose key is on the list.
+    pub fn is_listed(&self, origin: Origin) -> bool {
+        let member = self
+            .places
+            .get(&origin)
+            .and_then(|tag| self.members.get(tag));
+        member.is_some_and(|member| member.listed)
+    }
+
     /// Tells every member that is here that the hub ends.
     pub fn bye(&mut self) {
         let here = self.members.values().filter_map(|member| member.here);

@@ -76,7 +76,7 @@ impl World {
     }
 
     /// The cookie for this place.
-    fn cookie(&mut self, from: Origin) -> [u8; COOKIE] {
+    pub(super) fn cookie(&mut self, from: Origin) -> [u8; COOKIE] {
         let answer = self.send(from, &Frame::Hello { nonce: 9 }.to_bytes());
         let [(to, answer)] = &answer[..] else {
             panic!("{answer:?}");

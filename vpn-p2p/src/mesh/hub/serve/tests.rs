@@ -312,6 +312,10 @@ fn take(work: &mut Work, world: &mut World, from: Origin, datagram: &[u8]) {
     work.take(&mut world.hub, from, datagram.len(), bytes, world.now, UNIX);
 }
 
+fn at(n: u16) -> Origin {
+    Origin::Udp(SocketAddr::from(([203, 0, 113, 1], n + 1)))
+}
+
 #[test]
 fn what_is_relayed_comes_first_and_handshakes_wait_within_bounds() {
     let mut world = World::open();
@@ -319,28 +323,20 @@ fn what_is_relayed_comes_first_and_handshakes_wait_within_bounds() {
     let b = Node::member(&mut world, "192.0.2.2:2", &["10.77.0.2"]);
     let mut work = Work::default();
     let hello = Frame::Hello { nonce: 1 }.to_bytes();
-    let join = Frame::Join {
-        cookie: [1; 16],
-        record: &[7; 500],
-    }
-    .to_bytes();
+    let mut handshake = [1; 148];
+    handshake[1..4].fill(0);
     let relayed = a.relay(b.tag(), &[4; 100]);
     for round in 1..=20 {
-        for n in 0..500_u16 {
-            let from = Origin::Udp(SocketAddr::from(([203, 0, 113, 1], n + 1)));
-            take(
-                &mut work,
-                &mut world,
-                from,
-                if n % 2 == 0 { &join } else { &hello },
-            );
+        for n in 0..500 {
+            let datagram = if n % 2 == 0 { &handshake[..] } else { &hello };
+            take(&mut work, &mut world, at(n), datagram);
         }
         take(&mut work, &mut world, a.at, &relayed);
         assert_eq!(work.forwards.len(), round, "at once, behind 500 handshakes");
-        let (hellos, bad) = (world.hub.status().hellos, world.hub.status().bad_cookies);
+        let (hellos, others) = (world.hub.status().hellos, world.hub.status().strangers);
         work.finish(&mut world.hub, world.now, UNIX);
         let status = world.hub.status();
-        let cost = (status.hellos - hellos) + 16 * (status.bad_cookies - bad);
+        let cost = (status.hellos - hellos) + 16 * (status.strangers - others);
         assert!((32..=80).contains(&cost), "{cost}");
     }
     assert!(work.waits() && work.crowded >= 20 * 500 - 20 * 64 - WAITING as u64);
@@ -351,6 +347,80 @@ fn what_is_relayed_comes_first_and_handshakes_wait_within_bounds() {
     }
     assert!(rounds <= WAITING / 4 + 1);
     assert!(work.said.len() < 20 * 64 + WAITING);
+}
+
+/// Pitfall: datagrams of one byte, each as dear as a handshake, filled the room of all handshakes.
+#[test]
+fn what_has_no_form_and_who_shows_nothing_keep_nobody_out_who_does() {
+    let mut world = World::open();
+    let mut node = Node::new(at(9000), &["10.77.0.1"]);
+    let cookie = world.cookie(node.at);
+    let record = node.signed();
+    let join = Frame::Join {
+        cookie,
+        record: &record,
+    }
+    .to_bytes();
+    let mut session = node.keys.session(world.hub.record().record().session);
+    let initiation = session.initiate(false).unwrap();
+    let hello = Frame::Hello { nonce: 1 }.to_bytes();
+    let wrong = [[1; 16], [0; 16]].map(|cookie| {
+        let record = &record;
+        Frame::Join { cookie, record }.to_bytes()
+    });
+    let mut work = Work::default();
+    let (mut malformed, hellos) = (world.hub.status().malformed, world.hub.status().hellos);
+    for n in 0..2000 {
+        let nothing: [&[u8]; 6] = [&[1], &[2], &[0x81], &[0x83, 1], &hello[..511], &[1; 148]];
+        for datagram in nothing {
+            take(&mut work, &mut world, at(n), datagram);
+            malformed += 1;
+        }
+    }
+    assert_eq!(world.hub.status().malformed, malformed);
+    assert!(!work.waits() && work.crowded == 0, "nothing of it waits");
+    for n in 0..2000 {
+        for datagram in [&hello, &wrong[0], &wrong[1]] {
+            take(&mut work, &mut world, at(n), datagram);
+        }
+    }
+    assert_eq!(world.hub.status().bad_cookies, 4000);
+    take(&mut work, &mut world, node.at, &join);
+    take(&mut work, &mut world, node.at, &initiation);
+    work.finish(&mut world.hub, world.now, UNIX);
+    let response = work.said.iter().find(|(to, _)| *to == node.at);
+    let Some((_, response)) = response else {
+        panic!("no room behind thousands of others");
+    };
+    assert!(matches!(
+        session.open(BytesMut::from(&response[..])),
+        Opened::Reply(_)
+    ));
+    node.session = Some(session);
+    let answered = world.hub.status().hellos - hellos;
+    assert!(answered >= 16, "and {answered} of the others");
+}
+
+/// One that has a cookie leaves room for others that have one.
+#[test]
+fn joins_of_one_address_take_half_of_the_room() {
+    let mut world = World::open();
+    let node = Node::new(at(0), &["10.77.0.1"]);
+    let record = node.signed();
+    let mut work = Work::default();
+    for n in 0..500 {
+        let cookie = world.cookie(at(n));
+        let record = &record;
+        let join = Frame::Join { cookie, record }.to_bytes();
+        take(&mut work, &mut world, at(n), &join);
+    }
+    assert_eq!(work.crowded, 500 - WAITING as u64 / 2);
+    let elsewhere = Origin::Udp("198.51.100.1:1".parse().unwrap());
+    let cookie = world.cookie(elsewhere);
+    let record = &record;
+    let join = Frame::Join { cookie, record }.to_bytes();
+    take(&mut work, &mut world, elsewhere, &join);
+    assert_eq!(work.crowded, 500 - WAITING as u64 / 2);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use vpn_core::PacketBatch;
 
 use super::clients::{BATCH, Client, LARGEST};
-use super::gate::{Place, Placed};
+use super::gate::{Place, Placed, Source};
 use super::work::Work;
 use super::{Shared, udp, unix};
 use crate::mesh::hub::Origin;
@@ -29,15 +29,14 @@ pub(super) async fn serve(shared: Arc<Shared>, listener: TcpListener, tls: TlsLi
         tokio::select! {
             () = shared.state.closing.cancelled() => break,
             Some(greeted) = greeting.join_next() => {
-                if let Ok(Some(client)) = greeted {
-                    clients.spawn(attend(shared.clone(), client));
+                if let Ok(Some((client, from))) = greeted {
+                    clients.spawn(attend(shared.clone(), client, from));
                 }
             }
             Some(_) = clients.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, from)) => {
-                    let room = greeting.len() < shared.state.gate.limits.greeting;
-                    match shared.state.gate.enter(from.ip()).filter(|_| room) {
+                    match shared.state.gate.enter(from.ip(), Instant::now()) {
                         Some(place) => {
                             greeting.spawn(greet(shared.clone(), tls.clone(), stream, place));
                         }
@@ -63,27 +62,31 @@ async fn greet(
     shared: Arc<Shared>,
     tls: TlsListener,
     stream: TcpStream,
-    place: Place,
-) -> Option<Arc<Client>> {
+    mut place: Place,
+) -> Option<(Arc<Client>, Source)> {
     let within = shared.state.gate.limits.greeting_time;
     let greeted = tokio::time::timeout(within, tls.accept(stream)).await;
     let Ok(Ok((peer, stream))) = greeted else {
         refuse(&shared);
         return None;
     };
+    place.greeted();
+    let from = place.source;
     let stream = Box::new(Placed {
         stream,
         _place: place,
     });
-    shared.clients.accept(peer, stream).unwrap_or_else(|error| {
+    let client = shared.clients.accept(peer, stream).unwrap_or_else(|error| {
         tracing::debug!(%error, "a stream was refused");
         refuse(&shared);
         None
-    })
+    });
+    Some((client?, from))
 }
 
-/// Serves one client until the hub ends, or it is no member for a while.
-async fn attend(shared: Arc<Shared>, client: Arc<Client>) {
+/// Serves one client until the hub ends, or it is no member for a while. `from`: where its first stream
+/// came from.
+async fn attend(shared: Arc<Shared>, client: Arc<Client>, from: Source) {
     let origin = Origin::Tls(client.connection);
     let (mut work, mut run) = (Work::default(), Run::default());
     let mut batch = PacketBatch::new(BATCH, LARGEST);
@@ -95,7 +98,14 @@ async fn attend(shared: Arc<Shared>, client: Arc<Client>) {
             () = shared.state.closing.cancelled() => break,
             _ = look.tick() => {
                 let now = Instant::now();
-                if shared.state.hub().is_member(origin) {
+                let (is_member, is_listed) = {
+                    let hub = shared.state.hub();
+                    (hub.is_member(origin), hub.is_listed(origin))
+                };
+                if is_listed {
+                    shared.state.gate.saw(from, now);
+                }
+                if is_member {
                     member_at = now;
                 } else if now.saturating_duration_since(member_at) >= shared.state.gate.limits.stranger_time {
                     break;

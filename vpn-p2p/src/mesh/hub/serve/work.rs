@@ -3,29 +3,47 @@
 //! What is relayed comes first, sealed messages of sessions next: both cost about as much as their
 //! length. Then handshakes, which cost a signature or a multiplication on a curve each: of every batch
 //! as many as the budget has, so that no flood of them keeps the rest waiting for long.
+//!
+//! What has not the length of its kind is nothing, and does not wait. Handshakes wait in two queues:
+//! those of who shows to be where they come from (a member, a cookie), and those of everybody. Each has
+//! its part of the budget and of the room, so that who can only send, from whatever addresses, takes
+//! nothing from who receives as well.
 
-use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::collections::{HashSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use bytes::BytesMut;
 
 use crate::mesh::hub::{Hub, Origin, Relayed};
 use crate::mesh::wire::Tag;
-use crate::mesh::wire::frame::{HEADER, RELAY_HEADER, is_frame};
+use crate::mesh::wire::frame::{COOKIE, HEADER, HELLO, RELAY_HEADER, VERSION, is_frame};
 
 /// What handshakes of one batch may cost: four Joins or initiations, or 64 Hellos. About half a
 /// millisecond.
 pub(super) const BUDGET: usize = 64;
 
+/// What of it is for who shows to be there, if it is wanted.
+const PROVEN: usize = BUDGET / 4 * 3;
+
 /// What a Join or an initiation costs, where a Hello costs 1.
 const DEAR: usize = 16;
 
-/// Handshakes that wait for the next batch's budget.
+/// Handshakes that wait for the next batch's budget, in each of both queues: a hundred nodes that join
+/// at once, with what follows.
 pub(super) const WAITING: usize = 256;
 
-/// Longest handshake that may wait: a Join with its record.
+/// Those of one address that shows to be there, or one /64: half of the room.
+const OF_ONE: usize = WAITING / 2;
+
+/// Longest handshake: a Join with its record.
 const LONGEST: usize = 1200;
+
+/// Lengths of WireGuard's messages: initiation, response, cookie, and data at least (whitepaper §5.4).
+const INITIATION: usize = 148;
+const RESPONSE: usize = 92;
+const COOKIE_REPLY: usize = 64;
+const DATA: usize = 32;
 
 /// Datagrams on their way to one address, of `segment` bytes each but the last.
 #[derive(Debug)]
@@ -47,13 +65,28 @@ pub(super) struct Work {
     /// Handshakes thrown away.
     pub(super) crowded: u64,
     sealed: Vec<(Origin, BytesMut)>,
-    handshakes: VecDeque<(Origin, BytesMut)>,
+    proven: VecDeque<(Origin, BytesMut)>,
+    others: VecDeque<(Origin, BytesMut)>,
+    /// Whose Join waits: the handshake behind it is as good.
+    joining: HashSet<Origin>,
+}
+
+/// What a datagram is that is not relayed, by its first bytes and its length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Of a session.
+    Sealed,
+    Hello,
+    Join,
+    /// WireGuard's.
+    Handshake,
+    Nothing,
 }
 
 impl Work {
     /// Whether handshakes wait.
     pub(super) fn waits(&self) -> bool {
-        !self.handshakes.is_empty()
+        !(self.proven.is_empty() && self.others.is_empty())
     }
 
     /// Datagrams of `stride` bytes each but the last came from there: relays what is to be relayed, and
@@ -74,7 +107,7 @@ impl Work {
                 if datagram.starts_with(&[0x80]) {
                     self.introduce(hub, from, datagram, now, unix);
                 } else {
-                    self.keep(from, datagram);
+                    self.keep(hub, from, datagram, now);
                 }
                 continue;
             };
@@ -139,17 +172,32 @@ impl Work {
         }
     }
 
-    fn keep(&mut self, from: Origin, datagram: BytesMut) {
-        match cost(&datagram) {
-            None => self.sealed.push((from, datagram)),
-            Some(_) if self.handshakes.len() >= WAITING || datagram.len() > LONGEST => {
-                self.crowded += 1;
-            }
-            // A copy of its own size: the buffer it came in is far larger.
-            Some(_) => self
-                .handshakes
-                .push_back((from, BytesMut::from(&datagram[..]))),
+    fn keep(&mut self, hub: &mut Hub, from: Origin, datagram: BytesMut, now: Instant) {
+        let kind = kind(&datagram);
+        let proven = match kind {
+            Kind::Sealed => return self.sealed.push((from, datagram)),
+            Kind::Nothing => return hub.count_malformed(),
+            Kind::Hello => hub.is_known(from),
+            // Without the cookie of its address it is nothing, which costs one code to see.
+            Kind::Join if !hub.is_cookie_good(from, &datagram, now) => return,
+            Kind::Join => true,
+            Kind::Handshake => hub.is_known(from) || self.joining.contains(&from),
+        };
+        let queue = if proven { &self.proven } else { &self.others };
+        let alike = |(other, _): &&(Origin, BytesMut)| source(*other) == source(from);
+        if queue.len() >= WAITING || proven && queue.iter().filter(alike).count() >= OF_ONE {
+            self.crowded += 1;
+            return;
         }
+        if kind == Kind::Join {
+            self.joining.insert(from);
+        }
+        let queue = match proven {
+            true => &mut self.proven,
+            false => &mut self.others,
+        };
+        // A copy of its own size: the buffer it came in is far larger.
+        queue.push_back((from, BytesMut::from(&datagram[..])));
     }
 
     /// Does the rest of a batch, as far as the budget goes.
@@ -157,13 +205,23 @@ impl Work {
         for (from, datagram) in self.sealed.drain(..) {
             hub.datagram(from, datagram, now, unix);
         }
-        let mut left = BUDGET;
-        while let Some((from, datagram)) = self.handshakes.pop_front() {
-            left = left.saturating_sub(cost(&datagram).unwrap_or(1));
+        // What one queue does not need is the other's.
+        let wanted = self.others.iter().map(|(_, datagram)| cost(datagram));
+        let others = wanted.take(BUDGET).sum::<usize>().min(BUDGET - PROVEN);
+        let mut left = BUDGET - others;
+        while left > 0
+            && let Some((from, datagram)) = self.proven.pop_front()
+        {
+            left = left.saturating_sub(cost(&datagram));
+            self.joining.remove(&from);
             hub.datagram(from, datagram, now, unix);
-            if left == 0 {
-                break;
-            }
+        }
+        left += others;
+        while left > 0
+            && let Some((from, datagram)) = self.others.pop_front()
+        {
+            left = left.saturating_sub(cost(&datagram));
+            hub.datagram(from, datagram, now, unix);
         }
         self.said.extend(std::iter::from_fn(|| hub.poll()));
     }
@@ -194,13 +252,37 @@ fn run(bytes: &[u8], stride: usize) -> usize {
     1 + datagrams.take_while(alike).count()
 }
 
-/// What it costs to answer; `None`: it is no handshake.
-fn cost(datagram: &[u8]) -> Option<usize> {
-    match datagram.first() {
-        // Hello.
-        Some(0x81) => Some(1),
-        // Join; WireGuard's initiation, response, cookie.
-        Some(0x83 | 1..=3) => Some(DEAR),
-        _ => None,
+/// What a datagram is that is not relayed.
+fn kind(datagram: &[u8]) -> Kind {
+    match (datagram, datagram.len()) {
+        ([4, 0, 0, 0, ..], DATA..) => Kind::Sealed,
+        ([0x81, VERSION, ..], HELLO) => Kind::Hello,
+        ([0x83, VERSION, ..], length) if (HEADER + COOKIE..=LONGEST).contains(&length) => {
+            Kind::Join
+        }
+        ([1, 0, 0, 0, ..], INITIATION)
+        | ([2, 0, 0, 0, ..], RESPONSE)
+        | ([3, 0, 0, 0, ..], COOKIE_REPLY) => Kind::Handshake,
+        _ => Kind::Nothing,
     }
+}
+
+/// What it costs to answer.
+fn cost(datagram: &[u8]) -> usize {
+    match kind(datagram) {
+        Kind::Join | Kind::Handshake => DEAR,
+        Kind::Sealed | Kind::Hello | Kind::Nothing => 1,
+    }
+}
+
+/// Whose handshakes count together.
+fn source(from: Origin) -> Origin {
+    let Origin::Udp(address) = from else {
+        return from;
+    };
+    let ip = match address.ip().to_canonical() {
+        IpAddr::V4(ip) => IpAddr::V4(ip),
+        IpAddr::V6(ip) => IpAddr::V6((u128::from(ip) & !u128::from(u64::MAX)).into()),
+    };
+    Origin::Udp(SocketAddr::new(ip, 0))
 }
