@@ -12,6 +12,7 @@
 # and, if wanted:
 #   MESH               the program (target/release/examples/mesh)
 #   PERF_POLICY        allow, direct-only or relay-only (direct-only)
+#   PERF_CARRIER       auto, udp or tls: how the hub is reached (auto)
 set -euo pipefail
 
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
@@ -79,6 +80,7 @@ inbound = "any"
 [[hubs]]
 key = "$(<"$dir/hub.pub")"
 endpoint = "$(<"$dir/endpoint")"
+carrier = "${PERF_CARRIER:-auto}"
 TOML
 launch "$side" join --config "$dir/$side.toml"
 for ((i = 0; i < 100; i++)); do

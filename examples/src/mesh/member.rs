@@ -86,6 +86,28 @@ pub struct Hub {
     key: Key,
     /// `HOST:PORT`, the port of UDP and of TLS.
     endpoint: Place,
+    /// How it is reached. Default: by UDP, and by TLS where UDP is not answered.
+    #[serde(default, skip_serializing_if = "Carried::is_auto")]
+    carrier: Carried,
+}
+
+/// By what a hub is reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Carried {
+    /// UDP, and TLS where UDP is not answered.
+    #[default]
+    Auto,
+    /// UDP alone.
+    Udp,
+    /// TLS over TCP alone.
+    Tls,
+}
+
+impl Carried {
+    fn is_auto(&self) -> bool {
+        *self == Self::Auto
+    }
 }
 
 impl Hub {
@@ -246,6 +268,8 @@ impl Member {
         let hubs = self.hubs.iter().zip(0..).map(|(hub, id)| {
             let mut link = LinkConfig::new(hub.key(), HubId(id));
             link.token.clone_from(&token);
+            link.udp = hub.carrier != Carried::Tls;
+            link.tls = hub.carrier != Carried::Udp;
             link
         });
         let peers = self.peers.iter().map(|peer| KnownPeer {
