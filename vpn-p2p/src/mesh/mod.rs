@@ -20,6 +20,7 @@
 pub mod hub;
 pub mod identity;
 pub mod keys;
+mod limit;
 pub mod link;
 pub mod member;
 pub mod node;

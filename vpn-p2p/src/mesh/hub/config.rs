@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use vpn_core::PeerId;
 
-use super::limit::Rate;
+use crate::mesh::limit::Rate;
 use crate::mesh::wire::{Tag, Token};
 
 /// A key that is admitted, and what is its own alone.
@@ -59,6 +59,10 @@ pub struct Limits {
     /// Control messages of one member. Default 100 per second, 500 at once: who starts asks for
     /// every peer it has.
     pub control: Rate,
+    /// Records of one member, the first one and those after it: each is a signature to check, and is
+    /// told to everybody who asked for it. One that is beyond is not answered: its member repeats it.
+    /// Default 1 per second, 5 at once.
+    pub registrations: Rate,
     /// Bytes relayed for one member, as sender. Default 125 MB per second (1 Gbit/s), a quarter of a
     /// second at once.
     pub relay_bytes: Rate,
@@ -76,6 +80,7 @@ impl Default for Limits {
             joins: Rate::new(20, 200),
             strangers: Rate::new(100, 200),
             control: Rate::new(100, 500),
+            registrations: Rate::new(1, 5),
             relay_bytes: Rate::new(125_000_000, 31_250_000),
             relay_packets: Rate::new(200_000, 50_000),
         }

@@ -40,6 +40,10 @@ impl Hub {
                 token,
                 record,
             } => {
+                if !self.may_register(id, now) {
+                    self.status.limited += 1;
+                    return;
+                }
                 let answer = match self.register(id, from, token.as_ref(), &record, now, unix) {
                     Ok(isolated) => ToMember::Registered {
                         id: question,

@@ -8,7 +8,6 @@
 //! | `claims` | whose an address is |
 //! | `sessions` | which session a datagram is for |
 //! | `watch` | who is told about changes |
-//! | `limit` | how much each may have |
 //! | [`HubServer`] | a hub with its sockets and tasks |
 //!
 //! # Before an address is proven
@@ -38,7 +37,6 @@ mod config;
 mod control;
 mod cookie;
 mod frames;
-mod limit;
 mod measure;
 mod presence;
 mod register;
@@ -58,13 +56,15 @@ use bytes::BytesMut;
 use vpn_core::PeerId;
 
 pub use config::{Admitted, HubConfig, HubError, Limits};
-pub use limit::Rate;
 pub use relay::Relayed;
 pub use serve::{HubServer, Listen, ServeError, ServerStatus, TlsLimits};
 pub use status::{HubStatus, MemberStatus};
 
 use super::identity::Identity;
+pub use super::limit::Rate;
+
 use super::keys::{Admission, Keys, data_index, sender_index};
+use super::limit::{Bucket, Sources};
 use super::record::SignedRecord;
 use super::wire::Tag;
 use super::wire::frame::is_frame;
@@ -72,7 +72,6 @@ use crate::session::Opened;
 use claims::Claims;
 use config::List;
 use cookie::Cookies;
-use limit::{Bucket, Sources};
 use sessions::{SessionId, Sessions};
 use watch::Watch;
 
@@ -132,6 +131,8 @@ struct Member {
     heard: Instant,
     listed: bool,
     reaches_all: bool,
+    /// New records, whatever session they come by.
+    registrations: Bucket,
     relay_bytes: Bucket,
     relay_packets: Bucket,
     relayed: u64,

@@ -1,6 +1,6 @@
 //! Decides who is here, where, and who is gone.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
@@ -10,6 +10,10 @@ use crate::mesh::keys::sender_index;
 use crate::mesh::wire::{Tag, ToMember};
 use crate::session::Ticked;
 use crate::wg_quick::PublicKey;
+
+/// How long a member that is away and not on the list keeps its record and its addresses: as long as a
+/// member's own records are valid. Networks for members by token are no larger for who only came once.
+pub(super) const AWAY_FOR: Duration = Duration::from_secs(2 * 3600);
 
 impl Hub {
     /// Whether somebody joined from there, or is there.
@@ -136,7 +140,9 @@ impl Hub {
         let silent_after = self.config.limits.silent_after;
         let gone = self.members.iter().filter_map(|(tag, member)| {
             let silent = now.saturating_duration_since(member.heard) >= silent_after;
-            let over = member.record.record().expires <= unix;
+            let silence = now.saturating_duration_since(member.heard);
+            let away = !member.listed && member.here.is_none() && silence >= AWAY_FOR;
+            let over = away || member.record.record().expires <= unix;
             (over || (silent && member.here.is_some())).then_some((*tag, over))
         });
         for (tag, over) in gone.collect::<Vec<_>>() {

@@ -4,13 +4,26 @@ use std::time::Instant;
 
 use vpn_core::PeerId;
 
-use super::limit::Bucket;
 use super::sessions::SessionId;
 use super::{Hub, Member, Origin};
-use crate::mesh::record::SignedRecord;
+use crate::mesh::limit::Bucket;
+use crate::mesh::record::{Record, SignedRecord};
 use crate::mesh::wire::{Refusal, Tag, Token};
 
+/// Longest time from now on that a record may be valid, in seconds: a day. Those of
+/// [members](crate::mesh::MemberConfig) are valid for two hours, so clocks may differ by most of a day.
+/// Who could name any time would keep its addresses for ever.
+const MAX_LIFETIME: u64 = 24 * 3600;
+
 impl Hub {
+    /// Whether the node of this session may register now. Who is no member yet was let in by its Join.
+    pub(super) fn may_register(&mut self, id: SessionId, now: Instant) -> bool {
+        let rate = self.config.limits.registrations;
+        let tag = self.sessions.get(id).map(|held| Tag::from(held.peer));
+        let member = tag.and_then(|tag| self.members.get_mut(&tag));
+        member.is_none_or(|member| member.registrations.take(rate, 1, now))
+    }
+
     /// Takes the node of this session, or its new record, or says why not. Whether it is isolated.
     pub(super) fn register(
         &mut self,
@@ -31,6 +44,7 @@ impl Hub {
             return Err(Refusal::Record);
         }
         self.admit(says.peer, token)?;
+        check_lifetime(says, unix)?;
         let tag = Tag::from(says.peer);
         let listed = self.list.of(says.peer);
         let (is_listed, reaches_all) = (listed.is_some(), listed.is_some_and(|l| l.reaches_all));
@@ -55,6 +69,7 @@ impl Hub {
             heard: now,
             listed: is_listed,
             reaches_all,
+            registrations: Bucket::full(limits.registrations, now),
             relay_bytes: Bucket::full(limits.relay_bytes, now),
             relay_packets: Bucket::full(limits.relay_packets, now),
             relayed: 0,
@@ -123,5 +138,12 @@ impl Hub {
             None => return Err(Refusal::Full(self.config.max_members as u32)),
         }
         Ok(())
+    }
+}
+
+fn check_lifetime(record: &Record, unix: u64) -> Result<(), Refusal> {
+    match record.expires > unix.saturating_add(MAX_LIFETIME) {
+        true => Err(Refusal::Lifetime(MAX_LIFETIME)),
+        false => Ok(()),
     }
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use vpn_core::PeerId;
 
-use super::limit::{Bucket, Rate};
 use super::{Origin, Origins};
+use crate::mesh::limit::{Bucket, Rate};
 use crate::mesh::record::SignedRecord;
 use crate::session::Session;
 use crate::wg_quick::PublicKey;

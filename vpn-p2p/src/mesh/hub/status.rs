@@ -34,7 +34,7 @@ pub struct HubStatus {
     pub refused_full: u64,
     /// Refused: a newer record is known.
     pub refused_old: u64,
-    /// Refused, or not even looked at further: the record is not believed.
+    /// Refused, or not even looked at further: the record is not believed, or valid for too long.
     pub refused_record: u64,
     /// Refused: another key begins alike.
     pub refused_taken: u64,
@@ -68,7 +68,7 @@ impl HubStatus {
             Refusal::Route(_) => &mut self.refused_route,
             Refusal::Full(_) => &mut self.refused_full,
             Refusal::Old(_) => &mut self.refused_old,
-            Refusal::Record => &mut self.refused_record,
+            Refusal::Record | Refusal::Lifetime(_) => &mut self.refused_record,
             Refusal::Taken => &mut self.refused_taken,
         };
         *count += 1;

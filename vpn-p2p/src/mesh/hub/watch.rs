@@ -1,5 +1,6 @@
 //! Decides who is told that a record changed, and how often.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -60,21 +61,27 @@ impl Watch {
         watchers.push_back(watcher);
     }
 
-    /// The record of `of` has this number now: who is to be told, for the first time.
+    /// The record of `of` has this number now: who is to be told at once. Who was told of another one
+    /// within the last [`PAUSE`] hears of this one when that is over, and of the newest only.
     pub(super) fn changed(&mut self, of: Tag, sequence: u64, now: Instant) -> Vec<Tag> {
         let Some(watchers) = self.watchers.get(&of) else {
             return Vec::new();
         };
+        let mut told = Vec::new();
         for &watcher in watchers {
-            let telling = Telling { sequence, tries: 1 };
-            let before = self.telling.insert((of, watcher), telling);
-            // One that is on its way has its next time already.
-            if before.is_none() {
-                let at = now + PAUSE;
-                self.due.push_back(Due { at, watcher, of });
+            let telling = Telling { sequence, tries: 0 };
+            match self.telling.entry((of, watcher)) {
+                // It has its next time already.
+                Entry::Occupied(mut known) => drop(known.insert(telling)),
+                Entry::Vacant(none) => {
+                    none.insert(Telling { sequence, tries: 1 });
+                    let at = now + PAUSE;
+                    self.due.push_back(Due { at, watcher, of });
+                    told.push(watcher);
+                }
             }
         }
-        watchers.iter().copied().collect()
+        told
     }
 
     /// It arrived, up to this number.
@@ -148,6 +155,24 @@ mod tests {
         }
         assert_eq!(told, [tag(1); 4], "an older one proves nothing");
         assert!(watch.next().is_none() && watch.telling.is_empty());
+    }
+
+    #[test]
+    fn changes_that_follow_each_other_are_told_once_a_second() {
+        let start = Instant::now();
+        let mut watch = Watch::default();
+        watch.ask(tag(1), tag(9));
+        let mut told = 0;
+        for step in 1..=1000_u64 {
+            let now = start + Duration::from_millis(step * 10);
+            told += watch.changed(tag(9), step, now).len();
+            told += std::iter::from_fn(|| watch.due(now)).count();
+            watch.have(tag(1), tag(9), step - 1);
+        }
+        assert!((10..=11).contains(&told), "{told} in 10 s");
+        watch.have(tag(1), tag(9), 1000);
+        assert!(watch.due(start + Duration::from_secs(20)).is_none());
+        assert!(watch.telling.is_empty());
     }
 
     #[test]

@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use ipnet::IpNet;
 
-use super::{Check, Entry, MAX_PEERS, Member, MemberEvent, RECORD_LIFETIME, Slot, blank};
+use super::{
+    Check, Entry, MAX_PEERS, Member, MemberEvent, RECORD_LIFETIME, SIGN_PAUSE, SIGNING, Slot, blank,
+};
 use crate::mesh::peer::Peer;
 use crate::mesh::record::{Record, SignedRecord};
 use crate::mesh::way::Policy;
@@ -211,9 +213,14 @@ impl Member {
         at.port() != 0 && !(odd || broadcast || link_local || self.config.is_inside(ip))
     }
 
-    /// Makes our own record anew, and tells everybody who needs to know.
-    pub(super) fn sign_own(&mut self, now: Instant, unix: u64) {
-        self.sign_from(0, now, unix);
+    /// Something of our own record changed: it is made anew now, or in a moment where that was done too
+    /// often.
+    pub(super) fn sign_soon(&mut self, now: Instant, unix: u64) {
+        if self.signing.take(SIGNING, SIGN_PAUSE.as_secs(), now) {
+            self.sign_own(now, unix);
+        } else {
+            self.renew_own = self.renew_own.min(now + SIGN_PAUSE);
+        }
     }
 
     /// A hub knows a record of ours with this number that is not older than ours: from before we were
@@ -223,10 +230,12 @@ impl Member {
         if known < self.own.record().sequence || known > (unix + DAY) * PER_SECOND {
             return;
         }
-        self.sign_from(known + 1, now, unix);
+        self.least = known + 1;
+        self.sign_soon(now, unix);
     }
 
-    fn sign_from(&mut self, least: u64, now: Instant, unix: u64) {
+    /// Makes our own record anew, and tells everybody who needs to know.
+    pub(super) fn sign_own(&mut self, now: Instant, unix: u64) {
         let mut candidates = self.local.clone();
         for link in &self.links {
             if let Some(at) = link.status().observed.filter(|at| self.is_candidate(*at))
@@ -241,7 +250,7 @@ impl Member {
         // So that a member that was started again is newer than before.
         let sequence = (unix * PER_SECOND)
             .max(self.own.record().sequence + 1)
-            .max(least);
+            .max(self.least);
         let record = Record {
             candidates,
             sequence,
@@ -273,7 +282,7 @@ impl Member {
             .filter_map(|link| link.status().observed)
             .any(is_new)
         {
-            self.sign_own(now, unix);
+            self.sign_soon(now, unix);
         }
     }
 }

@@ -49,6 +49,7 @@ pub use self::status::{HubStanding, MemberStatus, PeerStanding};
 use self::timers::Timers;
 use super::identity::Identity;
 use super::keys::Keys;
+use super::limit::{Bucket, Rate};
 use super::link::Link;
 use super::peer::{Peer, PeerCounters, PeerEvent, PeerOut, PeerRules};
 use super::record::{Record, SignedRecord};
@@ -58,6 +59,14 @@ use crate::wg_quick::PublicKey;
 
 /// Hubs one member uses.
 pub const MAX_HUBS: usize = 4;
+
+/// How often our own record is made anew because something changed: five times at once, as when hubs
+/// answer one after the other, then every [`SIGN_PAUSE`]. A NAT that shows a new address each time
+/// costs everybody who knows us a message each.
+const SIGNING: Rate = Rate::new(1, 5 * SIGN_PAUSE.as_secs());
+
+/// See [`SIGNING`].
+const SIGN_PAUSE: Duration = Duration::from_secs(3);
 
 /// How often records are looked at for their age: seconds do not matter, they are valid for hours.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -136,6 +145,10 @@ pub struct Member {
     /// Where our own sockets are, as far as this machine knows.
     local: Vec<SocketAddr>,
     renew_own: Instant,
+    /// Records of ours, made because something changed.
+    signing: Bucket,
+    /// The least number of the next one, for a hub knows one before it.
+    least: u64,
     /// What was done with peers that are forgotten: sums must not become less.
     forgotten: PeerCounters,
     /// When records are looked at for their age.
@@ -189,6 +202,8 @@ impl Member {
             dirty: Vec::new(),
             local: Vec::new(),
             renew_own: now,
+            signing: Bucket::full(SIGNING, now),
+            least: 0,
             forgotten: PeerCounters::default(),
             next_look: now + LOOK_EVERY,
             checks: Vec::new(),
@@ -219,7 +234,7 @@ impl Member {
         let local: Vec<SocketAddr> = local.into_iter().filter(usable).collect();
         if local != self.local {
             self.local = local;
-            self.sign_own(now, unix);
+            self.sign_soon(now, unix);
         }
     }
 

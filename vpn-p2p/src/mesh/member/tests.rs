@@ -516,3 +516,27 @@ fn claims_without_number_are_refused_and_not_all_remembered() {
     assert_eq!(world.members[0].1.conflicts.len(), 1024);
     assert_eq!(world.members[0].1.addresses.peer(own), None);
 }
+
+/// A NAT that shows another address all the time: hubs, and everybody who knows us, hear of it now and
+/// then.
+#[test]
+fn what_changes_all_the_time_is_signed_every_few_seconds() {
+    let mut world = World::new(1, |_, _| {});
+    world.run(Duration::from_secs(20));
+    let sequence = |world: &World| world.members[0].1.own_record().record().sequence;
+    let (mut signed, mut before) = (0, sequence(&world));
+    let local = |n: u16| vec![SocketAddr::from(([198, 51, 100, 10], 5000 + n))];
+    for n in 0..300 {
+        let now = world.now;
+        world.members[0].1.set_local(local(n), now, UNIX);
+        world.run(Duration::from_millis(100));
+        signed += u32::from(sequence(&world) != before);
+        before = sequence(&world);
+    }
+    assert!((10..=16).contains(&signed), "{signed} in 30 s");
+    world.run(Duration::from_secs(4));
+    let record = world.members[0].1.own_record().record().clone();
+    assert!(record.candidates.contains(&local(299)[0]), "the last one");
+    let hub = world.hub.as_ref().unwrap().members(world.now);
+    assert_eq!(hub[0].record.record(), &record);
+}

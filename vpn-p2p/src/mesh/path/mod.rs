@@ -64,6 +64,10 @@ const MAX_EVENTS: usize = 16;
 /// up to [`TRIGGER_MAX`], for who sends to us by a way that is dead for us.
 const TRIGGER: Duration = Duration::from_millis(300);
 
+/// How often new candidates begin the rounds anew, at most. Who names others again and again makes us
+/// send to them, whoever they are: by this, four rounds in that time.
+const RESTART_EVERY: Duration = Duration::from_secs(3);
+
 /// See [`TRIGGER`].
 const TRIGGER_MAX: Duration = Duration::from_secs(300);
 
@@ -75,6 +79,10 @@ pub struct Paths {
     ready: bool,
     /// Relays in the order of preference, then direct ways.
     tracks: Vec<Track>,
+    /// The candidates of the peer's newest record.
+    named: Vec<SocketAddr>,
+    /// When they began the rounds anew.
+    renamed: Option<Instant>,
     current: Option<Way>,
     since: Option<Instant>,
     why: Why,
@@ -100,6 +108,8 @@ impl Paths {
             policy,
             ready: false,
             tracks: Vec::new(),
+            named: Vec::new(),
+            renamed: None,
             current: None,
             since: None,
             why: Why::Unknown,
@@ -147,9 +157,10 @@ impl Paths {
     /// Where the peer may be found, as its newest record says. The caller leaves out what it will
     /// not send to. Ways that are not named any more stay only while they are proven.
     pub fn set_candidates(&mut self, candidates: &[SocketAddr], now: Instant) {
-        if !self.allows_direct() {
+        if !self.allows_direct() || self.named == candidates {
             return;
         }
+        candidates.clone_into(&mut self.named);
         for track in self.tracks.iter_mut().filter(|track| track.way.is_direct()) {
             track.named = false;
         }
@@ -170,7 +181,10 @@ impl Paths {
         let current = self.current;
         self.tracks
             .retain(|track| track.named || track.proof.is_some() || current == Some(track.way));
-        if is_new && self.is_active(now) {
+        let again = self.renamed.is_none_or(|at| now >= at + RESTART_EVERY);
+        // Otherwise the next round asks them.
+        if is_new && self.is_active(now) && again {
+            self.renamed = Some(now);
             self.start_rounds(now);
         }
     }

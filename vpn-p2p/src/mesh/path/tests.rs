@@ -637,3 +637,35 @@ fn unknown_addresses_are_bounded_and_push_out_no_proven_way() {
         "one address is asked once, then with pauses"
     );
 }
+
+/// A peer whose records name other places each second makes us send to each of them: not more than a
+/// few times, whatever it says.
+#[test]
+fn candidates_that_change_all_the_time_do_not_begin_rounds_all_the_time() {
+    let (start, count) = (Instant::now(), 16_u16);
+    let mut paths = Paths::new(PathConfig::default(), Policy::Allow, 1);
+    paths.set_relays(&[(HUB, Carrier::Udp)], start);
+    paths.session_ready(start);
+    let mut probes = 0;
+    for step in 0..600 {
+        let now = start + ms(100 * step);
+        paths.sent(now);
+        if step % 10 == 0 {
+            let places: Vec<SocketAddr> = (0..count)
+                .map(|n| SocketAddr::from(([203, 0, 113, (step % 20) as u8], 1 + n)))
+                .collect();
+            // The same again is nothing new.
+            for _ in 0..5 {
+                paths.set_candidates(&places, now);
+            }
+        }
+        if paths.next_timeout().is_some_and(|at| at <= now) {
+            paths.handle_timeout(now);
+        }
+        while let Some(out) = paths.poll() {
+            probes += u64::from(matches!(out, PathOut::Probe { way, .. } if way.is_direct()));
+        }
+    }
+    let rounds = probes / u64::from(count);
+    assert!((20..=4 * 20 + 1).contains(&rounds), "{rounds} in 60 s");
+}

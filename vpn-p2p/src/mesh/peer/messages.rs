@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use vpn_core::DropReason;
 
-use super::{Arrival, Peer, PeerEvent, REPEAT_AFTER, REPEAT_LONGEST, Repeat};
+use super::{Arrival, Peer, PeerEvent, RECORDS, REPEAT_AFTER, REPEAT_LONGEST, Repeat};
+use crate::mesh::limit::Bucket;
 use crate::mesh::record::SignedRecord;
 use crate::mesh::way::Way;
 use crate::mesh::wire::{Plain as _, ToPeer};
@@ -41,6 +42,12 @@ impl Peer {
 
     /// Sealed by the peer, so it may only be its own; that it is newer is for who keeps it to say.
     fn record_arrived(&mut self, record: &[u8], unix: u64, now: Instant) {
+        let records = self
+            .records
+            .get_or_insert_with(|| Bucket::full(RECORDS, now));
+        if !records.take(RECORDS, 1, now) {
+            return;
+        }
         let Ok(record) = SignedRecord::from_bytes(record, unix) else {
             return;
         };

@@ -35,6 +35,7 @@ use self::challenge::Challenges;
 pub use self::stage::Stage;
 pub use self::words::{Arrival, PeerConfig, PeerCounters, PeerEvent, PeerOut, PeerRules};
 use super::keys::Keys;
+use super::limit::{Bucket, Rate};
 use super::path::{PathEvent, PathStatus, Paths};
 use super::record::SignedRecord;
 use super::way::{Carrier, HubId, Policy, Way};
@@ -52,6 +53,10 @@ const MAX_OUT: usize = 256;
 /// After how long a message that wants an answer is repeated, the first time; then twice as long, for
 /// as long as there is a session.
 const REPEAT_AFTER: Duration = Duration::from_secs(1);
+
+/// Records of one peer that are looked at: each is a signature to check, and may begin rounds of
+/// challenges. One that is beyond is not answered, so its peer repeats it.
+const RECORDS: Rate = Rate::new(1, 3);
 
 /// The longest pause between two of them.
 const REPEAT_LONGEST: Duration = Duration::from_secs(32);
@@ -117,6 +122,8 @@ pub struct Peer {
     /// Our own record, and whether the peer has said that it has it.
     telling: Option<(SignedRecord, Repeat)>,
     own: SignedRecord,
+    /// Records that are looked at.
+    records: Option<Bucket>,
     out: VecDeque<PeerOut>,
     events: VecDeque<PeerEvent>,
     counters: PeerCounters,
@@ -155,6 +162,7 @@ impl Peer {
             last_packet: None,
             telling: None,
             own,
+            records: None,
             out: VecDeque::new(),
             events: VecDeque::new(),
             counters: PeerCounters::default(),

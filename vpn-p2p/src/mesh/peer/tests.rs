@@ -491,3 +491,34 @@ proptest! {
         prop_assert_eq!(pair.peers.each_ref().map(Peer::stage), [Stage::Direct; 2]);
     }
 }
+
+/// Each record is a signature to check: more than one a second is not looked at, and not answered, so
+/// that its peer says it again.
+#[test]
+fn records_are_looked_at_once_a_second() {
+    let mut pair = Pair::new();
+    pair.connect();
+    pair.run(Duration::from_secs(5));
+    let identity = Identity::from_bytes(&[2; 32]);
+    let mut record = pair.peers[0].record().unwrap().record().clone();
+    let (mut looked_at, mut last) = (0, 0);
+    for n in 0..1000_u64 {
+        let now = pair.clock.now();
+        record.sequence = 10 + n;
+        let plain = ToPeer::Record {
+            record: record.clone().sign(&identity).to_bytes(),
+            whole: false,
+        };
+        let plain = plain.to_plain();
+        pair.peers[0].control(Way::Relay(HUB), &plain, UNIX, now);
+        while let Some(event) = pair.peers[0].poll_event() {
+            if let PeerEvent::Record(record) = event {
+                looked_at += 1;
+                last = record.record().sequence;
+            }
+        }
+        pair.run(Duration::from_millis(10));
+    }
+    assert!((10..=13).contains(&looked_at), "{looked_at} in 10 s");
+    assert!(last > 900, "the newest of each second: {last}");
+}

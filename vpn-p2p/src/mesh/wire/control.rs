@@ -148,6 +148,9 @@ pub enum Refusal {
     /// Another member's key begins with the same eight bytes.
     #[error("another member's key begins like this one: make a new key")]
     Taken,
+    /// Its record is valid for longer than this many seconds from now. Compare the clocks of both.
+    #[error("the record is valid for more than {0} s")]
+    Lifetime(u64),
 }
 
 /// What a member tells a hub.

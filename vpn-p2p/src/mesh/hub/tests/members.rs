@@ -347,3 +347,82 @@ fn a_place_that_was_taken_is_taken_back_by_who_proves_to_be_there() {
     assert_eq!(said.len(), 1);
     assert_eq!(said[0].0, b.at);
 }
+
+/// Each record is a signature, and a message to each of those who asked.
+#[test]
+fn a_member_that_registers_all_the_time_is_looked_at_and_told_of_once_a_second() {
+    let mut world = World::open();
+    let mut a = Node::member(&mut world, "192.0.2.1:1", &["10.77.0.1"]);
+    let mut b = Node::member(&mut world, "192.0.2.2:2", &["10.77.0.2"]);
+    a.finds(&mut world, "10.77.0.2").unwrap();
+    let before = world.hub.status();
+    let (mut answered, mut told) = (0, 0);
+    for _ in 0..10 {
+        for _ in 0..50 {
+            b.record.sequence += 1;
+            let register = ToHub::Register {
+                id: 5,
+                token: Some(token("open sesame")),
+                record: b.signed(),
+            };
+            let sealed = b.seal(&register);
+            let said = world.send(b.at, &sealed);
+            answered += b.open(&said).len();
+            told += a.open(&said).len();
+        }
+        let said = world.wait(1);
+        told += a.open(&said).len();
+    }
+    assert!((10..=15).contains(&answered), "{answered} in 10 s");
+    assert!((10..=12).contains(&told), "{told} in 10 s");
+    assert!(world.hub.status().limited - before.limited >= 400);
+    let (known, _) = a.find(&mut world, What::Tag(b.tag().0)).unwrap();
+    assert!(known.record().sequence > 400, "{:?}", known.record());
+    // Another session of the same member is limited like the first.
+    let (limited, mut bs) = (world.hub.status().limited, b);
+    bs.join(&mut world);
+    for _ in 0..5 {
+        bs.record.sequence += 1;
+        let record = bs.signed();
+        let token = Some(token("open sesame"));
+        bs.ask(
+            &mut world,
+            &ToHub::Register {
+                id: 1,
+                token,
+                record,
+            },
+        );
+    }
+    assert!(world.hub.status().limited - limited >= 3);
+}
+
+#[test]
+fn a_record_for_ever_is_refused_and_what_the_list_does_not_pin_is_free_when_its_owner_is_away() {
+    let mut listed = Node::new(udp("192.0.2.1:1"), &["10.77.0.1"]);
+    let mut config = open();
+    let key = listed.identity.id();
+    config.members = vec![Admitted::new(key, vec![address("10.77.0.1")])];
+    let mut world = World::new(config);
+    let mut guest = Node::new(udp("192.0.2.2:2"), &["10.77.0.2"]);
+    for node in [&mut listed, &mut guest] {
+        node.join(&mut world);
+        for expires in [u64::MAX, UNIX + 24 * 3600 + 1] {
+            node.record.expires = expires;
+            assert_eq!(node.register(&mut world), Err(Refusal::Lifetime(24 * 3600)));
+        }
+        node.record.expires = UNIX + 24 * 3600;
+        assert_eq!(node.register(&mut world), Ok(false));
+        node.ask(&mut world, &ToHub::Bye);
+    }
+    let mut next = Node::new(udp("192.0.2.3:3"), &["10.77.0.2"]);
+    for (after, is_free) in [(3600, false), (3600, true)] {
+        world.now += Duration::from_secs(after);
+        let now = world.now;
+        world.hub.handle_timeout(now, UNIX);
+        next.join(&mut world);
+        assert_eq!(next.register(&mut world).is_ok(), is_free);
+        next.record.sequence += 1;
+    }
+    assert_eq!(world.hub.status().members, 2, "who is listed keeps its own");
+}

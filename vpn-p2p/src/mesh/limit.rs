@@ -21,7 +21,7 @@ impl Rate {
 
 /// What is left of a rate.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bucket {
+pub(in crate::mesh) struct Bucket {
     /// In billionths, so that short pauses count.
     left: u128,
     at: Instant,
@@ -30,7 +30,7 @@ pub(super) struct Bucket {
 const UNIT: u128 = 1_000_000_000;
 
 impl Bucket {
-    pub(super) fn full(rate: Rate, now: Instant) -> Self {
+    pub(in crate::mesh) fn full(rate: Rate, now: Instant) -> Self {
         Self {
             left: u128::from(rate.burst) * UNIT,
             at: now,
@@ -38,7 +38,7 @@ impl Bucket {
     }
 
     /// Takes so much, or nothing if there is less.
-    pub(super) fn take(&mut self, rate: Rate, amount: u64, now: Instant) -> bool {
+    pub(in crate::mesh) fn take(&mut self, rate: Rate, amount: u64, now: Instant) -> bool {
         let passed = now.saturating_duration_since(self.at).as_nanos();
         self.at = self.at.max(now);
         let back = passed.saturating_mul(u128::from(rate.per_second));
@@ -61,13 +61,13 @@ const SOURCES: usize = 4096;
 /// A rate for each source, in a table of fixed size. Which sources share a bucket depends on a secret,
 /// so nobody can choose to use up another's.
 #[derive(Debug)]
-pub(super) struct Sources {
+pub(in crate::mesh) struct Sources {
     rate: Rate,
     buckets: Box<[Bucket]>,
 }
 
 impl Sources {
-    pub(super) fn new(rate: Rate, now: Instant) -> Self {
+    pub(in crate::mesh) fn new(rate: Rate, now: Instant) -> Self {
         Self {
             rate,
             buckets: vec![Bucket::full(rate, now); SOURCES].into_boxed_slice(),
@@ -75,7 +75,7 @@ impl Sources {
     }
 
     /// Takes one for the source with this hash.
-    pub(super) fn take(&mut self, hash: u64, now: Instant) -> bool {
+    pub(in crate::mesh) fn take(&mut self, hash: u64, now: Instant) -> bool {
         self.buckets[hash as usize % SOURCES].take(self.rate, 1, now)
     }
 }
