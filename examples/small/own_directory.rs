@@ -62,13 +62,13 @@ impl PeerDirectory for Table {
         Ok(self.lock().records.get(&peer).cloned())
     }
 
-    async fn resolve_address(&self, address: IpAddr) -> Result<Option<PeerRecord>, DirectoryError> {
+    async fn resolve_address(&self, address: IpAddr) -> Result<Vec<PeerRecord>, DirectoryError> {
         let inner = self.lock();
         let claims = inner
             .records
             .values()
             .filter(|r| r.addresses.contains(&address));
-        Ok(claims.max_by_key(|r| r.sequence).cloned())
+        Ok(claims.cloned().collect())
     }
 
     async fn changed(&self) -> Result<PeerRecord, DirectoryError> {
@@ -107,7 +107,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let directory = Table::default();
     directory.publish(alice.clone()).await?;
     let found = directory.resolve_address(alice.addresses[0]).await?;
-    assert_eq!(found, Some(alice));
+    assert_eq!(found, [alice]);
     println!("the table keeps the contract of a directory");
     Ok(())
 }

@@ -51,7 +51,7 @@ impl PeerDirectory for Flaky {
         self.fails()?;
         self.inner.resolve(peer).await
     }
-    async fn resolve_address(&self, address: IpAddr) -> Result<Option<PeerRecord>, DirectoryError> {
+    async fn resolve_address(&self, address: IpAddr) -> Result<Vec<PeerRecord>, DirectoryError> {
         self.fails()?;
         self.inner.resolve_address(address).await
     }

@@ -1,4 +1,9 @@
-//! Which peers exist, and where. Provisional until the mesh uses it.
+//! Which peers exist, and where.
+//!
+//! A directory keeps signed records and believes nothing: who uses a record verifies it, and decides
+//! between two claims of one address. So a directory may be run by somebody who is not trusted; the
+//! worst it can do is to keep silent. `vpn_p2p::directory` has what verifies and decides, and
+//! directories in memory, in a file, over etcd and over a DHT.
 
 use std::fmt::{self, Debug};
 use std::net::IpAddr;
@@ -55,21 +60,39 @@ pub enum DirectoryError {
         /// Sequence number that was offered.
         offered: u64,
     },
+    /// The directory does not take this record: it is forged, expired, too long, or the directory
+    /// cannot be written. The cause says which; another try changes nothing.
+    #[error("the directory refuses this record")]
+    Refused(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Finds peers. Records are opaque to it: whoever uses one verifies its signature and expiry.
+/// Finds peers. Whoever uses a record verifies its signature and expiry, also where the directory has
+/// done so.
+///
+/// Asking may take as long as a network does, so it is never done for a packet: packets wait, bounded,
+/// or are dropped until an answer is there.
 #[async_trait]
 pub trait PeerDirectory: Debug + Send + Sync {
-    /// Makes a record known to others.
+    /// Makes a record known to others. A directory forgets it when it expires at the latest, so whoever
+    /// stays publishes again, with a larger sequence number.
+    ///
+    /// # Errors
+    ///
+    /// Of [`Stale`](DirectoryError::Stale), the owner's next record takes a number above `have`.
     async fn publish(&self, record: PeerRecord) -> Result<(), DirectoryError>;
 
     /// The newest record of a peer; `None` if there is none.
     async fn resolve(&self, peer: PeerId) -> Result<Option<PeerRecord>, DirectoryError>;
 
-    /// The newest record that claims a virtual address; `None` if there is none.
-    async fn resolve_address(&self, address: IpAddr) -> Result<Option<PeerRecord>, DirectoryError>;
+    /// The newest record of each peer that claims a virtual address, in no order; empty if nobody does.
+    ///
+    /// Several are a conflict, or an attempt: the directory does not say whose the address is, since
+    /// sequence numbers of two peers say nothing about each other. A directory may leave out all but
+    /// a few.
+    async fn resolve_address(&self, address: IpAddr) -> Result<Vec<PeerRecord>, DirectoryError>;
 
-    /// The next record that is new or changed. Cancel-safe.
+    /// The next record that is new or changed. Cancel-safe. Between two calls, of several changes of
+    /// one peer only the last need be told; where a directory lost count, it tells what it has.
     async fn changed(&self) -> Result<PeerRecord, DirectoryError>;
 }
 
@@ -86,7 +109,7 @@ macro_rules! forward {
             async fn resolve_address(
                 &self,
                 address: IpAddr,
-            ) -> Result<Option<PeerRecord>, DirectoryError> {
+            ) -> Result<Vec<PeerRecord>, DirectoryError> {
                 (**self).resolve_address(address).await
             }
             async fn changed(&self) -> Result<PeerRecord, DirectoryError> {

@@ -14,6 +14,16 @@
 )]
 //!
 #![cfg_attr(
+    feature = "directory",
+    doc = "
+| Module | What it does |
+|---|---|
+| [`identity`] | who a node is: an Ed25519 key |
+| [`directory`] | who is where: signed records, claims of addresses, and directories of them |
+"
+)]
+//!
+#![cfg_attr(
     feature = "streams",
     doc = "
 | Module | What it does |
@@ -35,13 +45,20 @@
 //!
 //! | Feature | Default | Adds |
 //! |---|---|---|
-//! | `mesh` | no | both below, and `mesh`: a mesh of peers through NATs; ed25519-dalek, rustls |
+//! | `directory` | no | `identity` and `directory`: who is where; ed25519-dalek, tokio |
+//! | `mesh` | no | `directory`, `streams`, `wireguard`, and `mesh`: a mesh of peers through NATs; ed25519-dalek, rustls |
 //! | `streams` | no | `streams`: packets over byte streams; tokio |
 //! | `testing` | no | with `mesh`: its test doubles |
-//! | `wireguard` | no | everything above; gotatun (MPL-2.0), ring, quinn-udp, tokio |
+//! | `wireguard` | no | `wg_quick`, `session` and `wireguard`; gotatun (MPL-2.0), ring, quinn-udp, tokio |
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "directory")]
+#[cfg_attr(docsrs, doc(cfg(feature = "directory")))]
+pub mod directory;
+#[cfg(feature = "directory")]
+#[cfg_attr(docsrs, doc(cfg(feature = "directory")))]
+pub mod identity;
 pub mod manual;
 #[cfg(feature = "mesh")]
 #[cfg_attr(docsrs, doc(cfg(feature = "mesh")))]

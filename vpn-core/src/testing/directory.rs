@@ -69,11 +69,11 @@ impl PeerDirectory for MemoryDirectory {
         Ok(self.lock().records.get(&peer).cloned())
     }
 
-    async fn resolve_address(&self, address: IpAddr) -> Result<Option<PeerRecord>, DirectoryError> {
+    async fn resolve_address(&self, address: IpAddr) -> Result<Vec<PeerRecord>, DirectoryError> {
         let table = self.lock();
         let claims = table.records.values();
         let claims = claims.filter(|record| record.addresses.contains(&address));
-        Ok(claims.max_by_key(|record| record.sequence).cloned())
+        Ok(claims.cloned().collect())
     }
 
     async fn changed(&self) -> Result<PeerRecord, DirectoryError> {

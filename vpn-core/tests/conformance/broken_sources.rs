@@ -24,6 +24,7 @@ enum Wrong {
     NeverChanges,
     LosesWhenDropped,
     ForgetsAddresses,
+    OneClaim,
     TakesStale,
     KeepsOldAddress,
     Guesses,
@@ -98,12 +99,19 @@ impl PeerDirectory for Directory {
     async fn resolve(&self, peer: PeerId) -> Result<Option<PeerRecord>, DirectoryError> {
         self.inner.resolve(peer).await
     }
-    async fn resolve_address(&self, address: IpAddr) -> Result<Option<PeerRecord>, DirectoryError> {
+    async fn resolve_address(&self, address: IpAddr) -> Result<Vec<PeerRecord>, DirectoryError> {
         match self.wrong {
-            ForgetsAddresses => Ok(None),
+            ForgetsAddresses => Ok(Vec::new()),
+            OneClaim => {
+                let mut claims = self.inner.resolve_address(address).await?;
+                claims.sort_unstable_by_key(|record| std::cmp::Reverse(record.sequence));
+                claims.truncate(1);
+                Ok(claims)
+            }
             KeepsOldAddress => {
                 let all = self.all.lock().unwrap();
-                Ok(all.iter().find(|r| r.addresses.contains(&address)).cloned())
+                let claims = all.iter().filter(|r| r.addresses.contains(&address));
+                Ok(claims.take(1).cloned().collect())
             }
             _ => self.inner.resolve_address(address).await,
         }
@@ -294,6 +302,11 @@ async fn a_broken_directory_is_told_its_clause() {
             "sequence 5 after 5 was answered with Ok",
         ),
         (KeepsOldAddress, Clause::NewerReplaces, "has sequence 1"),
+        (
+            OneClaim,
+            Clause::AllClaims,
+            "has sequence 7 of 0101010101010101, not sequence 7 of 0101010101010101 and",
+        ),
         (NeverChanges, Clause::ChangedWakes, "changed never returned"),
         (
             LosesWhenDropped,

@@ -4,7 +4,7 @@
 //! | Module | What it decides, or touches |
 //! |---|---|
 //! | [`hub`] | registers, reflects, relays |
-//! | [`identity`] | who a node is: an Ed25519 key |
+//! | [`identity`] | who a node is: an Ed25519 key (of the crate) |
 //! | [`keys`] | the cryptography of sessions, behind a trait |
 //! | [`link`] | the client of one hub: when it joins, whether it is up, how it comes back |
 //! | [`member`] | everything a member does, pure |
@@ -18,7 +18,6 @@
 //! | [`wire`] | what bytes mean |
 
 pub mod hub;
-pub mod identity;
 pub mod keys;
 mod limit;
 pub mod link;
@@ -34,8 +33,8 @@ pub mod tls;
 pub mod way;
 pub mod wire;
 
+pub use crate::identity::{self, Identity, IdentityError};
 pub use hub::{Hub, HubConfig};
-pub use identity::{Identity, IdentityError};
 pub use keys::{Keys, NoiseKeys};
 pub use link::{Link, LinkConfig, LinkEvent, LinkOut, LinkStatus, LinkTimes};
 pub use member::{Member, MemberConfig, MemberEvent, MemberStatus};

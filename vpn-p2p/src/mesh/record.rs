@@ -11,7 +11,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use vpn_core::{PeerId, PeerRecord};
 
-use super::identity::{self, Identity, SIGNATURE};
+use crate::directory::records::{self, signed_bytes, usable};
+use crate::identity::{self, Identity, SIGNATURE};
 use crate::wg_quick::PublicKey;
 
 /// What every signature of a record begins with, so that it is never taken for one of something else.
@@ -81,18 +82,6 @@ struct Body {
     candidates: Vec<SocketAddr>,
 }
 
-/// A record on the wire.
-#[derive(Serialize, Deserialize)]
-struct Wire {
-    peer: [u8; 32],
-    addresses: Vec<IpAddr>,
-    sequence: u64,
-    expires: u64,
-    body: Vec<u8>,
-    /// [`SIGNATURE`] bytes; serde has no arrays so long.
-    signature: Vec<u8>,
-}
-
 const VERSION: u8 = 1;
 
 impl Record {
@@ -137,7 +126,7 @@ impl Record {
             body: encode(&body).into(),
             signature: Bytes::new(),
         };
-        wire.signature = identity.sign(&signed_bytes(&wire)).to_vec().into();
+        wire.signature = identity.sign(&signed_bytes(CONTEXT, &wire)).to_vec().into();
         SignedRecord {
             record: self.clone(),
             wire,
@@ -190,7 +179,7 @@ impl SignedRecord {
         if record.expires <= unix {
             return Err(RecordError::Expired);
         }
-        if !identity::verify(wire.peer, &signed_bytes(&wire), &wire.signature) {
+        if !identity::verify(wire.peer, &signed_bytes(CONTEXT, &wire), &wire.signature) {
             return Err(RecordError::Forged);
         }
         Ok(Self { record, wire })
@@ -205,28 +194,13 @@ impl SignedRecord {
         if bytes.len() > MAX_RECORD {
             return Err(RecordError::Malformed);
         }
-        let wire: Wire = postcard::from_bytes(bytes).map_err(|_| RecordError::Malformed)?;
-        let wire = PeerRecord {
-            peer: PeerId(wire.peer),
-            addresses: wire.addresses,
-            sequence: wire.sequence,
-            expires: wire.expires,
-            body: wire.body.into(),
-            signature: wire.signature.into(),
-        };
+        let wire = records::decode(bytes).map_err(|_| RecordError::Malformed)?;
         Self::verify(wire, unix)
     }
 
     /// The record as it crosses networks, at most [`MAX_RECORD`] bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
-        encode(&Wire {
-            peer: self.wire.peer.0,
-            addresses: self.wire.addresses.clone(),
-            sequence: self.wire.sequence,
-            expires: self.wire.expires,
-            body: self.wire.body.to_vec(),
-            signature: self.wire.signature.to_vec(),
-        })
+        records::encode(&self.wire)
     }
 
     /// What it says.
@@ -251,23 +225,6 @@ pub fn valid_name(name: &str) -> bool {
         && name
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-}
-
-/// Whether an address can be a host's: not unspecified, loopback, multicast, broadcast.
-fn usable(address: IpAddr) -> bool {
-    let broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
-    !(address.is_unspecified() || address.is_loopback() || address.is_multicast() || broadcast)
-}
-
-fn signed_bytes(wire: &PeerRecord) -> Vec<u8> {
-    let fields = (
-        wire.peer.0,
-        &wire.addresses,
-        wire.sequence,
-        wire.expires,
-        &wire.body[..],
-    );
-    [CONTEXT, &encode(&fields)].concat()
 }
 
 /// Lists and numbers: there is nothing in them that postcard could refuse.

@@ -15,10 +15,10 @@ use crate::call::{CallError, Policy};
 use crate::fault::Fault;
 
 /// What an error of a directory says: one that cannot be reached may be in a moment; one that says
-/// "stale" works.
+/// "stale" or "refused" works.
 pub fn directory_fault(error: &DirectoryError) -> Fault {
     match error {
-        DirectoryError::Stale { .. } => Fault::Answered,
+        DirectoryError::Stale { .. } | DirectoryError::Refused(_) => Fault::Answered,
         _ => Fault::Transient,
     }
 }
@@ -131,7 +131,7 @@ where
         call.await.map_err(directory_error)
     }
 
-    async fn resolve_address(&self, address: IpAddr) -> Result<Option<PeerRecord>, DirectoryError> {
+    async fn resolve_address(&self, address: IpAddr) -> Result<Vec<PeerRecord>, DirectoryError> {
         let call = self.policy.run(|| self.inner.resolve_address(address));
         call.await.map_err(directory_error)
     }

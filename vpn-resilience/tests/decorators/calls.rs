@@ -50,7 +50,7 @@ impl PeerDirectory for Flaky {
         self.ask()?;
         self.inner.resolve(peer).await
     }
-    async fn resolve_address(&self, address: IpAddr) -> Result<Option<PeerRecord>, DirectoryError> {
+    async fn resolve_address(&self, address: IpAddr) -> Result<Vec<PeerRecord>, DirectoryError> {
         self.ask()?;
         self.inner.resolve_address(address).await
     }

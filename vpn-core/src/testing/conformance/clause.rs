@@ -52,6 +52,7 @@ clauses! {
     Published = "what was published is resolved, by peer and by address",
     NobodyIsNone = "who was never published is none",
     NewerReplaces = "a newer record replaces the older one and its addresses",
+    AllClaims = "all who claim an address are returned for it, and nobody who gave it up",
     StaleRefused = "a record that is not newer is refused as stale and changes nothing",
     KnownExactly = "a known owner is exactly the one it is",
     NobodyGuessed = "who cannot be named is unknown, never somebody",

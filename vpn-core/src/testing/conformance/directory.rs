@@ -45,6 +45,7 @@ pub async fn peer_directory<F: DirectoryFixture>(
 ) -> Result<(), Violation> {
     published(&make().await).await?;
     replaced(&make().await).await?;
+    contested(&make().await).await?;
     stale(&make().await).await?;
     for clause in [
         Clause::ChangedWakes,
@@ -63,7 +64,7 @@ async fn publish<F: DirectoryFixture>(fixture: &F, record: &PeerRecord, clause: 
     }
 }
 
-/// What is resolved for a peer, and for an address, is this.
+/// What is resolved for a peer, and for an address by one peer at most, is this.
 async fn resolves<F: DirectoryFixture>(
     fixture: &F,
     (peer, address): (PeerId, IpAddr),
@@ -74,23 +75,37 @@ async fn resolves<F: DirectoryFixture>(
     let by_peer = directory.resolve(peer).await;
     let by_address = directory.resolve_address(address).await;
     for (what, found, wanted) in [
-        (format!("peer {peer}"), by_peer, wanted.0),
-        (format!("address {address}"), by_address, wanted.1),
+        (
+            format!("peer {peer}"),
+            by_peer.map(Vec::from_iter),
+            wanted.0.as_slice(),
+        ),
+        (
+            format!("address {address}"),
+            by_address,
+            wanted.1.as_slice(),
+        ),
     ] {
-        let found = match found {
+        let mut found = match found {
             Ok(found) => found,
             Err(error) => return SUITE.broken(clause, format!("{what}: {error}")),
         };
-        let say = |record: Option<&PeerRecord>| match record {
-            Some(record) => format!("sequence {} of {}", record.sequence, record.peer),
-            None => "none".to_owned(),
-        };
-        SUITE.check(found.as_ref() == wanted, clause, || {
-            let (found, wanted) = (say(found.as_ref()), say(wanted));
+        found.sort_unstable_by_key(|record| record.peer);
+        SUITE.check(found.iter().eq(wanted.iter().copied()), clause, || {
+            let (found, wanted) = (say(&found), say(wanted.iter().copied()));
             format!("for {what} it has {found}, not {wanted}")
         })?;
     }
     Ok(())
+}
+
+fn say<'a>(records: impl IntoIterator<Item = &'a PeerRecord>) -> String {
+    let say = |record: &PeerRecord| format!("sequence {} of {}", record.sequence, record.peer);
+    let said: Vec<String> = records.into_iter().map(say).collect();
+    match said.is_empty() {
+        true => "none".to_owned(),
+        false => said.join(" and "),
+    }
 }
 
 fn at(record: &PeerRecord) -> (PeerId, IpAddr) {
@@ -134,6 +149,29 @@ async fn replaced<F: DirectoryFixture>(fixture: &F) -> Checked {
     resolves(fixture, at(&new), (Some(&new), Some(&new)), clause).await?;
     // The address it had belongs to nobody now.
     resolves(fixture, at(&old), (Some(&new), None), clause).await
+}
+
+/// Two peers claim one address; then one of them gives it up.
+async fn contested<F: DirectoryFixture>(fixture: &F) -> Checked {
+    let clause = Clause::AllClaims;
+    let mut both = [fixture.record(1, 7, 1), fixture.record(2, 3, 1)];
+    for record in &both {
+        publish(fixture, record, clause).await?;
+    }
+    both.sort_unstable_by_key(|record| record.peer);
+    let address = both[0].addresses[0];
+    let mut found = match fixture.directory().resolve_address(address).await {
+        Ok(found) => found,
+        Err(error) => return SUITE.broken(clause, format!("address {address}: {error}")),
+    };
+    found.sort_unstable_by_key(|record| record.peer);
+    SUITE.check(found == both, clause, || {
+        let (found, wanted) = (say(&found), say(&both));
+        format!("for address {address} it has {found}, not {wanted}")
+    })?;
+    let (stays, leaves) = (fixture.record(2, 3, 1), fixture.record(1, 8, 9));
+    publish(fixture, &leaves, clause).await?;
+    resolves(fixture, at(&stays), (Some(&stays), Some(&stays)), clause).await
 }
 
 async fn stale<F: DirectoryFixture>(fixture: &F) -> Checked {

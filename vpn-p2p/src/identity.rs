@@ -124,7 +124,7 @@ impl Identity {
     }
 
     /// The secret, for who makes certificates of it. Keep it out of logs.
-    pub(super) fn reveal_bytes(&self) -> Zeroizing<[u8; 32]> {
+    pub(crate) fn reveal_bytes(&self) -> Zeroizing<[u8; 32]> {
         Zeroizing::new(self.0.to_bytes())
     }
 

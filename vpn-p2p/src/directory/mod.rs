@@ -1,0 +1,28 @@
+//! Directories: who is where, from whom, and what of it is believed.
+//!
+//! A node says about itself: these virtual addresses are mine, here I can be reached. It signs that
+//! with its [identity](crate::identity), numbers it, and gives it an end. A
+//! [`PeerDirectory`](vpn_core::PeerDirectory) carries such records to others; none has to be trusted.
+//! What is believed is decided by whoever reads, from the records alone:
+//!
+//! | Module | What it decides, or touches |
+//! |---|---|
+//! | [`records`] | which record is believed: signature, end, form |
+//! | [`book`] | which of a peer's records is the newest; what is remembered of it; members |
+//! | [`claims`] | whose an address is that several claim |
+//! | [`cache`] | which answers are remembered, and for how long |
+//! | [`pool`] | which addresses of a prefix are nodes', in which order one tries them |
+//!
+//! All of these are pure; the time is an argument, in seconds since the Unix epoch.
+
+pub mod book;
+pub mod cache;
+pub mod claims;
+pub mod pool;
+pub mod records;
+
+pub use book::{Book, MAX_PEERS};
+pub use cache::{Cache, CacheConfig, Question, Remembered};
+pub use claims::{Conflict, Rank, winner};
+pub use pool::Pool;
+pub use records::{Draft, RecordError, Terms, Valid, decode, encode};
