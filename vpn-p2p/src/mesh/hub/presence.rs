@@ -118,7 +118,10 @@ impl Hub {
     /// Tells every member that is here that the hub ends.
     pub fn bye(&mut self) {
         let here = self.members.values().filter_map(|member| member.here);
-        for (id, origin) in here.collect::<Vec<_>>() {
+        let mut here: Vec<_> = here.collect();
+        // In the order in which they came: what happens follows from the seed alone.
+        here.sort_unstable_by_key(|(id, _)| *id);
+        for (id, origin) in here {
             self.tell(id, origin, &ToMember::Bye);
         }
     }
@@ -145,7 +148,9 @@ impl Hub {
             let over = away || member.record.record().expires <= unix;
             (over || (silent && member.here.is_some())).then_some((*tag, over))
         });
-        for (tag, over) in gone.collect::<Vec<_>>() {
+        let mut gone: Vec<_> = gone.collect();
+        gone.sort_unstable();
+        for (tag, over) in gone {
             if over {
                 self.forget(tag);
             } else {
@@ -156,7 +161,7 @@ impl Hub {
 
     /// Lets sessions keep time.
     pub(super) fn tick(&mut self) {
-        for id in self.sessions.ids().collect::<Vec<_>>() {
+        for id in self.sessions.ids() {
             let Some(held) = self.sessions.get_mut(id) else {
                 continue;
             };

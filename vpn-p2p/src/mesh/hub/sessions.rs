@@ -177,7 +177,10 @@ impl Sessions {
         }
     }
 
-    pub(super) fn ids(&self) -> impl Iterator<Item = SessionId> {
-        self.held.keys().copied()
+    /// All of them, in the order in which they began.
+    pub(super) fn ids(&self) -> Vec<SessionId> {
+        let mut ids: Vec<_> = self.held.keys().copied().collect();
+        ids.sort_unstable();
+        ids
     }
 }

@@ -3,7 +3,7 @@
 //! One question per destination at a time; that nobody has it is remembered for a while, so that a
 //! scan of the mesh's network costs a question per address and minute at most.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use vpn_core::{DropReason, Packet};
@@ -50,7 +50,7 @@ impl Lookup {
 /// Open questions.
 #[derive(Debug, Default)]
 pub(super) struct Lookups {
-    open: HashMap<What, Lookup>,
+    open: BTreeMap<What, Lookup>,
     by_id: BTreeMap<u32, What>,
     next_id: u32,
     pub(super) nobody: u64,

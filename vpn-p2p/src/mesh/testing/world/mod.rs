@@ -201,6 +201,11 @@ impl World {
         }
     }
 
+    /// Datagrams that were lost on the way so far, or let in nowhere.
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
     /// A number from the seed.
     pub fn draw(&mut self) -> u64 {
         self.random = mix(self.random);

@@ -1,6 +1,6 @@
 //! Members and hubs of a world: how they are made, started and stopped, and what is theirs.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
@@ -66,7 +66,7 @@ impl Counters {
 pub struct MemberNode {
     /// What it sent so far.
     pub counters: Counters,
-    pub(super) streams: HashMap<HubId, Stream>,
+    pub(super) streams: BTreeMap<HubId, Stream>,
     member: Option<Member>,
     identity: Identity,
     site: SiteAt,
@@ -109,7 +109,7 @@ impl MemberNode {
 pub struct HubNode {
     /// Datagrams and stream messages that came to it, and that it sent.
     pub handled: [u64; 2],
-    pub(super) streams: HashMap<Stream, (At, HubId)>,
+    pub(super) streams: BTreeMap<Stream, (At, HubId)>,
     hub: Option<Hub>,
     identity: Identity,
     at: SocketAddr,
@@ -164,7 +164,7 @@ impl World {
         let ip = Ipv4Addr::new(9, 0, 0, 1 + number as u8);
         self.hubs.push(HubNode {
             handled: [0; 2],
-            streams: HashMap::new(),
+            streams: BTreeMap::new(),
             hub: None,
             identity: identity(1, number),
             at: (ip, PORT).into(),
@@ -198,7 +198,7 @@ impl World {
     pub fn stop_hub(&mut self, number: usize) {
         let node = &mut self.hubs[number];
         (node.hub, node.wake) = (None, None);
-        let streams: Vec<_> = node.streams.drain().collect();
+        let streams = std::mem::take(&mut node.streams);
         for (stream, (member, hub)) in streams {
             self.stream_is(member, hub, stream, false);
         }
@@ -220,7 +220,7 @@ impl World {
         self.inside.insert(inside, at);
         self.members.push(MemberNode {
             counters: Counters::default(),
-            streams: HashMap::new(),
+            streams: BTreeMap::new(),
             member: None,
             identity: identity(2, at.0),
             site,
