@@ -54,6 +54,18 @@ pub struct Conflict {
     pub losers: Vec<PeerId>,
 }
 
+impl Conflict {
+    /// Writes it to the log.
+    pub fn report(&self) {
+        let Self {
+            address,
+            winner,
+            losers,
+        } = self;
+        tracing::warn!(%address, %winner, ?losers, "several peers claim one address");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,7 @@
 //! [`PeerDirectory`](vpn_core::PeerDirectory) carries such records to others; none has to be trusted.
 //! What is believed is decided by whoever reads, from the records alone:
 //!
-//! | Module | What it decides, or touches |
+//! | Module | What it decides |
 //! |---|---|
 //! | [`records`] | which record is believed: signature, end, form |
 //! | [`book`] | which of a peer's records is the newest; what is remembered of it; members |
@@ -13,16 +13,36 @@
 //! | [`cache`] | which answers are remembered, and for how long |
 //! | [`pool`] | which addresses of a prefix are nodes', in which order one tries them |
 //!
-//! All of these are pure; the time is an argument, in seconds since the Unix epoch.
+//! All of these are pure; the time is an argument, in seconds since the Unix epoch. Directories:
+//!
+//! | Directory | Where records are |
+//! |---|---|
+//! | [`MemoryDirectory`] | in this process |
+//! | [`StaticDirectory`] | in a file |
+//! | [`ChainDirectory`] | in several other directories, asked at once |
+//! | [`CheckedDirectory`] | in another; checks and remembers what it says |
 
 pub mod book;
 pub mod cache;
+pub mod chain;
+pub mod checked;
 pub mod claims;
+pub mod clock;
+pub mod file;
+pub mod memory;
+pub(crate) mod news;
 pub mod pool;
 pub mod records;
+#[cfg(test)]
+mod tests;
 
 pub use book::{Book, MAX_PEERS};
 pub use cache::{Cache, CacheConfig, Question, Remembered};
+pub use chain::{ChainDirectory, ChainError, Link};
+pub use checked::{CheckedDirectory, LookupCounts};
 pub use claims::{Conflict, Rank, winner};
+pub use clock::UnixClock;
+pub use file::{FileError, StaticDirectory, read_records, write_records};
+pub use memory::MemoryDirectory;
 pub use pool::Pool;
 pub use records::{Draft, RecordError, Terms, Valid, decode, encode};
