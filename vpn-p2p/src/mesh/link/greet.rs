@@ -79,15 +79,16 @@ impl Link {
             return;
         }
         self.counters.rounds += 1;
+        let udp = self.config.udp && !std::mem::take(&mut self.without_udp);
         let mut round = Round {
             nonce: self.draw(),
             started: now,
-            udp: self.config.udp.then(|| Repeat::new(now)),
+            udp: udp.then(|| Repeat::new(now)),
             tls: None,
             tls_tried: false,
             problem: None,
         };
-        if self.config.tls && (self.prefers_tls || !self.config.udp) {
+        if self.config.tls && (self.prefers_tls || !udp) {
             round.tls_tried = true;
             self.open_tls();
         }

@@ -80,6 +80,8 @@ impl Link {
             } else {
                 "the hub answers, but no handshake with it completes"
             };
+            // Some networks let a first answer in and nothing after it: a round by UDP ends here again.
+            self.without_udp = joining.via == Carrier::Udp && self.config.tls;
             self.fail(why, now);
             return;
         }
@@ -169,6 +171,11 @@ impl Link {
                 });
             }
             Stage::Up(live) => {
+                if live.via != via {
+                    // Of an attempt that was over: the hub went where it came from.
+                    self.stay();
+                    return;
+                }
                 if !live.registered(id) {
                     return;
                 }

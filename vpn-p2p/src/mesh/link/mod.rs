@@ -134,6 +134,8 @@ pub struct Link {
     tls_until: Option<Instant>,
     /// On this network TLS was what worked.
     prefers_tls: bool,
+    /// The next round is by TLS alone.
+    without_udp: bool,
     backoff: Backoff,
     finds: Finds,
     echoes: Echoes,
@@ -166,6 +168,7 @@ impl Link {
             tls: Tls::Closed,
             tls_until: None,
             prefers_tls: false,
+            without_udp: false,
             finds: Finds::default(),
             echoes: Echoes::default(),
             random: seed,
@@ -341,6 +344,7 @@ impl Link {
     /// link that is up asks whether it still is.
     pub fn network_changed(&mut self, now: Instant) {
         self.prefers_tls = false;
+        self.without_udp = false;
         self.backoff.reset();
         match &mut self.stage {
             Stage::Up(live) => live.network_changed(now),

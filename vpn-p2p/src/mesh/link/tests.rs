@@ -207,6 +207,8 @@ struct World {
     started: Instant,
     udp: bool,
     tls: bool,
+    /// Of what comes by UDP only the answers to Hellos arrive.
+    deaf: bool,
     /// Percent of questions that are lost.
     lose: u64,
     count: u64,
@@ -242,6 +244,7 @@ impl World {
             started: now,
             udp: true,
             tls: true,
+            deaf: false,
             lose: 0,
             count: 0,
             answers: Vec::new(),
@@ -283,6 +286,9 @@ impl World {
             };
             if passes && (self.count.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) % 100 >= self.lose {
                 for answer in self.hub.take(via, &bytes) {
+                    if self.deaf && via == Carrier::Udp && answer.first() != Some(&0x82) {
+                        continue;
+                    }
                     self.answers.push((self.now + ONE_WAY * 2, via, answer));
                 }
             }
@@ -499,6 +505,31 @@ fn tls_is_tried_after_a_second_and_udp_comes_back_without_a_gap() {
     assert_eq!(world.downs(), 0);
     assert_eq!(world.link.status().counters.returns, 1);
     assert_eq!(world.link.status().why, "");
+}
+
+/// A network that lets a first answer in and nothing after it.
+#[test]
+fn where_only_hellos_are_answered_by_udp_the_next_round_is_by_tls() {
+    let mut world = World::new();
+    world.deaf = true;
+    world.run(8.5);
+    assert_eq!(world.link.way(), Some((Carrier::Tls, at(HUB))));
+    world.run(60.0);
+    let by_tls = |it: &&(Carrier, ToHub)| matches!(it, (Carrier::Tls, ToHub::Ping { .. }));
+    assert_eq!(
+        world
+            .hub
+            .heard
+            .last()
+            .iter()
+            .filter(|it| by_tls(it))
+            .count(),
+        1
+    );
+    assert_eq!(world.downs(), 0);
+    world.deaf = false;
+    world.run(60.0);
+    assert_eq!(world.link.way(), Some((Carrier::Udp, at(HUB))));
 }
 
 #[test]

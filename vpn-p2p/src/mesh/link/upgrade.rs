@@ -1,5 +1,9 @@
 //! Decides when a link over TLS tries UDP again, and when it changes back: only after the hub
 //! answered a registration by UDP, in the session that is there.
+//!
+//! The hub goes along with that registration, whether its answer arrives or not: some networks let a
+//! first answer in and nothing after it. So an attempt that ends without one ends with a Ping by TLS,
+//! with which the hub is back there too.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -9,6 +13,7 @@ use super::greet::Greeted;
 use super::repeat::Repeat;
 use super::{Link, LinkEvent, Stage};
 use crate::mesh::way::Carrier;
+use crate::mesh::wire::ToHub;
 
 /// When each question of an attempt is sent. Three: what is not answered then is blocked, or loses
 /// so much that TLS is better.
@@ -21,6 +26,10 @@ const STEPS: &[Duration] = &[
 /// How long one attempt waits, Hello and question together.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// How long the answer to a registration is waited for: meanwhile what is relayed to us goes by UDP,
+/// and is lost if that leads nowhere.
+const ANSWER: Duration = Duration::from_millis(1_500);
+
 /// UDP, tried beside TLS.
 #[derive(Debug)]
 pub(super) struct Upgrade {
@@ -32,6 +41,7 @@ pub(super) struct Upgrade {
 struct Attempt {
     nonce: u64,
     hello: Repeat,
+    started: Instant,
     ends: Instant,
     /// The hub answered from here; what was asked there since.
     answered: Option<(SocketAddr, Repeat, Vec<u32>)>,
@@ -80,8 +90,12 @@ impl Link {
         };
         let attempt = match &mut upgrade.attempt {
             Some(attempt) if now >= attempt.ends => {
-                upgrade.at = attempt.ends + self.config.times.udp_retry.saturating_sub(PATIENCE);
+                let asked = attempt.answered.take().is_some();
+                upgrade.at = attempt.started + self.config.times.udp_retry;
                 upgrade.attempt = None;
+                if asked {
+                    self.stay();
+                }
                 return;
             }
             Some(attempt) => attempt,
@@ -89,6 +103,7 @@ impl Link {
             None => upgrade.attempt.insert(Attempt {
                 nonce,
                 hello: Repeat::by(now, STEPS),
+                started: now,
                 ends: now + PATIENCE,
                 answered: None,
             }),
@@ -112,7 +127,16 @@ impl Link {
             && let Some(attempt) = &mut upgrade.attempt
             && attempt.answered.is_none()
         {
+            attempt.ends = now + ANSWER;
             attempt.answered = Some((greeted.to, Repeat::by(now, STEPS), Vec::new()));
+        }
+    }
+
+    /// Tells the hub that we are where we are, which may have gone elsewhere with a registration of ours.
+    pub(super) fn stay(&mut self) {
+        let nonce = self.number();
+        if let Some((via, to)) = self.way() {
+            self.seal(&ToHub::Ping { nonce }, via, to);
         }
     }
 

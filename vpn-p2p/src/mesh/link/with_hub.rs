@@ -28,6 +28,8 @@ struct World {
     now: Instant,
     start: Instant,
     udp: bool,
+    /// Of what comes by UDP only the answers to Hellos arrive.
+    deaf: bool,
 }
 
 struct Node {
@@ -105,6 +107,7 @@ impl World {
             now,
             start: now,
             udp: true,
+            deaf: false,
         }
     }
 
@@ -176,7 +179,8 @@ impl World {
             let Some(member) = index.and_then(|index| self.members.get_mut(index)) else {
                 continue;
             };
-            if via == Carrier::Tls || self.udp {
+            let is_welcome = bytes.first() == Some(&0x82);
+            if via == Carrier::Tls || (self.udp && (is_welcome || !self.deaf)) {
                 member.to.push((now + ONE_WAY, via, bytes));
             }
         }
@@ -328,6 +332,46 @@ fn it_moves_to_tls_and_back_and_the_hub_moves_along() {
             ..
         })
     ));
+}
+
+/// A network that lets a first answer in and nothing after it: the hub goes to UDP with a registration
+/// whose answer never arrives, and comes back.
+#[test]
+fn a_return_to_udp_that_fails_leaves_the_hub_where_the_member_is() {
+    let mut world = World::new();
+    world.udp = false;
+    world.run(4.0);
+    assert_eq!(world.carriers(), [Some(Carrier::Tls); 2]);
+    (world.udp, world.deaf) = (true, true);
+    let mut by_udp = 0;
+    for _ in 0..1800 {
+        world.run(0.1);
+        let members = world.hub.members(world.now);
+        let strayed =
+            |it: &&crate::mesh::hub::MemberStatus| matches!(it.origin, Some(Origin::Udp(_)));
+        by_udp += members.iter().filter(strayed).count();
+    }
+    // Three attempts of each, of 1.5 s at most.
+    assert!((2..=2 * 3 * 16).contains(&by_udp), "{by_udp} of 3600");
+    assert_eq!(world.carriers(), [Some(Carrier::Tls); 2]);
+    let members = world.hub.members(world.now);
+    assert!(
+        members
+            .iter()
+            .all(|it| matches!(it.origin, Some(Origin::Tls(_))))
+    );
+    assert_eq!(world.downs(0), 0);
+    // A registration that was late by more than its attempt.
+    let (id, address) = (4_000_000, world.members[0].address);
+    world.members[0].link.register(id, Carrier::Udp, world.at);
+    world.deaf = false;
+    world.run(0.1);
+    let stays = world.hub.members(world.now);
+    assert!(
+        stays
+            .iter()
+            .all(|it| it.origin != Some(Origin::Udp(address)))
+    );
 }
 
 #[test]

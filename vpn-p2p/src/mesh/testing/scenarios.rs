@@ -158,6 +158,25 @@ fn a_way_dead_in_one_direction_is_left_though_the_other_still_delivers() {
     assert!(world.is_direct(At(0), At(1)));
 }
 
+/// Behind a firewall that lets a first answer in and nothing after it: UDP is tried each minute, and
+/// what is relayed finds its way back to the stream.
+#[test]
+fn a_firewall_that_lets_first_answers_in_costs_two_seconds_a_minute_at_most() {
+    let mut world = world(&[NatKind::Easy, NatKind::Symmetric], 10);
+    world.deafen(At(0), true);
+    world.stop(At(0), false);
+    world.start(At(0));
+    // The handshake by UDP gets five seconds, the pause after it two.
+    world.run(s(9));
+    world.start_flow(At(1), At(0), ms(20), s(300));
+    world.run(s(5));
+    let _ = world.flow_of(At(1), At(0));
+    world.run(s(250));
+    let flow = world.flow_of(At(1), At(0));
+    assert!(flow.gap <= s(2), "{flow:?}");
+    assert!(flow.gap >= s(1), "it was tried: {flow:?}");
+}
+
 /// Messages of each member within 100 s, idle and settled, all of them counted: keepalives, renewals
 /// of sessions, and what keeps the hub.
 #[test]

@@ -80,6 +80,8 @@ pub struct World {
     outside: HashMap<IpAddr, SiteAt>,
     /// Directions in which nothing passes directly.
     cut: Vec<(At, At)>,
+    /// Who hears nothing of hubs by UDP but answers to Hellos.
+    deaf: Vec<At>,
     flows: HashMap<(At, At), Flow>,
     next_stream: u64,
     /// Datagrams that were lost on the way, or let in nowhere.
@@ -100,6 +102,7 @@ impl World {
             inside: HashMap::new(),
             outside: HashMap::new(),
             cut: Vec::new(),
+            deaf: Vec::new(),
             flows: HashMap::new(),
             next_stream: 0,
             lost: 0,
@@ -139,6 +142,15 @@ impl World {
         self.cut.retain(|pair| *pair != (from, to));
         if is_cut {
             self.cut.push((from, to));
+        }
+    }
+
+    /// From now on a member hears nothing of hubs by UDP but the answers to its Hellos, as behind a
+    /// firewall that lets a first answer in; `false`: everything again.
+    pub fn deafen(&mut self, at: At, is_deaf: bool) {
+        self.deaf.retain(|other| *other != at);
+        if is_deaf {
+            self.deaf.push(at);
         }
     }
 

@@ -11,6 +11,7 @@ use crate::mesh::hub::Origin;
 use crate::mesh::testing::keys::mix;
 use crate::mesh::testing::nat::NatKind;
 use crate::mesh::way::HubId;
+use crate::mesh::wire::Frame;
 
 /// Time between two members of one site.
 const LOCAL: Duration = Duration::from_micros(500);
@@ -99,6 +100,7 @@ impl World {
             self.inside.get(&inside).copied()
         });
         match receiver {
+            Some(receiver) if self.is_deaf(sender, receiver, &bytes) => self.lost += 1,
             Some(receiver) if !self.is_cut(sender, receiver) => self.deliver(receiver, from, bytes),
             _ => self.lost += 1,
         }
@@ -106,6 +108,11 @@ impl World {
 
     fn is_cut(&self, sender: Option<At>, receiver: At) -> bool {
         sender.is_some_and(|sender| self.cut.contains(&(sender, receiver)))
+    }
+
+    fn is_deaf(&self, sender: Option<At>, receiver: At, bytes: &[u8]) -> bool {
+        let is_welcome = matches!(Frame::read(bytes), Ok(Frame::Welcome { .. }));
+        sender.is_none() && !is_welcome && self.deaf.contains(&receiver)
     }
 
     /// A member wants a stream to a hub at one of these addresses.
