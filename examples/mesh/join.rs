@@ -45,7 +45,7 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
     let mut stop = Signals::new()?;
     let config = Member::read(path)?;
     let identity = config.identity(path)?;
-    let node = config.node(path, seed()?)?;
+    let node = config.node(path)?;
     let control = Listener::bind(&config.control)
         .await
         .map_err(Error::control(&config.control))?;
@@ -83,14 +83,6 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
     shutdown.cancel();
     let _ = serving.await;
     ended
-}
-
-fn seed() -> Result<u64, Error> {
-    let mut seed = [0; 8];
-    getrandom::fill(&mut seed)
-        .map_err(std::io::Error::other)
-        .map_err(system("the system has no random numbers"))?;
-    Ok(u64::from_ne_bytes(seed))
 }
 
 fn answer(
@@ -137,7 +129,6 @@ impl Running {
             name: hub.name.clone(),
             addresses: member.addresses.clone(),
             hubs: vec![link],
-            seed: seed()?,
             ..MemberConfig::default()
         };
         let host = match hub

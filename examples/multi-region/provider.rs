@@ -16,7 +16,7 @@ use vpn_tun::openvpn::{Credentials, OpenVpnConfig, OpenVpnTransport, Profile};
 use vpn_tun::{CaptureConfig, InterfaceName, Journal, MarkedUnderlay};
 
 use crate::config::{self, Tunnel};
-use crate::error::{Error, system};
+use crate::error::Error;
 
 /// A tunnel, ready to be started.
 #[derive(Debug)]
@@ -77,11 +77,7 @@ impl Provider {
 
     fn mesh(path: &Path) -> Result<Self, Error> {
         let member = Member::read(path)?;
-        let mut seed = [0; 8];
-        getrandom::fill(&mut seed)
-            .map_err(std::io::Error::other)
-            .map_err(system("the system has no random numbers"))?;
-        let node = member.node(path, u64::from_ne_bytes(seed))?;
+        let node = member.node(path)?;
         Ok(Self::Mesh(Box::new((node, member.identity(path)?))))
     }
 

@@ -57,7 +57,7 @@ impl Net {
             default_rules: relayed,
             addresses: vec![format!("{}/24", address(at)).parse().unwrap()],
             hubs: vec![link],
-            seed: at as u64,
+            seed: Some(at as u64),
             ..MemberConfig::default()
         };
         let endpoint = HubEndpoint {

@@ -180,7 +180,7 @@ fn node(at: &Namespace, keys: &Keys, place: usize, hubs: usize) -> Node {
         name: ["a", "b", "c"][place].to_owned(),
         addresses: vec![format!("{}/24", own(place)).parse().expect("a network")],
         hubs: links.collect(),
-        seed: place as u64,
+        seed: Some(place as u64),
         ..MemberConfig::default()
     };
     let endpoints = [HUB4, SECOND_HUB4][..hubs].iter().map(|ip| HubEndpoint {

@@ -258,12 +258,12 @@ impl Member {
         super::identity(path, &self.key)
     }
 
-    /// What a node is told. What is drawn for jitter follows from `seed`.
+    /// What a node is told.
     ///
     /// # Errors
     ///
     /// [`FileError::Config`], if the token cannot be read.
-    pub fn node(&self, path: &Path, seed: u64) -> Result<NodeConfig, FileError> {
+    pub fn node(&self, path: &Path) -> Result<NodeConfig, FileError> {
         let token = self.token(path)?;
         let hubs = self.hubs.iter().zip(0..).map(|(hub, id)| {
             let mut link = LinkConfig::new(hub.key(), HubId(id));
@@ -290,7 +290,6 @@ impl Member {
                 policy: self.policy.into(),
                 routes: Vec::new(),
             },
-            seed,
             ..MemberConfig::default()
         };
         let places = self.hubs.iter().map(|hub| HubEndpoint {

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use vpn_core::PeerId;
 
 use crate::mesh::limit::Rate;
+use crate::mesh::link::{KEEPALIVE, TRIES, UNANSWERED};
 use crate::mesh::wire::{Tag, Token};
 
 /// A key that is admitted, and what is its own alone.
@@ -39,6 +40,17 @@ impl Admitted {
     }
 }
 
+/// See [`Limits::silent_after`].
+const SILENT_AFTER: Duration = Duration::from_secs(90);
+
+/// The longest that a member is silent which is there: from the last that arrived to the end of the
+/// second keepalive after it, in seconds.
+const SILENCE: u64 = 2 * (KEEPALIVE.as_secs() + TRIES as u64 * UNANSWERED.as_secs());
+const _: () = assert!(
+    SILENCE + 15 <= SILENT_AFTER.as_secs(),
+    "who is there is taken for gone"
+);
+
 /// How much one client, and all together, may have. Whatever is beyond is dropped and counted.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -47,8 +59,8 @@ pub struct Limits {
     pub provisional: usize,
     /// How long that may take. Default 10 s.
     pub provisional_time: Duration,
-    /// After how long without a sign of life a member is taken for gone. Default 90 s: three
-    /// keepalives of 25 s, and their answers.
+    /// After how long without a sign of life a member is taken for gone. Default 90 s: two keepalives
+    /// of 34 s, each with its repetitions, may be lost, and there is a quarter of a minute to spare.
     pub silent_after: Duration,
     /// Joins of one address (IPv6: one /64); each costs a signature to check and a session. Default
     /// 20 per second, 200 at once: a hundred nodes behind one NAT that start together.
@@ -76,7 +88,7 @@ impl Default for Limits {
         Self {
             provisional: 1024,
             provisional_time: Duration::from_secs(10),
-            silent_after: Duration::from_secs(90),
+            silent_after: SILENT_AFTER,
             joins: Rate::new(20, 200),
             strangers: Rate::new(100, 200),
             control: Rate::new(100, 500),

@@ -12,6 +12,15 @@ use crate::mesh::wire::Token;
 /// and few enough that a wrong configuration is no storm.
 pub const MAX_ENDPOINTS: usize = 8;
 
+/// How long after the last thing sent to a hub it gets an empty message, by default.
+pub(in crate::mesh) const KEEPALIVE: Duration = Duration::from_secs(34);
+
+/// Pause between questions that are not answered, by default.
+pub(in crate::mesh) const UNANSWERED: Duration = Duration::from_secs(1);
+
+/// Questions without an answer until the hub is gone.
+pub(in crate::mesh) const TRIES: u32 = 3;
+
 /// What a link is told once.
 #[derive(Clone, Debug)]
 pub struct LinkConfig {
@@ -83,8 +92,8 @@ pub struct LinkTimes {
 impl Default for LinkTimes {
     fn default() -> Self {
         Self {
-            keepalive: Duration::from_secs(34),
-            unanswered: Duration::from_secs(1),
+            keepalive: KEEPALIVE,
+            unanswered: UNANSWERED,
             silent: Duration::from_secs(1),
             measure: Duration::from_secs(60),
             round: Duration::from_secs(2),

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::config::{LinkConfig, LinkTimes};
+use super::config::{LinkConfig, LinkTimes, TRIES};
 use super::greet::Greeted;
 use super::join::Registering;
 use super::repeat::Repeat;
@@ -12,9 +12,6 @@ use super::{Link, Stage};
 use crate::mesh::keys::Keys;
 use crate::mesh::way::Carrier;
 use crate::mesh::wire::{Frame, ToHub};
-
-/// Questions without an answer until the hub is gone.
-const TRIES: usize = 3;
 
 /// How many of them are empty messages, which cost the least and say the least.
 const EMPTY: usize = 2;
@@ -218,7 +215,7 @@ impl Link {
             self.forgotten(&again, now);
             return;
         }
-        if ping.sent.len() >= TRIES {
+        if ping.sent.len() >= TRIES as usize {
             self.fail("the hub does not answer any more", now);
             return;
         }

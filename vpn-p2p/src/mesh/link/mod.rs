@@ -60,6 +60,7 @@ use super::wire::{Frame, Tag, ToHub, What};
 use crate::session::{Session, TICK, Ticked};
 use crate::wg_quick::PublicKey;
 
+pub(in crate::mesh) use self::config::{KEEPALIVE, TRIES, UNANSWERED};
 pub use self::config::{LinkConfig, LinkTimes, MAX_ENDPOINTS};
 pub use self::find::MAX_FINDS;
 pub use self::output::{LinkEvent, LinkOut};

@@ -94,7 +94,7 @@ impl Addresses {
     }
 
     /// Gives the peer what it claims and nobody else has, and takes from it what it does not claim
-    /// any more. Returns what was refused.
+    /// any more. What is in no network of the mesh is not looked at. Returns what was refused.
     pub(super) fn assign(
         &mut self,
         slot: Slot,
@@ -105,6 +105,10 @@ impl Addresses {
         self.withdraw(slot);
         let mut conflicts = Vec::new();
         for &address in addresses {
+            if !self.is_somebodys(address) {
+                // Of another network: no hub gives that away, or it could turn any destination to anybody.
+                continue;
+            }
             let pinned = self.pinned.get(&address).filter(|owner| **owner != peer);
             let holder = match (self.is_own(address), pinned, self.of.get(&address)) {
                 (true, _, _) => Some(None),
@@ -176,7 +180,8 @@ mod tests {
     #[test]
     fn an_address_stays_its_first_holders_until_it_lets_go() {
         let (a, b) = (PeerId([1; 32]), PeerId([2; 32]));
-        let mut table = Addresses::new(vec![ip("10.7.0.1")], HashMap::new(), Vec::new());
+        let inside = vec!["10.7.0.0/24".parse().unwrap()];
+        let mut table = Addresses::new(vec![ip("10.7.0.1")], HashMap::new(), inside);
         assert!(table.assign(Slot(0), a, &[ip("10.7.0.2")], &[]).is_empty());
         let refused = table.assign(
             Slot(1),
@@ -241,5 +246,20 @@ mod tests {
         }
         assert_eq!(table.peer(ip("10.7.0.3")), Some(Slot(1)));
         assert_eq!(table.peer(ip("198.51.100.1")), Some(Slot(1)));
+    }
+
+    #[test]
+    fn an_address_of_another_network_is_nobodys() {
+        let (a, evil) = (PeerId([1; 32]), PeerId([2; 32]));
+        let inside = vec!["10.7.0.0/16".parse().unwrap()];
+        let pinned = HashMap::from([(ip("192.0.2.9"), a)]);
+        let mut table = Addresses::new(vec![ip("10.7.0.1")], pinned, inside);
+        let claims = [ip("9.9.9.9"), ip("10.7.0.3"), ip("2001:db8::1")];
+        assert!(table.assign(Slot(1), evil, &claims, &[]).is_empty());
+        assert_eq!(table.peer(ip("9.9.9.9")), None);
+        assert_eq!(table.peer(ip("2001:db8::1")), None);
+        assert_eq!(table.peer(ip("10.7.0.3")), Some(Slot(1)));
+        assert!(table.assign(Slot(0), a, &[ip("192.0.2.9")], &[]).is_empty());
+        assert_eq!(table.peer(ip("192.0.2.9")), Some(Slot(0)), "pinned");
     }
 }

@@ -168,7 +168,7 @@ impl Member {
         let slot = Slot(place);
         self.by_tag.insert(Tag::from(peer), slot);
         let routed = self.addresses.routed(peer);
-        let seed = self.config.seed ^ u64::from_le_bytes(Tag::from(peer).0);
+        let seed = self.seed ^ u64::from_le_bytes(Tag::from(peer).0);
         let peer = Peer::new(routed, rules, &self.config.peer, self.own.clone(), seed);
         self.entries[place] = Some(Entry {
             peer,

@@ -46,8 +46,11 @@ pub struct MemberConfig {
     pub default_rules: PeerRules,
     /// Settings of every peer.
     pub peer: PeerConfig,
-    /// What jitter is drawn from: give each member its own.
-    pub seed: u64,
+    /// What jitter and the numbers of questions to hubs are drawn from: nobody else may know it, and no
+    /// two members may have the same. Default `None`: [`MeshTransport`](crate::mesh::MeshTransport) takes
+    /// it from the system's random numbers. A [`Member`](super::Member) alone, which has no system,
+    /// takes it from its identity's public key then: good for simulations only.
+    pub seed: Option<u64>,
 }
 
 impl MemberConfig {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Check, Held, Member, MemberEvent, Slot, Transmit};
+use super::{Check, HINTED, Held, Member, MemberEvent, Slot, Transmit};
 use crate::mesh::link::LinkEvent;
 use crate::mesh::way::{Carrier, HubId, Way};
 use crate::mesh::wire::frame::relay_header;
@@ -164,7 +164,7 @@ impl Member {
     }
 
     /// A relayed datagram could not be delivered, says who may be the hub, or anybody in its name. So it
-    /// is a hint: the hub is asked in our session, once a second at most, and its answer counts.
+    /// is a hint: the hub is asked in our session, once a second about each peer and not too often about all, and its answer counts.
     pub(super) fn absent(&mut self, hub: HubId, tag: Tag, now: Instant) {
         let Some(slot) = self.by_tag.get(&tag).copied() else {
             return;
@@ -174,6 +174,10 @@ impl Member {
         };
         let is_known = entry.absent.iter().any(|absent| absent.is(hub, now));
         if is_known || entry.asked.is_some_and(|at| now < at + ASK_AGAIN) {
+            return;
+        }
+        let hinted = self.hinted.get_mut(usize::from(hub.0));
+        if !hinted.is_some_and(|hinted| hinted.take(HINTED, 1, now)) {
             return;
         }
         entry.asked = Some(now);

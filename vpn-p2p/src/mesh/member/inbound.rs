@@ -45,6 +45,10 @@ impl Member {
             {
                 return self.hubs_own(place, Carrier::Udp, Some(from), datagram, now, unix);
             }
+            // From inside of the mesh itself it came by a tunnel: a way there would go round in circles.
+            if self.config.is_inside(from.ip().to_canonical()) {
+                return Arrived::Dropped(DropReason::AddressNotAllowed);
+            }
             return self.wireguard(Way::Direct(from), datagram, now, unix);
         }
         let Some(place) = self

@@ -65,6 +65,10 @@ pub const MAX_HUBS: usize = 4;
 /// costs everybody who knows us a message each.
 const SIGNING: Rate = Rate::new(1, 5 * SIGN_PAUSE.as_secs());
 
+/// Questions to one hub that hints bring about: anybody can send these in its name, about as many peers
+/// as there are.
+const HINTED: Rate = Rate::new(10, 10);
+
 /// See [`SIGNING`].
 const SIGN_PAUSE: Duration = Duration::from_secs(3);
 
@@ -130,6 +134,7 @@ pub struct Member {
     identity: Identity,
     keys: Box<dyn Keys>,
     config: MemberConfig,
+    seed: u64,
     links: Vec<Link>,
     entries: Vec<Option<Entry>>,
     free: Vec<usize>,
@@ -156,6 +161,8 @@ pub struct Member {
     /// Questions to hubs whether peers are there.
     checks: Vec<(u32, Slot, Check)>,
     next_check: u32,
+    /// Those that hints bring about, by hub.
+    hinted: Vec<Bucket>,
     conflicts: HashMap<Claim, u64>,
     out: VecDeque<Transmit>,
     events: VecDeque<MemberEvent>,
@@ -177,18 +184,22 @@ impl Member {
     ) -> Self {
         let mut config = config;
         config.hubs.truncate(MAX_HUBS);
+        let seed = config
+            .seed
+            .unwrap_or_else(|| u64::from_le_bytes(Tag::from(identity.id()).0));
         let own = config.addresses.iter().map(ipnet::IpNet::addr).collect();
         let pinned = (config.peers.iter())
             .flat_map(|known| known.addresses.iter().map(|address| (*address, known.peer)))
             .collect();
         let links = (config.hubs.iter().zip(0..))
-            .map(|(hub, place)| Link::new(hub.clone(), config.seed ^ place, now))
+            .map(|(hub, place)| Link::new(hub.clone(), seed ^ place, now))
             .collect();
         let record = blank(&identity, &config, keys.public());
         let mut member = Self {
             own: record.sign(&identity),
             identity,
             keys,
+            seed,
             links,
             entries: Vec::new(),
             free: Vec::new(),
@@ -208,6 +219,7 @@ impl Member {
             next_look: now + LOOK_EVERY,
             checks: Vec::new(),
             next_check: 0,
+            hinted: vec![Bucket::full(HINTED, now); config.hubs.len()],
             conflicts: HashMap::new(),
             out: VecDeque::new(),
             events: VecDeque::new(),

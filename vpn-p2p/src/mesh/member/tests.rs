@@ -64,7 +64,7 @@ impl World {
                 name: format!("m{place}"),
                 addresses: vec![format!("{}/24", address(place)).parse().unwrap()],
                 hubs: vec![LinkConfig::new(hub.id(), HubId(0))],
-                seed: place as u64,
+                seed: Some(place as u64),
                 ..MemberConfig::default()
             };
             change(place, &mut config);
@@ -539,4 +539,62 @@ fn what_changes_all_the_time_is_signed_every_few_seconds() {
     assert!(record.candidates.contains(&local(299)[0]), "the last one");
     let hub = world.hub.as_ref().unwrap().members(world.now);
     assert_eq!(hub[0].record.record(), &record);
+}
+
+/// Who forges a hub's address can name every peer there is.
+#[test]
+fn hints_that_peers_are_gone_cost_ten_questions_a_second_in_all() {
+    const COUNT: usize = 60;
+    let mut world = World::new(COUNT, |_, _| {});
+    world.run(Duration::from_secs(1));
+    for to in 1..COUNT {
+        world.send(0, to, b"hello");
+    }
+    world.run(Duration::from_secs(60));
+    let finds = |world: &World| world.hub.as_ref().unwrap().status().finds;
+    let before = finds(&world);
+    for _ in 0..50 {
+        for to in 1..COUNT {
+            let tag = Tag::from(world.members[to].1.id());
+            let hint = Frame::Absent { tag }.to_bytes();
+            let (now, bytes) = (world.now, BytesMut::from(&hint[..]));
+            world.members[0].1.udp(hub_at(), bytes, now, UNIX);
+        }
+        world.run(Duration::from_millis(100));
+    }
+    let asked = finds(&world) - before;
+    assert!((50..=60).contains(&asked), "{asked} in 5 s");
+}
+
+/// An authentic datagram from inside of the mesh came by a tunnel: a way there would lead into itself.
+#[test]
+fn a_way_is_never_inside_of_the_mesh() {
+    let mut world = World::new(2, |_, _| {});
+    world.run(Duration::from_secs(1));
+    world.send(0, 1, b"hello");
+    world.run(Duration::from_secs(5));
+    let packet = packet(0, 1, b"more");
+    for (from, passes) in [("10.77.0.9:4000", false), ("203.0.113.9:4000", true)] {
+        let sender = &mut world.members[0].1;
+        let Outlet::Open(slot, _, wire) = sender.outlet(&packet, world.now) else {
+            panic!("no way");
+        };
+        let mut out = Vec::new();
+        assert!(sender.seal(slot, &wire, BytesMut::from(packet.bytes()), &mut out));
+        let bytes = BytesMut::from(&out[..]);
+        let from = from.parse().unwrap();
+        let arrived = world.members[1].1.udp(from, bytes, world.now, UNIX);
+        assert_eq!(
+            matches!(arrived, Arrived::Packet(..)),
+            passes,
+            "{arrived:?}"
+        );
+        let mut to = Vec::new();
+        while let Some(out) = world.members[1].1.poll(world.now, UNIX) {
+            if let Transmit::Udp(at, _) = out {
+                to.push(at);
+            }
+        }
+        assert_eq!(to.contains(&from), passes, "{to:?}");
+    }
 }

@@ -20,7 +20,7 @@ use super::streams::Streams;
 use super::{INNER_MTU, NodeConfig, NodeError};
 use crate::mesh::identity::Identity;
 use crate::mesh::keys::NoiseKeys;
-use crate::mesh::member::{Member, MemberStatus};
+use crate::mesh::member::{Member, MemberConfig, MemberStatus};
 use crate::mesh::record::SignedRecord;
 use crate::wg_quick::PrivateKey;
 use crate::wireguard::socket::{Run, Udp};
@@ -63,10 +63,17 @@ impl MeshTransport {
             ..Assigned::default()
         };
         let hubs = config.member.hubs.iter().map(|hub| hub.hub).collect();
-        let seed = config.member.seed;
+        let seed = match config.member.seed {
+            Some(seed) => seed,
+            None => draw().map_err(NodeError::Random)?,
+        };
         let now = Instant::now();
         let keys = Box::new(NoiseKeys::new(&key));
-        let member = Member::new(config.member, identity.clone(), keys, now, unix());
+        let settings = MemberConfig {
+            seed: Some(seed),
+            ..config.member
+        };
+        let member = Member::new(settings, identity.clone(), keys, now, unix());
         let own = member.own_record().wire().clone();
         SignedRecord::verify(own, unix()).map_err(NodeError::Record)?;
         let streams = Streams::new(identity, hubs, seed, underlay.clone());
@@ -120,6 +127,13 @@ impl MeshTransport {
         }
         Ok(())
     }
+}
+
+/// A number that nobody else knows.
+fn draw() -> std::io::Result<u64> {
+    let mut seed = [0; 8];
+    getrandom::fill(&mut seed).map_err(std::io::Error::other)?;
+    Ok(u64::from_ne_bytes(seed))
 }
 
 /// Networks in which peers' addresses are, and those behind them.
@@ -318,7 +332,10 @@ mod tests {
     use std::net::UdpSocket;
 
     use super::*;
-    use crate::mesh::member::MemberConfig;
+    use crate::mesh::HubEndpoint;
+    use crate::mesh::link::LinkConfig;
+    use crate::mesh::way::HubId;
+    use crate::mesh::wire::Frame;
 
     #[derive(Debug)]
     struct Plain;
@@ -332,9 +349,41 @@ mod tests {
             Ok(socket)
         }
 
-        async fn resolve(&self, _: &str, _: u16) -> Result<Vec<SocketAddr>, UnderlayError> {
-            Ok(Vec::new())
+        async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, UnderlayError> {
+            let address = host.parse::<std::net::IpAddr>();
+            Ok(address.map(|ip| (ip, port).into()).into_iter().collect())
         }
+    }
+
+    /// What two nodes draw from is not the same, though neither was given anything.
+    #[tokio::test]
+    async fn nodes_without_a_seed_ask_hubs_with_numbers_of_their_own() {
+        let hub = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let at = hub.local_addr().unwrap();
+        let identity = Identity::generate().unwrap();
+        let mut asked = Vec::new();
+        for _ in 0..2 {
+            let link = LinkConfig::new(identity.id(), HubId(0));
+            let member = MemberConfig {
+                hubs: vec![link],
+                ..MemberConfig::default()
+            };
+            let (host, port) = (at.ip().to_string(), at.port());
+            let config = NodeConfig::new(member, vec![HubEndpoint { host, port }]);
+            let node = MeshTransport::start(config, identity.clone(), Arc::new(Plain)).unwrap();
+            let mut datagram = [0; 1024];
+            let patience = Duration::from_secs(30);
+            let received = tokio::time::timeout(patience, hub.recv(&mut datagram)).await;
+            let Ok(Frame::Hello { nonce }) = Frame::read(&datagram[..received.unwrap().unwrap()])
+            else {
+                panic!("no Hello");
+            };
+            asked.push(nonce);
+            node.close().await;
+            // What of the first one is still there is not the second one's.
+            while hub.try_recv(&mut datagram).is_ok() {}
+        }
+        assert_ne!(asked[0], asked[1]);
     }
 
     /// The end of a burst met a full socket, and no packet follows that would push it; and who waits

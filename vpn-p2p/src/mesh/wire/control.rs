@@ -126,7 +126,7 @@ pub enum Refusal {
     #[error("the hub does not know this key, and the token is not its own")]
     NotAdmitted,
     /// An address it claims is another member's, or not allowed to it.
-    #[error("the address {address} is not this member's to use: {owner}")]
+    #[error("the address {address} is not this member's to use: {}", shown(owner))]
     Address {
         /// Which.
         address: IpAddr,
@@ -134,7 +134,7 @@ pub enum Refusal {
         owner: String,
     },
     /// A network it claims is not allowed to it.
-    #[error("the network {0} behind it is not admitted by the hub")]
+    #[error("the network {} behind it is not admitted by the hub", shown(.0))]
     Route(String),
     /// The hub has as many members as it may have.
     #[error("the hub is full: {0} members")]
@@ -151,6 +151,19 @@ pub enum Refusal {
     /// Its record is valid for longer than this many seconds from now. Compare the clocks of both.
     #[error("the record is valid for more than {0} s")]
     Lifetime(u64),
+}
+
+/// Longest text of a hub that is shown, in characters: a sentence.
+const MAX_SHOWN: usize = 120;
+
+/// A hub's words for people and logs: nothing in them moves a cursor, ends a line or turns the
+/// direction of writing.
+fn shown(text: &str) -> String {
+    let plain = |c: char| match c {
+        '\'' | '"' => c.to_string(),
+        c => c.escape_debug().to_string(),
+    };
+    text.chars().take(MAX_SHOWN).map(plain).collect()
 }
 
 /// What a member tells a hub.
@@ -301,6 +314,26 @@ mod tests {
             urgent: true,
         };
         assert_eq!(ToPeer::from_plain(&probe.to_plain()), Some(probe));
+    }
+
+    #[test]
+    fn what_a_hub_says_is_shown_without_control_characters() {
+        let owner = "it's\x1b[2J a\u{202e}b\r\nlevel=error ö".to_owned() + &"x".repeat(9_000);
+        let address = "10.0.0.1".parse().unwrap();
+        let refusals = [
+            Refusal::Route(owner.clone()),
+            Refusal::Address { address, owner },
+        ];
+        for refusal in refusals {
+            let text = refusal.to_string();
+            let odd = |c: char| c.is_control() || c == '\u{202e}';
+            assert!(!text.contains(odd), "{text}");
+            assert!(
+                text.contains("it's\\u{1b}[2J") && text.contains('ö'),
+                "{text}"
+            );
+            assert!(text.len() < 300, "{}", text.len());
+        }
     }
 
     #[test]

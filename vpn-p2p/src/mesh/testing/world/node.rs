@@ -247,7 +247,7 @@ impl World {
             name: format!("m{}", at.0),
             addresses: vec![address],
             hubs: self.hubs.iter().enumerate().map(link).collect(),
-            seed,
+            seed: Some(seed),
             ..MemberConfig::default()
         };
         change(&mut config);
