@@ -17,6 +17,7 @@ use super::approach::approach;
 use super::core::{Core, Outgoing, Standing};
 use super::outbound::unblock;
 use super::socket::{Run, Udp};
+use super::sockets::Sockets;
 use crate::session::TICK;
 use crate::wg_quick::WgQuick;
 
@@ -50,27 +51,6 @@ fn inner_mtu(file: Option<u16>, path: Option<u16>, ipv4: bool) -> u16 {
         (None, Some(path)) => left(path.min(USUAL_PATH)),
         (Some(file), None) => file,
         (Some(file), Some(path)) => file.min(left(path)),
-    }
-}
-
-/// The sockets in use: one per family that is needed.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Sockets {
-    pub(super) v4: Option<Arc<Udp>>,
-    pub(super) v6: Option<Arc<Udp>>,
-}
-
-impl Sockets {
-    pub(super) fn for_peer(&self, at: SocketAddr) -> Option<&Arc<Udp>> {
-        if at.is_ipv4() {
-            self.v4.as_ref()
-        } else {
-            self.v6.as_ref()
-        }
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Udp>> {
-        self.v4.iter().chain(&self.v6)
     }
 }
 
@@ -167,7 +147,7 @@ impl Shared {
         let sockets = self.sockets().clone();
         let mut result = Ok(());
         for (to, message) in messages.drain(..) {
-            let Some(socket) = sockets.for_peer(to) else {
+            let Some(socket) = sockets.to(to) else {
                 continue;
             };
             match socket.send_now(to, &message) {
@@ -287,7 +267,7 @@ impl Shared {
                 self.stalled.notified().await;
                 continue;
             };
-            let socket = self.sockets().for_peer(to).cloned();
+            let socket = self.sockets().to(to).cloned();
             if let Some(socket) = socket {
                 tokio::select! {
                     // An error of the wait comes again from the socket, and ends it there.

@@ -13,7 +13,7 @@
 //! | `routes` | AllowedIPs: pure |
 //! | `health` | silence, retries: pure |
 //! | `noise` | gotatun behind [`Session`](crate::session::Session), and the gate before it |
-//! | `socket` | the UDP socket |
+//! | `socket`, `sockets` | one UDP socket; those of both families, and what waits for them |
 //! | `driver` | the task: clock and sockets |
 //! | `network` | what follows when the network below changes |
 //! | `approach` | one attempt to reach a peer: its name, a socket, a handshake |
@@ -33,6 +33,7 @@ mod outbound;
 mod round_trip;
 pub(crate) mod routes;
 pub(crate) mod socket;
+pub(crate) mod sockets;
 mod transport;
 
 pub use core::MEASURE_EVERY;

@@ -10,8 +10,9 @@ use vpn_core::packet::{Packet, PacketBatch};
 use vpn_core::{DropCounters, DropReason, TransportState};
 
 use super::core::{Core, Outgoing, Outlet};
-use super::driver::{Shared, Sockets};
+use super::driver::Shared;
 use super::socket::{Flushed, Run};
+use super::sockets::Sockets;
 
 /// Bytes that sealing adds: data header and tag (whitepaper §5.4.6).
 const SEAL_OVERHEAD: usize = 32;
@@ -96,28 +97,11 @@ impl Shared {
 /// Sends what a full socket left over; `false` if it is still full. Its packets counted as sent
 /// when they were taken, so what is refused now is counted apart.
 pub(super) fn unblock(core: &mut Core, sockets: &Sockets) -> bool {
-    while let Some(run) = core.blocked.pop_front() {
-        match send(sockets, &run) {
-            Flushed::Blocked => {
-                core.blocked.push_front(run);
-                return false;
-            }
-            Flushed::Sent => core.stats.tx_bytes += run.bytes.len() as u64,
-            Flushed::Refused(which, _) => core.stats.tx_lost += which.len() as u64,
-        }
-    }
-    true
-}
-
-fn send(sockets: &Sockets, run: &Run) -> Flushed {
-    match run.to().map(|to| sockets.for_peer(to)) {
-        None => Flushed::Sent,
-        Some(Some(socket)) => socket.flush(run),
-        Some(None) => Flushed::Refused(
-            (0..run.count()).collect(),
-            std::io::ErrorKind::NotConnected.into(),
-        ),
-    }
+    let Core { blocked, stats, .. } = core;
+    sockets.unblock(blocked, |run, done| match done {
+        Flushed::Refused(which, _) => stats.tx_lost += which.len() as u64,
+        _ => stats.tx_bytes += run.bytes.len() as u64,
+    })
 }
 
 impl Outbound<'_> {
@@ -200,7 +184,7 @@ impl Outbound<'_> {
         let padded = bare.next_multiple_of(PADDING).min(mtu).max(bare);
         self.plain.resize(padded, 0);
         let len = padded + SEAL_OVERHEAD;
-        let segments = self.sockets.for_peer(to).map_or(1, |s| s.max_segments());
+        let segments = self.sockets.to(to).map_or(1, |s| s.max_segments());
         if !self.run.takes(to, len, segments) {
             self.flush();
         }
@@ -228,7 +212,7 @@ impl Outbound<'_> {
 
     /// `false` if the socket is full.
     fn send(&mut self, run: &Run) -> bool {
-        match send(self.sockets, run) {
+        match self.sockets.flush(run) {
             Flushed::Blocked => return false,
             Flushed::Sent => self.core.stats.tx_bytes += run.bytes.len() as u64,
             Flushed::Refused(which, error) => {

@@ -13,8 +13,8 @@ use vpn_core::{
     TransportState, TunnelTransport, Underlay, UnderlayError,
 };
 
-use super::driver::{Shared, Sockets, drive};
-use super::socket::Udp;
+use super::driver::{Shared, drive};
+use super::sockets::Sockets;
 use super::{WireGuardOptions, WireGuardStats};
 use crate::wg_quick::WgQuick;
 
@@ -155,14 +155,9 @@ impl TunnelTransport for WireGuardTransport {
                 return Ok(());
             }
             let sockets = self.shared.sockets().clone();
-            let readable = async |socket: Option<Arc<Udp>>| match socket {
-                Some(socket) => socket.readable().await,
-                None => std::future::pending().await,
-            };
             tokio::select! {
                 () = self.shared.closing.cancelled() => return Err(TransportError::Closed),
-                result = readable(sockets.v4.clone()) => return Ok(result?),
-                result = readable(sockets.v6.clone()) => return Ok(result?),
+                result = sockets.readable() => return Ok(result?),
                 () = changed => {}
             }
         }
@@ -186,7 +181,7 @@ impl TunnelTransport for WireGuardTransport {
                     None => None,
                 }
             };
-            let socket = blocked.and_then(|to| self.shared.sockets().for_peer(to).cloned());
+            let socket = blocked.and_then(|to| self.shared.sockets().to(to).cloned());
             let writable = async {
                 match (socket, blocked) {
                     (Some(socket), _) => socket.writable().await,

@@ -10,12 +10,6 @@ use super::shared::{Core, Shared, unix};
 use crate::mesh::member::Arrived;
 use crate::mesh::way::HubId;
 
-/// Receive calls per `try_recv`: a flood that yields nothing must not hold the worker.
-const MAX_RECEIVES: usize = 8;
-
-/// Bytes of datagrams per `try_recv`, and one datagram: as for a WireGuard tunnel.
-const MAX_BYTES: usize = 256 * 1024;
-
 impl Shared {
     /// Appends what came through the mesh; answers everything else on the way.
     pub(super) fn receive_batch(
@@ -27,39 +21,24 @@ impl Shared {
             return 0;
         };
         let (now, unix) = (Instant::now(), unix());
-        let (before, mut bytes) = (batch.len(), 0);
+        let before = batch.len();
         let mut joiner = Joiner::default();
         let mut guard = self.core();
         let core = &mut *guard;
         // Streams first, and at most half of the room: neither may hold up the other.
         let room = (batch.capacity() - batch.len()).div_ceil(2);
         self.receive_streams(core, batch, &mut joiner, drops, room, now);
-        'receives: for _ in 0..MAX_RECEIVES {
-            while let Some(mut received) = core.arrived.pop_front() {
-                while !batch.is_full() && bytes < MAX_BYTES {
-                    let Some(datagram) = received.pop() else {
-                        break;
-                    };
-                    bytes += datagram.len();
-                    let arrived = core.member.udp(received.from, datagram, now, unix);
-                    accept(arrived, batch, &mut joiner, drops);
-                }
-                if received.bytes_left() > 0 {
-                    core.arrived.push_front(received);
-                    break 'receives;
-                }
-            }
-            if batch.is_full() || bytes >= MAX_BYTES {
-                break;
-            }
-            for socket in sockets.iter() {
-                // What is not "nothing there" is about one earlier datagram (an ICMP error).
-                let _ = socket.receive(&mut core.arrived);
-            }
-            if core.arrived.is_empty() {
-                break;
-            }
-        }
+        let Core {
+            member, arrived, ..
+        } = core;
+        sockets.receive(arrived, batch, |from, datagram, batch| {
+            accept(
+                member.udp(from, datagram, now, unix),
+                batch,
+                &mut joiner,
+                drops,
+            );
+        });
         if batch.len() > before {
             core.cut_off = false;
         }

@@ -8,10 +8,11 @@ use bytes::BytesMut;
 use vpn_core::packet::{Packet, PacketBatch};
 use vpn_core::{DropCounters, DropReason};
 
-use super::shared::{Core, Shared, Sockets};
+use super::shared::{Core, Shared};
 use crate::mesh::member::{Outlet, Slot, Wire, plain_packets};
 use crate::mesh::way::Way;
 use crate::wireguard::socket::{Flushed, Run};
+use crate::wireguard::sockets::Sockets;
 
 thread_local! {
     /// Shared by all transports a worker drives, so that a waiting transport holds no buffer.
@@ -183,7 +184,7 @@ impl Outbound<'_> {
             self.core.blocked.push_back(run);
             return;
         }
-        match self.shared.send_run(self.sockets, &run) {
+        match self.sockets.flush(&run) {
             Flushed::Blocked => {
                 self.core.blocked.push_back(run);
                 return;

@@ -15,7 +15,8 @@ use super::HubEndpoint;
 use super::streams::Streams;
 use crate::mesh::member::{Member, MemberEvent, Transmit};
 use crate::mesh::wire::Refusal;
-use crate::wireguard::socket::{Flushed, Received, Run, Udp};
+use crate::wireguard::socket::{Flushed, Received, Run};
+use crate::wireguard::sockets::Sockets;
 
 /// How long neither a hub nor a peer may answer before the tunnel is down: as long as a WireGuard
 /// tunnel may be silent.
@@ -26,35 +27,6 @@ pub(super) fn unix() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
-}
-
-/// The sockets: one per family that the machine has.
-#[derive(Debug)]
-pub(super) struct Sockets {
-    pub(super) v4: Option<Udp>,
-    pub(super) v6: Option<Udp>,
-}
-
-impl Sockets {
-    pub(super) fn to(&self, at: SocketAddr) -> Option<&Udp> {
-        if at.is_ipv4() {
-            self.v4.as_ref()
-        } else {
-            self.v6.as_ref()
-        }
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Udp> {
-        self.v4.iter().chain(&self.v6)
-    }
-
-    fn port(socket: Option<&Udp>) -> Option<u16> {
-        Some(socket?.local_addr().ok()?.port())
-    }
-
-    pub(super) fn ports(&self) -> (Option<u16>, Option<u16>) {
-        (Self::port(self.v4.as_ref()), Self::port(self.v6.as_ref()))
-    }
 }
 
 /// Everything behind the one lock: a batch takes it once.
@@ -274,31 +246,14 @@ impl Shared {
         }
     }
 
-    /// Sends a run; `false` if the socket is full and it has to wait.
-    pub(super) fn send_run(&self, sockets: &Sockets, run: &Run) -> Flushed {
-        match run.to().map(|to| sockets.to(to)) {
-            None => Flushed::Sent,
-            Some(Some(socket)) => socket.flush(run),
-            Some(None) => Flushed::Refused(
-                (0..run.count()).collect(),
-                io::ErrorKind::NotConnected.into(),
-            ),
-        }
-    }
-
     /// Sends what a full socket left over; `false` if it is still full.
     pub(super) fn unblock(&self, core: &mut Core, sockets: &Sockets) -> bool {
-        while let Some(run) = core.blocked.pop_front() {
-            match self.send_run(sockets, &run) {
-                Flushed::Blocked => {
-                    core.blocked.push_front(run);
-                    return false;
-                }
-                Flushed::Sent => {}
-                Flushed::Refused(which, _) => core.lost += which.len() as u64,
+        let Core { blocked, lost, .. } = core;
+        sockets.unblock(blocked, |_, done| {
+            if let Flushed::Refused(which, _) = done {
+                *lost += which.len() as u64;
             }
-        }
-        true
+        })
     }
 
     pub(super) fn has_moved(&self) -> bool {

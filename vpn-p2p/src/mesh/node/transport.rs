@@ -15,7 +15,7 @@ use vpn_core::{
 };
 
 use super::driver::drive;
-use super::shared::{Shared, Sockets, unix};
+use super::shared::{Shared, unix};
 use super::streams::Streams;
 use super::{INNER_MTU, NodeConfig, NodeError};
 use crate::mesh::identity::Identity;
@@ -24,6 +24,7 @@ use crate::mesh::member::{Member, MemberConfig, MemberStatus};
 use crate::mesh::record::SignedRecord;
 use crate::wg_quick::PrivateKey;
 use crate::wireguard::socket::{Run, Udp};
+use crate::wireguard::sockets::Sockets;
 
 /// A member of the mesh, as a tunnel: all of its peers are behind it.
 ///
@@ -164,8 +165,8 @@ fn bind(underlay: &dyn Underlay, port: u16) -> Result<Sockets, NodeError> {
         // A port that was asked for is the one that others know.
         (Err(error), Ok(_)) if port != 0 => Err(NodeError::Listen(error)),
         (v4, v6) => Ok(Sockets {
-            v4: v4.ok(),
-            v6: v6.ok(),
+            v4: v4.ok().map(Arc::new),
+            v6: v6.ok().map(Arc::new),
         }),
     }
 }
@@ -215,13 +216,11 @@ impl TunnelTransport for MeshTransport {
                 return Ok(());
             }
             let sockets = self.shared.sockets();
-            let readable = async |socket: Option<&Udp>| match socket {
-                Some(socket) => socket.readable().await,
-                None => std::future::pending().await,
-            };
-            let (v4, v6) = match &sockets {
-                Some(sockets) => (sockets.v4.as_ref(), sockets.v6.as_ref()),
-                None => (None, None),
+            let datagrams = async {
+                match &sockets {
+                    Some(sockets) => sockets.readable().await,
+                    None => std::future::pending().await,
+                }
             };
             let pools = self.shared.streams.pools();
             let streams = async {
@@ -243,8 +242,7 @@ impl TunnelTransport for MeshTransport {
             };
             tokio::select! {
                 () = self.shared.closing.cancelled() => return Err(TransportError::Closed),
-                result = readable(v4) => return Ok(result?),
-                result = readable(v6) => return Ok(result?),
+                result = datagrams => return Ok(result?),
                 () = streams => return Ok(()),
                 () = changed => {}
             }
