@@ -4,15 +4,18 @@
 
 mod common;
 
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use common::{End, PATIENCE, Plain, udp};
 use vpn_core::packet::Gso;
 use vpn_core::testing::build;
 use vpn_core::{
     DownCause, DropCounters, DropReason, NetworkEvent, Packet, PacketBatch, TransportState,
-    TunnelTransport,
+    TunnelTransport, Underlay, UnderlayError,
 };
 use vpn_p2p::mesh::hub::{Admitted, HubServer, Listen, TlsLimits};
 use vpn_p2p::mesh::{
@@ -46,6 +49,11 @@ impl Net {
     }
 
     fn node(&self, at: usize, identity: &Identity, carrier: Carrier) -> MeshTransport {
+        let config = self.config(at, carrier);
+        MeshTransport::start(config, identity.clone(), Arc::new(Plain)).unwrap()
+    }
+
+    fn config(&self, at: usize, carrier: Carrier) -> NodeConfig {
         let mut link = LinkConfig::new(self.hub.id(), HubId(0));
         link.udp = carrier == Carrier::Udp;
         link.tls = carrier == Carrier::Tls;
@@ -64,8 +72,7 @@ impl Net {
             host: "provider.test".to_owned(),
             port: self.hub.local_addrs()[0].port(),
         };
-        let config = NodeConfig::new(member, vec![endpoint]);
-        MeshTransport::start(config, identity.clone(), Arc::new(Plain)).unwrap()
+        NodeConfig::new(member, vec![endpoint])
     }
 
     async fn end(&self, at: usize, carrier: Carrier) -> End<MeshTransport> {
@@ -250,6 +257,64 @@ async fn the_state_follows_the_network_below() {
         end.up().await;
         end.close().await;
     }
+    net.hub.close().await;
+}
+
+/// An underlay whose paths are as narrow as it is told.
+#[derive(Debug)]
+struct Narrow(Arc<AtomicU16>);
+
+#[async_trait]
+impl Underlay for Narrow {
+    fn udp(&self, local: SocketAddr) -> Result<UdpSocket, UnderlayError> {
+        Plain.udp(local)
+    }
+
+    fn tcp(&self, remote: SocketAddr) -> Result<TcpStream, UnderlayError> {
+        Plain.tcp(remote)
+    }
+
+    async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, UnderlayError> {
+        Plain.resolve(host, port).await
+    }
+
+    fn mtu_to(&self, _: SocketAddr) -> Option<u16> {
+        Some(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// Inner packets are as large as the way to the hub leaves, which may change; streams carry any.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_mtu_follows_the_way_in_use() {
+    let net = Net::new(2);
+    let path = Arc::new(AtomicU16::new(1400));
+    let narrow = |carrier| {
+        let config = net.config(0, carrier);
+        let underlay = Arc::new(Narrow(path.clone()));
+        MeshTransport::start(config, net.nodes[0].clone(), underlay).unwrap()
+    };
+    let near = End::new(narrow(Carrier::Udp));
+    let mut far = net.end(1, Carrier::Udp).await;
+    let is = |mtu: u16| move |state: &TransportState| matches!(state, TransportState::Up(now) if now.mtu == mtu);
+    // Less 28 of IPv4 and UDP, 32 of WireGuard, 12 of the relay.
+    near.state(is(1328)).await;
+    assert_eq!(near.transport.capabilities().mtu, 1328);
+    let fits = packet(0, 1, &[1; 1300]);
+    assert_eq!(fits.len(), 1328);
+    assert_eq!(near.send(&[fits.clone()]).await.total(), 0);
+    assert_eq!(far.receive().await, fits);
+    let dropped = near.send(&[packet(0, 1, &[1; 1301])]).await;
+    assert_eq!(dropped.get(DropReason::TooBig), 1);
+    path.store(1300, Ordering::Relaxed);
+    near.state(is(1228)).await;
+    path.store(9000, Ordering::Relaxed);
+    near.state(is(1408)).await;
+    near.close().await;
+    path.store(1000, Ordering::Relaxed);
+    let near = End::new(narrow(Carrier::Tls));
+    near.state(is(1408)).await;
+    near.close().await;
+    far.close().await;
     net.hub.close().await;
 }
 

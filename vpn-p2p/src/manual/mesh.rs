@@ -125,7 +125,8 @@
 //! # Tuning
 //!
 //! * **MTU**: 1408 bytes inside, on every way, so that a packet that fits one fits all: 1500 less 48
-//!   (IPv6 and UDP), 12 (relay), 32 (WireGuard). Where the network below is narrower, lower it.
+//!   (IPv6 and UDP), 12 (relay), 32 (WireGuard). Where the system knows a way in use to be narrower, the
+//!   tunnel is as well; where a network is narrower than the system knows, lower it.
 //! * **Times** of paths are in [`PathConfig`](crate::mesh::PathConfig), those of hubs in
 //!   [`LinkTimes`](crate::mesh::LinkTimes), each with its reason. Probing more often than once per second
 //!   finds a dead way sooner and costs battery; a longer keepalive costs mappings.

@@ -53,7 +53,7 @@ use super::limit::{Bucket, Rate};
 use super::link::Link;
 use super::peer::{Peer, PeerCounters, PeerEvent, PeerOut, PeerRules};
 use super::record::{Record, SignedRecord};
-use super::way::{HubId, Way};
+use super::way::{Carrier, HubId, Way};
 use super::wire::{Frame, Refusal, Tag, What};
 use crate::wg_quick::PublicKey;
 
@@ -80,6 +80,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 pub enum Transmit {
     /// This datagram, to there.
     Udp(SocketAddr, Vec<u8>),
+    /// A packet of a user that waited until now, sealed, to there: nobody repeats it, so it is not to be
+    /// lost where there is no room.
+    Packet(SocketAddr, Vec<u8>),
     /// This frame or datagram, by the stream to this hub.
     Tls(HubId, Vec<u8>),
     /// Open a stream to this hub, at one of these addresses.
@@ -135,6 +138,8 @@ pub struct Member {
     keys: Box<dyn Keys>,
     config: MemberConfig,
     seed: u64,
+    /// Largest inner packet, in bytes.
+    mtu: u16,
     links: Vec<Link>,
     entries: Vec<Option<Entry>>,
     free: Vec<usize>,
@@ -200,6 +205,7 @@ impl Member {
             identity,
             keys,
             seed,
+            mtu: crate::mesh::node::INNER_MTU,
             links,
             entries: Vec::new(),
             free: Vec::new(),
@@ -255,6 +261,25 @@ impl Member {
         if let Some(link) = self.links.get_mut(usize::from(hub.0)) {
             link.set_endpoints(endpoints, now);
         }
+    }
+
+    /// Largest inner packet from now on, in bytes: what waits and is larger is dropped. Default
+    /// [`INNER_MTU`](crate::mesh::node::INNER_MTU).
+    pub const fn set_mtu(&mut self, mtu: u16) {
+        self.mtu = mtu;
+    }
+
+    /// Where datagrams leave for now, and whether a relay's header is in front of them: for each hub by
+    /// UDP and each peer with a direct way.
+    pub fn in_use(&self) -> Vec<(SocketAddr, bool)> {
+        let hubs = self.links.iter().filter_map(Link::way);
+        let hubs = hubs.filter_map(|(via, to)| (via == Carrier::Udp).then_some((to, true)));
+        let peers = self.entries.iter().flatten();
+        let direct = peers.filter_map(|entry| match entry.peer.way()? {
+            Way::Direct(to) => Some((to, false)),
+            Way::Relay(_) => None,
+        });
+        hubs.chain(direct).collect()
     }
 
     /// Wants to know this peer, and be connected with it.
@@ -388,6 +413,12 @@ impl Member {
     /// What is to be told next.
     pub fn poll_event(&mut self) -> Option<MemberEvent> {
         self.events.pop_front()
+    }
+
+    /// A packet that waited, for tests of who sends it.
+    #[cfg(test)]
+    pub(in crate::mesh) fn waited(&mut self, to: SocketAddr, datagram: Vec<u8>) {
+        self.out.push_back(Transmit::Packet(to, datagram));
     }
 
     /// Collects what peers want to send and tell, and plans their next wake-up.

@@ -154,25 +154,31 @@ impl Member {
             let Some(mut packet) = entry.held.pop(&mut self.holding) else {
                 break;
             };
-            by = Some(way);
-            gone[0] += packet.segments() as u64;
-            gone[1] += packet.len() as u64;
-            let mtu = super::super::node::INNER_MTU;
+            let (segments, bytes) = (packet.segments() as u64, packet.len() as u64);
             let mut datagrams = Vec::new();
             let whole = matches!(wire, Wire::Stream(_, _, true));
             let mut scratch = BytesMut::new();
-            let cut = plain_packets(&mut packet, mtu, whole, &mut scratch, |plain| {
+            let mut sealed = true;
+            let cut = plain_packets(&mut packet, self.mtu, whole, &mut scratch, |plain| {
                 let mut out = Vec::new();
-                if self.seal(slot, &wire, plain, &mut out) {
-                    datagrams.push(out);
-                }
+                sealed &= self.seal(slot, &wire, plain, &mut out);
+                datagrams.push(out);
+            });
+            let cut = cut.and(if sealed {
+                Ok(())
+            } else {
+                Err(DropReason::NoSession)
             });
             if let Err(reason) = cut {
                 self.holding.drops.count(reason);
+                continue;
             }
+            by = Some(way);
+            gone[0] += segments;
+            gone[1] += bytes;
             for datagram in datagrams {
                 self.out.push_back(match wire {
-                    Wire::Direct(to) | Wire::Relay(to, _) => Transmit::Udp(to, datagram),
+                    Wire::Direct(to) | Wire::Relay(to, _) => Transmit::Packet(to, datagram),
                     Wire::Stream(hub, ..) => Transmit::Tls(hub, datagram),
                 });
             }

@@ -91,7 +91,7 @@ impl World {
         loop {
             for (at, member) in &mut self.members {
                 while let Some(transmit) = member.poll(self.now, UNIX) {
-                    if let Transmit::Udp(to, bytes) = transmit {
+                    if let Transmit::Udp(to, bytes) | Transmit::Packet(to, bytes) = transmit {
                         self.wire.push_back((*at, to, bytes));
                     }
                 }
@@ -597,4 +597,22 @@ fn a_way_is_never_inside_of_the_mesh() {
         }
         assert_eq!(to.contains(&from), passes, "{to:?}");
     }
+}
+
+/// What waited is as large as any packet may be now, and counts as sent when it was.
+#[test]
+fn what_waited_is_sent_if_it_fits_and_counted_as_what_it_came_to() {
+    let mut world = World::new(2, |_, _| {});
+    world.run(Duration::from_secs(1));
+    world.members[0].1.set_mtu(600);
+    for text in [&[0; 700][..], b"small"] {
+        assert_eq!(world.send(0, 1, text), Outlet::Held);
+    }
+    world.run(Duration::from_secs(1));
+    assert_eq!(world.got(1), [packet(0, 1, b"small").bytes()]);
+    let status = world.members[0].1.status(world.now);
+    assert_eq!(status.drops.get(DropReason::TooBig), 1);
+    assert_eq!(status.drops.total(), 1);
+    let counters = status.peers[0].counters;
+    assert_eq!(counters.tx_relayed[0] + counters.tx_direct[0], 1);
 }

@@ -26,7 +26,8 @@ pub struct NodeConfig {
     pub endpoints: Vec<HubEndpoint>,
     /// UDP port of both families. Default 0: any.
     pub port: u16,
-    /// Largest inner packet, in bytes. Default and most [`INNER_MTU`].
+    /// Largest inner packet, in bytes; less while a way in use is narrower, as the
+    /// [`Underlay`](vpn_core::Underlay) says. Default and most [`INNER_MTU`].
     pub mtu: u16,
     /// Where it can be reached besides, as only you can know: behind a forwarded port, say.
     pub candidates: Vec<SocketAddr>,

@@ -34,7 +34,10 @@ pub(super) async fn drive(shared: Arc<Shared>) {
             () = shared.closing.cancelled() => break,
             () = &mut names => {}
             () = &mut blocked => {}
-            _ = look.tick() => look_around(&shared),
+            _ = look.tick() => {
+                look_around(&shared);
+                shared.core().widths_due = true;
+            }
             () = shared.work.notified() => {
                 if shared.has_moved() {
                     look.reset_immediately();
@@ -60,10 +63,11 @@ fn say_good_bye(shared: &Arc<Shared>) {
 fn next_wake_up(shared: &Shared) -> Instant {
     let latest = Instant::now() + LONGEST_SLEEP;
     let mut core = shared.core();
-    let at = core
-        .member
-        .next_timeout()
-        .map_or(latest, |at| at.min(latest));
+    let look = Shared::next_look(&core, Instant::now());
+    let at = [core.member.next_timeout(), look]
+        .into_iter()
+        .flatten()
+        .fold(latest, Instant::min);
     core.armed = Some(at);
     at
 }
@@ -73,6 +77,9 @@ fn do_what_is_due(shared: &Arc<Shared>) {
     let mut core = shared.core();
     if core.member.next_timeout().is_some_and(|at| at <= now) {
         core.member.handle_timeout(now, unix());
+    }
+    if Shared::next_look(&core, now).is_some_and(|at| at <= now) {
+        shared.measure(&mut core, now);
     }
     shared.announce(&mut core, now);
     shared.finish(core, now);

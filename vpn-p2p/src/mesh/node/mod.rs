@@ -15,6 +15,7 @@
 //! | `local` | which addresses this machine has |
 //! | `streams` | TLS connections to hubs |
 //! | `outbound`, `inbound` | a batch's way |
+//! | `width` | how large a packet may be |
 //! | `transport` | the [`TunnelTransport`](vpn_core::TunnelTransport) |
 
 mod config;
@@ -25,11 +26,12 @@ mod outbound;
 mod shared;
 mod streams;
 mod transport;
+mod width;
 
 pub use config::{HubEndpoint, NodeConfig, NodeError};
 pub use transport::MeshTransport;
 
 /// Largest inner packet, in bytes: what Ethernet's 1500 leave of an outer IPv6 and UDP header (48), a
 /// relay's header (12) and WireGuard's own 32. The same on every way, so that a packet that fits one
-/// fits all.
+/// fits all; less while a way in use is narrower, as the underlay says.
 pub const INNER_MTU: u16 = 1408;

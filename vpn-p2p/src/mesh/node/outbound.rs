@@ -40,6 +40,7 @@ struct Outbound<'a> {
     refused: usize,
     last_refused: Option<u32>,
     tally: Option<Tally>,
+    mtu: u16,
     now: Instant,
 }
 
@@ -70,6 +71,7 @@ impl Shared {
                 refused: 0,
                 last_refused: None,
                 tally: None,
+                mtu: self.mtu(),
                 now,
             };
             let (mut taken, mut sent) = (0, 0);
@@ -118,7 +120,7 @@ impl Outbound<'_> {
         let (segments, bytes) = (packet.segments() as u64, packet.len() as u64);
         let whole = matches!(wire, Wire::Stream(_, _, true));
         let mut sealed = Ok(());
-        plain_packets(packet, self.shared.mtu, whole, plain, |plain| {
+        plain_packets(packet, self.mtu, whole, plain, |plain| {
             if sealed.is_err() {
                 // Part of a packet is no use.
                 return;
@@ -195,6 +197,11 @@ impl Outbound<'_> {
                     true => DropReason::TooBig,
                     false => DropReason::Refused,
                 };
+                if let (DropReason::TooBig, Some(to)) = (reason, run.to()) {
+                    self.core.widths.too_big(to);
+                    self.core.widths_due = true;
+                    self.shared.work.notify_one();
+                }
                 for packet in which.iter().filter_map(|datagram| run.packet(*datagram)) {
                     if self.last_refused.replace(packet) != Some(packet) {
                         self.refused += 1;

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -13,6 +13,7 @@ use vpn_core::{Assigned, DownCause, StateSender, TransportState, Underlay};
 
 use super::HubEndpoint;
 use super::streams::Streams;
+use super::width::{LOOK_PAUSE, Widths};
 use crate::mesh::member::{Member, MemberEvent, Transmit};
 use crate::mesh::wire::Refusal;
 use crate::wireguard::socket::{Flushed, Received, Run};
@@ -34,7 +35,7 @@ pub(super) fn unix() -> u64 {
 pub(super) struct Core {
     pub(super) member: Member,
     /// Sealed runs the socket had no room for; they go before anything else. Bounded by what one
-    /// packet is cut into: no packet is taken while there are any.
+    /// packet is cut into, for no packet is taken while there are any, and by what waited for peers.
     pub(super) blocked: VecDeque<Run>,
     /// Received, and not yet asked for. Bounded by one receive call.
     pub(super) arrived: VecDeque<Received>,
@@ -49,6 +50,10 @@ pub(super) struct Core {
     pub(super) cut_off: bool,
     /// Datagrams that the system refused, or that a stream had no room for.
     pub(super) lost: u64,
+    pub(super) widths: Widths,
+    /// Ways changed since they were looked at last, and when that was.
+    pub(super) widths_due: bool,
+    pub(super) widths_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -58,8 +63,8 @@ pub(super) struct Shared {
     sockets: Mutex<Option<Arc<Sockets>>>,
     pub(super) streams: Streams,
     pub(super) state: StateSender,
-    pub(super) assigned: Arc<Assigned>,
-    pub(super) mtu: u16,
+    assigned: Assigned,
+    mtu: AtomicU16,
     /// Waiters look again.
     pub(super) changed: Notify,
     /// The task looks again: an earlier wake-up, or something to be sent.
@@ -86,8 +91,13 @@ impl Shared {
         endpoints: Vec<HubEndpoint>,
         candidates: Vec<SocketAddr>,
     ) -> Self {
+        let mut member = member;
+        member.set_mtu(assigned.mtu);
         Self {
             core: Mutex::new(Core {
+                widths: Widths::new(assigned.mtu),
+                widths_due: true,
+                widths_at: None,
                 member,
                 blocked: VecDeque::new(),
                 arrived: VecDeque::new(),
@@ -101,8 +111,8 @@ impl Shared {
             sockets: Mutex::new(Some(Arc::new(sockets))),
             streams,
             state: StateSender::new(),
-            mtu: assigned.mtu,
-            assigned: Arc::new(assigned),
+            mtu: AtomicU16::new(assigned.mtu),
+            assigned,
             changed: Notify::new(),
             work: Notify::new(),
             stalled: Notify::new(),
@@ -142,6 +152,7 @@ impl Shared {
     pub(super) fn transmit_all(self: &Arc<Self>, core: &mut Core, now: Instant) {
         let unix = unix();
         let sockets = self.sockets();
+        let mut waited = Vec::new();
         while let Some(transmit) = core.member.poll(now, unix) {
             match transmit {
                 Transmit::Udp(to, bytes) => {
@@ -156,6 +167,7 @@ impl Shared {
                         tracing::debug!(%error, "a datagram was not sent");
                     }
                 }
+                Transmit::Packet(to, bytes) => gather(&mut waited, to, &bytes),
                 Transmit::Tls(hub, bytes) => {
                     core.lost += u64::from(!self.streams.send(hub, &bytes))
                 }
@@ -166,6 +178,38 @@ impl Shared {
                 }
                 Transmit::CloseTls(hub) => self.streams.close(hub),
             }
+        }
+        if let (Some(sockets), false) = (sockets, waited.is_empty()) {
+            core.blocked.extend(waited);
+            if !self.unblock(core, &sockets) {
+                self.stalled.notify_one();
+            }
+        }
+    }
+
+    /// Largest inner packet now, in bytes.
+    pub(super) fn mtu(&self) -> u16 {
+        self.mtu.load(Ordering::Relaxed)
+    }
+
+    /// When the ways in use are to be looked at, if any changed.
+    pub(super) fn next_look(core: &Core, now: Instant) -> Option<Instant> {
+        let at = core.widths_at.map_or(now, |at| at + LOOK_PAUSE);
+        core.widths_due.then_some(at)
+    }
+
+    /// Asks the system how wide the ways in use are, and lets the tunnel be as wide as the narrowest.
+    pub(super) fn measure(&self, core: &mut Core, now: Instant) {
+        core.widths_due = false;
+        core.widths_at = Some(now);
+        let in_use = core.member.in_use();
+        for to in core.widths.unmeasured(&in_use, now) {
+            core.widths.measured(to, self.underlay.mtu_to(to), now);
+        }
+        let mtu = core.widths.inner(&in_use);
+        if mtu != self.mtu.swap(mtu, Ordering::Relaxed) {
+            tracing::debug!(mtu, "the tunnel's MTU is that of its narrowest way");
+            core.member.set_mtu(mtu);
         }
     }
 
@@ -196,6 +240,7 @@ impl Shared {
             }
         }
         if ready {
+            core.widths_due = true;
             self.announce(&mut core, now);
         }
         let next = core.member.next_timeout();
@@ -205,7 +250,7 @@ impl Shared {
             (None, _) => false,
         };
         drop(core);
-        if sooner {
+        if sooner || ready {
             self.work.notify_one();
         }
         if ready {
@@ -225,7 +270,15 @@ impl Shared {
             core.silent_since = None;
             core.refused = None;
             core.was_up = true;
-            self.set_state(TransportState::Up(self.assigned.clone()));
+            let mtu = self.mtu();
+            if let TransportState::Up(now) = self.state.get()
+                && now.mtu == mtu
+            {
+                return;
+            }
+            let mut assigned = self.assigned.clone();
+            assigned.mtu = mtu;
+            self.set_state(TransportState::Up(Arc::new(assigned)));
             return;
         }
         let since = *core.silent_since.get_or_insert(now);
@@ -258,5 +311,19 @@ impl Shared {
 
     pub(super) fn has_moved(&self) -> bool {
         self.moved.swap(false, Ordering::Relaxed)
+    }
+}
+
+/// Appends a datagram to the last run, or begins another one.
+pub(super) fn gather(runs: &mut Vec<Run>, to: SocketAddr, datagram: &[u8]) {
+    /// What every system that segments does at a time; one that does not sends them one by one.
+    const SEGMENTS: usize = 64;
+    let fits = |run: &&mut Run| run.takes(to, datagram.len(), SEGMENTS);
+    if runs.last_mut().filter(fits).is_none() {
+        runs.push(Run::default());
+    }
+    if let Some(run) = runs.last_mut() {
+        run.bytes.extend_from_slice(datagram);
+        run.appended(to, datagram.len(), 0);
     }
 }

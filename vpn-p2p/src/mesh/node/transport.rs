@@ -181,7 +181,7 @@ impl Drop for MeshTransport {
 impl TunnelTransport for MeshTransport {
     fn capabilities(&self) -> TransportCapabilities {
         // Super-packets cross streams whole, and are cut here otherwise.
-        TransportCapabilities::plain(self.shared.mtu)
+        TransportCapabilities::plain(self.shared.mtu())
     }
 
     fn state(&self) -> StateWatch {
@@ -329,6 +329,7 @@ impl TunnelTransport for MeshTransport {
 mod tests {
     use std::net::UdpSocket;
 
+    use super::super::shared::gather;
     use super::*;
     use crate::mesh::HubEndpoint;
     use crate::mesh::link::LinkConfig;
@@ -382,6 +383,42 @@ mod tests {
             while hub.try_recv(&mut datagram).is_ok() {}
         }
         assert_ne!(asked[0], asked[1]);
+    }
+
+    /// Packets that waited for a peer go behind what a full socket left over, and none is lost for that.
+    #[tokio::test]
+    async fn what_waited_is_sent_in_runs_behind_what_was_left_over() {
+        let config = NodeConfig::new(MemberConfig::default(), Vec::new());
+        let identity = Identity::generate().unwrap();
+        let node = MeshTransport::start(config, identity, Arc::new(Plain)).unwrap();
+        let receiver = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let to = receiver.local_addr().unwrap();
+        let datagrams: Vec<Vec<u8>> = (1..=40).map(|n| vec![n; 100]).collect();
+        {
+            let now = Instant::now();
+            let mut core = node.shared.core();
+            let mut run = Run::default();
+            run.bytes.push(0);
+            run.appended(to, 1, 0);
+            core.blocked.push_back(run);
+            for datagram in &datagrams {
+                core.member.waited(to, datagram.clone());
+            }
+            let mut runs = Vec::new();
+            for datagram in &datagrams {
+                gather(&mut runs, to, datagram);
+            }
+            assert_eq!(runs.len(), 1, "one call for all of them");
+            node.shared.finish(core, now);
+        }
+        let mut datagram = [0; 200];
+        for expected in 0..=40 {
+            let patience = Duration::from_secs(30);
+            let received = tokio::time::timeout(patience, receiver.recv(&mut datagram)).await;
+            assert_eq!(datagram[received.unwrap().unwrap() - 1], expected);
+        }
+        assert_eq!(node.lost(), 0);
+        node.close().await;
     }
 
     /// The end of a burst met a full socket, and no packet follows that would push it; and who waits

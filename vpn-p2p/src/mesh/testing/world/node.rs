@@ -313,7 +313,9 @@ impl World {
             };
             while member.poll_event().is_some() {}
             match member.poll(now, unix) {
-                Some(Transmit::Udp(to, bytes)) => self.send_udp(at, to, &bytes),
+                Some(Transmit::Udp(to, bytes) | Transmit::Packet(to, bytes)) => {
+                    self.send_udp(at, to, &bytes);
+                }
                 Some(Transmit::Tls(hub, bytes)) => self.send_stream(at, hub, &bytes),
                 Some(Transmit::OpenTls(hub, to)) => self.open_stream(at, hub, &to),
                 Some(Transmit::CloseTls(hub)) => self.close_stream(at, hub),
