@@ -125,7 +125,7 @@ fn files_that_make_no_sense_are_named_with_line_and_key() {
     bad("join", &format!("addresses = []\n{hubs}"), &["key"]);
     bad("join", good, &["bad.toml: hubs", "none"]);
     for (line, parts) in [
-        ("mtu = 9000", ["mtu", "1408"]),
+        ("mtu = 9000", ["mtu", "1400"]),
         ("policy = \"maybe\"", ["toml:3:", "policy"]),
         ("inbound = [\"tcp:x\"]", ["toml:3:", "inbound"]),
         ("name = \"a b\"", ["name", "letters"]),

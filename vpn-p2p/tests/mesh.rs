@@ -308,11 +308,11 @@ async fn the_mtu_follows_the_way_in_use() {
     path.store(1300, Ordering::Relaxed);
     near.state(is(1228)).await;
     path.store(9000, Ordering::Relaxed);
-    near.state(is(1408)).await;
+    near.state(is(1400)).await;
     near.close().await;
     path.store(1000, Ordering::Relaxed);
     let near = End::new(narrow(Carrier::Tls));
-    near.state(is(1408)).await;
+    near.state(is(1400)).await;
     near.close().await;
     far.close().await;
     net.hub.close().await;

@@ -78,7 +78,7 @@ mod tests {
         let member: Member = parse(Path::new("x"), &text).unwrap();
         assert_eq!(
             (member.interface.as_str(), member.listen, member.mtu),
-            ("mesh0", 0, 1408)
+            ("mesh0", 0, 1400)
         );
         assert_eq!(member.control, PathBuf::from("mesh.sock"));
         let echo: Vec<String> = (member.inbound.rules("mesh").iter())

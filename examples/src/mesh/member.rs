@@ -20,7 +20,7 @@ const MAX_HUBS: usize = 4;
 const LEAST_MTU: u16 = 1280;
 
 /// Largest MTU: what fits a datagram with everything that is around it.
-const MOST_MTU: u16 = 1408;
+const MOST_MTU: u16 = vpn_p2p::mesh::node::INNER_MTU;
 
 /// `mesh.toml`. Unknown keys are errors.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -42,7 +42,7 @@ pub struct Member {
     /// Path of the control socket, 0600. Default `mesh.sock`.
     #[serde(default = "control")]
     pub control: PathBuf,
-    /// Largest IP packet, 1280 to 1408 bytes. Default 1408.
+    /// Largest IP packet, 1280 to 1400 bytes. Default 1400.
     #[serde(default = "mtu")]
     pub mtu: u16,
     /// Which ways to peers may be used. Default `allow`.

@@ -194,6 +194,10 @@ families! {
             "Datagrams for members, by what became of them, and datagrams that were thrown away.");
         HUB_RELAYED_BYTES = Family::counter("vpn_hub_relayed_bytes_total", &["hub"],
             "Bytes that were relayed, headers included.").of(Unit::Bytes);
+        HUB_CARRIED_BYTES = Family::counter("vpn_hub_carried_bytes_total", &["hub"],
+            "Bytes that were handed to other hubs, headers included.").of(Unit::Bytes);
+        HUB_NEIGHBOURS = Family::gauge("vpn_hub_neighbours", &["hub", "state"],
+            "Other hubs that are here, and that are away.");
     ];
     /// Of the directory of peers.
     DIRECTORY: [

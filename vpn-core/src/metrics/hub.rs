@@ -90,6 +90,10 @@ pub struct Hub {
     pub packets: Vec<(&'static str, u64)>,
     /// Bytes that were relayed.
     pub relayed_bytes: u64,
+    /// Bytes that were handed to other hubs.
+    pub carried_bytes: u64,
+    /// Other hubs that are here, and that are away.
+    pub neighbours: [u64; 2],
 }
 
 impl Measured for Hub {
@@ -110,5 +114,10 @@ impl Measured for Hub {
         }
         let bytes = self.relayed_bytes as f64;
         show(visit, &HUB_RELAYED_BYTES, &[hub], bytes);
+        let bytes = self.carried_bytes as f64;
+        show(visit, &HUB_CARRIED_BYTES, &[hub], bytes);
+        for (state, count) in ["here", "away"].iter().zip(self.neighbours) {
+            show(visit, &HUB_NEIGHBOURS, &[hub, state], count as f64);
+        }
     }
 }

@@ -124,8 +124,8 @@
 //!
 //! # Tuning
 //!
-//! * **MTU**: 1408 bytes inside, on every way, so that a packet that fits one fits all: 1500 less 48
-//!   (IPv6 and UDP), 12 (relay), 32 (WireGuard). Where the system knows a way in use to be narrower, the
+//! * **MTU**: 1400 bytes inside, on every way, so that a packet that fits one fits all: 1500 less 48
+//!   (IPv6 and UDP), 20 (between two hubs), 32 (WireGuard). Where the system knows a way in use to be narrower, the
 //!   tunnel is as well; where a network is narrower than the system knows, lower it.
 //! * **Times** of paths are in [`PathConfig`](crate::mesh::PathConfig), those of hubs in
 //!   [`LinkTimes`](crate::mesh::LinkTimes), each with its reason. Probing more often than once per second

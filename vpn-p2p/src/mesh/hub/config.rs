@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use vpn_core::PeerId;
 
+use super::neighbours::{Neighbour, NeighbourLimits};
 use crate::mesh::limit::Rate;
 use crate::mesh::link::{KEEPALIVE, TRIES, UNANSWERED};
 use crate::mesh::wire::{Tag, Token};
@@ -81,6 +82,8 @@ pub struct Limits {
     /// Datagrams relayed for one member, as sender. Default 200,000 per second, a quarter of a second
     /// at once.
     pub relay_packets: Rate,
+    /// Of each other hub.
+    pub neighbours: NeighbourLimits,
 }
 
 impl Default for Limits {
@@ -95,6 +98,7 @@ impl Default for Limits {
             registrations: Rate::new(1, 5),
             relay_bytes: Rate::new(125_000_000, 31_250_000),
             relay_packets: Rate::new(200_000, 50_000),
+            neighbours: NeighbourLimits::default(),
         }
     }
 }
@@ -116,6 +120,12 @@ pub struct HubConfig {
     pub max_members: usize,
     /// Members reach each other only where one of them [reaches all](Admitted::reaches_all).
     pub isolation: bool,
+    /// Other hubs, whose members ours reach, and which ours are told of. Default none.
+    pub neighbours: Vec<Neighbour>,
+    /// Most hops from one member to another, 2 to [`MAX_HOPS`](super::MAX_HOPS): from member to hub,
+    /// from hub to hub, from hub to member. What needs more is not found, and dropped. Default 3: two
+    /// hubs in a line.
+    pub max_hops: u8,
     /// How much of everything.
     pub limits: Limits,
 }
@@ -130,6 +140,8 @@ impl Default for HubConfig {
             networks: Vec::new(),
             max_members: 1000,
             isolation: false,
+            neighbours: Vec::new(),
+            max_hops: 3,
             limits: Limits::default(),
         }
     }
@@ -153,6 +165,15 @@ pub enum HubError {
         /// Keys of the list.
         listed: usize,
     },
+    /// Hops that no member can make, or too many.
+    #[error("max_hops is {0}: 2 is this hub alone, and 8 is the most")]
+    Hops(u8),
+    /// A question would go to too many.
+    #[error("{0} neighbours: 16 is the most")]
+    Neighbours(usize),
+    /// Another hub that is listed twice, is a member as well, or is this one.
+    #[error("the neighbour {0} is listed twice, as a member as well, or is this hub")]
+    Neighbour(PeerId),
     /// The system has no random numbers.
     #[error("the system has no random numbers")]
     Random(#[source] std::io::Error),

@@ -21,7 +21,11 @@ impl Hub {
         now: Instant,
         unix: u64,
     ) {
-        let rate = self.config.limits.control;
+        let neighbour = self.neighbours.with_session(id);
+        let rate = match neighbour {
+            Some(_) => self.config.limits.neighbours.control,
+            None => self.config.limits.control,
+        };
         let Some(held) = self.sessions.get_mut(id) else {
             return;
         };
@@ -59,16 +63,17 @@ impl Hub {
             }
             // Whoever is not a member learns nothing.
             _ if !member => self.status.malformed += 1,
+            ToHub::Between(message) => match neighbour {
+                Some(at) => self.hear(at, message, now, unix),
+                None => self.status.malformed += 1,
+            },
+            // A hub is nobody's peer.
+            ToHub::Find { .. } | ToHub::Have { .. } if neighbour.is_some() => {
+                self.status.malformed += 1;
+            }
             ToHub::Find { id: question, what } => {
-                let answer = self.find(tag, what).map_or(
-                    ToMember::NotFound { id: question },
-                    |(record, online)| ToMember::Found {
-                        id: question,
-                        record,
-                        online,
-                    },
-                );
-                self.tell(id, from, &answer);
+                self.status.finds += 1;
+                self.answer(id, from, question, what, now);
             }
             ToHub::Ping { nonce } => {
                 // Asked by another carrier: that is the one it uses now.
@@ -80,13 +85,15 @@ impl Hub {
                 let of = Tag::from(vpn_core::PeerId(peer));
                 self.watch.have(tag, of, sequence);
             }
-            ToHub::Bye => self.leave(tag),
+            ToHub::Bye => match neighbour {
+                Some(at) => self.leave_neighbour(at),
+                None => self.leave(tag),
+            },
         }
     }
 
-    /// Who that is, for this member, which is told of changes from then on.
-    fn find(&mut self, asker: Tag, what: What) -> Option<(Vec<u8>, bool)> {
-        self.status.finds += 1;
+    /// Which of the members that is.
+    pub(super) fn holder(&self, what: What) -> Option<Tag> {
         let tag = match what {
             What::Address(address) => self.claims.holder(address)?,
             What::Peer(key) => Tag::from(vpn_core::PeerId(key)),
@@ -97,9 +104,13 @@ impl Hub {
             What::Peer(key) => found.record.record().peer.0 == key,
             _ => true,
         };
-        if !is_meant || !self.reach(asker, tag) {
-            return None;
-        }
+        is_meant.then_some(tag)
+    }
+
+    /// Who that is, for this member, which is told of changes from then on.
+    pub(super) fn find(&mut self, asker: Tag, what: What) -> Option<(Vec<u8>, bool)> {
+        let tag = self.holder(what).filter(|tag| self.reach(asker, *tag))?;
+        let found = self.members.get(&tag)?;
         let answer = (found.record.to_bytes(), found.here.is_some());
         self.watch.ask(asker, tag);
         Some(answer)
@@ -129,8 +140,11 @@ impl Hub {
     }
 
     pub(super) fn tell_one(&mut self, watcher: Tag, of: Tag) {
+        if self.tell_beyond(watcher, of) {
+            return;
+        }
         let here = self.members.get(&watcher).and_then(|member| member.here);
-        let record = self.members.get(&of).map(|member| member.record.to_bytes());
+        let record = self.newest(of).map(|record| record.to_bytes());
         if let (Some((id, origin)), Some(record), true) = (here, record, self.reach(watcher, of)) {
             self.status.changes += 1;
             self.tell(id, origin, &ToMember::Changed { record });

@@ -49,17 +49,17 @@ impl Hub {
             Ok(Frame::Hello { nonce }) => self.hello(from, nonce, now, unix),
             Ok(Frame::Join { cookie, record }) => self.join(from, &cookie, record, now, unix),
             Ok(Frame::Relay { .. }) => self.relay_one(from, datagram, now),
-            // What hubs say, or what is only relayed.
+            Ok(Frame::Carry { .. }) => self.carry_one(from, &datagram, now),
+            Ok(frame @ (Frame::Welcome { .. } | Frame::Stranger { .. }))
+                if self.frame_of_hub(from, &frame, now, unix) => {}
+            // What hubs say to members, or what is only relayed.
             Ok(_) | Err(_) => self.status.malformed += 1,
         }
     }
 
     fn hello(&mut self, from: Origin, nonce: u64, now: Instant, unix: u64) {
         self.status.hellos += 1;
-        if self.record.record().expires < unix.saturating_add(RECORD_SECONDS / 2) {
-            self.record = hub_record(&self.config, &self.identity, &*self.keys, unix);
-            self.record_bytes = self.record.to_bytes();
-        }
+        self.renew_record(unix);
         let welcome = Frame::Welcome {
             nonce,
             cookie: self.cookies.make(from, now),
@@ -80,6 +80,16 @@ impl Hub {
     /// What came has not the form of anything.
     pub(super) const fn count_malformed(&mut self) {
         self.status.malformed += 1;
+    }
+
+    /// Makes the hub's record anew when half of its time is over. Whether it did.
+    pub(super) fn renew_record(&mut self, unix: u64) -> bool {
+        if self.record.record().expires >= unix.saturating_add(RECORD_SECONDS / 2) {
+            return false;
+        }
+        self.record = hub_record(&self.config, &self.identity, &*self.keys, unix);
+        self.record_bytes = self.record.to_bytes();
+        true
     }
 
     fn join(

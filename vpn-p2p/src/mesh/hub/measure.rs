@@ -19,6 +19,7 @@ impl HubStatus {
                 ("join", self.joins),
                 ("register", self.registered),
                 ("find", self.finds),
+                ("find_beyond", self.finds_beyond),
                 ("changed", self.changes),
             ],
             refused: vec![
@@ -30,10 +31,14 @@ impl HubStatus {
                 ("record", self.refused_record),
                 ("taken", self.refused_taken),
                 ("cookie", self.bad_cookies),
+                ("beyond", self.refused_beyond),
             ],
             packets: vec![
                 ("relayed", self.relayed_packets),
+                ("carried", self.carried_packets),
                 ("absent", self.absent),
+                ("no_hops", self.no_hops),
+                ("looped", self.looped),
                 ("isolated", self.isolated),
                 ("stranger", self.strangers),
                 ("limited", self.limited),
@@ -41,6 +46,8 @@ impl HubStatus {
                 ("malformed", self.malformed),
             ],
             relayed_bytes: self.relayed_bytes,
+            carried_bytes: self.carried_bytes,
+            neighbours: [self.neighbours as u64, self.neighbours_away as u64],
         }
     }
 }

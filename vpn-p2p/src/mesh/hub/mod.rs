@@ -8,6 +8,7 @@
 //! | `claims` | whose an address is |
 //! | `sessions` | which session a datagram is for |
 //! | `watch` | who is told about changes |
+//! | `neighbours` | what hubs do for each other |
 //! | [`HubServer`] | a hub with its sockets and tasks |
 //!
 //! # Before an address is proven
@@ -38,6 +39,7 @@ mod control;
 mod cookie;
 mod frames;
 mod measure;
+mod neighbours;
 mod presence;
 mod register;
 mod relay;
@@ -56,6 +58,9 @@ use bytes::BytesMut;
 use vpn_core::PeerId;
 
 pub use config::{Admitted, HubConfig, HubError, Limits};
+pub use neighbours::{
+    Carried, Dial, MAX_HOPS, MAX_NEIGHBOURS, Neighbour, NeighbourLimits, NeighbourStatus,
+};
 pub use relay::Relayed;
 pub use serve::{HubServer, Listen, ServeError, ServerStatus, TlsLimits};
 pub use status::{HubStatus, MemberStatus};
@@ -72,6 +77,7 @@ use crate::session::Opened;
 use claims::Claims;
 use config::List;
 use cookie::Cookies;
+use neighbours::Neighbours;
 use sessions::{SessionId, Sessions};
 use watch::Watch;
 
@@ -157,6 +163,7 @@ pub struct Hub {
     places: Origins<Tag>,
     claims: Claims,
     watch: Watch,
+    neighbours: Neighbours,
     out: VecDeque<(Origin, Vec<u8>)>,
     next_beat: Instant,
     status: HubStatus,
@@ -176,7 +183,8 @@ impl Hub {
         unix: u64,
     ) -> Result<Self, HubError> {
         let record = frames::hub_record(&config, identity, &*keys, unix);
-        Ok(Self {
+        let neighbours = Neighbours::new(&config, identity.id(), now)?;
+        let mut hub = Self {
             list: List::new(&config)?,
             identity: identity.clone(),
             record_bytes: record.to_bytes(),
@@ -190,11 +198,14 @@ impl Hub {
             places: HashMap::new(),
             claims: Claims::default(),
             watch: Watch::default(),
+            neighbours,
             out: VecDeque::new(),
             next_beat: now + BEAT,
             status: HubStatus::default(),
             config,
-        })
+        };
+        hub.join_neighbours(now);
+        Ok(hub)
     }
 
     /// Who it is.
@@ -220,7 +231,14 @@ impl Hub {
         }
         let mut name = data_index(&datagram);
         let mut id = name.and_then(|name| self.sessions.by_name(name));
-        let (echo, mut datagram) = (echo(&datagram), datagram);
+        let echo = echo(&datagram);
+        let mut datagram = match id {
+            Some(_) => datagram,
+            None => match self.datagram_of_hub(from, datagram, now, unix) {
+                Some(datagram) => datagram,
+                None => return,
+            },
+        };
         if name.is_none() {
             // Whoever can be asked to compute must be where answers arrive.
             if !self.is_known(from) {
@@ -284,14 +302,20 @@ impl Hub {
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called, if nothing else comes first.
     pub fn next_timeout(&self) -> Option<Instant> {
-        let beats = self.sessions.len() > 0 || !self.members.is_empty();
+        let others = !self.config.neighbours.is_empty();
+        let beats = others || self.sessions.len() > 0 || !self.members.is_empty();
         let beat = beats.then_some(self.next_beat);
-        beat.into_iter().chain(self.watch.next()).min()
+        let neighbours = self.next_of_neighbours();
+        [beat, self.watch.next(), neighbours]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Time passed.
     pub fn handle_timeout(&mut self, now: Instant, unix: u64) {
         self.repeat_changes(now);
+        self.time_of_neighbours(now, unix);
         if now < self.next_beat {
             return;
         }
@@ -299,6 +323,10 @@ impl Hub {
         self.sessions.age(self.config.limits.provisional_time, now);
         self.tick();
         self.look(now, unix);
+        self.look_at_neighbours(now, unix);
+        if self.renew_record(unix) {
+            self.tell_record(now);
+        }
     }
 
     /// Seals and queues.

@@ -18,14 +18,18 @@ pub(super) const AWAY_FOR: Duration = Duration::from_secs(2 * 3600);
 impl Hub {
     /// Whether somebody joined from there, or is there.
     pub(super) fn is_known(&self, origin: Origin) -> bool {
-        self.places.contains_key(&origin) || self.sessions.joined_at(origin).is_some()
+        self.places.contains_key(&origin)
+            || self.sessions.joined_at(origin).is_some()
+            || self.neighbours.session_at(origin).is_some()
     }
 
     /// The session of who has this key, and joined from there or is there.
     pub(super) fn with_key(&self, origin: Origin, key: PublicKey) -> Option<SessionId> {
         let place = self.places.get(&origin);
         let here = place.and_then(|tag| self.members.get(tag)?.here);
-        let here = here.map(|(id, _)| id);
+        let here = here
+            .map(|(id, _)| id)
+            .or_else(|| self.neighbours.session_at(origin));
         let fits = |id: &SessionId| self.sessions.get(*id).is_some_and(|held| held.key == key);
         self.sessions
             .joined_at(origin)
@@ -38,12 +42,14 @@ impl Hub {
         let Some(held) = self.sessions.get_mut(id).filter(|held| held.member) else {
             return false;
         };
-        let tag = Tag::from(held.peer);
-        let Some(member) = self.members.get_mut(&tag) else {
+        let (tag, moves) = (Tag::from(held.peer), held.origin.is_like(from));
+        if self.heard_neighbour(id, now) {
+        } else if let Some(member) = self.members.get_mut(&tag) {
+            member.heard = now;
+        } else {
             return false;
-        };
-        member.heard = now;
-        if held.origin.is_like(from) {
+        }
+        if moves {
             self.move_to(id, from);
         }
         true
@@ -56,6 +62,10 @@ impl Hub {
         };
         let before = std::mem::replace(&mut held.origin, to);
         let tag = Tag::from(held.peer);
+        if self.neighbours.with_session(id).is_some() {
+            self.move_neighbour(id, to);
+            return;
+        }
         // Somebody else may have spoken from there meanwhile, or in its name: who proves to be there
         // is there.
         if before == to && self.places.get(&to) == Some(&tag) {
@@ -101,9 +111,9 @@ impl Hub {
         }
     }
 
-    /// Whether a member is there.
+    /// Whether a member is there, or another hub.
     pub fn is_member(&self, origin: Origin) -> bool {
-        self.places.contains_key(&origin)
+        self.places.contains_key(&origin) || self.is_neighbour(origin)
     }
 
     /// Whether a member is there whose key is on the list.
@@ -115,10 +125,11 @@ impl Hub {
         member.is_some_and(|member| member.listed)
     }
 
-    /// Tells every member that is here that the hub ends.
-    pub fn bye(&mut self) {
+    /// Tells every member and hub that is here that the hub ends.
+    pub fn bye(&mut self, now: Instant) {
+        self.leave_hubs(now);
         let here = self.members.values().filter_map(|member| member.here);
-        let mut here: Vec<_> = here.collect();
+        let mut here: Vec<_> = here.chain(self.neighbours.sessions()).collect();
         // In the order in which they came: what happens follows from the seed alone.
         here.sort_unstable_by_key(|(id, _)| *id);
         for (id, origin) in here {
@@ -136,6 +147,7 @@ impl Hub {
             self.leave(tag);
             self.places.remove(&origin);
         }
+        self.leave_neighbour_at(origin);
     }
 
     /// Looks for who is silent, and whose record is over.

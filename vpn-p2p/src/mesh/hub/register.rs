@@ -43,6 +43,10 @@ impl Hub {
         if !theirs || !(held.member || held.origin == from) {
             return Err(Refusal::Record);
         }
+        if let Some(at) = self.neighbours.with_key(says.peer) {
+            self.register_neighbour(at, id, from, now);
+            return Ok(false);
+        }
         self.admit(says.peer, token)?;
         check_lifetime(says, unix)?;
         let tag = Tag::from(says.peer);
@@ -90,6 +94,7 @@ impl Hub {
         {
             self.sessions.remove(session);
         }
+        self.neighbours.forget(tag);
         self.status.registered += 1;
         if newer {
             self.tell_change(tag, sequence, now);
@@ -141,7 +146,7 @@ impl Hub {
     }
 }
 
-fn check_lifetime(record: &Record, unix: u64) -> Result<(), Refusal> {
+pub(super) fn check_lifetime(record: &Record, unix: u64) -> Result<(), Refusal> {
     match record.expires > unix.saturating_add(MAX_LIFETIME) {
         true => Err(Refusal::Lifetime(MAX_LIFETIME)),
         false => Ok(()),

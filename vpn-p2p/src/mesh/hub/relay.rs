@@ -5,7 +5,7 @@ use std::time::Instant;
 use bytes::BytesMut;
 
 use super::{Hub, Member, Origin};
-use crate::mesh::wire::frame::{HEADER, RELAY_HEADER, is_frame};
+use crate::mesh::wire::frame::{HEADER, RELAY_HEADER, carry_header, is_frame};
 use crate::mesh::wire::{Frame, Tag};
 
 /// What becomes of datagrams that one member sends another. The hints that belong to it wait in
@@ -19,6 +19,15 @@ pub enum Relayed {
         origin: Origin,
         /// The sender's.
         tag: Tag,
+    },
+    /// They go to another hub, which hands them on.
+    Beyond {
+        /// Where.
+        origin: Origin,
+        /// The sender's.
+        from: Tag,
+        /// Hubs they may pass.
+        hops: u8,
     },
     /// The receiver is not here.
     Absent,
@@ -69,12 +78,20 @@ impl Hub {
             self.absent(from, tag);
             return Relayed::Isolated;
         }
+        sender.relayed += bytes as u64;
         let Some((_, origin)) = to else {
+            if source != tag
+                && let Some((origin, hops)) = self.beyond(tag, now)
+            {
+                self.status.carried_packets += segments as u64;
+                self.status.carried_bytes += bytes as u64;
+                let from = source;
+                return Relayed::Beyond { origin, from, hops };
+            }
             self.status.absent += segments as u64;
             self.absent(from, tag);
             return Relayed::Absent;
         };
-        sender.relayed += bytes as u64;
         self.status.relayed_packets += segments as u64;
         self.status.relayed_bytes += bytes as u64;
         Relayed::To {
@@ -102,6 +119,14 @@ impl Hub {
         match self.relay(from, tag, datagram.len(), 1, now) {
             // In the receiver's session: what only looks as if it came from us is not believed.
             Relayed::To { tag: source, .. } if introduces => self.tell_one(tag, source),
+            Relayed::Beyond { from: source, .. } if introduces => {
+                self.introduce_beyond(source, tag);
+            }
+            Relayed::Beyond { origin, from, hops } => {
+                let header = carry_header(tag, from, hops);
+                let carried = [&header[..], &datagram[RELAY_HEADER..]].concat();
+                self.out.push_back((origin, carried));
+            }
             Relayed::To { origin, tag } => {
                 datagram[HEADER..RELAY_HEADER].copy_from_slice(&tag.0);
                 self.out.push_back((origin, datagram.into()));

@@ -46,6 +46,22 @@ pub struct HubStatus {
     pub relayed_packets: u64,
     /// Their bytes, headers included.
     pub relayed_bytes: u64,
+    /// Datagrams handed to other hubs.
+    pub carried_packets: u64,
+    /// Their bytes, headers included.
+    pub carried_bytes: u64,
+    /// Questions of other hubs.
+    pub finds_beyond: u64,
+    /// Neighbours that are here, as things stand.
+    pub neighbours: usize,
+    /// Neighbours that are away.
+    pub neighbours_away: usize,
+    /// What neighbours said of members of theirs that touches ours.
+    pub refused_beyond: u64,
+    /// Datagrams, introductions and answers that had no hops left.
+    pub no_hops: u64,
+    /// Datagrams and questions that went round, or would have gone back.
+    pub looped: u64,
     /// Datagrams for who is not here.
     pub absent: u64,
     /// Datagrams between members that do not reach each other.
@@ -92,7 +108,10 @@ pub struct MemberStatus {
 impl Hub {
     /// What it did.
     pub fn status(&self) -> HubStatus {
+        let [neighbours, neighbours_away] = self.neighbours_up();
         HubStatus {
+            neighbours,
+            neighbours_away,
             online: self.members.values().filter(|m| m.here.is_some()).count(),
             members: self.members.len(),
             provisional: self.sessions.provisional(),

@@ -109,6 +109,7 @@ impl Link {
             }
             ToMember::Pong { nonce, observed } => self.pong(via, nonce, observed, now),
             ToMember::Changed { record } => self.changed(&record, unix),
+            ToMember::Between(message) => self.event(LinkEvent::Between(message)),
             ToMember::Bye => {
                 if matches!(self.stage, Stage::Joining(_) | Stage::Up(_)) {
                     self.leave("the hub says goodbye", now);

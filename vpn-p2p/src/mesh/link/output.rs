@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use crate::mesh::record::SignedRecord;
 use crate::mesh::way::Carrier;
-use crate::mesh::wire::Refusal;
+use crate::mesh::wire::{Between, Refusal};
 
 /// What is to be sent or done.
 #[derive(Clone, PartialEq, Eq)]
@@ -67,6 +67,8 @@ pub enum LinkEvent {
         /// The question's.
         id: u32,
     },
+    /// From hub to hub: only where a hub joined as a neighbour.
+    Between(Between),
     /// Somebody we asked for says something new.
     Changed(SignedRecord),
     /// The hub sees our socket there, and did not before.

@@ -7,10 +7,19 @@ use zeroize::Zeroizing;
 
 use super::{Link, LinkEvent, LinkOut, MAX_QUEUED, PADDING, Stage, Tls};
 use crate::mesh::way::Carrier;
-use crate::mesh::wire::Plain;
 use crate::mesh::wire::frame::HEADER;
+use crate::mesh::wire::{Between, Plain, ToHub};
 
 impl Link {
+    /// Says something as one hub to another; `false` while it is not up.
+    pub fn between(&mut self, message: Between) -> bool {
+        let Stage::Up(live) = &self.stage else {
+            return false;
+        };
+        let (via, to) = (live.via, live.to);
+        self.seal(&ToHub::Between(message), via, to)
+    }
+
     pub(super) fn open_tls(&mut self) {
         if self.tls == Tls::Closed {
             self.tls = Tls::Opening;

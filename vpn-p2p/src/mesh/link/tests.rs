@@ -191,7 +191,7 @@ impl TinyHub {
                 record: self.member.as_ref()?.to_bytes(),
                 online: true,
             },
-            ToHub::Have { .. } | ToHub::Bye => return None,
+            ToHub::Have { .. } | ToHub::Bye | ToHub::Between(_) => return None,
         };
         self.seal(&answer)
     }

@@ -175,6 +175,7 @@ impl Member {
             held: super::Held::default(),
             dirty: false,
             absent: Vec::new(),
+            far: false,
             asked: None,
             vouched: 0,
             since: now,

@@ -12,7 +12,7 @@ use crate::mesh::peer::Arrival;
 use crate::mesh::way::{Carrier, HubId, Way};
 use crate::mesh::wire::Tag;
 use crate::mesh::wire::control::SUPER_HEADER;
-use crate::mesh::wire::frame::{Frame, RELAY_HEADER, is_frame};
+use crate::mesh::wire::frame::{FAR, Frame, RELAY_HEADER, is_frame};
 use crate::wireguard::routes::Inner;
 
 /// What a datagram came to.
@@ -110,14 +110,14 @@ impl Member {
         let hub = HubId(place as u8);
         match Frame::read(datagram) {
             Err(_) => Arrived::Dropped(DropReason::Malformed),
-            Ok(Frame::Relay { tag, .. }) => {
+            Ok(Frame::Relay { tag, hops, .. }) => {
                 let registered = self.links[place].way().is_some();
                 if !registered {
                     return Arrived::Dropped(DropReason::NoSession);
                 }
                 self.links[place].relay_heard();
                 let inner = datagram.split_off(RELAY_HEADER);
-                self.relayed(hub, tag, inner, now, unix)
+                self.relayed(hub, tag, hops, inner, now, unix)
             }
             Ok(Frame::Absent { tag }) => {
                 self.absent(hub, tag, now);
@@ -135,6 +135,7 @@ impl Member {
         &mut self,
         hub: HubId,
         tag: Tag,
+        hops: u8,
         datagram: BytesMut,
         now: Instant,
         unix: u64,
@@ -145,11 +146,12 @@ impl Member {
         }
         // What comes from it by this hub shows that it is there.
         if let Some(slot) = self.by_tag.get(&tag).copied()
-            && self
-                .entry(slot)
-                .is_some_and(|entry| !entry.absent.is_empty())
+            && let Some(Some(entry)) = self.entries.get_mut(slot.0)
         {
-            self.presence(slot, hub, true, now);
+            entry.far = hops >= FAR;
+            if !entry.absent.is_empty() {
+                self.presence(slot, hub, true, now);
+            }
         }
         self.wireguard_of(Way::Relay(hub), Some(tag), datagram, now, unix)
     }

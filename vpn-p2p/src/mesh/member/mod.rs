@@ -114,6 +114,8 @@ struct Entry {
     dirty: bool,
     /// Hubs at which it was not.
     absent: Vec<Absent>,
+    /// Its datagrams come by way of several hubs, between which super-packets do not go whole.
+    far: bool,
     /// When a hub was asked last whether it is there.
     asked: Option<Instant>,
     /// Until when a hub vouches for its record, in seconds since the Unix epoch.

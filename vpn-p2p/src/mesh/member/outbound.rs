@@ -91,11 +91,13 @@ impl Member {
         match way {
             Way::Direct(to) => Some(Wire::Direct(to)),
             Way::Relay(hub) => {
-                let peer = &self.entry(slot)?.peer;
+                let entry = self.entry(slot)?;
+                let peer = &entry.peer;
+                let whole = peer.takes_whole() && !entry.far;
                 let header = relay_header(peer.tag(), 0);
                 match self.links.get(usize::from(hub.0))?.way()? {
                     (Carrier::Udp, to) => Some(Wire::Relay(to, header)),
-                    (Carrier::Tls, _) => Some(Wire::Stream(hub, header, peer.takes_whole())),
+                    (Carrier::Tls, _) => Some(Wire::Stream(hub, header, whole)),
                 }
             }
         }

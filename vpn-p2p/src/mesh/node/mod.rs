@@ -31,7 +31,4 @@ mod width;
 pub use config::{HubEndpoint, NodeConfig, NodeError};
 pub use transport::MeshTransport;
 
-/// Largest inner packet, in bytes: what Ethernet's 1500 leave of an outer IPv6 and UDP header (48), a
-/// relay's header (12) and WireGuard's own 32. The same on every way, so that a packet that fits one
-/// fits all; less while a way in use is narrower, as the underlay says.
-pub const INNER_MTU: u16 = 1408;
+pub use super::wire::frame::INNER_MTU;

@@ -22,6 +22,8 @@ pub use nat::{Nat, NatKind};
 pub use world::{Weather, World};
 
 #[cfg(test)]
+mod hops;
+#[cfg(test)]
 mod scenarios;
 #[cfg(test)]
 mod tests;

@@ -19,6 +19,8 @@ use vpn_core::Offload;
 use vpn_core::packet::Gso;
 use zeroize::Zeroizing;
 
+use super::Between;
+
 /// The first byte of a control message.
 pub const CONTROL: u8 = 0x10;
 
@@ -201,6 +203,8 @@ pub enum ToHub {
     },
     /// I go.
     Bye,
+    /// From a hub that joined as a [neighbour](Between); from members it means nothing.
+    Between(Between),
 }
 
 /// What a hub tells a member.
@@ -250,6 +254,8 @@ pub enum ToMember {
     },
     /// The hub ends: register with another, or again in a while.
     Bye,
+    /// To a hub that joined as a [neighbour](Between); members are told nothing of it.
+    Between(Between),
 }
 
 /// What members tell each other.

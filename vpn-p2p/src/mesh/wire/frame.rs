@@ -15,10 +15,12 @@
 //! 0x84 Stranger   the first 8 bytes of the body it answers
 //! 0x85 Absent     tag (8)
 //! 0x86 Introduce  the sender's record; only inside of Relay
+//! 0x87 Carry      tag of the receiver (8), of the sender (8), then the datagram; only between hubs
 //! ```
 //!
-//! `hops` is 0 but in Relay: there it is how many hubs it may still pass. Nothing here is believed:
-//! records are signed, relayed datagrams sealed, and the rest are hints that cost one question.
+//! In Carry `hops` is how many hubs it may still pass, the one it is sent to included; in Relay to a
+//! member it is 1 where the datagram came by way of another hub; else 0. Nothing here is believed: records are signed, relayed datagrams sealed, and the rest are
+//! hints that cost one question.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -32,6 +34,17 @@ pub const HEADER: usize = 4;
 
 /// Bytes in front of a relayed datagram.
 pub const RELAY_HEADER: usize = HEADER + Tag::LEN;
+
+/// Bytes in front of a datagram that one hub hands another: both ends have to be named.
+pub const CARRY_HEADER: usize = RELAY_HEADER + Tag::LEN;
+
+/// What a hub says of a datagram that another hub handed it. A hint: who is far is sent no super-packets.
+pub const FAR: u8 = 1;
+
+/// Largest inner packet, in bytes: what Ethernet's 1500 leave of an outer IPv6 and UDP header (48), the
+/// largest header of ours, between two hubs (20), and WireGuard's own 32. The same on every way, so
+/// that a packet that fits one fits all; less while a way in use is narrower, as the underlay says.
+pub const INNER_MTU: u16 = 1500 - 48 - CARRY_HEADER as u16 - 32;
 
 /// Length of a Hello, in bytes: no answer to an address that has not proven itself is longer.
 pub const HELLO: usize = 512;
@@ -67,7 +80,7 @@ pub enum Frame<'a> {
     Relay {
         /// Who.
         tag: Tag,
-        /// Hubs it may still pass.
+        /// To a member: [`FAR`] where it came by way of another hub, else 0.
         hops: u8,
         /// The datagram: WireGuard's, or an [`Introduce`](Self::Introduce).
         datagram: &'a [u8],
@@ -110,6 +123,17 @@ pub enum Frame<'a> {
         /// Its signed record.
         record: &'a [u8],
     },
+    /// A datagram from a member of one hub to a member of another, on its way between hubs.
+    Carry {
+        /// For whom.
+        to: Tag,
+        /// From whom.
+        from: Tag,
+        /// Hubs it may still pass, the receiver of this frame included.
+        hops: u8,
+        /// The datagram: WireGuard's.
+        datagram: &'a [u8],
+    },
 }
 
 /// Why a datagram is no frame.
@@ -137,6 +161,7 @@ const JOIN: u8 = 0x83;
 const STRANGER: u8 = 0x84;
 const ABSENT: u8 = 0x85;
 const INTRODUCE: u8 = 0x86;
+const CARRY: u8 = 0x87;
 
 /// Whether a datagram is a frame of the mesh; otherwise it is WireGuard's, or nobody's.
 #[inline]
@@ -150,6 +175,16 @@ pub fn relay_header(tag: Tag, hops: u8) -> [u8; RELAY_HEADER] {
     let mut header = [0; RELAY_HEADER];
     header[..HEADER].copy_from_slice(&[RELAY, VERSION, hops, 0]);
     header[HEADER..].copy_from_slice(&tag.0);
+    header
+}
+
+/// The header of a datagram between two hubs.
+#[inline]
+pub fn carry_header(to: Tag, from: Tag, hops: u8) -> [u8; CARRY_HEADER] {
+    let mut header = [0; CARRY_HEADER];
+    header[..HEADER].copy_from_slice(&[CARRY, VERSION, hops, 0]);
+    header[HEADER..RELAY_HEADER].copy_from_slice(&to.0);
+    header[RELAY_HEADER..].copy_from_slice(&from.0);
     header
 }
 
@@ -201,6 +236,16 @@ impl<'a> Frame<'a> {
                 tag: Tag(take(body)?.0),
             },
             INTRODUCE => Self::Introduce { record: body },
+            CARRY => {
+                let (to, rest) = take(body)?;
+                let (from, datagram) = take(rest)?;
+                Self::Carry {
+                    to: Tag(to),
+                    from: Tag(from),
+                    hops,
+                    datagram,
+                }
+            }
             other => return Err(FrameError::Kind(other)),
         })
     }
@@ -251,6 +296,15 @@ impl<'a> Frame<'a> {
             Self::Introduce { record } => {
                 out.extend_from_slice(&head(INTRODUCE, 0));
                 out.extend_from_slice(record);
+            }
+            Self::Carry {
+                to,
+                from,
+                hops,
+                datagram,
+            } => {
+                out.extend_from_slice(&carry_header(*to, *from, *hops));
+                out.extend_from_slice(datagram);
             }
         }
     }
@@ -321,6 +375,12 @@ mod tests {
             Frame::Stranger { echo: [5; 8] },
             Frame::Absent { tag: Tag([1; 8]) },
             Frame::Introduce { record },
+            Frame::Carry {
+                to: Tag([2; 8]),
+                from: Tag([3; 8]),
+                hops: 1,
+                datagram: b"\x04\0\0\0data",
+            },
         ]
     }
 

@@ -2,6 +2,7 @@
 //!
 //! | File | What it touches |
 //! |---|---|
+//! | `between` | nothing: decides what stands before datagrams from hub to hub |
 //! | `work` | nothing: decides what of a batch comes first, and what goes where |
 //! | `udp` | one socket: a batch in, runs out |
 //! | `tls` | streams and whose they are |
@@ -12,6 +13,7 @@
 //! What is relayed comes before anything else, and handshakes last: of each batch so many as a budget
 //! allows, a few more wait, and the rest is thrown away. The hub is locked once a batch.
 
+mod between;
 mod bind;
 mod clients;
 mod gate;
@@ -30,7 +32,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use vpn_core::PeerId;
 
-use super::{Hub, HubConfig, HubError, HubStatus, MemberStatus, Origin};
+use super::{Hub, HubConfig, HubError, HubStatus, MemberStatus, NeighbourStatus, Origin};
 use crate::mesh::identity::Identity;
 use crate::mesh::keys::NoiseKeys;
 use crate::mesh::tls::{TlsError, TlsListener};
@@ -268,6 +270,11 @@ impl HubServer {
         self.state.hub().members(Instant::now())
     }
 
+    /// The other hubs, in the order of the configuration.
+    pub fn neighbours(&self) -> Vec<NeighbourStatus> {
+        self.state.hub().neighbours()
+    }
+
     /// Says Bye to its members, and returns when no task and no socket is left. Idempotent.
     pub async fn close(&self) {
         if let Some(shared) = self.shared.upgrade()
@@ -275,7 +282,7 @@ impl HubServer {
         {
             let said = {
                 let mut hub = self.state.hub();
-                hub.bye();
+                hub.bye(Instant::now());
                 poll(&mut hub)
             };
             shared.deliver(said);

@@ -15,9 +15,10 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 
-use crate::mesh::hub::{Hub, Origin, Relayed};
+use super::between::{self, Heading, heading};
+use crate::mesh::hub::{Carried, Hub, Origin, Relayed};
 use crate::mesh::wire::Tag;
-use crate::mesh::wire::frame::{COOKIE, HEADER, HELLO, RELAY_HEADER, VERSION, is_frame};
+use crate::mesh::wire::frame::{COOKIE, HEADER, HELLO, RELAY_HEADER, VERSION};
 
 /// What handshakes of one batch may cost: four Joins or initiations, or 64 Hellos. About half a
 /// millisecond.
@@ -102,18 +103,56 @@ impl Work {
     ) {
         while !bytes.is_empty() {
             let length = stride.min(bytes.len());
-            let Some(tag) = sealed_for(&bytes[..length]) else {
+            let Some(heading) = heading(&bytes[..length]) else {
                 let datagram = bytes.split_to(length);
-                if datagram.starts_with(&[0x80]) {
+                // A hub's introductions go in its session, ahead of handshakes that do not.
+                let plain = || matches!(kind(&datagram), Kind::Sealed | Kind::Nothing);
+                let hubs = || plain() && hub.is_neighbour(from);
+                if datagram.starts_with(&[0x80]) || hubs() {
                     self.introduce(hub, from, datagram, now, unix);
                 } else {
                     self.keep(hub, from, datagram, now);
                 }
                 continue;
             };
-            let count = run(&bytes, stride);
+            let count = between::run(&bytes, stride, heading);
             let run = bytes.split_to(bytes.len().min(count * stride));
-            self.relay(hub, from, tag, stride, run, now);
+            match heading {
+                Heading::To(tag) => self.relay(hub, from, tag, stride, run, now),
+                Heading::Carried { .. } => self.carry(hub, from, heading, stride, run, now),
+            }
+        }
+    }
+
+    /// From another hub.
+    fn carry(
+        &mut self,
+        hub: &mut Hub,
+        from: Origin,
+        heading: Heading,
+        stride: usize,
+        mut run: BytesMut,
+        now: Instant,
+    ) {
+        let Heading::Carried {
+            to,
+            from: sender,
+            hops,
+        } = heading
+        else {
+            return;
+        };
+        let count = run.len().div_ceil(stride);
+        match hub.carry(from, hops, to, sender, run.len(), count, now) {
+            Carried::Dropped => {}
+            Carried::On { origin, hops } => {
+                between::fewer(&mut run, stride, hops);
+                self.forward(origin, stride, run);
+            }
+            Carried::To { origin, tag } => {
+                let (stride, run) = between::arrived(&run, stride, tag);
+                self.forward(origin, stride, run);
+            }
         }
     }
 
@@ -127,12 +166,23 @@ impl Work {
         now: Instant,
     ) {
         let count = run.len().div_ceil(stride);
-        let Relayed::To { origin, tag } = hub.relay(from, tag, run.len(), count, now) else {
-            return;
-        };
-        for datagram in run.chunks_mut(stride) {
-            datagram[HEADER..RELAY_HEADER].copy_from_slice(&tag.0);
+        match hub.relay(from, tag, run.len(), count, now) {
+            Relayed::To { origin, tag } => {
+                for datagram in run.chunks_mut(stride) {
+                    datagram[HEADER..RELAY_HEADER].copy_from_slice(&tag.0);
+                }
+                self.forward(origin, stride, run);
+            }
+            Relayed::Beyond { origin, from, hops } => {
+                let (stride, run) = between::departs(&run, stride, tag, from, hops);
+                self.forward(origin, stride, run);
+            }
+            _ => {}
         }
+    }
+
+    /// Datagrams of `stride` bytes each but the last are to go there.
+    fn forward(&mut self, origin: Origin, stride: usize, mut run: BytesMut) {
         match origin {
             Origin::Udp(to) => self.forwards.push(Forward {
                 to,
@@ -225,31 +275,6 @@ impl Work {
         }
         self.said.extend(std::iter::from_fn(|| hub.poll()));
     }
-}
-
-/// To whom a datagram is to be relayed whose content is sealed.
-#[inline]
-fn sealed_for(datagram: &[u8]) -> Option<Tag> {
-    match datagram {
-        [0x80, 1, _, 0, rest @ ..] => {
-            let (tag, content) = rest.split_first_chunk()?;
-            let sealed = !content.is_empty() && !is_frame(content);
-            sealed.then_some(Tag(*tag))
-        }
-        _ => None,
-    }
-}
-
-/// How many of the first datagrams are to be relayed to whom the first one is for.
-#[inline]
-fn run(bytes: &[u8], stride: usize) -> usize {
-    let mut datagrams = bytes.chunks(stride);
-    let Some(first) = datagrams.next() else {
-        return 0;
-    };
-    let head = &first[..RELAY_HEADER.min(first.len())];
-    let alike = |datagram: &&[u8]| datagram.starts_with(head) && sealed_for(datagram).is_some();
-    1 + datagrams.take_while(alike).count()
 }
 
 /// What a datagram is that is not relayed.

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::queue::{Event, Stream};
 use super::{At, SiteAt, World};
-use crate::mesh::hub::{Hub, HubConfig, HubStatus, Origin};
+use crate::mesh::hub::{Hub, HubConfig, HubStatus, Neighbour, NeighbourStatus, Origin};
 use crate::mesh::identity::Identity;
 use crate::mesh::link::LinkConfig;
 use crate::mesh::member::{Arrived, Member, MemberConfig, MemberStatus, Transmit};
@@ -115,6 +115,9 @@ pub struct HubNode {
     at: SocketAddr,
     wake: Option<Instant>,
     starts: u64,
+    neighbours: Vec<Neighbour>,
+    max_hops: u8,
+    isolation: bool,
 }
 
 impl HubNode {
@@ -131,6 +134,11 @@ impl HubNode {
         let members = self.hub.as_ref()?.members(now);
         let mut records = members.iter().map(|member| member.record.record());
         records.find(|record| record.peer == peer).cloned()
+    }
+
+    /// How its neighbours stand, if it runs.
+    pub fn neighbours(&self) -> Vec<NeighbourStatus> {
+        self.hub.as_ref().map(Hub::neighbours).unwrap_or_default()
     }
 
     /// What it counted since it was started, if it runs.
@@ -170,9 +178,29 @@ impl World {
             at: (ip, PORT).into(),
             wake: None,
             starts: 0,
+            neighbours: Vec::new(),
+            max_hops: 3,
+            isolation: false,
         });
         self.start_hub(number);
         number
+    }
+
+    /// Two hubs are neighbours from now on: the first one joins the other. Both start anew.
+    pub fn join_hubs(&mut self, from: usize, to: usize) {
+        let mut there = Neighbour::new(self.hubs[to].identity.id());
+        there.endpoints.push(self.hubs[to].at);
+        let here = Neighbour::new(self.hubs[from].identity.id());
+        self.hubs[from].neighbours.push(there);
+        self.hubs[to].neighbours.push(here);
+        self.start_hub(to);
+        self.start_hub(from);
+    }
+
+    /// Most hops that a hub allows, and whether its members are isolated, from its next start on.
+    pub fn limit_hub(&mut self, number: usize, max_hops: u8, isolation: bool) {
+        let hub = &mut self.hubs[number];
+        (hub.max_hops, hub.isolation) = (max_hops, isolation);
     }
 
     /// Starts a hub that knows nothing.
@@ -182,9 +210,13 @@ impl World {
             token: Some(Token(Zeroizing::new(TOKEN.into()))),
             networks: vec![network()],
             max_members: 1_000_000,
+            neighbours: self.hubs[number].neighbours.clone(),
+            max_hops: self.hubs[number].max_hops,
+            isolation: self.hubs[number].isolation,
             ..HubConfig::default()
         };
         let node = &mut self.hubs[number];
+        node.wake = None;
         node.starts += 1;
         let keys = FakeKeys::new(
             1 << 48 | node.starts << 32 | number as u64,
@@ -237,8 +269,15 @@ impl World {
 
     /// The same with other settings.
     pub fn start_with(&mut self, at: At, change: impl FnOnce(&mut MemberConfig)) {
+        let all: Vec<usize> = (0..self.hubs.len()).collect();
+        self.start_at(at, &all, change);
+    }
+
+    /// The same with some of the hubs.
+    pub fn start_at(&mut self, at: At, hubs: &[usize], change: impl FnOnce(&mut MemberConfig)) {
         let (now, unix, seed) = (self.now(), self.clock.unix(), self.draw());
         let address = IpNet::new(address(at).into(), MESH.1).unwrap_or_else(|_| network());
+        let theirs: Vec<&HubNode> = hubs.iter().map(|number| &self.hubs[*number]).collect();
         let link = |(number, hub): (usize, &HubNode)| LinkConfig {
             token: Some(Token(Zeroizing::new(TOKEN.into()))),
             ..LinkConfig::new(hub.identity.id(), HubId(number as u8))
@@ -246,16 +285,17 @@ impl World {
         let mut config = MemberConfig {
             name: format!("m{}", at.0),
             addresses: vec![address],
-            hubs: self.hubs.iter().enumerate().map(link).collect(),
+            hubs: theirs.iter().copied().enumerate().map(link).collect(),
             seed: Some(seed),
             ..MemberConfig::default()
         };
         change(&mut config);
         let keys = FakeKeys::new(seed, self.clock.clone());
+        let endpoints: Vec<_> = theirs.iter().map(|hub| hub.at).collect();
         let node = &mut self.members[at.0];
         let mut member = Member::new(config, node.identity.clone(), Box::new(keys), now, unix);
-        for (number, hub) in self.hubs.iter().enumerate() {
-            member.set_endpoints(HubId(number as u8), vec![hub.at], now);
+        for (number, endpoint) in endpoints.into_iter().enumerate() {
+            member.set_endpoints(HubId(number as u8), vec![endpoint], now);
         }
         member.set_local(vec![node.inside], now, unix);
         node.member = Some(member);
@@ -428,7 +468,9 @@ impl World {
         }
         node.wake = None;
         if let Some(hub) = &mut node.hub {
-            hub.handle_timeout(now, unix);
+            if hub.next_timeout().is_some_and(|next| next <= now) {
+                hub.handle_timeout(now, unix);
+            }
             self.flush_hub(number);
         }
     }

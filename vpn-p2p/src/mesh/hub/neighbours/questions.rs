@@ -1,0 +1,220 @@
+//! Decides which questions to neighbours are open, which were asked before, and that nobody is there.
+//! Pure.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use super::At;
+use crate::mesh::record::SignedRecord;
+use crate::mesh::wire::{Asked, Tag, What};
+
+/// Questions that are open. Beyond it nobody is found.
+pub(super) const MAX_QUESTIONS: usize = 4096;
+
+/// Who waits for one answer. Further ones ask again.
+const MAX_ASKERS: usize = 64;
+
+/// Questions that are remembered, so that they are not asked twice; and those with the answer "nobody".
+/// Beyond it they are not asked at all; the others are not remembered.
+pub(super) const MAX_REMEMBERED: usize = 16_384;
+
+/// How long a question is remembered: longer than any is open.
+const REMEMBERED: Duration = Duration::from_secs(10);
+
+/// For how long "nobody" is believed: members believe it as long the first time.
+const NOBODY: Duration = Duration::from_secs(5);
+
+/// How long the last hub of a line is waited for, and how much longer each before it: it gives up
+/// earlier than who asked it, and the first one earlier than its member, after five seconds.
+const WAIT: Duration = Duration::from_secs(1);
+const WAIT_EACH: Duration = Duration::from_millis(500);
+
+/// Who wants to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asker {
+    /// A member, with its number.
+    Member(Tag, u32),
+    /// A neighbour.
+    Hub(At),
+}
+
+/// A question under way.
+#[derive(Debug)]
+pub(super) struct Question {
+    pub(super) what: What,
+    pub(super) askers: Vec<Asker>,
+    /// Neighbours that did not answer yet.
+    pub(super) waiting: Vec<At>,
+    /// Who is meant, but is connected to no hub as far as is known; behind so many hubs.
+    pub(super) away: Option<(SignedRecord, u8)>,
+    pub(super) hops: u8,
+    pub(super) visited: Vec<[u8; 8]>,
+    until: Instant,
+}
+
+/// What a question that came is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Came {
+    New,
+    /// It came by another way before.
+    Before,
+    /// Who asked it asks again.
+    Again,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Questions {
+    open: BTreeMap<Asked, Question>,
+    /// Those of our own members.
+    by_what: HashMap<What, Asked>,
+    /// With how many hubs left it came.
+    seen: HashMap<Asked, (u8, Instant)>,
+    nobody: HashMap<What, Instant>,
+    next: u32,
+}
+
+impl Questions {
+    /// A name for a question of our own member; `None` if somebody's is open: the asker waits with it.
+    pub(super) fn own(&mut self, hub: Tag, what: What) -> Result<Asked, Asked> {
+        if let Some(asked) = self.by_what.get(&what) {
+            return Err(*asked);
+        }
+        self.next = self.next.wrapping_add(1);
+        Ok(Asked {
+            hub: hub.0,
+            number: self.next,
+        })
+    }
+
+    /// A neighbour asks.
+    pub(super) fn came(&mut self, asked: Asked, from: At, hops: u8, now: Instant) -> Came {
+        if let Some(open) = self.open.get(&asked)
+            && open.askers.contains(&Asker::Hub(from))
+        {
+            return Came::Again;
+        }
+        match self.seen.get(&asked) {
+            // By a shorter way it gets further.
+            Some((before, _)) if *before >= hops => Came::Before,
+            None if self.seen.len() >= MAX_REMEMBERED => Came::Before,
+            _ => {
+                self.seen.insert(asked, (hops, now + REMEMBERED));
+                Came::New
+            }
+        }
+    }
+
+    pub(super) fn get_mut(&mut self, asked: Asked) -> Option<&mut Question> {
+        self.open.get_mut(&asked)
+    }
+
+    /// Somebody waits for this answer too. Whether it is the one that asked before.
+    pub(super) fn join(&mut self, asked: Asked, asker: Asker) -> bool {
+        let Some(open) = self.open.get_mut(&asked) else {
+            return false;
+        };
+        let same = |known: &Asker| match (known, asker) {
+            (Asker::Member(known, _), Asker::Member(tag, _)) => *known == tag,
+            (known, asker) => *known == asker,
+        };
+        if let Some(known) = open.askers.iter_mut().find(|known| same(known)) {
+            *known = asker;
+            return true;
+        }
+        if open.askers.len() < MAX_ASKERS {
+            open.askers.push(asker);
+        }
+        false
+    }
+
+    /// A question that was asked.
+    pub(super) fn ask(&mut self, asked: Asked, mut question: Question, now: Instant) -> bool {
+        if self.open.len() >= MAX_QUESTIONS {
+            return false;
+        }
+        question.until = now + WAIT + WAIT_EACH * u32::from(question.hops);
+        if matches!(question.askers[..], [Asker::Member(..), ..]) {
+            self.by_what.insert(question.what, asked);
+        }
+        self.open.insert(asked, question);
+        true
+    }
+
+    /// This neighbour says there is nobody. The question, if it was the last to answer.
+    pub(super) fn nobody_at(&mut self, asked: Asked, from: At) -> Option<Question> {
+        let open = self.open.get_mut(&asked)?;
+        open.waiting.retain(|waiting| *waiting != from);
+        if open.waiting.is_empty() {
+            return self.close(asked);
+        }
+        None
+    }
+
+    /// It is answered.
+    pub(super) fn close(&mut self, asked: Asked) -> Option<Question> {
+        let question = self.open.remove(&asked)?;
+        if self.by_what.get(&question.what) == Some(&asked) {
+            self.by_what.remove(&question.what);
+        }
+        Some(question)
+    }
+
+    /// One that nobody answers any more.
+    pub(super) fn overdue(&mut self, now: Instant) -> Option<(Asked, Question)> {
+        let over = self.open.iter().find(|(_, question)| question.until <= now);
+        let asked = over.map(|(asked, _)| *asked)?;
+        self.close(asked).map(|question| (asked, question))
+    }
+
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.open.values().map(|question| question.until).min()
+    }
+
+    /// Nobody is, for a while.
+    pub(super) fn nobody(&mut self, what: What, now: Instant) {
+        if self.nobody.len() < MAX_REMEMBERED {
+            self.nobody.insert(what, now + NOBODY);
+        }
+    }
+
+    pub(super) fn is_nobody(&self, what: What, now: Instant) -> bool {
+        self.nobody.get(&what).is_some_and(|until| now < *until)
+    }
+
+    /// Somebody is, or may be.
+    pub(super) fn somebody(&mut self, what: What) {
+        self.nobody.remove(&what);
+    }
+
+    /// There is another one to ask.
+    pub(super) fn hope(&mut self) {
+        self.nobody.clear();
+    }
+
+    /// Forgets what is too old.
+    pub(super) fn age(&mut self, now: Instant) {
+        self.nobody.retain(|_, until| now < *until);
+        self.seen.retain(|_, (_, until)| now < *until);
+    }
+}
+
+impl Question {
+    pub(super) fn new(
+        what: What,
+        asker: Asker,
+        hops: u8,
+        visited: Vec<[u8; 8]>,
+        now: Instant,
+    ) -> Self {
+        Self {
+            what,
+            askers: vec![asker],
+            waiting: Vec::new(),
+            away: None,
+            hops,
+            visited,
+            until: now,
+        }
+    }
+}
