@@ -46,6 +46,7 @@
 //! | Feature | Default | Adds |
 //! |---|---|---|
 //! | `directory` | no | `identity` and `directory`: who is where; ed25519-dalek, tokio |
+//! | `etcd` | no | `directory::etcd`: a directory over etcd; etcd-client, `protoc` to build it |
 //! | `mesh` | no | `directory`, `streams`, `wireguard`, and `mesh`: a mesh of peers through NATs; ed25519-dalek, rustls |
 //! | `streams` | no | `streams`: packets over byte streams; tokio |
 //! | `testing` | no | with `mesh`: its test doubles |

@@ -21,6 +21,7 @@
 //! | [`StaticDirectory`] | in a file |
 //! | [`ChainDirectory`] | in several other directories, asked at once |
 //! | [`CheckedDirectory`] | in another; checks and remembers what it says |
+//! | `EtcdDirectory` | in etcd, copied here; leases addresses (feature `etcd`) |
 
 pub mod book;
 pub mod cache;
@@ -28,6 +29,9 @@ pub mod chain;
 pub mod checked;
 pub mod claims;
 pub mod clock;
+#[cfg(feature = "etcd")]
+#[cfg_attr(docsrs, doc(cfg(feature = "etcd")))]
+pub mod etcd;
 pub mod file;
 pub mod memory;
 pub(crate) mod news;
@@ -42,6 +46,9 @@ pub use chain::{ChainDirectory, ChainError, Link};
 pub use checked::{CheckedDirectory, LookupCounts};
 pub use claims::{Conflict, Rank, winner};
 pub use clock::UnixClock;
+#[cfg(feature = "etcd")]
+#[cfg_attr(docsrs, doc(cfg(feature = "etcd")))]
+pub use etcd::{EtcdConfig, EtcdDirectory, EtcdError, EtcdStatus, EtcdTls, EtcdUser};
 pub use file::{FileError, StaticDirectory, read_records, write_records};
 pub use memory::MemoryDirectory;
 pub use pool::Pool;

@@ -1,0 +1,70 @@
+//! Touches etcd: one client, made when it is first needed, and a time limit for each request.
+
+use std::future::Future;
+
+use etcd_client::Client;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use super::config::{EtcdConfig, options};
+use super::error::EtcdError;
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    config: EtcdConfig,
+    client: Mutex<Option<ClientBox>>,
+}
+
+/// The client has no `Debug`, and would show more than it should.
+struct ClientBox(Client);
+
+impl std::fmt::Debug for ClientBox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Client")
+    }
+}
+
+impl Connection {
+    pub(super) fn new(config: EtcdConfig) -> Self {
+        Self {
+            config,
+            client: Mutex::default(),
+        }
+    }
+
+    pub(super) const fn config(&self) -> &EtcdConfig {
+        &self.config
+    }
+
+    /// The client. With a user, making it asks etcd; it is made again until that succeeds.
+    pub(super) async fn client(&self) -> Result<Client, EtcdError> {
+        let mut there = self.client.lock().await;
+        if let Some(ClientBox(client)) = &*there {
+            return Ok(client.clone());
+        }
+        let connect = Client::connect(&self.config.endpoints, Some(options(&self.config)));
+        let client = self.within(connect).await?;
+        *there = Some(ClientBox(client.clone()));
+        Ok(client)
+    }
+
+    /// A request's answer, in time.
+    pub(super) async fn within<T>(
+        &self,
+        request: impl Future<Output = Result<T, etcd_client::Error>>,
+    ) -> Result<T, EtcdError> {
+        let after = self.config.request;
+        let endpoints = || self.config.endpoints.join(", ");
+        match timeout(after, request).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(cause)) => Err(EtcdError::Unavailable {
+                endpoints: endpoints(),
+                cause: Box::new(cause),
+            }),
+            Err(_) => Err(EtcdError::Late {
+                endpoints: endpoints(),
+                after,
+            }),
+        }
+    }
+}

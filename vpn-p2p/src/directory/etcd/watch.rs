@@ -1,0 +1,181 @@
+//! Touches etcd: follows what is below the prefix, from the revision that was reached last.
+//!
+//! Where etcd forgot that revision (it was compacted), or is another one than before, everything is
+//! loaded anew; until then the mirror says what it said.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_client::{Client, Event, EventType, GetOptions, SortOrder, SortTarget, WatchOptions};
+use tokio::time::{Instant, sleep};
+
+use super::Shared;
+use super::error::EtcdError;
+
+/// Entries of one answer while loading: with records of the longest, about what one message may have.
+const PAGE: i64 = 512;
+
+/// After a failure, the next attempt is made after this; twice as long after each further one.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Longest pause: so long after etcd is back, its news are here.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// How often what expired is taken out.
+const EXPIRE: Duration = Duration::from_secs(60);
+
+/// Follows etcd until the task is aborted.
+pub(super) async fn follow(shared: Arc<Shared>) {
+    let mut pause = PAUSE;
+    loop {
+        let began = Instant::now();
+        let ended = follow_once(&shared).await;
+        shared.following(Err(&ended));
+        tracing::debug!(error = %ended, "etcd is not followed");
+        pause = match began.elapsed() > LONGEST {
+            true => PAUSE,
+            false => (pause * 2).min(LONGEST),
+        };
+        sleep(pause).await;
+    }
+}
+
+/// Until something fails.
+async fn follow_once(shared: &Shared) -> EtcdError {
+    match try_follow(shared).await {
+        Err(error) => error,
+        Ok(()) => shared.ended("the watch ended"),
+    }
+}
+
+async fn try_follow(shared: &Shared) -> Result<(), EtcdError> {
+    let connection = &shared.connection;
+    let mut client = connection.client().await?;
+    let prefix = shared.keys.prefix().to_owned();
+    let from = resume(shared, &mut client, &prefix).await?;
+    let options = WatchOptions::new()
+        .with_prefix()
+        .with_start_revision(from + 1)
+        .with_progress_notify();
+    let mut stream = connection
+        .within(client.watch(prefix, Some(options)))
+        .await?;
+    let mut expire = Instant::now() + EXPIRE;
+    let mut created = false;
+    loop {
+        // That the watch is there is told at once; its events come when they come.
+        let message = match created {
+            false => connection.within(stream.message()).await?,
+            true => tokio::select! {
+                message = stream.message() => message.map_err(|cause| shared.unavailable(cause))?,
+                () = tokio::time::sleep_until(expire) => {
+                    shared.mirror().expire(shared.clock.now());
+                    expire = Instant::now() + EXPIRE;
+                    continue;
+                }
+            },
+        };
+        let Some(message) = message else {
+            return Ok(());
+        };
+        created = true;
+        if message.canceled() {
+            // Compacted, or refused: in both cases what was missed is not known.
+            shared.mirror().lost();
+            return Err(shared.ended(match message.compact_revision() {
+                0 => "the watch was cancelled",
+                _ => "the revision was compacted",
+            }));
+        }
+        shared.following(Ok(()));
+        apply(shared, message.events());
+        // The header's revision may be ahead of the events, if more of them follow. That of an answer
+        // without events says that there were none, so that what others write does not make us fall
+        // behind a compaction; unless it only says that the watch was made.
+        let last = message.events().last().and_then(Event::kv);
+        let reached = match (last, message.header()) {
+            (Some(entry), _) => Some(entry.mod_revision()),
+            (None, Some(header)) if !message.created() => Some(header.revision()),
+            _ => None,
+        };
+        if let Some(reached) = reached {
+            shared.mirror().reached(reached);
+        }
+    }
+}
+
+/// The revision from which to watch: where we were, or where everything was loaded.
+async fn resume(shared: &Shared, client: &mut Client, prefix: &str) -> Result<i64, EtcdError> {
+    let count = GetOptions::new().with_prefix().with_count_only();
+    let there = client.get(prefix, Some(count));
+    let there = shared.connection.within(there).await?;
+    let header = there.header();
+    let (cluster, revision) = header.map_or((0, 0), |h| (h.cluster_id(), h.revision()));
+    let same = shared.cluster(cluster);
+    let reached = shared.mirror().revision();
+    match reached {
+        // A watch from the future would be silent until then: it was restored from a copy.
+        Some(reached) if same && reached <= revision => Ok(reached),
+        _ => load(shared, client, prefix).await,
+    }
+}
+
+/// Everything at one revision, page by page.
+async fn load(shared: &Shared, client: &mut Client, prefix: &str) -> Result<i64, EtcdError> {
+    let mut all: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+    let mut at = 0;
+    let mut from = prefix.as_bytes().to_vec();
+    let end = end_of(prefix.as_bytes());
+    loop {
+        let page = GetOptions::new()
+            .with_range(end.clone())
+            .with_sort(SortTarget::Key, SortOrder::Ascend)
+            .with_limit(PAGE)
+            .with_revision(at);
+        let page = shared
+            .connection
+            .within(client.get(from.clone(), Some(page)))
+            .await?;
+        if at == 0 {
+            at = page
+                .header()
+                .map_or(0, etcd_client::ResponseHeader::revision);
+        }
+        let entries = page.kvs().iter();
+        all.extend(entries.map(|entry| (entry.key().to_vec(), entry.value().to_vec())));
+        let Some((last, _)) = all.last().filter(|_| page.more()) else {
+            break;
+        };
+        from.clone_from(last);
+        from.push(0);
+    }
+    let entries = all.iter().map(|(key, value)| (&key[..], &value[..]));
+    let news = shared.mirror().load(entries, at, shared.clock.now());
+    news.into_iter().for_each(|peer| shared.news.tell(peer));
+    Ok(at)
+}
+
+fn apply(shared: &Shared, events: &[Event]) {
+    let mut news = Vec::new();
+    let mut mirror = shared.mirror();
+    for event in events {
+        let Some(entry) = event.kv() else { continue };
+        match event.event_type() {
+            EventType::Put => {
+                news.extend(mirror.written(entry.key(), entry.value(), shared.clock.now()));
+            }
+            EventType::Delete => mirror.deleted(entry.key()),
+        }
+    }
+    drop(mirror);
+    news.into_iter().for_each(|peer| shared.news.tell(peer));
+}
+
+/// The first key after all that begin with this; it ends with a slash, so there is one.
+fn end_of(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    if let Some(last) = end.last_mut() {
+        *last = last.saturating_add(1);
+    }
+    end
+}
