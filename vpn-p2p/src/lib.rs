@@ -33,6 +33,15 @@
 )]
 //!
 #![cfg_attr(
+    feature = "libp2p",
+    doc = "
+| Module | What it does |
+|---|---|
+| [`mod@libp2p`] | peers without a hub: found by a DHT, reached by QUIC, TCP, relays and punched holes |
+"
+)]
+//!
+#![cfg_attr(
     feature = "mesh",
     doc = "
 | Module | What it does |
@@ -47,6 +56,7 @@
 //! |---|---|---|
 //! | `directory` | no | `identity` and `directory`: who is where; ed25519-dalek, tokio |
 //! | `etcd` | no | `directory::etcd`: a directory over etcd; etcd-client, `protoc` to build it |
+//! | `libp2p` | no | `directory`, `streams` and `libp2p`: peers without a hub; libp2p, 230 crates |
 //! | `mesh` | no | `directory`, `streams`, `wireguard`, and `mesh`: a mesh of peers through NATs; ed25519-dalek, rustls |
 //! | `streams` | no | `streams`: packets over byte streams; tokio |
 //! | `testing` | no | with `mesh`: its test doubles |
@@ -57,9 +67,21 @@
 #[cfg(feature = "directory")]
 #[cfg_attr(docsrs, doc(cfg(feature = "directory")))]
 pub mod directory;
+#[cfg(any(feature = "mesh", feature = "libp2p"))]
+#[cfg_attr(
+    not(feature = "mesh"),
+    allow(
+        dead_code,
+        reason = "who asks a directory drops what waits when it gives up, not by age"
+    )
+)]
+mod held;
 #[cfg(feature = "directory")]
 #[cfg_attr(docsrs, doc(cfg(feature = "directory")))]
 pub mod identity;
+#[cfg(feature = "libp2p")]
+#[cfg_attr(docsrs, doc(cfg(feature = "libp2p")))]
+pub mod libp2p;
 pub mod manual;
 #[cfg(feature = "mesh")]
 #[cfg_attr(docsrs, doc(cfg(feature = "mesh")))]

@@ -22,6 +22,7 @@
 //! | [`ChainDirectory`] | in several other directories, asked at once |
 //! | [`CheckedDirectory`] | in another; checks and remembers what it says |
 //! | `EtcdDirectory` | in etcd, copied here; leases addresses (feature `etcd`) |
+//! | `kademlia` | with the members themselves: a DHT (feature `libp2p`) |
 
 pub mod book;
 pub mod cache;
@@ -33,6 +34,9 @@ pub mod clock;
 #[cfg_attr(docsrs, doc(cfg(feature = "etcd")))]
 pub mod etcd;
 pub mod file;
+#[cfg(feature = "libp2p")]
+#[cfg_attr(docsrs, doc(cfg(feature = "libp2p")))]
+pub mod kademlia;
 pub mod memory;
 pub(crate) mod news;
 pub mod pool;

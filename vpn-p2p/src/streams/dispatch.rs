@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
-use vpn_core::{DropCounters, DropReason, PacketBatch, PeerId};
+use vpn_core::{Assigned, DropCounters, DropReason, Packet, PacketBatch, PeerId};
 
 use super::budget::Budget;
 use super::config::{ConfigError, PoolConfig};
+use super::inbox::{Inbox, Slot};
 use super::peer::{PoolError, StreamPool};
 use super::stream::{Stream, StreamOpener};
 
@@ -90,6 +91,7 @@ pub struct Dispatcher {
     opener: Arc<dyn PeerOpener>,
     budget: Budget,
     peers: Arc<Mutex<Peers>>,
+    inbox: Arc<Inbox>,
     closing: CancellationToken,
     /// Cancelled when idle peers are no longer looked for.
     cleaned: CancellationToken,
@@ -128,6 +130,7 @@ impl Dispatcher {
             config,
             opener,
             peers,
+            inbox: Arc::default(),
         })
     }
 
@@ -155,7 +158,10 @@ impl Dispatcher {
             .iter()
             .fold(0, |seed: u64, &byte| seed.rotate_left(8) ^ u64::from(byte));
         let to = Arc::new(To { peer, opener });
-        let pool = Arc::new(StreamPool::connect(to, config, self.budget.clone())?);
+        let slot = Slot::new(peer, self.inbox.clone());
+        let (budget, assigned) = (self.budget.clone(), Assigned::default());
+        let pool = StreamPool::start(Some(to), config, budget, assigned, Some(slot))?;
+        let pool = Arc::new(pool);
         peers.pools.insert(peer, pool.clone());
         Ok(pool)
     }
@@ -196,6 +202,52 @@ impl Dispatcher {
     /// [`DispatchError`]; the stream is closed then.
     pub fn accept(&self, peer: PeerId, stream: Box<dyn Stream>) -> Result<(), DispatchError> {
         Ok(self.pool(peer)?.accept(stream)?)
+    }
+
+    /// Appends packets that came from any peer; `wanted` says of each whether it is, and by whom it came.
+    /// Peers take turns.
+    ///
+    /// # Errors
+    ///
+    /// [`DispatchError::Closed`].
+    pub fn receive(
+        &self,
+        batch: &mut PacketBatch,
+        mut wanted: impl FnMut(PeerId, &Packet) -> bool,
+    ) -> Result<usize, DispatchError> {
+        let mut count = 0;
+        // Each at most once: who always has more must not keep this from returning.
+        for _ in 0..self.inbox.len() {
+            if batch.is_full() {
+                break;
+            }
+            let Some(peer) = self.inbox.pop() else { break };
+            let pool = {
+                let peers = lock(&self.peers);
+                if peers.closed {
+                    return Err(DispatchError::Closed);
+                }
+                peers.pools.get(&peer).cloned()
+            };
+            // One that was let go has nothing more.
+            let Some(pool) = pool else { continue };
+            pool.turn();
+            // One that is being closed has nothing more either.
+            count += pool
+                .receive(batch, |packet| wanted(peer, packet))
+                .unwrap_or(0);
+            pool.tell_if_more();
+        }
+        Ok(count)
+    }
+
+    /// Waits until [`receive`](Self::receive) may yield packets, or the dispatcher is closed.
+    /// Cancel-safe.
+    pub async fn readable(&self) {
+        tokio::select! {
+            () = self.closing.cancelled() => {}
+            () = self.inbox.filled() => {}
+        }
     }
 
     /// The peers there are pools for, with their pools.

@@ -88,6 +88,7 @@ pub mod dispatch;
 mod driver;
 pub mod fault;
 pub mod frame;
+mod inbox;
 pub mod lanes;
 pub mod memory;
 pub mod peer;
@@ -95,7 +96,7 @@ pub mod pool;
 mod probe;
 mod stream;
 mod tcp;
-mod transport;
+pub(crate) mod transport;
 
 pub use budget::Budget;
 pub use config::{ConfigError, Contents, Overflow, PoolConfig, ProbeConfig, Scoring};

@@ -16,6 +16,7 @@ use super::budget::Budget;
 use super::config::{ConfigError, PoolConfig};
 use super::driver::Driver;
 use super::frame::{Session, StreamId};
+use super::inbox::Slot;
 use super::pool::{Offer, Pool, PoolStatus};
 use super::stream::{Stream, StreamOpener};
 
@@ -65,6 +66,8 @@ pub(super) struct Inner {
 #[derive(Debug)]
 pub(super) struct Shared {
     inner: Mutex<Inner>,
+    /// Where it is told that there is something to take, besides to who waits for this pool.
+    slot: Option<Slot>,
     pub(super) attention: Notify,
     pub(super) readable: Notify,
     pub(super) writable: Notify,
@@ -106,6 +109,9 @@ impl Shared {
         }
         if readable {
             self.readable.notify_waiters();
+            if let Some(slot) = &self.slot {
+                slot.tell();
+            }
         }
         if writable {
             self.writable.notify_waiters();
@@ -158,7 +164,7 @@ impl StreamPool {
         config: PoolConfig,
         budget: Budget,
     ) -> Result<Self, PoolError> {
-        Self::start(Some(opener), config, budget, Assigned::default())
+        Self::start(Some(opener), config, budget, Assigned::default(), None)
     }
 
     /// A pool that waits for the peer's streams: [`accept`](Self::accept).
@@ -167,15 +173,16 @@ impl StreamPool {
     ///
     /// As [`connect`](Self::connect).
     pub fn listen(config: PoolConfig, budget: Budget) -> Result<Self, PoolError> {
-        Self::start(None, config, budget, Assigned::default())
+        Self::start(None, config, budget, Assigned::default(), None)
     }
 
-    /// `assigned` is what its state says once it is up.
+    /// `assigned` is what its state says once it is up; `slot` is told when packets came.
     pub(super) fn start(
         opener: Option<Arc<dyn StreamOpener>>,
         config: PoolConfig,
         budget: Budget,
         assigned: Assigned,
+        slot: Option<Slot>,
     ) -> Result<Self, PoolError> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| PoolError::NoRuntime)?;
         let greeted = GREETING + 2 * config.max_streams_per_peer;
@@ -186,6 +193,7 @@ impl StreamPool {
                 handles: Vec::new(),
                 ready: Vec::new(),
             }),
+            slot,
             attention: Notify::new(),
             readable: Notify::new(),
             writable: Notify::new(),
@@ -242,11 +250,24 @@ impl StreamPool {
         drops: &mut DropCounters,
         fits: impl Fn(&Packet) -> bool,
     ) -> Result<usize, TransportError> {
+        let (gone, sent) = self.send_slice(batch.packets_mut(), drops, fits)?;
+        batch.recycle_front(gone);
+        Ok(sent)
+    }
+
+    /// As [`send`](Self::send), from the front of a slice: how many are done with, and how many of them
+    /// are on their way. Of those nothing is left but buffers.
+    pub(crate) fn send_slice(
+        &self,
+        packets: &mut [Packet],
+        drops: &mut DropCounters,
+        fits: impl Fn(&Packet) -> bool,
+    ) -> Result<(usize, usize), TransportError> {
         self.check_open()?;
         let now = now();
         let mut inner = self.shared.lock();
         let (mut gone, mut sent) = (0, 0);
-        for packet in batch.packets_mut() {
+        for packet in packets {
             let offer = match fits(packet) {
                 true => inner.pool.offer(now, packet),
                 false => Offer::Dropped(DropReason::TooBig),
@@ -267,8 +288,7 @@ impl StreamPool {
         }
         inner.pool.weigh(now);
         self.shared.finish(inner);
-        batch.recycle_front(gone);
-        Ok(sent)
+        Ok((gone, sent))
     }
 
     /// Appends packets that came.
@@ -296,6 +316,21 @@ impl StreamPool {
             }
         }
         Ok(count)
+    }
+
+    /// For who takes turns among pools: what is still here is told of again.
+    pub(super) fn tell_if_more(&self) {
+        let more = self.shared.lock().pool.has_inbound();
+        if let Some(slot) = self.shared.slot.as_ref().filter(|_| more) {
+            slot.tell();
+        }
+    }
+
+    /// From now on it is told of again.
+    pub(super) fn turn(&self) {
+        if let Some(slot) = &self.shared.slot {
+            slot.taken();
+        }
     }
 
     /// Waits until `try_recv` yields packets. Cancel-safe.

@@ -101,7 +101,7 @@ impl StreamTransport {
             config,
         } = tunnel;
         let mtu = assigned.mtu;
-        let pool = StreamPool::start(opener, config, budget, assigned)?;
+        let pool = StreamPool::start(opener, config, budget, assigned, None)?;
         Ok(Self { pool, allowed, mtu })
     }
 
@@ -119,21 +119,21 @@ impl StreamTransport {
         self.pool.status()
     }
 
-    /// Whether it fits into the tunnel: of a super-packet its segments have to.
-    fn fits(&self, packet: &Packet) -> bool {
-        let mtu = usize::from(self.mtu);
-        if packet.len() <= mtu {
-            return true;
-        }
-        let (Some(gso), Ok(parsed)) = (packet.offload.gso, packet.parse()) else {
-            return false;
-        };
-        usize::from(parsed.payload) + usize::from(gso.size) <= mtu
-    }
-
     fn may_send_from(&self, source: IpAddr) -> bool {
         self.allowed.iter().any(|net| net.contains(&source))
     }
+}
+
+/// Whether it fits into a tunnel of this MTU: of a super-packet its segments have to.
+pub(crate) fn fits(mtu: u16, packet: &Packet) -> bool {
+    let mtu = usize::from(mtu);
+    if packet.len() <= mtu {
+        return true;
+    }
+    let (Some(gso), Ok(parsed)) = (packet.offload.gso, packet.parse()) else {
+        return false;
+    };
+    usize::from(parsed.payload) + usize::from(gso.size) <= mtu
 }
 
 #[async_trait]
@@ -167,7 +167,8 @@ impl TunnelTransport for StreamTransport {
         batch: &mut PacketBatch,
         drops: &mut DropCounters,
     ) -> Result<usize, TransportError> {
-        self.pool.send(batch, drops, |packet| self.fits(packet))
+        self.pool
+            .send(batch, drops, |packet| fits(self.mtu, packet))
     }
 
     async fn readable(&self) -> Result<(), TransportError> {

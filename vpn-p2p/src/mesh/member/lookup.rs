@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use vpn_core::{DropReason, Packet};
 
-use super::held::{Held, Holding};
+use crate::held::{Held, Holding};
 use crate::mesh::way::HubId;
 use crate::mesh::wire::What;
 

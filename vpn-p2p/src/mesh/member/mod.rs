@@ -22,7 +22,7 @@
 mod addresses;
 mod believe;
 mod config;
-mod held;
+
 mod hubs;
 mod inbound;
 mod lookup;
@@ -40,7 +40,6 @@ use vpn_core::{NetworkEvent, PeerId};
 use self::addresses::Addresses;
 pub use self::addresses::{Conflict, Slot};
 pub use self::config::{KnownPeer, MAX_PEERS, MemberConfig, RECORD_LIFETIME};
-use self::held::{Held, Holding};
 use self::hubs::Absent;
 pub use self::inbound::Arrived;
 use self::lookup::{Lookups, Step};
@@ -55,6 +54,7 @@ use super::peer::{Peer, PeerCounters, PeerEvent, PeerOut, PeerRules};
 use super::record::{Record, SignedRecord};
 use super::way::{Carrier, HubId, Way};
 use super::wire::{Frame, Refusal, Tag, What};
+use crate::held::{Held, Holding};
 use crate::wg_quick::PublicKey;
 
 /// Hubs one member uses.

@@ -9,46 +9,46 @@ use std::time::{Duration, Instant};
 use vpn_core::{DropCounters, DropReason, Packet};
 
 /// Packets that wait for one destination: what a connection sends before it is answered, and then some.
-pub(super) const MAX_PACKETS: usize = 64;
+pub(crate) const MAX_PACKETS: usize = 64;
 
 /// Bytes that wait for one destination.
-pub(super) const MAX_BYTES: usize = 256 * 1024;
+pub(crate) const MAX_BYTES: usize = 256 * 1024;
 
 /// Bytes that wait for all destinations together.
-pub(super) const MAX_TOTAL: usize = 8 * 1024 * 1024;
+pub(crate) const MAX_TOTAL: usize = 8 * 1024 * 1024;
 
 /// How long a packet waits: as long as the router's own queue for a tunnel that connects.
-pub(super) const MAX_AGE: Duration = Duration::from_secs(5);
+pub(crate) const MAX_AGE: Duration = Duration::from_secs(5);
 
 /// What waits for one destination.
 #[derive(Debug, Default)]
-pub(super) struct Held {
+pub(crate) struct Held {
     packets: VecDeque<(Instant, Packet)>,
     bytes: usize,
 }
 
 /// What all destinations share.
 #[derive(Debug, Default)]
-pub(super) struct Holding {
+pub(crate) struct Holding {
     bytes: usize,
-    pub(super) drops: DropCounters,
+    pub(crate) drops: DropCounters,
 }
 
 #[cfg(test)]
 impl Holding {
-    pub(super) const fn is_empty(&self) -> bool {
+    pub(crate) const fn is_empty(&self) -> bool {
         self.bytes == 0
     }
 }
 
 impl Held {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.packets.is_empty()
     }
 
     /// Takes a packet; drops the oldest of this destination where there is no room, and the new one
     /// where others have taken all there is.
-    pub(super) fn push(&mut self, packet: &Packet, now: Instant, all: &mut Holding) {
+    pub(crate) fn push(&mut self, packet: &Packet, now: Instant, all: &mut Holding) {
         let packet = packet.shrunk();
         let room = |held: &Self| {
             held.packets.len() < MAX_PACKETS && held.bytes + packet.len() <= MAX_BYTES
@@ -66,7 +66,7 @@ impl Held {
         self.packets.push_back((now, packet));
     }
 
-    pub(super) fn pop(&mut self, all: &mut Holding) -> Option<Packet> {
+    pub(crate) fn pop(&mut self, all: &mut Holding) -> Option<Packet> {
         let (_, packet) = self.packets.pop_front()?;
         self.bytes -= packet.len();
         all.bytes -= packet.len();
@@ -74,12 +74,12 @@ impl Held {
     }
 
     /// When the oldest has waited long enough.
-    pub(super) fn next_timeout(&self) -> Option<Instant> {
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
         self.packets.front().map(|(since, _)| *since + MAX_AGE)
     }
 
     /// Drops what has waited too long.
-    pub(super) fn expire(&mut self, now: Instant, all: &mut Holding) {
+    pub(crate) fn expire(&mut self, now: Instant, all: &mut Holding) {
         while self.next_timeout().is_some_and(|at| at <= now) {
             self.pop(all);
             all.drops.count(DropReason::NoSession);
@@ -87,14 +87,14 @@ impl Held {
     }
 
     /// Drops everything, for this reason.
-    pub(super) fn drop_all(&mut self, reason: DropReason, all: &mut Holding) {
+    pub(crate) fn drop_all(&mut self, reason: DropReason, all: &mut Holding) {
         while self.pop(all).is_some() {
             all.drops.count(reason);
         }
     }
 
     /// What waited, to go on waiting elsewhere.
-    pub(super) fn append(&mut self, mut other: Self) {
+    pub(crate) fn append(&mut self, mut other: Self) {
         self.bytes += other.bytes;
         self.packets.append(&mut other.packets);
     }

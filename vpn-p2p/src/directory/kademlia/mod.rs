@@ -1,0 +1,153 @@
+//! A directory over the DHT of a node: records are kept by the members themselves.
+//!
+//! [`slot`] is pure: it decides what is kept under which key. What a query finds is believed only if
+//! it is signed, lives, and is a member's; of several answers the newest counts, so that a node that
+//! missed a change, or keeps it back, is outvoted by any that did not.
+
+pub mod slot;
+
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::future::{join_all, try_join_all};
+use tokio::sync::{Mutex, broadcast};
+use vpn_core::{DirectoryError, PeerDirectory, PeerId, PeerRecord};
+
+use self::slot::{Slot, newest, pack, unpack};
+use crate::libp2p::body::believe;
+use crate::libp2p::node::{Command, Node, unix};
+
+/// The DHT that this node is part of, as a directory. It keeps no answers: who asks does.
+///
+/// A node that knows nobody cannot publish ([`Unavailable`](DirectoryError::Unavailable)): a record
+/// must be with somebody else to be found.
+pub struct KademliaDirectory {
+    node: Node,
+    news: Mutex<broadcast::Receiver<PeerRecord>>,
+    /// What could not be given to others, and is with us only: it may be tried again as it is.
+    unfinished: std::sync::Mutex<Option<PeerRecord>>,
+}
+
+impl fmt::Debug for KademliaDirectory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KademliaDirectory")
+            .field("node", &self.node.id())
+            .finish_non_exhaustive()
+    }
+}
+
+impl KademliaDirectory {
+    /// That of this node.
+    pub fn new(node: Node) -> Arc<Self> {
+        let news = Mutex::new(node.heard());
+        let unfinished = std::sync::Mutex::default();
+        Arc::new(Self {
+            node,
+            news,
+            unfinished,
+        })
+    }
+
+    /// What is believed of what is under this key: of each peer its newest record.
+    async fn get(&self, slot: Slot) -> Result<Vec<PeerRecord>, DirectoryError> {
+        let key = slot.key();
+        let asked = self.node.shared().ask(|reply| Command::Get { key, reply });
+        let found = asked.await.map_err(unavailable)?.map_err(io::Error::other);
+        let mut records = Vec::new();
+        let now = unix();
+        for record in found.map_err(unavailable)?.iter().flat_map(|v| unpack(v)) {
+            if slot.holds(&record) && believe(record.clone(), self.node.admission(), now).is_ok() {
+                newest(&mut records, record);
+            }
+        }
+        Ok(records)
+    }
+
+    fn unfinished(&self) -> MutexGuard<'_, Option<PeerRecord>> {
+        let unfinished = self.unfinished.lock();
+        unfinished.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn put(&self, slot: Slot, record: &PeerRecord) -> Result<(), DirectoryError> {
+        let (key, value) = (slot.key(), pack(std::slice::from_ref(record)));
+        let lives = Duration::from_secs(record.expires.saturating_sub(unix()));
+        let asked = self.node.shared().ask(|reply| Command::Put {
+            key,
+            value,
+            lives,
+            reply,
+        });
+        let put = asked.await.map_err(unavailable)?;
+        put.map_err(io::Error::other).map_err(unavailable)
+    }
+}
+
+fn unavailable(error: impl std::error::Error + Send + Sync + 'static) -> DirectoryError {
+    DirectoryError::Unavailable(Box::new(error))
+}
+
+#[async_trait]
+impl PeerDirectory for KademliaDirectory {
+    async fn publish(&self, record: PeerRecord) -> Result<(), DirectoryError> {
+        let admission = self.node.admission();
+        if let Err(error) = believe(record.clone(), admission, unix()) {
+            return Err(DirectoryError::Refused(Box::new(error)));
+        }
+        let own = Slot::Peer(record.peer);
+        let again = self.unfinished().as_ref() == Some(&record);
+        if let Some(known) = self.get(own).await?.first()
+            && known.sequence >= record.sequence
+            && !(again && *known == record)
+        {
+            return Err(DirectoryError::Stale {
+                have: known.sequence,
+                offered: record.sequence,
+            });
+        }
+        *self.unfinished() = Some(record.clone());
+        // First where it decides what of the rest is old.
+        self.put(own, &record).await?;
+        let claims = record.addresses.iter().map(|a| Slot::Address(*a));
+        try_join_all(claims.map(|slot| self.put(slot, &record))).await?;
+        *self.unfinished() = None;
+        // Nobody may listen.
+        let _ = self.node.shared().heard.send(record);
+        Ok(())
+    }
+
+    async fn resolve(&self, peer: PeerId) -> Result<Option<PeerRecord>, DirectoryError> {
+        Ok(self.get(Slot::Peer(peer)).await?.pop())
+    }
+
+    async fn resolve_address(&self, address: IpAddr) -> Result<Vec<PeerRecord>, DirectoryError> {
+        let claims = self.get(Slot::Address(address)).await?;
+        // Who gave the address up says so under its own key only.
+        let newer = claims.iter().map(|claim| self.get(Slot::Peer(claim.peer)));
+        let newer = join_all(newer).await;
+        let current = claims.into_iter().zip(newer).map(|(claim, newer)| {
+            let newer = newer.ok().and_then(|mut records| records.pop());
+            newer
+                .filter(|newer| newer.sequence > claim.sequence)
+                .unwrap_or(claim)
+        });
+        Ok(current
+            .filter(|record| record.addresses.contains(&address))
+            .collect())
+    }
+
+    async fn changed(&self) -> Result<PeerRecord, DirectoryError> {
+        let mut news = self.news.lock().await;
+        loop {
+            match news.recv().await {
+                Ok(record) => return Ok(record),
+                // What was missed can be asked for.
+                Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(error) => return Err(unavailable(error)),
+            }
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! Peers without a hub: nodes of libp2p that find each other through a DHT, and carry packets over its
+//! streams.
+//!
+//! ```text
+//!  packets ─▶ Libp2pTransport ─▶ whose address? ─▶ pool of the peer ─▶ streams ─▶ QUIC | TCP | relay
+//!                                     │                                  │
+//!                              PeerDirectory (KademliaDirectory, …)      Node
+//! ```
+//!
+//! | Module | What it decides, or touches |
+//! |---|---|
+//! | [`admission`] | who may be a member: a list, or certificates of the network's key |
+//! | [`body`] | what a node says about itself, beside its addresses |
+//! | `addresses` | to whom packets go, what waits, whose sources are let in |
+//! | [`config`] | where a node listens, whom it knows, its bounds |
+//! | `gate` | who may be connected |
+//! | [`key`] | how peers are called by libp2p |
+//! | `known` | the file of peers that were met |
+//! | `network` | QUIC, TCP with Noise and Yamux, circuits |
+//! | [`node`] | the task that has all of libp2p's state |
+//! | `opener`, [`transport`] | streams of packets, and the tunnel over them |
+//! | `screen` | which addresses are dialled: none inside the VPN itself |
+//!
+//! # What holds
+//!
+//! * **Who is who.** A peer is its Ed25519 key; libp2p proves it for each connection. Who is not on the
+//!   list is not connected; with a network key, who shows no certificate within ten seconds is
+//!   disconnected, and nothing of it is kept.
+//! * **Whose an address is** says the peer's signed record; of several claims one wins, at every node
+//!   alike ([`claims`](crate::directory::claims)), and all are told of. What a peer sends from an
+//!   address that is not its own is dropped, `address_not_allowed`.
+//! * **Nobody waits for another.** Unknown addresses are asked about beside the packets, which wait,
+//!   bounded; each peer has streams and queues of its own ([`streams`](crate::streams)).
+//! * **Relays** carry what they cannot read, while a hole is punched; new streams then go the direct way.
+
+mod addresses;
+pub mod admission;
+mod behaviour;
+pub mod body;
+pub mod config;
+mod gate;
+pub mod key;
+mod known;
+mod network;
+pub mod node;
+mod opener;
+mod screen;
+pub mod transport;
+
+pub use admission::{Admission, Certificate, Refusal};
+pub use config::{NodeConfig, NodeError, RelayLimits};
+pub use libp2p::Multiaddr;
+pub use node::{Node, NodeStatus, Own};
+pub use transport::{Libp2pTransport, Libp2pTunnel, TunnelError, TunnelStatus};

@@ -1,0 +1,343 @@
+//! Touches libp2p's state: the one task that has it, its orders and its clock.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use libp2p::identity::Keypair;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{ConnectionId, DialError};
+use libp2p::{Multiaddr, PeerId, Swarm, swarm};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, interval};
+
+use super::query::Queries;
+use super::relays::Relays;
+use super::{Command, Shared, hello};
+use crate::libp2p::behaviour::Behaviour;
+use crate::libp2p::config::{NodeConfig, NodeError};
+use crate::libp2p::gate::Door;
+use crate::libp2p::key::{from_libp2p, to_libp2p};
+use crate::libp2p::known;
+use crate::libp2p::network::network;
+use crate::libp2p::screen::is_outside;
+
+/// How often what is due is looked for.
+const TICK: Duration = Duration::from_millis(500);
+
+/// How long a peer has to prove itself.
+pub(super) const PROVE_WITHIN: Duration = Duration::from_secs(10);
+
+/// How often what expired is thrown away, and known peers are written down.
+const CLEAN_UP: Duration = Duration::from_secs(60);
+
+/// Peers of the file that are dialled when a node starts; the directory leads to the others.
+const DIAL_KNOWN: usize = 16;
+
+/// Who waits for connections; further ones are told to come again.
+const MAX_WAITING: usize = 4096;
+
+type Waiting = Vec<oneshot::Sender<Result<(), String>>>;
+
+/// A connection, as it is remembered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Connection {
+    pub(super) peer: PeerId,
+    pub(super) is_relayed: bool,
+}
+
+pub(super) struct Driver {
+    pub(super) shared: Arc<Shared>,
+    pub(super) swarm: Swarm<Behaviour>,
+    orders: mpsc::Receiver<Command>,
+    pub(super) waiting: HashMap<PeerId, Waiting>,
+    pub(super) connections: HashMap<ConnectionId, Connection>,
+    /// Where connected peers say they listen.
+    pub(super) identified: HashMap<PeerId, Vec<Multiaddr>>,
+    /// Who has not proven itself yet, and until when it may.
+    pub(super) unproven: BTreeMap<PeerId, Instant>,
+    /// Relayed connections that a direct one took over from, and when they end.
+    pub(super) leaving: Vec<(Instant, ConnectionId)>,
+    pub(super) queries: Queries,
+    pub(super) relays: Relays,
+    /// Where members were, for the next start.
+    pub(super) known: BTreeMap<PeerId, Vec<Multiaddr>>,
+    clean_up: Instant,
+}
+
+/// What libp2p has of a node.
+pub(super) fn swarm(
+    config: &NodeConfig,
+    keys: &Keypair,
+    door: Arc<Door>,
+) -> Result<Swarm<Behaviour>, NodeError> {
+    let (transport, circuits) = network(keys, config.inside.clone().into())?;
+    let behaviour = Behaviour::new(config, keys, door, circuits);
+    let own = keys.public().to_peer_id();
+    let swarm_config =
+        swarm::Config::with_tokio_executor().with_idle_connection_timeout(config.idle_timeout);
+    Ok(Swarm::new(transport, behaviour, own, swarm_config))
+}
+
+/// Listens where it shall: one address is enough.
+pub(super) fn listen(swarm: &mut Swarm<Behaviour>, config: &NodeConfig) -> Result<(), NodeError> {
+    let mut first = None;
+    let mut listening = config.listen.is_empty();
+    for address in &config.listen {
+        match swarm.listen_on(address.clone()) {
+            Ok(_) => listening = true,
+            Err(problem) => {
+                tracing::debug!(%address, %problem, "cannot listen here");
+                first.get_or_insert((address.clone(), problem.to_string()));
+            }
+        }
+    }
+    match first {
+        Some((address, problem)) if !listening => Err(NodeError::Listen { address, problem }),
+        _ => Ok(()),
+    }
+}
+
+impl Driver {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        swarm: Swarm<Behaviour>,
+        orders: mpsc::Receiver<Command>,
+    ) -> Result<Self, NodeError> {
+        let config = &shared.config;
+        let relays = Relays::new(config);
+        let mut driver = Self {
+            swarm,
+            orders,
+            waiting: HashMap::new(),
+            connections: HashMap::new(),
+            identified: HashMap::new(),
+            unproven: BTreeMap::new(),
+            leaving: Vec::new(),
+            queries: Queries::default(),
+            relays,
+            known: BTreeMap::new(),
+            clean_up: Instant::now() + CLEAN_UP,
+            shared: shared.clone(),
+        };
+        if let Some(path) = &shared.config.known_peers {
+            let known = known::read(path).map_err(|cause| NodeError::Known {
+                path: path.clone(),
+                cause,
+            })?;
+            for (peer, address) in known {
+                driver.known.entry(peer).or_default().push(address);
+            }
+        }
+        let known: Vec<_> = driver.known.clone().into_iter().collect();
+        for (peer, addresses) in known.iter().take(DIAL_KNOWN) {
+            driver.dial(*peer, addresses.clone());
+        }
+        Ok(driver)
+    }
+
+    pub(super) async fn run(mut self) {
+        let mut tick = interval(TICK);
+        let closing = self.shared.closing.clone();
+        loop {
+            tokio::select! {
+                () = closing.cancelled() => break,
+                event = self.swarm.select_next_some() => self.on_event(event),
+                Some(order) = self.orders.recv() => self.on_order(order),
+                _ = tick.tick() => self.on_tick(Instant::now()),
+            }
+        }
+        self.remember();
+    }
+
+    fn on_order(&mut self, order: Command) {
+        match order {
+            Command::Connect {
+                peer,
+                endpoints,
+                reply,
+            } => self.connect(peer, endpoints, reply),
+            Command::Get { key, reply } => {
+                self.queries
+                    .get(&mut self.swarm.behaviour_mut().kad, key, reply);
+            }
+            Command::Put {
+                key,
+                value,
+                lives,
+                reply,
+            } => {
+                let kad = &mut self.swarm.behaviour_mut().kad;
+                let admission = self.shared.door.admission();
+                self.queries.put(kad, admission, key, value, lives, reply);
+            }
+            Command::Admit(peer, endpoints) => self.admit(peer, endpoints),
+            Command::Refuse(peer) => self.refuse(peer),
+            Command::Tell => {
+                let connected: Vec<_> = self.swarm.connected_peers().copied().collect();
+                for peer in connected.iter().filter_map(from_libp2p) {
+                    self.shared.spawn(hello::tell(self.shared.clone(), peer));
+                }
+            }
+            Command::NetworkChanged => self.relays.network_changed(Instant::now()),
+        }
+    }
+
+    fn connect(
+        &mut self,
+        peer: vpn_core::PeerId,
+        endpoints: Vec<Multiaddr>,
+        reply: oneshot::Sender<Result<(), String>>,
+    ) {
+        let answer = match to_libp2p(peer) {
+            None => Err("no such key".to_owned()),
+            Some(name) if self.swarm.is_connected(&name) => Ok(()),
+            Some(_) if self.waiting.len() >= MAX_WAITING => {
+                Err("too many connections are waited for".to_owned())
+            }
+            Some(name) => {
+                let waiting = self.waiting.entry(name).or_default();
+                waiting.retain(|waiting| !waiting.is_closed());
+                waiting.push(reply);
+                self.dial(name, endpoints);
+                return;
+            }
+        };
+        // Who asked may have given up.
+        let _ = reply.send(answer);
+    }
+
+    /// Dials, unless that is under way.
+    pub(super) fn dial(&mut self, peer: PeerId, endpoints: Vec<Multiaddr>) {
+        let inside = &self.shared.config.inside;
+        let mut endpoints = endpoints;
+        endpoints.retain(|endpoint| is_outside(endpoint, inside));
+        let options = DialOpts::peer_id(peer)
+            .addresses(endpoints)
+            .extend_addresses_through_behaviour()
+            .condition(PeerCondition::DisconnectedAndNotDialing)
+            .build();
+        match self.swarm.dial(options) {
+            // What is under way already ends as well.
+            Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {}
+            Err(error) => self.tell_waiting(&peer, &Err(error.to_string())),
+        }
+    }
+
+    pub(super) fn tell_waiting(&mut self, peer: &PeerId, outcome: &Result<(), String>) {
+        for waiting in self.waiting.remove(peer).into_iter().flatten() {
+            let _ = waiting.send(outcome.clone());
+        }
+    }
+
+    /// A peer has proven that it is a member.
+    pub(super) fn admit(&mut self, peer: vpn_core::PeerId, endpoints: Vec<Multiaddr>) {
+        let Some(name) = to_libp2p(peer) else { return };
+        if !self.swarm.is_connected(&name) {
+            return;
+        }
+        self.unproven.remove(&name);
+        {
+            let mut standing = self.shared.standing();
+            if standing.admitted.is_empty() {
+                standing.arrived = Some(std::time::Instant::now());
+            }
+            standing.admitted.insert(peer);
+        }
+        self.shared.changed.notify_waiters();
+        let mut all = endpoints;
+        all.extend(self.identified.get(&name).into_iter().flatten().cloned());
+        self.learn(name, all);
+    }
+
+    /// Members' addresses go to the directory's table, and to the next start.
+    pub(super) fn learn(&mut self, name: PeerId, mut endpoints: Vec<Multiaddr>) {
+        endpoints.sort();
+        endpoints.dedup();
+        endpoints.retain(|endpoint| self.may_tell(endpoint));
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        for endpoint in &endpoints {
+            kad.add_address(&name, endpoint.clone());
+        }
+        if !endpoints.is_empty() {
+            self.known.insert(name, endpoints);
+        }
+        while self.known.len() > known::MAX_KNOWN {
+            self.known.pop_first();
+        }
+    }
+
+    /// Whether an address is worth telling others, and dialling because others told it.
+    pub(super) fn may_tell(&self, address: &Multiaddr) -> bool {
+        let config = &self.shared.config;
+        let Some(ip) = crate::libp2p::screen::ip_of(address) else {
+            return false;
+        };
+        let link_local = match ip {
+            std::net::IpAddr::V4(ip) => ip.is_link_local(),
+            std::net::IpAddr::V6(ip) => ip.is_unicast_link_local(),
+        };
+        is_outside(address, &config.inside) && !link_local && (config.loopback || !ip.is_loopback())
+    }
+
+    fn refuse(&mut self, peer: vpn_core::PeerId) {
+        let Some(name) = to_libp2p(peer) else { return };
+        self.unproven.remove(&name);
+        self.shared.standing().admitted.remove(&peer);
+        self.shared.door.refuse(name, std::time::Instant::now());
+        // It may be gone already.
+        let _ = self.swarm.disconnect_peer_id(name);
+    }
+
+    fn on_tick(&mut self, now: Instant) {
+        let late: Vec<PeerId> = self
+            .unproven
+            .iter()
+            .filter(|(_, until)| **until <= now)
+            .map(|(peer, _)| *peer)
+            .collect();
+        for peer in late.iter().filter_map(from_libp2p) {
+            tracing::info!(%peer, "did not prove that it is a member");
+            self.refuse(peer);
+        }
+        for (_, connection) in self.leaving.extract_if(.., |(at, _)| *at <= now) {
+            self.swarm.close_connection(connection);
+        }
+        self.look_after_relays(now);
+        if now >= self.clean_up {
+            self.clean_up = now + CLEAN_UP;
+            let kad = &mut self.swarm.behaviour_mut().kad;
+            self.queries.sweep(kad, std::time::Instant::now());
+            self.waiting.retain(|_, waiting| {
+                waiting.retain(|waiting| !waiting.is_closed());
+                !waiting.is_empty()
+            });
+            self.remember();
+        }
+    }
+
+    /// Writes down who is known.
+    fn remember(&self) {
+        let Some(path) = &self.shared.config.known_peers else {
+            return;
+        };
+        // Those who are connected first: they are there.
+        let (here, gone): (Vec<_>, Vec<_>) = self
+            .known
+            .iter()
+            .partition(|(peer, _)| self.swarm.is_connected(peer));
+        let all = here.into_iter().chain(gone);
+        let all = all.flat_map(|(peer, addresses)| {
+            let addresses = addresses.iter().take(4);
+            addresses.map(|address| (*peer, address.clone()))
+        });
+        let all: Vec<_> = all.take(known::MAX_KNOWN).collect();
+        if all.is_empty() {
+            return;
+        }
+        if let Err(error) = known::write(path, &all) {
+            tracing::warn!(%error, path = %path.display(), "the known peers are not written down");
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Decides what follows from what libp2p tells: who is connected, how, and where we are.
+
+use std::time::Duration;
+
+use libp2p::core::ConnectedPoint;
+use libp2p::multiaddr::Protocol;
+use libp2p::swarm::{ConnectionId, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, dcutr, identify};
+use tokio::time::Instant;
+
+use super::driver::{Connection, Driver, PROVE_WITHIN};
+use super::hello;
+use super::status::LinkStatus;
+use crate::libp2p::behaviour::{BehaviourEvent, KADEMLIA};
+use crate::libp2p::key::from_libp2p;
+
+/// How long a relayed connection stays beside a direct one: its streams end with it, and what is on
+/// them should have arrived.
+const LEAVE_AFTER: Duration = Duration::from_millis(500);
+
+/// Addresses of one peer that are taken from what it says.
+const MAX_IDENTIFIED: usize = 16;
+
+impl Driver {
+    pub(super) fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::NewListenAddr { address, .. } => {
+                // Who relays says by these where: without one, nobody can have a place.
+                if self.shared.config.relay.is_some() && self.may_tell(&address) {
+                    self.swarm.add_external_address(address);
+                }
+                self.look_where_we_are();
+            }
+            SwarmEvent::ExpiredListenAddr { address, .. } => {
+                self.swarm.remove_external_address(&address);
+                self.look_where_we_are();
+            }
+            SwarmEvent::ListenerClosed {
+                listener_id,
+                reason,
+                ..
+            } => {
+                tracing::debug!(?reason, "no longer reachable here");
+                self.relays.lost(listener_id);
+                self.look_where_we_are();
+            }
+            SwarmEvent::ConnectionEstablished {
+                peer_id,
+                connection_id,
+                endpoint,
+                num_established,
+                ..
+            } => self.connected(
+                peer_id,
+                connection_id,
+                &endpoint,
+                num_established.get() == 1,
+            ),
+            SwarmEvent::ConnectionClosed {
+                peer_id,
+                connection_id,
+                endpoint,
+                num_established,
+                cause,
+            } => {
+                tracing::debug!(peer = %peer_id, ?cause, "a connection ended");
+                self.disconnected(peer_id, connection_id, &endpoint, num_established == 0);
+            }
+            SwarmEvent::OutgoingConnectionError {
+                peer_id: Some(peer),
+                error,
+                ..
+            } if !self.swarm.is_connected(&peer) => {
+                self.tell_waiting(&peer, &Err(error.to_string()));
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Kad(event)) => self.on_directory(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received {
+                peer_id,
+                info,
+                ..
+            })) => self.identified(peer_id, info),
+            SwarmEvent::Behaviour(BehaviourEvent::Punch(dcutr::Event {
+                remote_peer_id,
+                result,
+            })) => {
+                let counters = &mut self.shared.standing().counters;
+                match result {
+                    Ok(_) => counters.punched += 1,
+                    Err(error) => {
+                        tracing::debug!(peer = %remote_peer_id, %error, "no hole could be punched");
+                        counters.not_punched += 1;
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn connected(
+        &mut self,
+        name: PeerId,
+        id: ConnectionId,
+        endpoint: &ConnectedPoint,
+        is_first: bool,
+    ) {
+        let Some(peer) = from_libp2p(&name) else {
+            return;
+        };
+        let now = Instant::now();
+        let is_relayed = endpoint.is_relayed();
+        let new = Connection {
+            peer: name,
+            is_relayed,
+        };
+        self.connections.insert(id, new);
+        let link = LinkStatus {
+            is_relayed,
+            endpoint: endpoint.get_remote_address().clone(),
+            since: std::time::Instant::now(),
+        };
+        {
+            let mut standing = self.shared.standing();
+            standing.links.entry(peer).or_default().push(link);
+            standing.counters.connections += 1;
+            standing.counters.relayed += u64::from(is_relayed);
+        }
+        // Streams go over any connection of a peer: none may be left on the relay beside a direct one.
+        let all = self.connections.iter();
+        let of_peer: Vec<_> = all.filter(|(_, other)| other.peer == name).collect();
+        if of_peer.iter().any(|(_, other)| !other.is_relayed) {
+            for (other, connection) in of_peer {
+                if connection.is_relayed && self.leaving.iter().all(|(_, known)| known != other) {
+                    self.leaving.push((now + LEAVE_AFTER, *other));
+                }
+            }
+        }
+        self.relays.connected(&name, now);
+        self.tell_waiting(&name, &Ok(()));
+        if !is_first {
+            return;
+        }
+        self.shared.spawn(hello::tell(self.shared.clone(), peer));
+        if self.shared.door.admission().is_proven() {
+            self.admit(peer, Vec::new());
+        } else {
+            self.unproven.insert(name, now + PROVE_WITHIN);
+        }
+    }
+
+    fn disconnected(
+        &mut self,
+        name: PeerId,
+        id: ConnectionId,
+        endpoint: &ConnectedPoint,
+        is_last: bool,
+    ) {
+        self.connections.remove(&id);
+        self.leaving.retain(|(_, leaving)| *leaving != id);
+        let Some(peer) = from_libp2p(&name) else {
+            return;
+        };
+        let mut standing = self.shared.standing();
+        if let Some(links) = standing.links.get_mut(&peer) {
+            let address = endpoint.get_remote_address();
+            if let Some(at) = links.iter().position(|link| link.endpoint == *address) {
+                links.swap_remove(at);
+            }
+        }
+        if is_last {
+            standing.links.remove(&peer);
+            standing.admitted.remove(&peer);
+            drop(standing);
+            self.identified.remove(&name);
+            self.unproven.remove(&name);
+            self.shared.changed.notify_waiters();
+        }
+    }
+
+    fn identified(&mut self, name: PeerId, info: identify::Info) {
+        let mut addresses = info.listen_addrs;
+        addresses.truncate(MAX_IDENTIFIED);
+        if !info.protocols.contains(&KADEMLIA) || !self.swarm.is_connected(&name) {
+            return;
+        }
+        let peer = from_libp2p(&name);
+        let is_member = peer.is_some_and(|peer| self.shared.standing().admitted.contains(&peer));
+        if is_member {
+            self.learn(name, addresses.clone());
+        }
+        self.identified.insert(name, addresses);
+    }
+
+    /// Tells where we can be reached, if it is elsewhere than before: directly first.
+    fn look_where_we_are(&mut self) {
+        let is_circuit =
+            |address: &Multiaddr| address.iter().any(|part| part == Protocol::P2pCircuit);
+        let announced = self.shared.config.announce.iter();
+        let listening = self.swarm.listeners().filter(|a| self.may_tell(a));
+        let mut all: Vec<Multiaddr> = announced.chain(listening).cloned().collect();
+        // A circuit's address ends with our name, which is in the record.
+        for address in &mut all {
+            if is_circuit(address) && matches!(address.iter().last(), Some(Protocol::P2p(_))) {
+                address.pop();
+            }
+        }
+        // QUIC before TCP, and the relay's ways last: few enough are told that one of each fits.
+        all.sort_by_key(|address| (is_circuit(address), rank(address), address.clone()));
+        all.dedup();
+        let circuits = all.iter().filter(|address| is_circuit(address)).count();
+        let direct = crate::libp2p::body::MAX_ENDPOINTS.saturating_sub(circuits.min(2));
+        let mut kept = 0;
+        all.retain(|address| {
+            kept += usize::from(!is_circuit(address));
+            is_circuit(address) || kept <= direct
+        });
+        self.shared.endpoints.send_if_modified(|now| {
+            let is_new = *now != all;
+            *now = all;
+            is_new
+        });
+    }
+}
+
+fn rank(address: &Multiaddr) -> u8 {
+    let is_quic = address.iter().any(|part| part == Protocol::QuicV1);
+    u8::from(!is_quic)
+}

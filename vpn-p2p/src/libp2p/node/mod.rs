@@ -1,0 +1,320 @@
+//! Touches the network: a node of libp2p with its tasks, which finds peers, is found, and opens streams.
+//!
+//! The task has all of libp2p's state to itself; a [`Node`] is how others reach it. Nobody who sends
+//! packets waits for it.
+
+mod announce;
+mod driver;
+mod events;
+mod hello;
+mod query;
+mod relays;
+mod status;
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use libp2p::{Multiaddr, StreamProtocol};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use vpn_core::{PeerId, PeerRecord};
+
+pub use announce::Own;
+pub use status::{Counters, LinkStatus, NodeStatus};
+
+use super::admission::Admission;
+use super::config::{NodeConfig, NodeError};
+use super::gate::Door;
+use super::key::{keypair, to_libp2p};
+use crate::identity::Identity;
+use driver::Driver;
+pub(crate) use hello::unix;
+
+/// Orders that wait for the node's task; further ones wait with those who give them.
+const COMMANDS: usize = 256;
+
+/// For how long a node that was alone may not know who to ask.
+const SETTLED: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Records that were heard and that a slow listener has not taken; it is told how many it missed.
+const HEARD: usize = 1024;
+
+/// What the node's task is asked to do.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Be connected with this peer, by one of these or whatever else is known.
+    Connect {
+        peer: PeerId,
+        endpoints: Vec<Multiaddr>,
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+    /// What is under this key in the directory.
+    Get {
+        key: Vec<u8>,
+        reply: oneshot::Sender<Result<Vec<Vec<u8>>, String>>,
+    },
+    /// Keep this in the directory for so long.
+    Put {
+        key: Vec<u8>,
+        value: Vec<u8>,
+        lives: std::time::Duration,
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+    /// This peer said who it is, and may be a member.
+    Admit(PeerId, Vec<Multiaddr>),
+    /// This peer could not prove that it is a member.
+    Refuse(PeerId),
+    /// The own record is another one: tell everybody connected.
+    Tell,
+    /// The network below is another one.
+    NetworkChanged,
+}
+
+/// What a node's tasks and its handle share.
+pub(crate) struct Shared {
+    pub(super) id: PeerId,
+    pub(super) config: NodeConfig,
+    pub(super) door: Arc<Door>,
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) streams: Mutex<libp2p_stream::Control>,
+    pub(super) closing: CancellationToken,
+    pub(super) tasks: TaskTracker,
+    pub(super) standing: Mutex<Standing>,
+    /// Somebody was admitted, or is gone.
+    pub(super) changed: Notify,
+    pub(super) endpoints: watch::Sender<Vec<Multiaddr>>,
+    /// The own record, as others are told of it.
+    pub(super) record: Mutex<Option<Vec<u8>>>,
+    pub(crate) heard: broadcast::Sender<PeerRecord>,
+    /// Records that were not believed.
+    pub(super) not_believed: AtomicU64,
+}
+
+/// How a node stands, as far as others look at it.
+#[derive(Debug, Default)]
+pub(crate) struct Standing {
+    pub(super) admitted: HashSet<PeerId>,
+    /// Since when anybody is.
+    pub(super) arrived: Option<std::time::Instant>,
+    pub(super) links: HashMap<PeerId, Vec<LinkStatus>>,
+    pub(super) counters: Counters,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(super) fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn own_record(&self) -> Option<Vec<u8>> {
+        let record = self.record.lock();
+        record.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A handle that opens and accepts streams.
+    pub(super) fn streams(&self) -> libp2p_stream::Control {
+        let streams = self.streams.lock();
+        streams.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Starts a task that ends with the node.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let closing = self.closing.clone();
+        self.tasks
+            .spawn(async move { closing.run_until_cancelled(task).await });
+    }
+
+    /// Orders something, and waits for what became of it.
+    pub(crate) async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, NodeError> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.commands.send(command(reply)).await;
+        sent.map_err(|_| NodeError::Closed)?;
+        answer.await.map_err(|_| NodeError::Closed)
+    }
+}
+
+/// A node that runs: its task lives on the runtime it was started on until [`close`](Self::close), or
+/// until the last handle is dropped.
+#[derive(Clone, Debug)]
+pub struct Node(Arc<Handle>);
+
+#[derive(Debug)]
+struct Handle(Arc<Shared>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.closing.cancel();
+    }
+}
+
+impl Node {
+    /// Starts a node: it listens, dials its bootstrap nodes and the peers it knew.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError`]. That nobody can be reached is no error: it goes on trying.
+    pub fn start(config: NodeConfig, identity: &Identity) -> Result<Self, NodeError> {
+        tokio::runtime::Handle::try_current().map_err(|_| NodeError::NoRuntime)?;
+        config.validate()?;
+        let keys = keypair(identity).ok_or(NodeError::Key)?;
+        let door = Arc::new(Door::new(config.admission.clone()));
+        let (commands, orders) = mpsc::channel(COMMANDS);
+        let mut swarm = driver::swarm(&config, &keys, door.clone())?;
+        driver::listen(&mut swarm, &config)?;
+        let mut streams = swarm.behaviour().streams.new_control();
+        let hellos = streams.accept(hello::PROTOCOL);
+        let shared = Arc::new(Shared {
+            id: identity.id(),
+            door,
+            commands,
+            streams: Mutex::new(streams),
+            closing: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            standing: Mutex::default(),
+            changed: Notify::new(),
+            endpoints: watch::Sender::new(Vec::new()),
+            record: Mutex::default(),
+            heard: broadcast::Sender::new(HEARD),
+            not_believed: AtomicU64::new(0),
+            config,
+        });
+        let driver = Driver::new(shared.clone(), swarm, orders)?;
+        // By itself: it ends by the token, after it has written what it knows.
+        shared.tasks.spawn(driver.run());
+        // Nobody else accepts them: the node is new.
+        if let Ok(hellos) = hellos {
+            shared.spawn(hello::listen(shared.clone(), hellos));
+        }
+        Ok(Self(Arc::new(Handle(shared))))
+    }
+
+    /// Who it is.
+    pub fn id(&self) -> PeerId {
+        self.0.0.id
+    }
+
+    /// Where it can be reached, each without its name; changes when the network does.
+    pub fn endpoints(&self) -> watch::Receiver<Vec<Multiaddr>> {
+        self.0.0.endpoints.subscribe()
+    }
+
+    /// The same with its name, as bootstrap nodes are configured.
+    pub fn addresses(&self) -> Vec<Multiaddr> {
+        let name = to_libp2p(self.id());
+        let endpoints = self.0.0.endpoints.borrow();
+        let named = endpoints.iter().cloned().zip(name.into_iter().cycle());
+        named
+            .filter_map(|(endpoint, name)| endpoint.with_p2p(name).ok())
+            .collect()
+    }
+
+    /// Records that peers say about themselves when they connect, and when something changes; each
+    /// was believed.
+    pub fn heard(&self) -> broadcast::Receiver<PeerRecord> {
+        self.0.0.heard.subscribe()
+    }
+
+    /// Is connected with this peer, or tries, by one of these endpoints or whatever else is known.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not.
+    pub async fn connect(&self, peer: PeerId, endpoints: Vec<Multiaddr>) -> std::io::Result<()> {
+        let shared = &self.0.0;
+        let tried = shared.ask(|reply| Command::Connect {
+            peer,
+            endpoints,
+            reply,
+        });
+        let tried = tried.await.map_err(std::io::Error::other)?;
+        tried.map_err(std::io::Error::other)
+    }
+
+    /// Opens a stream to a peer that is connected.
+    ///
+    /// # Errors
+    ///
+    /// What libp2p says: the peer does not take such streams, or is gone.
+    pub(super) async fn open(
+        &self,
+        peer: PeerId,
+        protocol: StreamProtocol,
+    ) -> std::io::Result<libp2p::Stream> {
+        let name = to_libp2p(peer).ok_or(std::io::ErrorKind::InvalidInput)?;
+        let opened = self.0.0.streams().open_stream(name, protocol).await;
+        opened.map_err(std::io::Error::other)
+    }
+
+    /// Accepts streams of this protocol; once.
+    pub(super) fn accept(
+        &self,
+        protocol: StreamProtocol,
+    ) -> Result<libp2p_stream::IncomingStreams, libp2p_stream::AlreadyRegistered> {
+        self.0.0.streams().accept(protocol)
+    }
+
+    /// Who may be a member.
+    pub fn admission(&self) -> &Admission {
+        self.0.0.door.admission()
+    }
+
+    /// The network below is another one, or the machine slept: it dials anew at once.
+    pub fn network_changed(&self) {
+        // A full queue has the same in it, or so much to do that it notices by itself.
+        let _ = self.0.0.commands.try_send(Command::NetworkChanged);
+    }
+
+    /// How it stands. It copies everything: for people and metrics.
+    pub fn status(&self) -> NodeStatus {
+        NodeStatus::of(&self.0.0)
+    }
+
+    /// Whether this peer has proven that it is a member.
+    pub fn is_admitted(&self, peer: PeerId) -> bool {
+        self.0.0.standing().admitted.contains(&peer)
+    }
+
+    /// Whether it was alone until lately, so that "nobody" is no answer yet.
+    pub(super) fn is_new(&self) -> bool {
+        let arrived = self.0.0.standing().arrived;
+        arrived.is_none_or(|at| at.elapsed() < SETTLED)
+    }
+
+    /// Waits until this peer has proven that it is a member; for ever if it does not.
+    pub(super) async fn admitted(&self, peer: PeerId) {
+        loop {
+            let changed = self.0.0.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.is_admitted(peer) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.0.0
+    }
+
+    /// Ends it, and returns when no task is left. Idempotent.
+    pub async fn close(&self) {
+        let shared = &self.0.0;
+        shared.closing.cancel();
+        shared.tasks.close();
+        shared.tasks.wait().await;
+    }
+}

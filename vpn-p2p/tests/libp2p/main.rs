@@ -1,0 +1,13 @@
+//! Nodes of libp2p on loopback: packets, directory, admission, what adversaries get.
+#![cfg(feature = "libp2p")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests"
+)]
+
+mod directory;
+mod members;
+mod packets;
+mod world;
