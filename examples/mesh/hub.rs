@@ -99,6 +99,7 @@ fn status(server: &HubServer, name: &str, tls: bool) -> Value {
     let status = server.status();
     let hub = status.hub;
     let members: Vec<Value> = server.members().iter().map(member).collect();
+    let neighbours: Vec<Value> = server.neighbours().iter().map(neighbour).collect();
     json!({
         "name": name,
         "key": peer_to_base64(server.id()),
@@ -106,8 +107,11 @@ fn status(server: &HubServer, name: &str, tls: bool) -> Value {
         "tls": tls,
         "online": hub.online,
         "members": members,
+        "neighbours": neighbours,
         "relayed_packets": hub.relayed_packets,
         "relayed_bytes": hub.relayed_bytes,
+        "carried_packets": hub.carried_packets,
+        "carried_bytes": hub.carried_bytes,
         "tls_streams": status.streams,
         "refused": {
             "not_admitted": hub.refused_not_admitted,
@@ -117,11 +121,14 @@ fn status(server: &HubServer, name: &str, tls: bool) -> Value {
             "old": hub.refused_old,
             "record": hub.refused_record,
             "taken": hub.refused_taken,
+            "beyond": hub.refused_beyond,
             "tls": status.refused_streams,
         },
         "dropped": {
             "absent": hub.absent,
             "isolated": hub.isolated,
+            "no_hops": hub.no_hops,
+            "looped": hub.looped,
             "strangers": hub.strangers,
             "limited": hub.limited,
             "not_authentic": hub.not_authentic,
@@ -133,13 +140,34 @@ fn status(server: &HubServer, name: &str, tls: bool) -> Value {
     })
 }
 
-fn member(member: &vpn_p2p::mesh::hub::MemberStatus) -> Value {
-    let record = member.record.record();
-    let (carrier, endpoint) = match member.origin {
+/// How another hub stands.
+fn neighbour(neighbour: &vpn_p2p::mesh::hub::NeighbourStatus) -> Value {
+    let (carrier, endpoint) = place(neighbour.origin);
+    json!({
+        "key": peer_to_base64(neighbour.key),
+        "online": neighbour.origin.is_some(),
+        "carrier": carrier,
+        "endpoint": endpoint,
+        "joined": neighbour.joined,
+        "rtt_ms": neighbour.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+        "why": neighbour.why,
+        "members": neighbour.members,
+        "carried_bytes": neighbour.carried,
+    })
+}
+
+/// By what something is reached, and where.
+const fn place(origin: Option<Origin>) -> (Option<&'static str>, Option<SocketAddr>) {
+    match origin {
         Some(Origin::Udp(address)) => (Some("udp"), Some(address)),
         Some(Origin::Tls(_)) => (Some("tls"), None),
         None => (None, None),
-    };
+    }
+}
+
+fn member(member: &vpn_p2p::mesh::hub::MemberStatus) -> Value {
+    let record = member.record.record();
+    let (carrier, endpoint) = place(member.origin);
     json!({
         "name": record.name,
         "key": peer_to_base64(record.peer),

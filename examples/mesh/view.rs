@@ -132,6 +132,20 @@ fn hub(value: &Value) -> String {
             bytes(member["relayed_bytes"].as_u64().unwrap_or(0))
         );
     }
+    let neighbours = value["neighbours"].as_array().into_iter().flatten();
+    for neighbour in neighbours {
+        let state = match neighbour["online"].as_bool() {
+            Some(true) => word(neighbour, "endpoint"),
+            _ => format!("away: {}", word(neighbour, "why")),
+        };
+        let _ = writeln!(
+            out,
+            "\nhub {}  {state}, {} members known behind it, {} came from it",
+            word(neighbour, "key"),
+            word(neighbour, "members"),
+            bytes(neighbour["carried_bytes"].as_u64().unwrap_or(0))
+        );
+    }
     let _ = writeln!(
         out,
         "\n{} online, {} relayed",

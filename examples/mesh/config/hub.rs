@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use vpn_examples::file::{self, FileError};
-use vpn_examples::mesh::{self, Address};
+use vpn_examples::mesh::{self, Address, Place};
 use vpn_p2p::mesh::Identity;
-use vpn_p2p::mesh::hub::{Admitted, HubConfig};
+use vpn_p2p::mesh::hub::{Admitted, HubConfig, MAX_HOPS, MAX_NEIGHBOURS, Neighbour};
 
 use super::{Inbound, Key};
 
@@ -42,12 +42,18 @@ pub(crate) struct Hub {
     /// Where members without addresses of their own may choose one. Default nowhere.
     #[serde(default)]
     networks: Vec<IpNet>,
+    /// Most hops between two members: 2 is this hub alone, 3 two hubs in a line. Default 3.
+    #[serde(default = "max_hops")]
+    max_hops: u8,
     /// The hub is a member, too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) member: Option<AsMember>,
     /// Keys that are admitted.
     #[serde(default)]
     members: Vec<Listed>,
+    /// Other hubs.
+    #[serde(default)]
+    neighbours: Vec<Other>,
 }
 
 fn name() -> String {
@@ -72,6 +78,21 @@ fn control() -> PathBuf {
 
 const fn max_members() -> usize {
     1000
+}
+
+const fn max_hops() -> u8 {
+    3
+}
+
+/// `[[neighbours]]`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Other {
+    /// Its public key.
+    key: Key,
+    /// `host:port`. Default: it comes to us.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoint: Option<Place>,
 }
 
 /// `[member]`
@@ -143,6 +164,26 @@ impl Hub {
                 return wrong("members.addresses", problem);
             }
         }
+        self.check_neighbours(path)
+    }
+
+    fn check_neighbours(&self, path: &Path) -> Result<(), FileError> {
+        let wrong = |key: &str, problem: String| Err(FileError::config(path, key, &problem));
+        if !(2..=MAX_HOPS).contains(&self.max_hops) {
+            return wrong("max_hops", format!("it is 2 to {MAX_HOPS}"));
+        }
+        if self.neighbours.len() > MAX_NEIGHBOURS {
+            return wrong("neighbours", format!("{MAX_NEIGHBOURS} are the most"));
+        }
+        for (at, other) in self.neighbours.iter().enumerate() {
+            let twice = self.neighbours[..at]
+                .iter()
+                .any(|it| it.key.0 == other.key.0);
+            if twice || self.members.iter().any(|it| it.key.0 == other.key.0) {
+                let problem = "one is listed twice, or is a member as well";
+                return wrong("neighbours.key", problem.to_owned());
+            }
+        }
         Ok(())
     }
 
@@ -169,12 +210,18 @@ impl Hub {
             admitted.reaches_all = true;
             admitted
         });
+        let neighbours = self.neighbours.iter().map(|other| Neighbour {
+            host: (other.endpoint.as_ref()).map(|place| (place.host.clone(), place.port)),
+            ..Neighbour::new(other.key.0)
+        });
         Ok(HubConfig {
             name: self.name.clone(),
             members: listed.chain(own).collect(),
             token: mesh::token(path, self.token_file.as_deref())?,
             networks: self.networks.clone(),
             max_members: self.max_members,
+            max_hops: self.max_hops,
+            neighbours: neighbours.collect(),
             isolation: self.isolation,
             ..HubConfig::default()
         })

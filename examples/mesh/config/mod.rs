@@ -66,6 +66,7 @@ mod tests {
             ("", ""),
             ("member", "[member]\n"),
             ("members", "[[members]]\n"),
+            ("neighbours", "[[neighbours]]\n"),
         ]);
         assert_eq!(hub, documented("### `hub.toml`"));
     }

@@ -12,11 +12,12 @@ use crate::wg_quick::{PrivateKey, PublicKey};
 
 mod adversary;
 mod members;
+mod neighbours;
 mod relaying;
 
 pub(super) const UNIX: u64 = 1_800_000_000;
 
-fn address(text: &str) -> IpAddr {
+pub(super) fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
@@ -24,11 +25,11 @@ pub(super) fn token(text: &str) -> Token {
     Token(zeroize::Zeroizing::new(text.to_owned()))
 }
 
-fn udp(text: &str) -> Origin {
+pub(super) fn udp(text: &str) -> Origin {
     Origin::Udp(text.parse().unwrap())
 }
 
-fn noise() -> NoiseKeys {
+pub(super) fn noise() -> NoiseKeys {
     NoiseKeys::new(&PrivateKey::generate().unwrap())
 }
 
@@ -40,7 +41,7 @@ pub(super) struct World {
 }
 
 impl World {
-    fn new(config: HubConfig) -> Self {
+    pub(super) fn new(config: HubConfig) -> Self {
         let identity = Identity::generate().unwrap();
         let now = Instant::now();
         let hub = Hub::new(config, &identity, Box::new(noise()), now, UNIX).unwrap();
@@ -52,18 +53,18 @@ impl World {
         Self::new(open())
     }
 
-    fn send(&mut self, from: Origin, datagram: &[u8]) -> Vec<(Origin, Vec<u8>)> {
+    pub(super) fn send(&mut self, from: Origin, datagram: &[u8]) -> Vec<(Origin, Vec<u8>)> {
         self.hub
             .datagram(from, BytesMut::from(datagram), self.now, UNIX);
         self.out()
     }
 
-    fn out(&mut self) -> Vec<(Origin, Vec<u8>)> {
+    pub(super) fn out(&mut self) -> Vec<(Origin, Vec<u8>)> {
         std::iter::from_fn(|| self.hub.poll()).collect()
     }
 
     /// Time passes in seconds, and what the hub says meanwhile.
-    fn wait(&mut self, seconds: u64) -> Vec<(Origin, Vec<u8>)> {
+    pub(super) fn wait(&mut self, seconds: u64) -> Vec<(Origin, Vec<u8>)> {
         let mut said = Vec::new();
         for _ in 0..seconds {
             self.now += Duration::from_secs(1);
@@ -150,7 +151,7 @@ impl Node {
     }
 
     /// Hello, Join, handshake: everything but Register.
-    fn join(&mut self, world: &mut World) {
+    pub(super) fn join(&mut self, world: &mut World) {
         let cookie = world.cookie(self.at);
         let record = self.signed();
         let join = Frame::Join {
@@ -201,13 +202,17 @@ impl Node {
         opened
     }
 
-    fn ask(&mut self, world: &mut World, message: &ToHub) -> Vec<ToMember> {
+    pub(super) fn ask(&mut self, world: &mut World, message: &ToHub) -> Vec<ToMember> {
         let sealed = self.seal(message);
         let said = world.send(self.at, &sealed);
         self.open(&said)
     }
 
-    fn register_with(&mut self, world: &mut World, token: Option<Token>) -> Result<bool, Refusal> {
+    pub(super) fn register_with(
+        &mut self,
+        world: &mut World,
+        token: Option<Token>,
+    ) -> Result<bool, Refusal> {
         self.questions += 1;
         let id = self.questions;
         let record = self.signed();
@@ -224,7 +229,7 @@ impl Node {
         }
     }
 
-    fn register(&mut self, world: &mut World) -> Result<bool, Refusal> {
+    pub(super) fn register(&mut self, world: &mut World) -> Result<bool, Refusal> {
         self.register_with(world, Some(token("open sesame")))
     }
 
@@ -236,7 +241,7 @@ impl Node {
         node
     }
 
-    fn find(&mut self, world: &mut World, what: What) -> Option<(SignedRecord, bool)> {
+    pub(super) fn find(&mut self, world: &mut World, what: What) -> Option<(SignedRecord, bool)> {
         match self.ask(world, &ToHub::Find { id: 77, what }).remove(0) {
             ToMember::Found {
                 id: 77,
@@ -248,12 +253,12 @@ impl Node {
         }
     }
 
-    fn finds(&mut self, world: &mut World, what: &str) -> Option<PublicKey> {
+    pub(super) fn finds(&mut self, world: &mut World, what: &str) -> Option<PublicKey> {
         let found = self.find(world, What::Address(address(what)));
         found.map(|(record, _)| record.record().session)
     }
 
-    fn is_here(&mut self, world: &mut World) -> bool {
+    pub(super) fn is_here(&mut self, world: &mut World) -> bool {
         let pong = self.ask(world, &ToHub::Ping { nonce: 3 });
         matches!(pong[..], [ToMember::Pong { nonce: 3, .. }])
     }

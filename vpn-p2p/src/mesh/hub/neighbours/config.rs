@@ -23,7 +23,7 @@ pub struct Neighbour {
     /// Where it is. None: it comes to us, or its name is resolved and
     /// [told](super::super::Hub::set_neighbour_endpoints).
     pub endpoints: Vec<SocketAddr>,
-    /// A name to resolve, and the port, for who serves the hub.
+    /// A name or an address to resolve, and the port: whoever serves the hub does so every minute.
     pub host: Option<(String, u16)>,
 }
 

@@ -59,7 +59,11 @@ impl Hub {
         let link = known.link.get_or_insert_with(|| {
             // There are few enough neighbours for the number.
             let id = HubId(at.0 as u8);
-            let mut link = Link::new(LinkConfig::new(key, id), seed, now);
+            let config = LinkConfig {
+                tls: false,
+                ..LinkConfig::new(key, id)
+            };
+            let mut link = Link::new(config, seed, now);
             link.set_record(record, now);
             link
         });

@@ -37,8 +37,6 @@ mod links;
 mod questions;
 mod remotes;
 mod status;
-#[cfg(test)]
-mod tests;
 
 use std::time::Instant;
 

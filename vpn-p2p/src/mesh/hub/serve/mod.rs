@@ -9,6 +9,7 @@
 //! | `clients` | the pool of each client of TLS |
 //! | `gate` | how many streams there may be |
 //! | `bind` | addresses to listen on |
+//! | `names` | the resolver: where other hubs are |
 //!
 //! What is relayed comes before anything else, and handshakes last: of each batch so many as a budget
 //! allows, a few more wait, and the rest is thrown away. The hub is locked once a batch.
@@ -17,6 +18,7 @@ mod between;
 mod bind;
 mod clients;
 mod gate;
+mod names;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -179,6 +181,7 @@ impl HubServer {
         let key = PrivateKey::generate()
             .map_err(|cause| HubError::Random(std::io::Error::other(cause)))?;
         let keys = Box::new(NoiseKeys::new(&key));
+        let neighbours = config.neighbours.clone();
         let hub = Hub::new(config, identity, keys, Instant::now(), unix())?;
         let (mut v4, mut v6) = (None, None);
         for socket in listen.udp {
@@ -217,6 +220,7 @@ impl HubServer {
         });
         let mut tasks = JoinSet::new();
         tasks.spawn(keep_time(shared.clone()));
+        tasks.spawn(names::serve(shared.clone(), neighbours));
         tasks.spawn(udp::serve(shared.clone(), false));
         tasks.spawn(udp::serve(shared.clone(), true));
         for listener in listeners {

@@ -319,7 +319,12 @@ impl World {
 
     /// Wants two members to be connected.
     pub fn connect(&mut self, from: At, to: At) {
-        let (now, peer) = (self.now(), self.members[to.0].id());
+        self.connect_to(from, self.members[to.0].id());
+    }
+
+    /// Wants a member to be connected to whoever has this key.
+    pub fn connect_to(&mut self, from: At, peer: PeerId) {
+        let now = self.now();
         if let Some(member) = &mut self.members[from.0].member {
             member.connect(peer, now);
         }
