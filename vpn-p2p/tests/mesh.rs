@@ -301,7 +301,7 @@ async fn the_mtu_follows_the_way_in_use() {
     assert_eq!(near.transport.capabilities().mtu, 1328);
     let fits = packet(0, 1, &[1; 1300]);
     assert_eq!(fits.len(), 1328);
-    assert_eq!(near.send(&[fits.clone()]).await.total(), 0);
+    assert_eq!(near.send(std::slice::from_ref(&fits)).await.total(), 0);
     assert_eq!(far.receive().await, fits);
     let dropped = near.send(&[packet(0, 1, &[1; 1301])]).await;
     assert_eq!(dropped.get(DropReason::TooBig), 1);

@@ -291,6 +291,22 @@ impl StreamPool {
         Ok((gone, sent))
     }
 
+    /// As [`try_send`](Self::try_send), of one packet; whether it was taken.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Closed`].
+    #[cfg(feature = "mesh")]
+    pub(crate) fn try_send_one(&self, mut packet: Packet) -> Result<bool, TransportError> {
+        self.check_open()?;
+        let now = now();
+        let mut inner = self.shared.lock();
+        let offer = inner.pool.offer(now, &mut packet);
+        inner.pool.weigh(now);
+        self.shared.finish(inner);
+        Ok(offer == Offer::Taken)
+    }
+
     /// Appends packets that came.
     ///
     /// # Errors

@@ -6,17 +6,47 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 use vpn_core::packet::{Packet, PacketBatch};
-use vpn_core::{DropCounters, DropReason};
+use vpn_core::{DropCounters, DropReason, Offload};
 
 use super::shared::{Core, Shared};
+use super::streams::{COPIED, FRAMES};
 use crate::mesh::member::{Outlet, Slot, Wire, plain_packets};
-use crate::mesh::way::Way;
+use crate::mesh::way::{HubId, Way};
 use crate::wireguard::socket::{Flushed, Run};
 use crate::wireguard::sockets::Sockets;
 
 thread_local! {
     /// Shared by all transports a worker drives, so that a waiting transport holds no buffer.
-    static SCRATCH: RefCell<(Run, BytesMut, Vec<u8>)> = RefCell::default();
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+struct Scratch {
+    run: Run,
+    plain: BytesMut,
+    datagram: Vec<u8>,
+    frames: Frames,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self {
+            run: Run::default(),
+            plain: BytesMut::new(),
+            datagram: Vec::new(),
+            frames: Frames {
+                hub: None,
+                batch: PacketBatch::new(FRAMES, COPIED),
+                packets: Vec::new(),
+            },
+        }
+    }
+}
+
+/// Sealed frames for the stream to one hub, and which packet each is of.
+struct Frames {
+    hub: Option<HubId>,
+    batch: PacketBatch,
+    packets: Vec<u32>,
 }
 
 /// What is counted per peer and way once a batch is over.
@@ -33,6 +63,7 @@ struct Outbound<'a> {
     core: &'a mut Core,
     sockets: &'a Sockets,
     run: &'a mut Run,
+    frames: &'a mut Frames,
     drops: &'a mut DropCounters,
     /// Place in the batch of the packet being sealed.
     packet: u32,
@@ -54,8 +85,15 @@ impl Shared {
         let Some(sockets) = self.sockets() else {
             return 0;
         };
-        SCRATCH.with_borrow_mut(|(run, plain, datagram)| {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let Scratch {
+                run,
+                plain,
+                datagram,
+                frames,
+            } = scratch;
             run.clear();
+            frames.clear();
             let now = Instant::now();
             let mut guard = self.core();
             if !self.unblock(&mut guard, &sockets) {
@@ -66,6 +104,7 @@ impl Shared {
                 core: &mut guard,
                 sockets: &sockets,
                 run,
+                frames,
                 drops,
                 packet: 0,
                 refused: 0,
@@ -87,6 +126,7 @@ impl Shared {
                 }
             }
             out.flush();
+            out.flush_frames();
             out.count(None);
             let sent = sent - out.refused.min(sent);
             let blocked = !guard.blocked.is_empty();
@@ -97,6 +137,14 @@ impl Shared {
             batch.recycle_front(taken);
             sent
         })
+    }
+}
+
+impl Frames {
+    fn clear(&mut self) {
+        self.hub = None;
+        self.batch.clear();
+        self.packets.clear();
     }
 }
 
@@ -112,6 +160,7 @@ impl Outbound<'_> {
             Outlet::Held => {
                 // What waited may go by this: ahead of whatever comes next.
                 self.flush();
+                self.flush_frames();
                 self.shared.transmit_all(self.core, self.now);
                 return Ok(());
             }
@@ -129,12 +178,11 @@ impl Outbound<'_> {
                 Wire::Direct(to) | Wire::Relay(to, _) => self.datagram(slot, &wire, to, plain),
                 Wire::Stream(hub, ..) => {
                     datagram.clear();
-                    if !self.core.member.seal(slot, &wire, plain, datagram) {
-                        Err(DropReason::NoSession)
-                    } else if self.shared.streams.send(hub, datagram) {
+                    if self.core.member.seal(slot, &wire, plain, datagram) {
+                        self.frame(hub, datagram);
                         Ok(())
                     } else {
-                        Err(DropReason::QueueFull)
+                        Err(DropReason::NoSession)
                     }
                 }
             };
@@ -176,6 +224,39 @@ impl Outbound<'_> {
         Ok(())
     }
 
+    /// Adds a frame to those for the stream, sending them first where it does not fit.
+    fn frame(&mut self, hub: HubId, frame: &[u8]) {
+        if self.frames.hub.is_some_and(|other| other != hub) || self.frames.batch.is_full() {
+            self.flush_frames();
+        }
+        self.frames.hub = Some(hub);
+        self.frames.packets.push(self.packet);
+        self.frames.batch.push_with(|buffer| {
+            buffer.extend_from_slice(frame);
+            Some(Offload::default())
+        });
+    }
+
+    /// Gives the frames to their stream. What it has no room for is lost.
+    fn flush_frames(&mut self) {
+        let Some(hub) = self.frames.hub else {
+            return;
+        };
+        let sent = self.shared.streams.send_all(hub, &mut self.frames.batch);
+        for place in sent..self.frames.packets.len() {
+            self.refuse(self.frames.packets[place], DropReason::QueueFull);
+        }
+        self.frames.clear();
+    }
+
+    /// A packet of this call was not sent, or a part of it.
+    fn refuse(&mut self, packet: u32, reason: DropReason) {
+        if self.last_refused.replace(packet) != Some(packet) {
+            self.refused += 1;
+            self.drops.count(reason);
+        }
+    }
+
     /// Sends the run, or keeps it for later: behind what is kept already, to stay in order.
     fn flush(&mut self) {
         if self.run.to().is_none() {
@@ -203,10 +284,7 @@ impl Outbound<'_> {
                     self.shared.work.notify_one();
                 }
                 for packet in which.iter().filter_map(|datagram| run.packet(*datagram)) {
-                    if self.last_refused.replace(packet) != Some(packet) {
-                        self.refused += 1;
-                        self.drops.count(reason);
-                    }
+                    self.refuse(packet, reason);
                 }
             }
         }

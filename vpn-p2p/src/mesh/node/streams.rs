@@ -25,8 +25,9 @@ const BUDGET: usize = 16 << 20;
 /// replaced.
 const STREAMS_PER_HUB: usize = 2;
 
-/// Largest frame: a super-packet sealed, with what stands in front.
-const MAX_FRAME: usize = 65_535 + 128;
+/// Frames up to this length are copied out of what was read: all but super-packets. A buffer for each
+/// is as long.
+pub(super) const COPIED: usize = 2048;
 
 /// Frames that may wait for one stream: a batch of super-packets that are cut for a peer without
 /// streams. What bounds memory is the pool's bound in bytes.
@@ -37,7 +38,7 @@ const LAST_WORDS: Duration = Duration::from_millis(250);
 const LOOK: Duration = Duration::from_millis(5);
 
 /// Frames taken at a time.
-const FRAMES: usize = 64;
+pub(super) const FRAMES: usize = 64;
 
 #[derive(Debug)]
 struct Connection {
@@ -86,7 +87,7 @@ impl Streams {
             underlay,
             budget: Budget::new(BUDGET),
             frames: Mutex::new(Frames {
-                batch: PacketBatch::new(FRAMES, MAX_FRAME),
+                batch: PacketBatch::new(FRAMES, COPIED),
                 waiting: VecDeque::new(),
             }),
             ending: TaskTracker::new(),
@@ -193,14 +194,24 @@ impl Streams {
         let Some(Some(connection)) = open.get(usize::from(hub.0)) else {
             return false;
         };
-        let mut one = PacketBatch::new(1, 0);
-        if one.push(Packet::from_slice(frame)).is_err() {
-            return false;
-        }
-        let sent = connection
-            .pool
-            .try_send(&mut one, &mut DropCounters::default());
-        sent.is_ok_and(|sent| sent == 1)
+        let sent = connection.pool.try_send_one(Packet::from_slice(frame));
+        sent.is_ok_and(|sent| sent)
+    }
+
+    /// Sends frames from the front of the batch and empties it; how many went. The others found no
+    /// stream, or no room.
+    pub(super) fn send_all(&self, hub: HubId, frames: &mut PacketBatch) -> usize {
+        let open = self.lock();
+        let sent = match open.get(usize::from(hub.0)) {
+            Some(Some(connection)) => connection
+                .pool
+                .try_send(frames, &mut DropCounters::default())
+                .unwrap_or_default(),
+            _ => 0,
+        };
+        drop(open);
+        frames.clear();
+        sent
     }
 
     /// Gives up to `most` frames that came to `each`. What came with them waits for the next call.

@@ -13,8 +13,9 @@ use crate::streams::{Budget, Contents, Overflow, PoolConfig, PoolError, Stream, 
 /// Packets given to a pool at a time.
 pub(super) const BATCH: usize = 64;
 
-/// Longest datagram there is.
-pub(super) const LARGEST: usize = 65_535;
+/// Datagrams up to this length are copied out of what was read: all but super-packets. A buffer for
+/// each is as long.
+pub(super) const COPIED: usize = 2048;
 
 /// Streams of one client, and packets that wait for each of them.
 const STREAMS: usize = 8;
@@ -124,9 +125,9 @@ impl Clients {
         };
         let mut drops = DropCounters::default();
         let mut unsent = 0;
+        let mut batch = PacketBatch::new(datagrams.size_hint().0.clamp(1, BATCH), 0);
         loop {
-            let mut batch = PacketBatch::new(BATCH, LARGEST);
-            for datagram in datagrams.by_ref().take(BATCH) {
+            for datagram in datagrams.by_ref().take(batch.room()) {
                 // There is room for as many as it has.
                 let _ = batch.push(Packet::new(datagram, 0));
             }
@@ -136,6 +137,7 @@ impl Clients {
             }
             let sent = client.pool.try_send(&mut batch, &mut drops);
             unsent += offered - sent.unwrap_or_default();
+            batch.clear();
         }
     }
 }

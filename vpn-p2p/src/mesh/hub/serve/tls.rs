@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use vpn_core::PacketBatch;
 
-use super::clients::{BATCH, Client, LARGEST};
+use super::clients::{BATCH, COPIED, Client};
 use super::gate::{Place, Placed, Source};
 use super::work::Work;
 use super::{Shared, udp, unix};
@@ -89,7 +89,7 @@ async fn greet(
 async fn attend(shared: Arc<Shared>, client: Arc<Client>, from: Source) {
     let origin = Origin::Tls(client.connection);
     let (mut work, mut run) = (Work::default(), Run::default());
-    let mut batch = PacketBatch::new(BATCH, LARGEST);
+    let mut batch = PacketBatch::new(BATCH, COPIED);
     let mut member_at = Instant::now();
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
