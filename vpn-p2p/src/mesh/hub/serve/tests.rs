@@ -10,11 +10,12 @@ use vpn_core::{DropCounters, Packet, PacketBatch, TransportState};
 
 use super::work::{WAITING, Work};
 use super::*;
+use crate::mesh::hub::Neighbour;
 use crate::mesh::hub::tests::{Node, UNIX, World, open, token};
 use crate::mesh::keys::Keys as _;
 use crate::mesh::tls::TlsOpener;
 use crate::mesh::wire::frame::{HELLO, is_frame};
-use crate::mesh::wire::{Frame, Plain as _, Tag, ToHub, ToMember};
+use crate::mesh::wire::{Frame, Plain as _, Tag, ToHub, ToMember, What};
 use crate::session::Opened;
 use crate::streams::{Budget, Contents, PoolConfig, StreamPool};
 
@@ -194,6 +195,52 @@ async fn members_of_udp_and_tls_reach_each_other_and_nothing_is_left_after_close
         panic!("no bye");
     };
     assert_eq!(ToMember::from_plain(&plain), Some(ToMember::Bye));
+}
+
+#[tokio::test]
+async fn one_hub_joins_another_and_their_members_reach_each_other() {
+    let identities = [1, 2].map(|n| Identity::from_bytes(&[n; 32]));
+    let listen = || Listen::on(&["127.0.0.1:0".parse().unwrap()], true).unwrap();
+    let mut neighbour = Neighbour::new(identities[1].id());
+    let far = HubConfig {
+        neighbours: vec![neighbour.clone()],
+        ..open()
+    };
+    let far = HubServer::start(far, TlsLimits::default(), &identities[0], listen()).unwrap();
+    neighbour.key = identities[0].id();
+    neighbour.endpoints = far.local_addrs().to_vec();
+    let near = HubConfig {
+        neighbours: vec![neighbour],
+        ..open()
+    };
+    let near = HubServer::start(near, TlsLimits::default(), &identities[1], listen()).unwrap();
+    let joined = async {
+        while [&near, &far]
+            .map(|hub| hub.neighbours()[0].origin)
+            .contains(&None)
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, joined).await.unwrap();
+    let mut a = Live::member(&near, "10.77.0.1", false).await;
+    let b = Live::member(&far, "10.77.0.2", false).await;
+    let what = What::Peer(b.node.identity.id().0);
+    let mut found = ToMember::NotFound { id: 1 };
+    while matches!(found, ToMember::NotFound { .. }) {
+        found = a.ask(&ToHub::Find { id: 1, what }).await;
+    }
+    assert!(
+        matches!(found, ToMember::Found { online: true, .. }),
+        "{found:?}"
+    );
+    a.wire.send(&a.node.relay(b.tag(), &[4; 1000])).await;
+    let mut expected = b.node.relay(a.tag(), &[4; 1000]);
+    // How many hubs it passed.
+    expected[2] = 1;
+    assert_eq!(b.wire.receive().await, expected);
+    near.close().await;
+    far.close().await;
 }
 
 #[tokio::test]
