@@ -78,6 +78,7 @@ use claims::Claims;
 use config::List;
 use cookie::Cookies;
 use neighbours::Neighbours;
+use presence::Turn;
 use sessions::{SessionId, Sessions};
 use watch::Watch;
 
@@ -166,6 +167,7 @@ pub struct Hub {
     neighbours: Neighbours,
     out: VecDeque<(Origin, Vec<u8>)>,
     next_beat: Instant,
+    turn: Turn,
     status: HubStatus,
 }
 
@@ -201,6 +203,7 @@ impl Hub {
             neighbours,
             out: VecDeque::new(),
             next_beat: now + BEAT,
+            turn: Turn::default(),
             status: HubStatus::default(),
             config,
         };
@@ -304,7 +307,7 @@ impl Hub {
     pub fn next_timeout(&self) -> Option<Instant> {
         let others = !self.config.neighbours.is_empty();
         let beats = others || self.sessions.len() > 0 || !self.members.is_empty();
-        let beat = beats.then_some(self.next_beat);
+        let beat = beats.then_some(self.turn.at.unwrap_or(self.next_beat));
         let neighbours = self.next_of_neighbours();
         [beat, self.watch.next(), neighbours]
             .into_iter()
@@ -316,17 +319,16 @@ impl Hub {
     pub fn handle_timeout(&mut self, now: Instant, unix: u64) {
         self.repeat_changes(now);
         self.time_of_neighbours(now, unix);
-        if now < self.next_beat {
-            return;
+        if now >= self.next_beat {
+            self.next_beat = now + BEAT;
+            self.sessions.age(self.config.limits.provisional_time, now);
+            self.begin_turn();
+            self.look_at_neighbours(now, unix);
+            if self.renew_record(unix) {
+                self.tell_record(now);
+            }
         }
-        self.next_beat = now + BEAT;
-        self.sessions.age(self.config.limits.provisional_time, now);
-        self.tick();
-        self.look(now, unix);
-        self.look_at_neighbours(now, unix);
-        if self.renew_record(unix) {
-            self.tell_record(now);
-        }
+        self.go_on(now, unix);
     }
 
     /// Seals and queues.

@@ -15,6 +15,25 @@ use crate::wg_quick::PublicKey;
 /// member's own records are valid. Networks for members by token are no larger for who only came once.
 pub(super) const AWAY_FOR: Duration = Duration::from_secs(2 * 3600);
 
+/// Sessions, and members, that are looked at in one go: whoever has a datagram for the hub waits for
+/// that long, which is a fraction of a millisecond.
+pub(super) const SLICE: usize = 256;
+
+/// Who is still to be looked at in this second.
+#[derive(Debug, Default)]
+pub(super) struct Turn {
+    sessions: Vec<SessionId>,
+    members: Vec<Tag>,
+    /// Since when there is somebody left.
+    pub(super) at: Option<Instant>,
+}
+
+impl Turn {
+    fn is_over(&self) -> bool {
+        self.sessions.is_empty() && self.members.is_empty()
+    }
+}
+
 impl Hub {
     /// Whether somebody joined from there, or is there.
     pub(super) fn is_known(&self, origin: Origin) -> bool {
@@ -150,39 +169,56 @@ impl Hub {
         self.leave_neighbour_at(origin);
     }
 
-    /// Looks for who is silent, and whose record is over.
-    pub(super) fn look(&mut self, now: Instant, unix: u64) {
-        let silent_after = self.config.limits.silent_after;
-        let gone = self.members.iter().filter_map(|(tag, member)| {
-            let silent = now.saturating_duration_since(member.heard) >= silent_after;
-            let silence = now.saturating_duration_since(member.heard);
-            let away = !member.listed && member.here.is_none() && silence >= AWAY_FOR;
-            let over = away || member.record.record().expires <= unix;
-            (over || (silent && member.here.is_some())).then_some((*tag, over))
-        });
-        let mut gone: Vec<_> = gone.collect();
-        gone.sort_unstable();
-        for (tag, over) in gone {
-            if over {
-                self.forget(tag);
-            } else {
-                self.leave(tag);
-            }
+    /// Everybody is to be looked at, unless that is still under way.
+    pub(super) fn begin_turn(&mut self) {
+        if self.turn.is_over() {
+            self.turn.sessions = self.sessions.ids().into_iter().collect();
+            self.turn.members = self.members.keys().copied().collect();
+            self.turn.members.sort_unstable();
         }
     }
 
-    /// Lets sessions keep time.
-    pub(super) fn tick(&mut self) {
-        for id in self.sessions.ids() {
-            let Some(held) = self.sessions.get_mut(id) else {
-                continue;
+    /// Looks at the next ones.
+    pub(super) fn go_on(&mut self, now: Instant, unix: u64) {
+        for _ in 0..SLICE {
+            let Some(id) = self.turn.sessions.pop() else {
+                break;
             };
-            // Members begin handshakes, for they know whether they want one.
-            if let Ticked::Send(datagram) = held.session.tick()
-                && sender_index(&datagram).is_none()
-            {
-                self.out.push_back((held.origin, BytesMut::into(datagram)));
-            }
+            self.tick(id);
+        }
+        for _ in 0..SLICE {
+            let Some(tag) = self.turn.members.pop() else {
+                break;
+            };
+            self.look(tag, now, unix);
+        }
+        self.turn.at = (!self.turn.is_over()).then_some(now);
+    }
+
+    /// Whether a member is silent, or its record over.
+    fn look(&mut self, tag: Tag, now: Instant, unix: u64) {
+        let Some(member) = self.members.get(&tag) else {
+            return;
+        };
+        let silence = now.saturating_duration_since(member.heard);
+        let away = !member.listed && member.here.is_none() && silence >= AWAY_FOR;
+        if away || member.record.record().expires <= unix {
+            self.forget(tag);
+        } else if silence >= self.config.limits.silent_after && member.here.is_some() {
+            self.leave(tag);
+        }
+    }
+
+    /// Lets a session keep time.
+    fn tick(&mut self, id: SessionId) {
+        let Some(held) = self.sessions.get_mut(id) else {
+            return;
+        };
+        // Members begin handshakes, for they know whether they want one.
+        if let Ticked::Send(datagram) = held.session.tick()
+            && sender_index(&datagram).is_none()
+        {
+            self.out.push_back((held.origin, BytesMut::into(datagram)));
         }
     }
 }

@@ -426,3 +426,36 @@ fn a_record_for_ever_is_refused_and_what_the_list_does_not_pin_is_free_when_its_
     }
     assert_eq!(world.hub.status().members, 2, "who is listed keeps its own");
 }
+
+/// Whoever relays waits for a part of them, and not for all.
+#[test]
+fn members_are_looked_at_a_few_at_a_time_and_all_within_a_second() {
+    const COUNT: usize = 600;
+    let mut world = World::open();
+    let a = Node::member(&mut world, "192.0.2.1:1", &["10.77.0.1"]);
+    let full = |rate| Bucket::full(rate, world.now);
+    let limits = world.hub.config.limits.clone();
+    for n in 1..COUNT as u64 {
+        let away = Member {
+            record: a.record.clone().sign(&a.identity),
+            here: None,
+            heard: world.now,
+            listed: false,
+            reaches_all: false,
+            registrations: full(limits.registrations),
+            relay_bytes: full(limits.relay_bytes),
+            relay_packets: full(limits.relay_packets),
+            relayed: 0,
+        };
+        world.hub.members.insert(Tag(n.to_be_bytes()), away);
+    }
+    world.now += Duration::from_secs(1);
+    let mut left = vec![world.hub.status().members];
+    // Their records are over now.
+    while world.hub.next_timeout().is_some_and(|at| at <= world.now) {
+        world.hub.handle_timeout(world.now, a.record.expires);
+        left.push(world.hub.status().members);
+    }
+    assert_eq!(left, [COUNT, COUNT - 256, COUNT - 512, 0]);
+    assert_eq!(world.hub.sessions.len(), 0);
+}
