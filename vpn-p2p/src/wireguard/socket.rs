@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::io::{self, IoSliceMut};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::BytesMut;
@@ -43,6 +43,9 @@ struct Scratch {
 #[derive(Debug)]
 pub(crate) struct Received {
     pub(crate) from: SocketAddr,
+    /// At which of our addresses, if the system says.
+    #[cfg(feature = "mesh")]
+    pub(crate) at: Option<IpAddr>,
     stride: usize,
     bytes: BytesMut,
 }
@@ -73,6 +76,8 @@ impl Received {
 #[derive(Debug, Default)]
 pub(crate) struct Run {
     pub(crate) bytes: Vec<u8>,
+    /// From which of our addresses it leaves; `None`: as the system chooses.
+    pub(crate) from: Option<IpAddr>,
     to: Option<SocketAddr>,
     segment: usize,
     /// Which packet each datagram is of, or a part of: its place in the batch of one call.
@@ -120,6 +125,7 @@ impl Run {
 
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
+        self.from = None;
         self.to = None;
         self.segment = 0;
         self.packets.clear();
@@ -223,6 +229,8 @@ impl Udp {
                         arena.extend_from_slice(&buffer[..meta.len]);
                         Received {
                             from: meta.addr,
+                            #[cfg(feature = "mesh")]
+                            at: meta.dst_ip.map(|at| at.to_canonical()),
                             stride: meta.stride,
                             bytes: arena.split(),
                         }
@@ -234,8 +242,18 @@ impl Udp {
 
     /// Sends one datagram now or not at all: for protocol messages, which are repeated anyway.
     pub(crate) fn send_now(&self, to: SocketAddr, datagram: &[u8]) -> io::Result<()> {
+        self.send_from(None, to, datagram)
+    }
+
+    /// The same, from one of our addresses.
+    pub(crate) fn send_from(
+        &self,
+        from: Option<IpAddr>,
+        to: SocketAddr,
+        datagram: &[u8],
+    ) -> io::Result<()> {
         self.state
-            .try_send((&self.socket).into(), &transmit(to, datagram, None))
+            .try_send((&self.socket).into(), &transmit(from, to, datagram, None))
     }
 
     /// Sends a run, in one call where the system can.
@@ -244,12 +262,12 @@ impl Udp {
             return Flushed::Sent;
         };
         let segment = (run.count() > 1).then_some(run.segment);
-        match self.try_send(&transmit(to, &run.bytes, segment)) {
+        match self.try_send(&transmit(run.from, to, &run.bytes, segment)) {
             Ok(()) => Flushed::Sent,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Flushed::Blocked,
             // This one goes piece by piece.
             Err(e) if run.count() > 1 => {
-                let flushed = self.send_singly(to, &run.bytes, run.segment);
+                let flushed = self.send_singly(run.from, to, &run.bytes, run.segment);
                 self.note_failure(&e, &flushed);
                 flushed
             }
@@ -260,18 +278,24 @@ impl Udp {
     /// Sends datagrams of `segment` bytes each but the last, in as few calls as the system allows;
     /// returns how many it did not take. For what is not kept to be tried again.
     #[cfg(feature = "mesh")]
-    pub(crate) fn forward(&self, to: SocketAddr, bytes: &[u8], segment: usize) -> usize {
+    pub(crate) fn forward(
+        &self,
+        from: Option<IpAddr>,
+        to: SocketAddr,
+        bytes: &[u8],
+        segment: usize,
+    ) -> usize {
         let segment = segment.max(1);
         let each = self.max_segments().min(MAX_RUN_BYTES / segment).max(1);
         let mut lost = 0;
         for run in bytes.chunks(each * segment) {
             let count = run.len().div_ceil(segment);
             // Asked at once, and not whether there was room last time: nothing waits for an answer.
-            let transmit = transmit(to, run, (count > 1).then_some(segment));
+            let transmit = transmit(from, to, run, (count > 1).then_some(segment));
             match self.state.try_send((&self.socket).into(), &transmit) {
                 Ok(()) => {}
                 Err(e) if count > 1 && e.kind() != io::ErrorKind::WouldBlock => {
-                    let flushed = self.send_singly(to, run, segment);
+                    let flushed = self.send_singly(from, to, run, segment);
                     self.note_failure(&e, &flushed);
                     if let Flushed::Refused(which, _) = flushed {
                         lost += which.len();
@@ -291,12 +315,18 @@ impl Udp {
         }
     }
 
-    fn send_singly(&self, to: SocketAddr, bytes: &[u8], segment: usize) -> Flushed {
+    fn send_singly(
+        &self,
+        from: Option<IpAddr>,
+        to: SocketAddr,
+        bytes: &[u8],
+        segment: usize,
+    ) -> Flushed {
         let mut refused = Vec::new();
         let mut last = None;
         for (index, datagram) in bytes.chunks(segment.max(1)).enumerate() {
             // A full buffer in the middle loses the rest: this happens once per socket.
-            if let Err(e) = self.send_now(to, datagram) {
+            if let Err(e) = self.send_from(from, to, datagram) {
                 refused.push(index);
                 last = Some(e);
             }
@@ -318,17 +348,25 @@ impl Udp {
 /// larger than the path, and quinn-udp believes them: a path that narrows once would cost the
 /// segmentation for good.
 fn cannot_segment(run: &io::Error, singly: &Flushed) -> bool {
-    let too_big = matches!(singly, Flushed::Refused(_, each) if quinn_udp::is_msg_size_err(each));
-    matches!(run.raw_os_error(), Some(EIO | EINVAL)) && !too_big
+    // An address of ours that is gone is refused like that too, and single datagrams from it as well.
+    let otherwise =
+        |each: &io::Error| quinn_udp::is_msg_size_err(each) || each.raw_os_error() == Some(EINVAL);
+    let otherwise = matches!(singly, Flushed::Refused(_, each) if otherwise(each));
+    matches!(run.raw_os_error(), Some(EIO | EINVAL)) && !otherwise
 }
 
-fn transmit(to: SocketAddr, contents: &[u8], segment_size: Option<usize>) -> Transmit<'_> {
+fn transmit(
+    from: Option<IpAddr>,
+    to: SocketAddr,
+    contents: &[u8],
+    segment_size: Option<usize>,
+) -> Transmit<'_> {
     Transmit {
         destination: to,
         ecn: None,
         contents,
         segment_size,
-        src_ip: None,
+        src_ip: from,
     }
 }
 
@@ -375,7 +413,7 @@ mod tests {
         sender.writable().await.unwrap();
         assert!(matches!(sender.flush(&run), Flushed::Sent));
         assert!(matches!(
-            sender.send_singly(to, &run.bytes, run.segment),
+            sender.send_singly(None, to, &run.bytes, run.segment),
             Flushed::Sent
         ));
         let twice = [expected.clone(), expected].concat();
@@ -403,6 +441,8 @@ mod tests {
             assert!(cannot_segment(&error(cause), &gone));
             let too_big = Flushed::Refused(vec![0], error(emsgsize));
             assert!(!cannot_segment(&error(cause), &too_big));
+            let no_source = Flushed::Refused(vec![0], error(EINVAL));
+            assert!(!cannot_segment(&error(cause), &no_source));
         }
         assert!(!cannot_segment(&error(eperm), &Flushed::Sent));
         assert!(!cannot_segment(&error(emsgsize), &Flushed::Sent));

@@ -8,12 +8,14 @@
 //! | `tls` | streams and whose they are |
 //! | `clients` | the pool of each client of TLS |
 //! | `gate` | how many streams there may be |
+//! | `asked` | from which address whom is answered |
 //! | `bind` | addresses to listen on |
 //! | `names` | the resolver: where other hubs are |
 //!
 //! What is relayed comes before anything else, and handshakes last: of each batch so many as a budget
 //! allows, a few more wait, and the rest is thrown away. The hub is locked once a batch.
 
+mod asked;
 mod between;
 mod bind;
 mod clients;
@@ -25,7 +27,7 @@ mod tls;
 mod udp;
 mod work;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
@@ -44,6 +46,7 @@ use crate::wireguard::socket::Udp;
 pub use bind::Listen;
 pub use gate::TlsLimits;
 
+use asked::Asked;
 use clients::Clients;
 use gate::Gate;
 
@@ -104,6 +107,8 @@ struct Shared {
     state: Arc<State>,
     v4: Option<Udp>,
     v6: Option<Udp>,
+    /// Who asked at which address, of IPv4 and of IPv6; `None` where there is one to ask at.
+    asked: [Option<Mutex<Asked>>; 2],
     clients: Clients,
 }
 
@@ -122,6 +127,17 @@ impl Shared {
         }
     }
 
+    /// Who of the family of this address asked where.
+    fn asked(&self, of: SocketAddr) -> Option<MutexGuard<'_, Asked>> {
+        let asked = self.asked[usize::from(of.is_ipv6())].as_ref()?;
+        Some(asked.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// From which of our addresses what goes there leaves.
+    fn answers(&self, to: SocketAddr) -> Option<IpAddr> {
+        self.asked(to)?.answer(to)
+    }
+
     fn lost(&self, count: usize) {
         self.state.unsent.fetch_add(count as u64, Ordering::Relaxed);
     }
@@ -130,9 +146,9 @@ impl Shared {
     fn deliver(&self, said: Vec<(Origin, Vec<u8>)>) {
         for (to, datagram) in said {
             let sent = match to {
-                Origin::Udp(to) => self
-                    .socket(to)
-                    .is_some_and(|socket| socket.send_now(to, &datagram).is_ok()),
+                Origin::Udp(to) => self.socket(to).is_some_and(|socket| {
+                    socket.send_from(self.answers(to), to, &datagram).is_ok()
+                }),
                 Origin::Tls(connection) => {
                     let datagram = bytes::BytesMut::from(&datagram[..]);
                     self.clients.send(connection, [datagram]) == 0
@@ -212,7 +228,12 @@ impl HubServer {
             refused: AtomicU64::new(0),
             closing: CancellationToken::new(),
         });
+        let asked = [&v4, &v6].map(|socket| {
+            let local = socket.as_ref()?.local_addr().ok()?;
+            local.ip().is_unspecified().then(Mutex::default)
+        });
         let shared = Arc::new(Shared {
+            asked,
             state: state.clone(),
             v4,
             v6,

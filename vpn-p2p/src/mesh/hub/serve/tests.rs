@@ -103,6 +103,10 @@ impl Live {
             true => Wire::tls(server, &node.identity).await,
             false => Wire::udp(server).await,
         };
+        Self::by(node, wire).await
+    }
+
+    async fn by(mut node: Node, wire: Wire) -> Self {
         wire.send(&Frame::Hello { nonce: 1 }.to_bytes()).await;
         let welcome = wire.receive().await;
         let Ok(Frame::Welcome { cookie, record, .. }) = Frame::read(&welcome) else {
@@ -243,6 +247,33 @@ async fn one_hub_joins_another_and_their_members_reach_each_other() {
     far.close().await;
 }
 
+/// A hub with several addresses: a connected socket, like a NAT and a node itself, takes nothing from
+/// any other than the one it asked at.
+#[tokio::test]
+async fn members_are_answered_from_where_they_asked() {
+    let identity = Identity::generate().unwrap();
+    let listen = Listen::on(&["0.0.0.0:0".parse().unwrap()], false).unwrap();
+    let server = HubServer::start(open(), TlsLimits::default(), &identity, listen).unwrap();
+    let port = server.local_addrs()[0].port();
+    let mut members = Vec::new();
+    for n in 1..=3 {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        socket
+            .connect((format!("127.0.0.{n}"), port))
+            .await
+            .unwrap();
+        let mut node = Node::new(Origin::Tls(0), &[&format!("10.77.0.{n}")]);
+        node.record.expires = unix() + 3600;
+        members.push(Live::by(node, Wire::Udp(socket)).await);
+    }
+    for from in &members {
+        for to in members.iter().filter(|to| to.tag() != from.tag()) {
+            from.relays(to, &[4; 1000]).await;
+        }
+    }
+    server.close().await;
+}
+
 #[tokio::test]
 async fn a_burst_arrives_whole_and_in_order() {
     let server = started(open(), TlsLimits::default());
@@ -262,7 +293,10 @@ async fn a_burst_arrives_whole_and_in_order() {
     };
     for round in 0..10 {
         let burst = burst(round);
-        assert_eq!(sender.forward(server.local_addrs()[0], &burst, 1015), 0);
+        assert_eq!(
+            sender.forward(None, server.local_addrs()[0], &burst, 1015),
+            0
+        );
         for mut expected in burst.chunks(1015).map(<[u8]>::to_vec) {
             expected[4..12].copy_from_slice(&a.node.tag().0);
             assert!(b.wire.receive().await == expected);

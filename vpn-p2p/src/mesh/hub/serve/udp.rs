@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::asked::is_own;
 use super::work::{Forward, Work};
 use super::{Shared, unix};
-use crate::mesh::hub::Origin;
+use crate::mesh::hub::{Hub, Origin};
 use crate::wireguard::socket::{Flushed, Received, Run, Udp};
 
 /// After an error of the socket itself: long enough not to spin, short enough not to matter.
@@ -47,11 +48,22 @@ fn batch(shared: &Shared, work: &mut Work, received: &mut Vec<Received>) {
     }
     let (now, unix) = (Instant::now(), unix());
     let mut hub = shared.state.hub();
+    note(shared, &hub, received);
     for received in received.drain(..) {
         let (from, stride, bytes) = received.into_parts();
         work.take(&mut hub, Origin::Udp(from), stride, bytes, now, unix);
     }
     work.finish(&mut hub, now, unix);
+}
+
+/// Remembers at which of our addresses who asked.
+fn note(shared: &Shared, hub: &Hub, received: &[Received]) {
+    for received in received {
+        let (from, at) = (received.from, received.at);
+        if let (Some(at), Some(mut asked)) = (at, shared.asked(from)) {
+            asked.note(from, at, is_own, |from| hub.is_known(Origin::Udp(from)));
+        }
+    }
 }
 
 /// Sends what was gathered. Single datagrams to one receiver are joined to a run.
@@ -63,11 +75,14 @@ pub(super) fn send(shared: &Shared, work: &mut Work, run: &mut Run) {
         let Forward { to, segment, bytes } = forward;
         if bytes.len() > segment {
             flush(shared, run);
-            shared.lost(socket.forward(to, &bytes, segment));
+            shared.lost(socket.forward(shared.answers(to), to, &bytes, segment));
             continue;
         }
         if !run.takes(to, bytes.len(), socket.max_segments()) {
             flush(shared, run);
+        }
+        if run.to().is_none() {
+            run.from = shared.answers(to);
         }
         run.bytes.extend_from_slice(&bytes);
         run.appended(to, bytes.len(), 0);
