@@ -122,6 +122,42 @@
 //! Networks behind a peer are believed where this node's configuration names them for that peer, and the
 //! hub's list names them too. What nobody named is a claim, and nothing comes of it.
 //!
+//! # Hubs in a line
+//!
+//! Members of different hubs reach each other where the hubs are *neighbours*: each lists the other's key
+//! ([`HubConfig::neighbours`](crate::mesh::HubConfig::neighbours)), and one of the two has the other's
+//! endpoint. It joins there by UDP as members join, and comes back as they do; a hub behind a NAT can be the
+//! one that joins.
+//!
+//! ```text
+//!  a ── hub 1 ── hub 2 ── b      3 hops: max_hops = 3, the default
+//!  a ── hub 1 ── hub 2 ── hub 3 ── b      4 hops: max_hops = 4, at all three
+//! ```
+//!
+//! A hub asks its neighbours for who is not connected to it, and tells them whom its members introduce
+//! themselves to. So the two members know each other's records, and try direct ways as if they shared a
+//! hub; what has no direct way is relayed over the line. **A hop** is one step of a relayed datagram, from
+//! member to hub, hub to hub, or hub to member. Each hub counts by itself and allows no more than its own
+//! [`max_hops`](crate::mesh::HubConfig::max_hops), so the least one of a line decides. A datagram never goes
+//! back to where it came from, and a question says at which hubs it was: a ring is no harm.
+//!
+//! * **Trust**: a neighbour is believed in who its members are, so it can give an address that nobody has
+//!   here to a key of its choice. It cannot take what a member here has or the list pins, cannot forge a
+//!   record, and reads nothing: sessions are from member to member.
+//! * **Members** need no setting. An address is to be given once in all hubs: where two give it out, each
+//!   hub's members reach their own, and others whom they found first.
+//! * **Isolation** ends at the hub: with `isolation` only members with `reaches_all` reach members of
+//!   other hubs, and are reached by them.
+//! * **Changes**: a new record is told to hubs that asked, and by them to their members. That somebody is
+//!   gone is noticed with the next datagram for it; a hub remembers where somebody is for 15 minutes after
+//!   the last one.
+//! * **Limits** of a neighbour are in [`NeighbourLimits`](crate::mesh::hub::NeighbourLimits): 2 Gbit/s,
+//!   1000 messages a second. What one member sends is limited by its own hub.
+//! * **Status** of the hub: each neighbour with its endpoint, how many members are known behind it, and
+//!   why it is away. `no_hops` counts what was too far, `looped` what came round: both are 0 in a line that
+//!   is configured right.
+//! * Between hubs there is UDP only: it must be open between them.
+//!
 //! # Tuning
 //!
 //! * **MTU**: 1400 bytes inside, on every way, so that a packet that fits one fits all: 1500 less 48

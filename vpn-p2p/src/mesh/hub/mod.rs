@@ -59,7 +59,7 @@ use vpn_core::PeerId;
 
 pub use config::{Admitted, HubConfig, HubError, Limits};
 pub use neighbours::{
-    Carried, Dial, MAX_HOPS, MAX_NEIGHBOURS, Neighbour, NeighbourLimits, NeighbourStatus,
+    Carried, MAX_HOPS, MAX_NEIGHBOURS, Neighbour, NeighbourLimits, NeighbourStatus,
 };
 pub use relay::Relayed;
 pub use serve::{HubServer, Listen, ServeError, ServerStatus, TlsLimits};

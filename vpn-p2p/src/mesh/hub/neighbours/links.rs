@@ -13,24 +13,6 @@ use crate::mesh::link::{Link, LinkConfig, LinkEvent, LinkOut};
 use crate::mesh::way::{Carrier, HubId};
 use crate::mesh::wire::Frame;
 
-/// Streams to another hub that are wanted, or not any more. Its shell opens them, and answers with
-/// [`Hub::dialed`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Dial {
-    /// To this hub, at the first of these that answers.
-    Open {
-        /// Whose key it must show.
-        hub: PeerId,
-        /// Where.
-        endpoints: Vec<SocketAddr>,
-    },
-    /// The streams to this hub, open or not.
-    Close {
-        /// Which.
-        hub: PeerId,
-    },
-}
-
 impl Hub {
     /// Begins to join neighbours whose endpoint is known.
     pub(in crate::mesh::hub) fn join_neighbours(&mut self, now: Instant) {
@@ -71,44 +53,15 @@ impl Hub {
         self.pump(at);
     }
 
-    /// The streams to a neighbour are there and have this number, or they are not, or ended.
-    pub fn dialed(&mut self, hub: PeerId, connection: Option<u64>, now: Instant) {
-        let Some(at) = self.neighbours.with_key(hub) else {
-            return;
-        };
-        let Some(known) = self.neighbours.get_mut(at) else {
-            return;
-        };
-        known.stream = connection;
-        if let Some(link) = &mut known.link {
-            match connection {
-                Some(_) => link.tls_opened(now),
-                None => link.tls_failed(now),
-            }
-        }
-        self.pump(at);
-    }
-
-    /// What streams are wanted.
-    pub fn poll_dial(&mut self) -> Option<Dial> {
-        self.neighbours.dials.pop_front()
-    }
-
-    /// Which link's hub is there, and by what.
-    pub(super) fn link_at(&self, from: Origin) -> Option<(At, Carrier, Option<SocketAddr>)> {
-        let (via, address) = match from {
-            Origin::Udp(address) => (Carrier::Udp, Some(address)),
-            Origin::Tls(_) => (Carrier::Tls, None),
-        };
-        let is = |known: &super::Known| match from {
-            Origin::Udp(_) => {
-                let link = known.link.as_ref();
-                link.is_some_and(|link| link.is_from_hub(via, address))
-            }
-            Origin::Tls(connection) => known.stream == Some(connection),
+    /// Which link's hub is there.
+    pub(super) fn link_at(&self, from: Origin) -> Option<(At, SocketAddr)> {
+        let from = from.address()?;
+        let is = |known: &super::Known| {
+            let link = known.link.as_ref();
+            link.is_some_and(|link| link.is_from_hub(Carrier::Udp, Some(from)))
         };
         let found = self.neighbours.all().find(|(_, known)| is(known));
-        found.map(|(at, _)| (at, via, address))
+        found.map(|(at, _)| (at, from))
     }
 
     /// A frame that hubs send who joined.
@@ -119,7 +72,7 @@ impl Hub {
         now: Instant,
         unix: u64,
     ) -> bool {
-        let Some((at, via, address)) = self.link_at(from) else {
+        let Some((at, address)) = self.link_at(from) else {
             return false;
         };
         let keys = &*self.keys;
@@ -127,7 +80,7 @@ impl Hub {
         let Some(link) = known.and_then(|known| known.link.as_mut()) else {
             return false;
         };
-        link.frame(via, address, frame, keys, now, unix);
+        link.frame(Carrier::Udp, Some(address), frame, keys, now, unix);
         self.follow(at, now, unix);
         true
     }
@@ -141,7 +94,7 @@ impl Hub {
         now: Instant,
         unix: u64,
     ) -> Option<BytesMut> {
-        let Some((at, via, address)) = self.link_at(from).filter(|_| datagram.first() != Some(&1))
+        let Some((at, address)) = self.link_at(from).filter(|_| datagram.first() != Some(&1))
         else {
             return Some(datagram);
         };
@@ -151,7 +104,7 @@ impl Hub {
             return Some(datagram);
         };
         if link
-            .datagram(via, address, datagram, keys, now, unix)
+            .datagram(Carrier::Udp, Some(address), datagram, keys, now, unix)
             .is_err()
         {
             self.status.not_authentic += 1;
@@ -217,24 +170,9 @@ impl Hub {
             return;
         };
         while let Some(out) = link.poll() {
-            match out {
-                LinkOut::Udp(to, bytes) => self.out.push_back((Origin::Udp(to), bytes)),
-                LinkOut::Tls(bytes) => {
-                    if let Some(stream) = known.stream {
-                        self.out.push_back((Origin::Tls(stream), bytes));
-                    }
-                }
-                LinkOut::OpenTls(endpoints) => {
-                    let hub = known.key;
-                    self.neighbours
-                        .dials
-                        .push_back(Dial::Open { hub, endpoints });
-                }
-                LinkOut::CloseTls => {
-                    known.stream = None;
-                    let hub = known.key;
-                    self.neighbours.dials.push_back(Dial::Close { hub });
-                }
+            // Its configuration has datagrams only.
+            if let LinkOut::Udp(to, bytes) = out {
+                self.out.push_back((Origin::Udp(to), bytes));
             }
         }
     }

@@ -44,7 +44,6 @@ use vpn_core::PeerId;
 
 pub use carry::Carried;
 pub use config::{MAX_HOPS, MAX_NEIGHBOURS, Neighbour, NeighbourLimits};
-pub use links::Dial;
 pub use status::NeighbourStatus;
 
 use super::sessions::SessionId;
@@ -66,8 +65,6 @@ struct Known {
     key: PeerId,
     /// How we join it, where its endpoint is known.
     link: Option<Link>,
-    /// The streams of that, if they are open.
-    stream: Option<u64>,
     /// While it joined us: its session, and where.
     here: Option<(SessionId, Origin)>,
     heard: Instant,
@@ -94,7 +91,7 @@ impl Known {
     fn joined(&self) -> Option<Origin> {
         match self.link.as_ref()?.way()? {
             (Carrier::Udp, to) => Some(Origin::Udp(to)),
-            (Carrier::Tls, _) => self.stream.map(Origin::Tls),
+            (Carrier::Tls, _) => None,
         }
     }
 }
@@ -107,7 +104,6 @@ pub(super) struct Neighbours {
     places: Origins<At>,
     remotes: Remotes,
     questions: Questions,
-    dials: std::collections::VecDeque<Dial>,
 }
 
 impl Neighbours {
@@ -117,7 +113,6 @@ impl Neighbours {
         let known = config.neighbours.iter().map(|neighbour| Known {
             key: neighbour.key,
             link: None,
-            stream: None,
             here: None,
             heard: now,
             packets: Bucket::full(limits.packets, now),
@@ -131,7 +126,6 @@ impl Neighbours {
             places: Origins::new(),
             remotes: Remotes::default(),
             questions: Questions::default(),
-            dials: std::collections::VecDeque::new(),
         })
     }
 
