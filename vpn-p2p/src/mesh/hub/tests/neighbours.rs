@@ -350,3 +350,41 @@ fn a_configuration_that_makes_no_sense_is_refused() {
         config.members = vec![Admitted::new(PeerId([1; 32]), vec![])];
     }));
 }
+
+#[test]
+fn isolated_members_are_not_shown_to_other_hubs_but_those_that_reach_all() {
+    let mut common = Node::new(udp("192.0.2.1:1"), &["10.77.0.1"]);
+    let (mut world, [mut x, _]) = with_neighbours(3, |config| {
+        config.isolation = true;
+        let addresses = common.record.addresses.clone();
+        let mut admitted = Admitted::new(common.identity.id(), addresses);
+        admitted.reaches_all = true;
+        config.members = vec![admitted];
+    });
+    common.join(&mut world);
+    assert_eq!(common.register(&mut world), Ok(false));
+    let mut a = Node::member(&mut world, "192.0.2.2:2", &["10.77.0.2"]);
+    let r = stranger("10.77.0.9");
+    for (node, crosses) in [(&mut a, false), (&mut common, true)] {
+        let said = x.introduces(&mut world, &r, node.tag());
+        assert_eq!(!node.open(&said).is_empty(), crosses);
+        let said = world.send(x.at, &x.carry(node.tag(), r.tag(), 1));
+        assert_eq!(!said.is_empty(), crosses);
+        let said = world.send(node.at, &node.relay(r.tag(), &[4; 40]));
+        assert_eq!(said.iter().any(|(to, _)| *to == x.at), crosses);
+        let find = Between::Find {
+            asked: asked(u32::from(crosses)),
+            what: What::Tag(node.tag().0),
+            hops: 1,
+            visited: vec![],
+        };
+        let said = x.says(&mut world, find);
+        let found = |it: &ToMember| matches!(it, ToMember::Between(Between::Found { .. }));
+        assert_eq!(x.open(&said).iter().any(found), crosses);
+        // A question for somebody else goes no further from who is isolated.
+        let what = What::Peer([7; 32]);
+        let question = node.seal(&ToHub::Find { id: 3, what });
+        let said = world.send(node.at, &question);
+        assert_eq!(said.iter().any(|(to, _)| *to == x.at), crosses);
+    }
+}
