@@ -120,6 +120,17 @@ impl Watch {
         self.due.front().map(|due| due.at)
     }
 
+    /// How many are watched.
+    pub(super) fn len(&self) -> usize {
+        self.watchers.len()
+    }
+
+    /// Forgets all but these.
+    pub(super) fn retain(&mut self, is_kept: impl Fn(Tag) -> bool) {
+        self.watchers.retain(|of, _| is_kept(*of));
+        self.telling.retain(|(of, _), _| is_kept(*of));
+    }
+
     /// Nobody watches it any more: it is gone.
     pub(super) fn forget(&mut self, of: Tag) {
         for watcher in self.watchers.remove(&of).into_iter().flatten() {
@@ -186,5 +197,18 @@ mod tests {
         assert_eq!(told.last(), Some(&Tag(1999_u64.to_be_bytes())));
         watch.forget(tag(255));
         assert!(watch.telling.is_empty());
+    }
+
+    #[test]
+    fn what_is_not_kept_is_not_told() {
+        let now = Instant::now();
+        let mut watch = Watch::default();
+        for of in [7, 8] {
+            watch.ask(tag(1), tag(of));
+            watch.changed(tag(of), 1, now);
+        }
+        watch.retain(|of| of == tag(8));
+        assert_eq!((watch.len(), watch.telling.len()), (1, 1));
+        assert!(watch.changed(tag(7), 2, now).is_empty());
     }
 }

@@ -189,3 +189,28 @@ fn who_is_isolated_at_either_hub_stays_so() {
         }
     }
 }
+
+#[test]
+fn hubs_that_join_each_other_are_back_soon_after_one_restarts() {
+    let mut world = line(2, 3, NatKind::Symmetric);
+    world.join_hubs(1, 0);
+    world.run(s(5));
+    for hub in 0..2 {
+        let neighbours = world.hub(hub).neighbours();
+        assert!(neighbours[0].joined, "{neighbours:?}");
+    }
+    for (from, to) in [(At(0), At(1)), (At(1), At(0))] {
+        world.start_flow(from, to, ms(50), s(60));
+    }
+    world.run(s(5));
+    world.start_hub(1);
+    world.run(s(6));
+    for (from, to) in [(At(0), At(1)), (At(1), At(0))] {
+        let _ = world.flow_of(from, to);
+    }
+    world.run(s(10));
+    for (from, to) in [(At(0), At(1)), (At(1), At(0))] {
+        let flow = world.flow_of(from, to);
+        assert!(flow.gap < ms(200), "{flow:?}");
+    }
+}

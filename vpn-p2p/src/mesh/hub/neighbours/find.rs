@@ -32,7 +32,7 @@ impl Hub {
             self.tell(session, from, &said(id, ours));
             return;
         }
-        if let Some(remote) = self.neighbours.remotes.fresh(what, now) {
+        if let Some(remote) = self.neighbours.fresh(what, now) {
             let (of, answer) = (
                 Tag::from(remote.record.record().peer),
                 remote.record.to_bytes(),
@@ -106,7 +106,7 @@ impl Hub {
                 return;
             }
         }
-        let fresh = self.neighbours.remotes.fresh(what, now);
+        let fresh = self.neighbours.fresh(what, now);
         if let Some(remote) = fresh.filter(|it| it.via != by && it.hubs < hops) {
             let (of, record) = (
                 Tag::from(remote.record.record().peer),
@@ -218,7 +218,9 @@ impl Hub {
     /// A neighbour knows nobody.
     pub(super) fn nobody_at(&mut self, by: At, asked: Asked, now: Instant) {
         if let Some(question) = self.neighbours.questions.nobody_at(asked, by) {
-            if question.away.is_none() {
+            // One that came from elsewhere did not have all the hops that ours have.
+            let ours = matches!(question.askers.first(), Some(Asker::Member(..)));
+            if ours && question.away.is_none() {
                 self.neighbours.questions.nobody(question.what, now);
             }
             self.settle(asked, question);

@@ -98,7 +98,7 @@ impl Hub {
         else {
             return Some(datagram);
         };
-        let keys = &*self.keys;
+        let (keys, echo) = (&*self.keys, crate::mesh::hub::echo(&datagram));
         let known = self.neighbours.known.get_mut(at.0);
         let Some(link) = known.and_then(|known| known.link.as_mut()) else {
             return Some(datagram);
@@ -107,7 +107,8 @@ impl Hub {
             .datagram(Carrier::Udp, Some(address), datagram, keys, now, unix)
             .is_err()
         {
-            self.status.not_authentic += 1;
+            // It may have joined us before we were started again: then it does so anew.
+            self.stranger(from, echo, now);
         }
         self.follow(at, now, unix);
         None

@@ -51,9 +51,9 @@ use super::{Hub, HubConfig, HubError, Origin, Origins};
 use crate::mesh::limit::Bucket;
 use crate::mesh::link::Link;
 use crate::mesh::way::Carrier;
-use crate::mesh::wire::{Between, Tag, ToMember};
+use crate::mesh::wire::{Between, Tag, ToMember, What};
 use questions::Questions;
-use remotes::Remotes;
+use remotes::{MAX_REMOTES, Remote, Remotes};
 
 /// A neighbour, by its place in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -171,6 +171,12 @@ impl Neighbours {
         self.known.iter().filter_map(|known| known.here)
     }
 
+    /// Who is meant, if the answer is fresh and leads somewhere.
+    fn fresh(&self, what: What, now: Instant) -> Option<&Remote> {
+        let remote = self.remotes.fresh(what, now)?;
+        self.known.get(remote.via.0)?.way().map(|_| remote)
+    }
+
     /// Somebody is our own member now.
     pub(super) fn forget(&mut self, tag: Tag) {
         self.remotes.remove(tag);
@@ -278,6 +284,12 @@ impl Hub {
             self.leave_neighbour(at);
         }
         self.neighbours.remotes.age(now, unix);
+        // Members of other hubs that are watched and were forgotten.
+        if self.watch.len() > self.members.len() + MAX_REMOTES {
+            let (members, remotes) = (&self.members, &self.neighbours.remotes);
+            self.watch
+                .retain(|of| members.contains_key(&of) || remotes.get(of).is_some());
+        }
         self.neighbours.questions.age(now);
     }
 

@@ -186,13 +186,20 @@ impl World {
         number
     }
 
-    /// Two hubs are neighbours from now on: the first one joins the other. Both start anew.
+    /// Two hubs are neighbours from now on: the first one joins the other, which does so too if that
+    /// was said before. Both start anew.
     pub fn join_hubs(&mut self, from: usize, to: usize) {
         let mut there = Neighbour::new(self.hubs[to].identity.id());
         there.endpoints.push(self.hubs[to].at);
         let here = Neighbour::new(self.hubs[from].identity.id());
-        self.hubs[from].neighbours.push(there);
-        self.hubs[to].neighbours.push(here);
+        let known = &mut self.hubs[from].neighbours;
+        match known.iter_mut().find(|known| known.key == there.key) {
+            Some(known) => known.endpoints = there.endpoints,
+            None => {
+                known.push(there);
+                self.hubs[to].neighbours.push(here);
+            }
+        }
         self.start_hub(to);
         self.start_hub(from);
     }
