@@ -230,6 +230,7 @@ pub(crate) fn inbound() -> Vec<Case> {
         ports: Some(PortRange::single(SERVED)),
         to_port: Some(80),
         remote: None,
+        behind: None,
     };
     let lane = |most| {
         let mut config = settings(256);

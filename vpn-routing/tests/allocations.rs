@@ -43,6 +43,7 @@ fn router(now: Instant) -> Router {
         ports: Some(PortRange::single(8080)),
         to_port: Some(80),
         remote: None,
+        behind: None,
     };
     let fr = router.tunnel_named("fr");
     let rules = CompiledRules::compile(

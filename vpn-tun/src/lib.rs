@@ -32,6 +32,10 @@ pub mod external;
 #[cfg(target_os = "linux")]
 mod foreign;
 #[cfg(target_os = "linux")]
+mod forwarding;
+#[cfg(target_os = "linux")]
+pub mod gateway;
+#[cfg(target_os = "linux")]
 pub mod journal;
 pub mod manual;
 pub mod name;
@@ -63,6 +67,8 @@ pub use direct::{DirectConfig, DirectError, DirectTransport};
 pub use dns::{DnsApply, DnsError, SystemDns};
 #[cfg(target_os = "linux")]
 pub use foreign::ForeignChange;
+#[cfg(target_os = "linux")]
+pub use gateway::{Gateway, GatewayConfig, GatewayError};
 #[cfg(target_os = "linux")]
 pub use journal::Journal;
 pub use name::{InterfaceName, NameError};

@@ -13,9 +13,10 @@ use crate::apply::record::{self, CAPTURE, DIRECT};
 use crate::apply::{self, ApplyError, CaptureConfig, Removed};
 use crate::dns::{self, DnsError, Restored};
 use crate::foreign::ForeignChange;
+use crate::gateway::GatewayError;
 use crate::journal::{Journal, JournalError};
 use crate::sysctl;
-use crate::{direct, external, openvpn};
+use crate::{direct, external, gateway, openvpn};
 
 /// What is left as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +108,9 @@ pub enum RecoverError {
     /// Resolvers of applications.
     #[error("cannot restore the resolvers")]
     Dns(#[from] DnsError),
+    /// Forwarding to networks behind this host, or the packet filter for it.
+    #[error("cannot undo what was forwarded")]
+    Gateway(#[from] GatewayError),
     /// A process of a tunnel, or its folder.
     #[error("cannot end the process of a tunnel")]
     Process(#[source] io::Error),
@@ -128,8 +132,8 @@ pub struct Recovered {
 /// Undoes what a killed run left: what its journal says, and what the kernel shows to be of this
 /// capture. For when nothing of the SDK runs in this network namespace.
 ///
-/// Processes of tunnels end first; then resolvers come back, forwarding and packet filter of the
-/// direct transport go, and last the capture, so that nothing goes direct before it is meant to.
+/// Processes of tunnels end first; then resolvers come back, forwarding and packet filters of the
+/// direct transport and of gateways go, and last the capture, so that nothing goes direct before it is meant to.
 pub async fn recover(journal: &Journal, capture: &CaptureConfig, leave: Leave) -> Recovered {
     let mut report = Recovered::default();
     match journal.forget_elsewhere() {
@@ -140,6 +144,7 @@ pub async fn recover(journal: &Journal, capture: &CaptureConfig, leave: Leave) -
     report.processes(journal).await;
     report.resolvers(journal).await;
     report.direct(journal, capture).await;
+    report.gateway(journal).await;
     if leave == Leave::Nothing {
         report.capture(journal, capture).await;
     }
@@ -190,6 +195,16 @@ impl Recovered {
                 }
                 Err(error) => self.failed.push(error.into()),
             }
+        }
+    }
+
+    async fn gateway(&mut self, journal: &Journal) {
+        match gateway::remove_leftovers(journal).await {
+            Ok((tables, restored)) => {
+                self.settings(restored);
+                self.done.extend(tables.into_iter().map(Undone::Table));
+            }
+            Err(error) => self.failed.push(error.into()),
         }
     }
 

@@ -12,6 +12,9 @@ use crate::id::RuleId;
 /// Such a flow is for the tunnel's own address and reaches the device's address on the same port,
 /// or on the ports from `to_port` on. Its answers go back through that tunnel, whatever rules say
 /// of the program that answers.
+///
+/// With [`behind`](Self::behind) it is for machines behind this host instead, and keeps its addresses:
+/// the system forwards it, and brings their answers back.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct InboundRule {
     /// Its identity.
@@ -27,6 +30,11 @@ pub struct InboundRule {
     pub to_port: Option<u16>,
     /// Who may; `None` is everybody.
     pub remote: Option<IpNet>,
+    /// A network behind this host: the rule admits flows for addresses in it, on the same ports, and
+    /// none for the tunnel's own address. `None`: for the tunnel's own address alone. Never admitted
+    /// is what comes from that network itself, or is for an address or a subnet of the device. Such
+    /// machines may also begin flows: these leave with their own addresses.
+    pub behind: Option<IpNet>,
 }
 
 impl fmt::Display for InboundRule {
@@ -37,6 +45,9 @@ impl fmt::Display for InboundRule {
         }
         if let Some(remote) = self.remote {
             write!(f, " of {remote}")?;
+        }
+        if let Some(behind) = self.behind {
+            write!(f, " to {behind}")?;
         }
         match self.to_port {
             Some(port) => write!(f, " -> port {port}"),

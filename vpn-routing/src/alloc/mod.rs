@@ -317,6 +317,11 @@ impl Allocator {
         self.shown().any(|g| g.on_device.addr() == addr)
     }
 
+    /// Whether this address is in a subnet that is on the device.
+    pub fn is_in_device_subnet(&self, addr: IpAddr) -> bool {
+        self.shown().any(|g| g.on_device.contains(&addr))
+    }
+
     /// The subnets that are on the device.
     fn shown(&self) -> impl Iterator<Item = &Group> {
         let on = |group: &&Group| group.members.iter().any(|m| !self.off_device.contains(m));

@@ -18,6 +18,7 @@
 //!     ports: Some(PortRange::single(8080)),
 //!     to_port: Some(80),
 //!     remote: Some("203.0.113.0/24".parse()?),
+//!     behind: None,
 //! };
 //! let office = TunnelId::new(0);
 //! let rules = CompiledRules::compile(
@@ -38,6 +39,14 @@
 //! * A change of rules is noticed with the next packet; a flow whose rule is gone ends.
 //! * Outsiders decide how many flows they begin: `max_flows_per_inbound_rule` bounds it.
 //! * A rule without ports publishes every port and reserves none.
+//!
+//! # Machines behind this host
+//!
+//! A rule with [`behind`](vpn_core::InboundRule::behind) lets in what is for a network that this host
+//! reaches by itself: with its addresses kept, so the system has to forward it
+//! (`vpn_tun::Gateway` sees to that), and those machines need a route back to this host. What they
+//! begin towards the tunnel keeps its source as well. It is never let in to an address or a subnet of
+//! the device, nor from a source in that very network.
 //!
 //! # What may not pass all the same
 //!

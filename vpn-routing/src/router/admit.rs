@@ -6,6 +6,10 @@
 //! asked, for they say where flows go that begin here. When the inbound rules change, it is looked
 //! at again with its next packet of either direction, and ends if it would not be let in any more.
 //!
+//! A rule may also let in what is for machines behind this host. Such a flow keeps its addresses: the
+//! device has it as the tunnel does, and the system forwards it. Never to an address or a subnet of the
+//! device itself, or whoever is behind one tunnel would reach others who are.
+//!
 //! If two tunnels bring the same remote address and port to one address of the device, or an
 //! application talks to that remote already, the remote's *port* is translated for the later one:
 //! refusing it would let whoever is behind one tunnel shut out somebody behind another.
@@ -28,6 +32,7 @@ use super::outbound::{Known, is_routable, may_start_a_flow};
 use super::owners::OUTSIDER;
 use crate::conn::{Conn, ConnId, DnsFlow, Origin, Phase, Socket, Stamp};
 use crate::nat::Endpoint;
+use crate::rules::Admitted;
 
 impl Router {
     /// A packet from a tunnel that is of no flow: enters one, if a rule lets it in.
@@ -47,15 +52,9 @@ impl Router {
         {
             return Err(DropReason::Unsolicited);
         }
+        let to = (received.dst(), received.dst_port());
         let admitted = self
-            .rules
-            .inbound()
-            .admit(
-                tunnel,
-                received.protocol(),
-                received.dst_port(),
-                received.src(),
-            )
+            .let_in(tunnel, received.protocol(), to, received.src())
             .ok_or(DropReason::Unsolicited)?;
         let local = self
             .device_address(tunnel, received.dst())
@@ -82,16 +81,32 @@ impl Router {
         self.enter_guest(now, tunnel, parsed, device, admitted.rule)
     }
 
-    /// The address on the device that stands for an address of this tunnel.
+    /// What the rules in force say to a flow from `remote` to an address and port in the tunnel.
+    fn let_in(
+        &self,
+        tunnel: TunnelId,
+        protocol: Protocol,
+        to: (IpAddr, u16),
+        remote: IpAddr,
+    ) -> Option<Admitted> {
+        let rules = self.rules.inbound();
+        match self.allocator.place_of(tunnel, to.0) {
+            Some(_) => rules.admit(tunnel, protocol, to.1, remote),
+            None if self.allocator.is_in_device_subnet(to.0) || !is_routable(to.0) => None,
+            None => rules.admit_behind(tunnel, protocol, to, remote),
+        }
+    }
+
+    /// The address on the device that stands for an address in this tunnel: one that is not the
+    /// tunnel's stands for itself.
     fn device_address(&self, tunnel: TunnelId, addr: IpAddr) -> Option<IpAddr> {
         let slot = self.tunnels.get(tunnel)?;
         if !matches!(slot.state, TransportState::Up(_)) {
             return None;
         }
-        let place = self.allocator.place_of(tunnel, addr)?;
-        Some(match self.config.translate {
-            true => place.on_device.addr(),
-            false => addr,
+        Some(match self.allocator.place_of(tunnel, addr) {
+            Some(place) if self.config.translate => place.on_device.addr(),
+            _ => addr,
         })
     }
 
@@ -268,9 +283,8 @@ impl Router {
         if self.filtered_since(now, id).is_some() {
             return Some(DropReason::BlockedByFilter);
         }
-        let rules = self.rules.inbound();
-        let (port, remote) = (wire.src_port(), wire.dst());
-        let admitted = rules.admit(tunnel, wire.protocol(), port, remote);
+        let to = (wire.src(), wire.src_port());
+        let admitted = self.let_in(tunnel, wire.protocol(), to, wire.dst());
         match admitted.filter(|now| now.port == device.src_port()) {
             None => {
                 self.dismiss(now, id);

@@ -89,7 +89,8 @@ impl Router {
         let Some(source) = slot.address(flow.family()) else {
             return Drop(DropReason::FamilyNotCarried, Some(tunnel));
         };
-        let source = if self.config.translate {
+        let keeps = |source| self.rules.inbound().is_behind(tunnel, source);
+        let source = if self.config.translate && !keeps(flow.src()) {
             source
         } else {
             flow.src()

@@ -82,7 +82,14 @@ impl Router {
         // queries would go to a resolver that is not its any more.
         let translate = self.config.translate;
         let has = |addr: IpAddr| assigned.addresses.iter().any(|net| net.addr() == addr);
-        let valid = |wire_source| !translate || has(wire_source);
+        let had = |addr| {
+            let had = before.as_ref().map(|before| before.addresses.iter());
+            had.is_some_and(|mut nets| nets.any(|net| net.addr() == addr))
+        };
+        // Machines behind this host have theirs, whatever the tunnel's is.
+        let rules = Arc::clone(&self.rules);
+        let behind = |addr| !had(addr) && rules.inbound().is_behind(tunnel, addr);
+        let valid = |wire_source| !translate || has(wire_source) || behind(wire_source);
         self.dismiss_guests(now, |c| c.tunnel == tunnel && !valid(c.wire.src()));
         let dismissed = |c: &Conn| c.origin == Origin::Tunnel && c.phase.is_ended();
         self.conns.remove_where(&mut self.removed, |c| {
@@ -98,7 +105,7 @@ impl Router {
         });
         // And for the rest of datagrams that are under way.
         let same = |b: &Assigned| b.addresses == assigned.addresses && b.dns == assigned.dns;
-        if !before.is_some_and(|before| same(&before)) {
+        if !before.as_deref().is_some_and(same) {
             self.fragments.forget_ways(|way| way.uses(tunnel));
         }
         self.update_plan();

@@ -36,9 +36,18 @@ struct Entry {
     ports: Option<PortRange>,
     to_port: Option<u16>,
     remote: Option<IpNet>,
+    /// It is for addresses in there, and not for the tunnel's own.
+    behind: Option<IpNet>,
 }
 
 impl Entry {
+    /// Whether it is for what this remote sends through a tunnel by this protocol.
+    fn is_from(&self, tunnel: TunnelId, protocol: Protocol, remote: IpAddr) -> bool {
+        self.tunnel == tunnel
+            && self.protocol.matches(protocol)
+            && self.remote.is_none_or(|net| net.contains(&remote))
+    }
+
     /// The local port of one of the tunnel's.
     fn local(&self, port: u16) -> Option<u16> {
         match (self.ports, self.to_port) {
@@ -50,7 +59,7 @@ impl Entry {
 
     /// The tunnel's port of a local one.
     fn published(&self, local: u16) -> Option<u16> {
-        let ports = self.ports?;
+        let ports = self.ports.filter(|_| self.behind.is_none())?;
         let first = self.to_port.unwrap_or(ports.first());
         let port = ports.first().checked_add(local.checked_sub(first)?)?;
         ports.contains(port).then_some(port)
@@ -58,7 +67,8 @@ impl Entry {
 
     /// Whether the rule names these ports: one for every port takes none away from others.
     fn publishes(&self, tunnel: TunnelId, protocol: Protocol) -> bool {
-        self.tunnel == tunnel && self.protocol.matches(protocol) && self.ports.is_some()
+        let own = self.ports.is_some() && self.behind.is_none();
+        own && self.tunnel == tunnel && self.protocol.matches(protocol)
     }
 }
 
@@ -83,8 +93,8 @@ impl InboundRules {
         self.entries.is_empty()
     }
 
-    /// Whether a flow from `remote` to this port of the tunnel is let in. `port` is 0 for an
-    /// echo.
+    /// Whether a flow from `remote` to this port of the tunnel's own address is let in. `port` is 0
+    /// for an echo.
     pub fn admit(
         &self,
         tunnel: TunnelId,
@@ -92,19 +102,29 @@ impl InboundRules {
         port: u16,
         remote: IpAddr,
     ) -> Option<Admitted> {
-        self.entries.iter().find_map(|entry| {
-            let meant = entry.tunnel == tunnel
-                && entry.protocol.matches(protocol)
-                && entry.remote.is_none_or(|net| net.contains(&remote));
-            let port = match protocol.is_icmp() {
-                _ if !meant => return None,
-                true => 0,
-                false => entry.local(port)?,
-            };
-            Some(Admitted {
-                rule: entry.id,
-                port,
-            })
+        let mut own = self.entries.iter().filter(|entry| entry.behind.is_none());
+        own.find_map(|entry| admitted(entry, tunnel, protocol, port, remote))
+    }
+
+    /// Whether a flow from `remote` to this port of another machine is let in, one behind this host.
+    /// Not from the network that it is in: that would be a source of somebody else.
+    pub fn admit_behind(
+        &self,
+        tunnel: TunnelId,
+        protocol: Protocol,
+        to: (IpAddr, u16),
+        remote: IpAddr,
+    ) -> Option<Admitted> {
+        let reaches = |net: IpNet| net.contains(&to.0) && !net.contains(&remote);
+        let mut others = (self.entries.iter()).filter(|entry| entry.behind.is_some_and(reaches));
+        others.find_map(|entry| admitted(entry, tunnel, protocol, to.1, remote))
+    }
+
+    /// Whether a machine with this address is behind this host for that tunnel, so that its packets keep
+    /// the address there.
+    pub fn is_behind(&self, tunnel: TunnelId, source: IpAddr) -> bool {
+        self.entries.iter().any(|entry| {
+            entry.tunnel == tunnel && entry.behind.is_some_and(|net| net.contains(&source))
         })
     }
 
@@ -134,6 +154,25 @@ impl InboundRules {
     }
 }
 
+/// What one rule says to a flow.
+fn admitted(
+    entry: &Entry,
+    tunnel: TunnelId,
+    protocol: Protocol,
+    port: u16,
+    remote: IpAddr,
+) -> Option<Admitted> {
+    let port = match protocol.is_icmp() {
+        _ if !entry.is_from(tunnel, protocol, remote) => return None,
+        true => 0,
+        false => entry.local(port)?,
+    };
+    Some(Admitted {
+        rule: entry.id,
+        port,
+    })
+}
+
 fn entry_of(rule: &InboundRule, names: &dyn Names) -> Result<Entry, RuleError> {
     let tunnel = names
         .tunnel(&rule.tunnel)
@@ -145,6 +184,11 @@ fn entry_of(rule: &InboundRule, names: &dyn Names) -> Result<Entry, RuleError> {
         rule: rule.id,
         what,
     };
+    if rule.behind.is_some() && rule.to_port.is_some() {
+        return Err(bad(
+            "machines behind this host are reached on their own ports",
+        ));
+    }
     match (rule.protocol, rule.ports, rule.to_port) {
         (RuleProtocol::Tcp | RuleProtocol::Udp, Some(ports), Some(first)) => {
             let count = ports.last() - ports.first();
@@ -165,6 +209,7 @@ fn entry_of(rule: &InboundRule, names: &dyn Names) -> Result<Entry, RuleError> {
         ports: rule.ports,
         to_port: rule.to_port,
         remote: rule.remote,
+        behind: rule.behind,
     })
 }
 
@@ -189,6 +234,7 @@ mod tests {
             ports,
             to_port,
             remote: None,
+            behind: None,
         }
     }
 
@@ -223,6 +269,29 @@ mod tests {
         assert!(rules.may_use(UK, Protocol::UDP, 9, 10));
     }
 
+    /// What is behind this host is reached by its own rules, and they lead to nothing here.
+    #[test]
+    fn a_rule_for_a_network_behind_is_for_that_network_alone() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let (rules, _) = rules(&[InboundRule {
+            behind: Some("192.168.7.0/24".parse().unwrap()),
+            ..udp(Some(PortRange::single(53)), None)
+        }]);
+        let peer = ip("10.77.0.3");
+        let to = |host: &str, port, from| {
+            rules
+                .admit_behind(UK, Protocol::UDP, (ip(host), port), from)
+                .is_some()
+        };
+        assert!(to("192.168.7.9", 53, peer));
+        assert!(!to("192.168.7.9", 54, peer) && !to("192.168.8.9", 53, peer));
+        assert!(!to("192.168.7.9", 53, ip("192.168.7.1")), "from itself");
+        assert!(rules.admit(UK, Protocol::UDP, 53, peer).is_none());
+        assert!(rules.is_behind(UK, ip("192.168.7.1")) && !rules.is_behind(UK, peer));
+        assert!(rules.may_use(UK, Protocol::UDP, 53, 9) && !rules.serves(Protocol::UDP, 53));
+        assert_eq!(rules.published(UK, Protocol::UDP, 53), None);
+    }
+
     #[test]
     fn what_makes_no_sense_is_told_and_admits_nothing() {
         let elsewhere = InboundRule {
@@ -233,7 +302,12 @@ mod tests {
             protocol: RuleProtocol::Icmp,
             ..udp(Some(PortRange::single(7)), None)
         };
+        let moved = InboundRule {
+            behind: Some("192.168.7.0/24".parse().unwrap()),
+            ..udp(PortRange::new(1, 2), Some(3))
+        };
         let list = [
+            moved,
             udp(PortRange::new(1, 100), Some(65_500)),
             udp(None, Some(80)),
             elsewhere,

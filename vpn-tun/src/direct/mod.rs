@@ -32,7 +32,6 @@
 //! host that drops forwarded packets has the last word: let it accept what comes from the interface.
 
 mod config;
-mod forwarding;
 mod table;
 mod transport;
 mod uplink;

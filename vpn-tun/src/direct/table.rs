@@ -1,7 +1,5 @@
 //! Decides what the packet filter does for the direct transport.
 
-use std::collections::BTreeSet;
-
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use vpn_core::Family;
@@ -9,21 +7,13 @@ use vpn_core::Family;
 use super::config::DirectConfig;
 use super::device_beside;
 use crate::apply::CaptureConfig;
+use crate::forwarding::Opened;
 use crate::nft::{Table, accept, drop, field, matches, meta, set};
 
 /// Where sources are translated (`srcnat` of nft(8)).
 const SRCNAT: i32 = 100;
 /// Where filters stand (`filter` of nft(8)).
 const FILTER: i32 = 0;
-
-/// Interfaces on which forwarding is ours, by family: nothing else may profit from it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Opened {
-    pub(super) v4: BTreeSet<String>,
-    pub(super) v6: BTreeSet<String>,
-    /// This kernel forwards IPv6 on all interfaces, for us.
-    pub(super) v6_everywhere: bool,
-}
 
 pub(super) fn table(capture: &CaptureConfig) -> Table {
     Table {
@@ -66,20 +56,7 @@ pub(super) fn commands(config: &DirectConfig, opened: &Opened) -> Vec<Value> {
     let answers = matches(state, "in", json!(["established", "related"]));
     forward.push(vec![to_us(), answers, accept()]);
     forward.push(vec![to_us(), drop()]);
-    for (nfproto, names) in [("ipv4", &opened.v4), ("ipv6", &opened.v6)] {
-        if names.is_empty() {
-            continue;
-        }
-        let names = names.iter().map(|name| json!(name)).collect();
-        forward.push(vec![
-            matches(meta("nfproto"), "==", json!(nfproto)),
-            matches(meta("iifname"), "==", set(names)),
-            drop(),
-        ]);
-    }
-    if opened.v6_everywhere {
-        forward.push(vec![matches(meta("nfproto"), "==", json!("ipv6")), drop()]);
-    }
+    forward.extend(opened.others_dropped());
     all.extend(forward.into_iter().map(|expr| table.rule("forward", expr)));
     all
 }

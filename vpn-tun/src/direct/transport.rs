@@ -14,8 +14,7 @@ use vpn_core::{
 
 use super::OWNER;
 use super::config::{DirectConfig, DirectError};
-use super::forwarding::Forwarding;
-use super::table::{self, Opened};
+use super::table;
 use super::uplink::{self, LOOK_EVERY, Uplink, carried};
 use crate::apply::config::Step;
 use crate::apply::netlink::{Netlink, Target};
@@ -23,6 +22,7 @@ use crate::apply::policy::{Device, Part, Role, message};
 use crate::apply::record::{self, DIRECT};
 use crate::apply::{ApplyError, CaptureConfig, families_of};
 use crate::device::{LinuxTun, TunConfig};
+use crate::forwarding::{Forwarding, Opened};
 use crate::nft::{self, NftError, Tables};
 
 /// The kernel's main routing table.
@@ -74,7 +74,7 @@ impl DirectTransport {
         let tun = TunConfig::named(config.interface.clone()).mtu(config.mtu.unwrap_or(USUAL_MTU));
         let mut keeper = Keeper {
             netlink: Netlink::open()?,
-            forwarding: Forwarding::new(config.journal.clone())?,
+            forwarding: Forwarding::new(config.journal.clone(), OWNER)?,
             tables: Tables::new(config.journal.clone(), OWNER),
             tun: Arc::new(LinuxTun::create(tun)?),
             state: Arc::new(StateSender::new()),
@@ -241,7 +241,7 @@ impl Keeper {
         let ours = self.config.interface.as_str();
         let captured = ours.strip_suffix('d').unwrap_or(ours);
         let uplink = uplink::look(&self.netlink, &[ours, captured]).await?;
-        let needed = self.forwarding.needed(&uplink);
+        let needed = self.forwarding.needed(&uplink.interfaces);
         if self.opened.as_ref() != Some(&needed) {
             let tables = [table::table(&self.config.capture)];
             self.tables.note(&tables)?;
@@ -249,7 +249,8 @@ impl Keeper {
             self.tables.made(&tables).await;
         }
         // Each time: an interface that comes again begins anew.
-        self.forwarding.open(&self.config.interface, &needed)?;
+        self.forwarding
+            .open::<DirectError>(&self.config.interface, &needed)?;
         self.opened = Some(needed);
         let mtu = self.config.mtu.or(uplink.mtu).unwrap_or(USUAL_MTU);
         let mtu = mtu.max(MIN_MTU);
@@ -318,7 +319,7 @@ impl Keeper {
 
     /// Undoes as much as it can: forwarding first, filter last. What stays, stays in the journal.
     async fn tear_down(&mut self) {
-        match self.forwarding.close() {
+        match self.forwarding.close::<DirectError>() {
             Ok(restored) => {
                 for change in restored.left {
                     tracing::warn!("left as somebody else made it: {change}");

@@ -46,6 +46,7 @@ pub(super) async fn run(words: &Words) -> Result<(), Error> {
                 ports: None,
                 to_port: None,
                 remote: None,
+                behind: None,
             })
             .collect(),
         ..RuleSnapshot::default()

@@ -129,6 +129,7 @@ fn what_is_let_in_is_judged_as_well() {
         ports: PortRange::new(8000, 8010),
         to_port: Some(80),
         remote: None,
+        behind: None,
     }]);
     let of = |action, ports| FilterRule {
         direction: FilterDirection::Inbound,

@@ -41,6 +41,7 @@ fn rule(protocol: RuleProtocol, port: Option<u16>, to_port: Option<u16>) -> Inbo
         ports: port.map(PortRange::single),
         to_port,
         remote: None,
+        behind: None,
     }
 }
 
@@ -460,4 +461,103 @@ fn a_connection_whose_tunnel_is_gone_does_not_go_on_through_another() {
         assert!(world.sent("uk").is_empty(), "{end}");
         assert_eq!(world.router.guests.len(), 0);
     }
+}
+
+const LAN_HOST: &str = "192.168.7.9";
+
+fn behind(protocol: RuleProtocol) -> InboundRule {
+    InboundRule {
+        behind: Some("192.168.7.0/24".parse().unwrap()),
+        ..rule(protocol, None, None)
+    }
+}
+
+/// P7, L-18: the system forwards it, and the answer's source is not the device's.
+#[test]
+fn a_machine_behind_this_host_is_reached_by_rule_and_answers() {
+    let mut world = world();
+    let syn = tcp((SITE, 4000), (LAN_HOST, 80), "S");
+    world.inbound(vec![rule(RuleProtocol::Tcp, None, None)]);
+    world.receive("fr", &syn);
+    assert!(world.delivered().is_empty(), "default off");
+    world.inbound(vec![behind(RuleProtocol::Tcp), behind(RuleProtocol::Icmp)]);
+    world.receive("uk", &syn);
+    assert!(world.delivered().is_empty(), "another tunnel");
+    world.receive("fr", &syn);
+    assert_eq!(world.delivered(), [syn]);
+    let answer = tcp((LAN_HOST, 80), (SITE, 4000), "SA");
+    world.send([answer.clone()]);
+    assert_eq!(world.sent("fr"), [answer]);
+    assert!(world.sent("uk").is_empty());
+    world.receive("fr", &echo(SITE, LAN_HOST, 7, false));
+    assert_eq!(world.delivered().len(), 1);
+    world.send([echo(LAN_HOST, SITE, 7, true)]);
+    assert_eq!(world.sent("fr"), [echo(LAN_HOST, SITE, 7, true)]);
+    let own = tcp((SITE, 4001), ("10.5.0.3", 80), "S");
+    world.receive("fr", &own);
+    assert!(world.delivered().is_empty(), "not this host itself");
+}
+
+/// It ends with its rule, and stays with another that says the same.
+#[test]
+fn a_flow_to_a_machine_behind_this_host_ends_with_its_rule() {
+    let mut world = world();
+    world.inbound(vec![behind(RuleProtocol::Tcp)]);
+    world.receive("fr", &tcp((SITE, 1), (LAN_HOST, 80), "S"));
+    world.send([tcp((LAN_HOST, 80), (SITE, 1), "SA")]);
+    assert_eq!((world.delivered().len(), world.sent("fr").len()), (1, 1));
+    world.inbound(vec![InboundRule {
+        id: RuleId(2),
+        ..behind(RuleProtocol::Tcp)
+    }]);
+    world.receive("fr", &tcp((SITE, 1), (LAN_HOST, 80), "A"));
+    assert_eq!(world.delivered().len(), 1);
+    world.up("fr", &["10.5.0.4/24"], &[]);
+    world.receive("fr", &tcp((SITE, 1), (LAN_HOST, 80), "A"));
+    assert_eq!(world.delivered().len(), 1, "it has its own address");
+    world.inbound(vec![]);
+    world.receive("fr", &tcp((SITE, 1), (LAN_HOST, 80), "A"));
+    world.send([tcp((LAN_HOST, 80), (SITE, 1), "A")]);
+    assert!(world.delivered().is_empty());
+    assert!(world.sent("fr").is_empty() && world.sent("uk").is_empty());
+}
+
+/// No relay: neither back into the device, nor between tunnels, nor with somebody else's source.
+#[test]
+fn what_is_behind_this_host_is_never_behind_a_tunnel() {
+    let mut world = world();
+    let everywhere = |net: &str| InboundRule {
+        behind: Some(net.parse().unwrap()),
+        ..rule(RuleProtocol::Udp, None, None)
+    };
+    world.inbound(vec![everywhere("0.0.0.0/0")]);
+    world.receive("fr", &udp((SITE, 1), (LAN_HOST, 9), b""));
+    assert!(world.delivered().is_empty(), "the source is in it, too");
+    world.inbound(vec![everywhere("10.0.0.0/8"), everywhere("192.168.7.0/24")]);
+    for to in ["10.5.0.2", "10.5.0.3", "10.5.0.9", "10.5.0.255"] {
+        world.receive("fr", &udp((SITE, 1), (to, 9), b""));
+        assert!(world.delivered().is_empty(), "{to}");
+    }
+    for from in ["192.168.7.1", "10.5.0.2", "127.0.0.1"] {
+        world.receive("fr", &udp((from, 1), (LAN_HOST, 9), b""));
+        assert!(world.delivered().is_empty(), "{from}");
+    }
+    world.receive("fr", &udp((SITE, 1), (LAN_HOST, 9), b""));
+    assert_eq!(world.delivered().len(), 1);
+}
+
+/// What a machine behind this host begins keeps its source; what is not behind it gets the tunnel's.
+#[test]
+fn a_machine_behind_this_host_begins_with_its_own_address() {
+    let mut world = world();
+    world.rule_for_all("fr");
+    world.inbound(vec![behind(RuleProtocol::Tcp)]);
+    let out = udp((LAN_HOST, 5), (SITE, 9), b"out");
+    world.send([out.clone(), udp(("192.168.8.9", 5), (SITE, 9), b"out")]);
+    let sent = world.sent("fr");
+    assert_eq!(sent[0], out);
+    assert_eq!(flow_of(&sent[1]).src(), addr("10.5.0.3"));
+    let answer = udp((SITE, 9), (LAN_HOST, 5), b"in");
+    world.receive("fr", &answer);
+    assert_eq!(world.delivered(), [answer]);
 }

@@ -132,6 +132,7 @@ fn who_is_let_in_has_the_mapped_address() {
         ports: None,
         to_port: None,
         remote: None,
+        behind: None,
     }]);
     world.receive("south", &tcp(("192.168.1.9", 4000), ("10.6.0.2", 80), "S"));
     assert_eq!(

@@ -82,7 +82,7 @@ fn owner(table: &Table<'_>) -> Result<Option<OwnerMatch>, TomlError> {
 
 /// `[[inbound]]`
 pub(super) fn inbound(table: &Table<'_>) -> Result<InboundRule, TomlError> {
-    table.knows(&["tunnel", "proto", "port", "to_port", "remote"])?;
+    table.knows(&["tunnel", "proto", "port", "to_port", "remote", "behind"])?;
     let rule = InboundRule {
         id: table.id(),
         tunnel: table.required("tunnel", table.with("tunnel", name)?)?,
@@ -90,7 +90,12 @@ pub(super) fn inbound(table: &Table<'_>) -> Result<InboundRule, TomlError> {
         ports: table.number_or_text("port")?,
         to_port: table.number("to_port")?,
         remote: table.with("remote", parse_prefix)?,
+        behind: table.with("behind", parse_prefix)?,
     };
+    if rule.behind.is_some() && rule.to_port.is_some() {
+        let problem = "machines behind this host are reached on their own ports";
+        return Err(table.wrong("to_port", problem));
+    }
     if rule.protocol == RuleProtocol::Icmp && rule.ports.is_some() {
         return Err(table.wrong("port", "ICMP has no ports"));
     }

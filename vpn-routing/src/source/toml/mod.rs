@@ -77,6 +77,7 @@ const MAX_BYTES: u64 = 16 << 20;
 /// | `tunnel`, `proto` | where it comes from, and `tcp`, `udp` or `icmp` (echo requests); required |
 /// | `port`, `to_port` | port or range at the tunnel's address; local port of the first of them |
 /// | `remote` | prefix of who may |
+/// | `behind` | a network behind this host that the rule is for, in place of the tunnel's own address |
 ///
 /// | Key of `[[filter]]` | What it is |
 /// |---|---|

@@ -122,8 +122,13 @@ fn inbound_and_filter_rules_are_read() {
         port = "6881-6889"
         to_port = 1000
         remote = "192.0.2.1"
+        [[inbound]]
+        tunnel = "uk"
+        proto = "icmp"
+        behind = "192.168.7.0/24"
     "#;
     let all = parsed(text).unwrap();
+    assert_eq!(all.inbound[1].behind, "192.168.7.0/24".parse().ok());
     let inbound = &all.inbound[0];
     assert_eq!(
         (inbound.tunnel.as_str(), inbound.to_port),
@@ -230,6 +235,12 @@ fn what_makes_no_sense_is_named_with_line_table_and_key() {
             "[[inbound]]\ntunnel = \"uk\"\nproto = \"tcp\"\nto_port = 1",
             "inbound",
             6,
+            "to_port",
+        ),
+        (
+            "[[inbound]]\ntunnel = \"uk\"\nproto = \"tcp\"\nport = 1\nto_port = 2\nbehind = \"fd00::/8\"",
+            "inbound",
+            7,
             "to_port",
         ),
         (

@@ -1,15 +1,15 @@
 //! Touches forwarding: of the interfaces that need it, where the kernel can tell them apart.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::OWNER;
-use super::config::DirectError;
-use super::table::Opened;
-use super::uplink::Uplink;
+use serde_json::{Value, json};
+
 use crate::foreign::ForeignChange;
 use crate::journal::{Journal, JournalError};
 use crate::name::InterfaceName;
-use crate::sysctl::{self, Changed, Restored};
+use crate::nft::{drop, matches, meta, set};
+use crate::sysctl::{self, Changed, Restored, SysctlError};
 
 /// Where the settings are, for the network namespace of the calling thread.
 const V4: &str = "/proc/sys/net/ipv4/conf";
@@ -18,34 +18,64 @@ const V6: &str = "/proc/sys/net/ipv6/conf";
 /// Per-interface forwarding of IPv6 (Linux 6.17).
 const FORCE: &str = "force_forwarding";
 
+/// Interfaces on which forwarding is ours, by family: nothing else may profit from it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Opened {
+    pub(crate) v4: BTreeSet<String>,
+    pub(crate) v6: BTreeSet<String>,
+    /// This kernel forwards IPv6 on all interfaces, for us.
+    pub(crate) v6_everywhere: bool,
+}
+
+impl Opened {
+    /// Rules for the end of a forward chain: what else would be forwarded by what is open now.
+    pub(crate) fn others_dropped(&self) -> Vec<Vec<Value>> {
+        let of_family = |family: &str| matches(meta("nfproto"), "==", json!(family));
+        let mut rules = Vec::new();
+        for (family, names) in [("ipv4", &self.v4), ("ipv6", &self.v6)] {
+            if names.is_empty() {
+                continue;
+            }
+            let names = names.iter().map(|name| json!(name)).collect();
+            let from = matches(meta("iifname"), "==", set(names));
+            rules.push(vec![of_family(family), from, drop()]);
+        }
+        if self.v6_everywhere {
+            rules.push(vec![of_family("ipv6"), drop()]);
+        }
+        rules
+    }
+}
+
 /// Forwarding that is ours, and what it was before.
 #[derive(Debug)]
-pub(super) struct Forwarding {
+pub(crate) struct Forwarding {
     changed: Changed,
     /// Whether this kernel can forward IPv6 on some interfaces only.
     narrow: bool,
 }
 
 impl Forwarding {
-    pub(super) fn new(journal: Option<Journal>) -> Result<Self, JournalError> {
+    /// `whose` tells its settings from others in the journal.
+    pub(crate) fn new(journal: Option<Journal>, whose: &str) -> Result<Self, JournalError> {
         Ok(Self {
-            changed: Changed::new(journal, OWNER)?,
+            changed: Changed::new(journal, whose)?,
             narrow: Path::new(&format!("{V6}/lo/{FORCE}")).exists(),
         })
     }
 
     /// What others set meanwhile.
-    pub(super) fn look(&self) -> Vec<ForeignChange> {
+    pub(crate) fn look(&self) -> Vec<ForeignChange> {
         self.changed.look()
     }
 
-    /// The interfaces that would be opened: those that don't forward by themselves.
-    pub(super) fn needed(&self, uplink: &Uplink) -> Opened {
+    /// Those of these interfaces that would be opened: that don't forward by themselves.
+    pub(crate) fn needed(&self, interfaces: &BTreeSet<String>) -> Opened {
         let off =
             |path: &str| self.changed.is_ours(path) || sysctl::read(path).is_some_and(|v| v == "0");
         let everywhere = format!("{V6}/all/forwarding");
         let mut opened = Opened::default();
-        for name in &uplink.interfaces {
+        for name in interfaces {
             if off(&format!("{V4}/{name}/forwarding")) {
                 opened.v4.insert(name.clone());
             }
@@ -58,46 +88,46 @@ impl Forwarding {
     }
 
     /// Lets these interfaces and our own forward. The packet filter must have been told.
-    pub(super) fn open(
-        &mut self,
-        ours: &InterfaceName,
-        opened: &Opened,
-    ) -> Result<(), DirectError> {
+    pub(crate) fn open<E>(&mut self, ours: &InterfaceName, opened: &Opened) -> Result<(), E>
+    where
+        E: From<SysctlError> + From<JournalError>,
+    {
         let own = std::iter::once(ours.as_str());
         for name in own.clone().chain(opened.v4.iter().map(String::as_str)) {
             // Who forwards by themselves (containers, virtual machines) sets `all`, and with it this.
             let all = format!("{V4}/all/forwarding");
             let path = format!("{V4}/{name}/forwarding");
-            self.changed.set_below::<DirectError>(&path, "1", &all)?;
+            self.changed.set_below::<E>(&path, "1", &all)?;
         }
         if opened.v6_everywhere {
             // First: an interface that begins to forward forgets its routers otherwise.
             for name in interfaces() {
                 let path = format!("{V6}/{name}/accept_ra");
                 if sysctl::read(&path).is_some_and(|value| value == "1") {
-                    self.set(&path, "2")?;
+                    self.changed.set::<E>(&path, "2")?;
                 }
                 // `all` overwrites it now, and again on the way back.
                 if name != "all" {
                     self.changed.keep(&format!("{V6}/{name}/forwarding"), "1")?;
                 }
             }
-            self.set(&format!("{V6}/all/forwarding"), "1")?;
+            self.changed
+                .set::<E>(&format!("{V6}/all/forwarding"), "1")?;
         } else if self.narrow {
             for name in own.chain(opened.v6.iter().map(String::as_str)) {
-                self.set(&format!("{V6}/{name}/{FORCE}"), "1")?;
+                let path = format!("{V6}/{name}/{FORCE}");
+                self.changed.set::<E>(&path, "1")?;
             }
         }
         Ok(())
     }
 
     /// Brings the former settings back.
-    pub(super) fn close(&mut self) -> Result<Restored, DirectError> {
+    pub(crate) fn close<E>(&mut self) -> Result<Restored, E>
+    where
+        E: From<SysctlError> + From<JournalError>,
+    {
         self.changed.restore()
-    }
-
-    fn set(&mut self, path: &str, value: &str) -> Result<(), DirectError> {
-        self.changed.set(path, value)
     }
 }
 
@@ -111,6 +141,7 @@ fn interfaces() -> impl Iterator<Item = String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::direct::DirectError;
     use nix::sched::{CloneFlags, unshare};
 
     /// As on a kernel that forwards IPv6 everywhere or nowhere (before 6.17).
@@ -133,25 +164,22 @@ mod tests {
             };
             let before = seen();
             assert_eq!(before, ["0", "0", "0", "1"]);
-            let uplink = Uplink {
-                interfaces: ["lo".to_owned()].into(),
-                ..Uplink::default()
-            };
+            let uplink = ["lo".to_owned()].into();
             let mut forwarding = Forwarding {
                 narrow: false,
-                ..Forwarding::new(None).unwrap()
+                ..Forwarding::new(None, "test").unwrap()
             };
             let needed = forwarding.needed(&uplink);
             assert!(needed.v6_everywhere && needed.v6.is_empty() && needed.v4.contains("lo"));
             let ours = "vpn0d".parse().unwrap();
-            forwarding.open(&ours, &needed).unwrap();
+            forwarding.open::<DirectError>(&ours, &needed).unwrap();
             assert_eq!(seen(), ["1", "1", "1", "2"]);
             assert_eq!(
                 forwarding.needed(&uplink),
                 needed,
                 "it is ours as long as it is open"
             );
-            forwarding.close().unwrap();
+            forwarding.close::<DirectError>().unwrap();
             assert_eq!(seen(), before);
         };
         std::thread::spawn(test).join().unwrap();
