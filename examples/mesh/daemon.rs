@@ -19,6 +19,8 @@ pub(crate) enum Request {
 pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    /// A terminal that is closed must not leave anything behind either.
+    hangup: Signal,
 }
 
 impl Signals {
@@ -27,6 +29,7 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt()).map_err(Error::Runtime)?,
             terminate: signal(SignalKind::terminate()).map_err(Error::Runtime)?,
+            hangup: signal(SignalKind::hangup()).map_err(Error::Runtime)?,
         })
     }
 
@@ -35,6 +38,7 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `mesh hub`: coordination, reflection and relay for members that it admits.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::daemon::{Request, Signals};
 use crate::error::{Error, system};
 use crate::join;
 
-/// Runs until SIGINT or SIGTERM.
+/// Runs until SIGINT, SIGTERM or SIGHUP.
 pub(crate) async fn run(path: &Path) -> Result<(), Error> {
     let mut stop = Signals::new()?;
     let config = config::Hub::read(path)?;
@@ -33,17 +33,20 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
     );
     let own = match &config.member {
         Some(member) => {
-            let port = server.local_addrs().first().map_or(0, SocketAddr::port);
-            Some(join::Running::beside_hub(&config, member, &identity, port).await?)
+            let at = from_here(server.local_addrs());
+            let at = at.ok_or_else(|| std::io::Error::other("it listens nowhere"));
+            let at = at.map_err(system("the hub's own member"))?;
+            Some(join::Running::beside_hub(&config, member, &identity, at).await?)
         }
         None => None,
     };
     let (name, tls) = (config.name.clone(), config.tls);
+    let isolation = config.isolation;
     let shutdown = CancellationToken::new();
     let serving = {
         let (server, shutdown) = (server.clone(), shutdown.clone());
         let answer = move |request: Request| {
-            let said = answer(&request, &server, &name, tls);
+            let said = answer(&request, &server, &name, [tls, isolation]);
             async move { said }
         };
         tokio::spawn(async move { control.serve(answer, shutdown).await })
@@ -61,6 +64,18 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
     let _ = serving.await;
     server.close().await;
     ended
+}
+
+/// Where this host itself reaches the hub: where it listens, or by the loopback of that family.
+fn from_here(listens: &[SocketAddr]) -> Option<SocketAddr> {
+    let v4 = listens.iter().find(|at| at.is_ipv4());
+    let at = v4.or(listens.first())?;
+    let ip = match at.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    Some(SocketAddr::new(ip, at.port()))
 }
 
 /// Sockets at the addresses of the configuration. A host without IPv6 has none for `[::]`.
@@ -87,15 +102,15 @@ fn no_ipv6(error: &std::io::Error) -> bool {
         || number == Some(nix::errno::Errno::EADDRNOTAVAIL as i32)
 }
 
-fn answer(request: &Request, server: &HubServer, name: &str, tls: bool) -> Value {
+fn answer(request: &Request, server: &HubServer, name: &str, set: [bool; 2]) -> Value {
     match request {
-        Request::Status => status(server, name, tls),
+        Request::Status => status(server, name, set),
         Request::Connect(_) => json!({ "error": "this is a hub" }),
     }
 }
 
 /// How the hub stands.
-fn status(server: &HubServer, name: &str, tls: bool) -> Value {
+fn status(server: &HubServer, name: &str, [tls, isolation]: [bool; 2]) -> Value {
     let status = server.status();
     let hub = status.hub;
     let members: Vec<Value> = server.members().iter().map(member).collect();
@@ -105,6 +120,7 @@ fn status(server: &HubServer, name: &str, tls: bool) -> Value {
         "key": peer_to_base64(server.id()),
         "listen": server.local_addrs(),
         "tls": tls,
+        "isolation": isolation,
         "online": hub.online,
         "members": members,
         "neighbours": neighbours,
@@ -178,4 +194,23 @@ fn member(member: &vpn_p2p::mesh::hub::MemberStatus) -> Value {
         "silent_s": member.silent.as_secs(),
         "relayed_bytes": member.relayed,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hub_is_reached_from_its_own_host_by_what_it_listens_on() {
+        let from = |listens: &[&str]| {
+            let listens: Vec<SocketAddr> = listens.iter().map(|at| at.parse().unwrap()).collect();
+            from_here(&listens).map(|at| at.to_string())
+        };
+        let is = |listens: &[&str], at: &str| assert_eq!(from(listens).as_deref(), Some(at));
+        is(&["[::]:7", "0.0.0.0:8"], "127.0.0.1:8");
+        is(&["[::]:7"], "[::1]:7");
+        is(&["192.0.2.1:9", "[::]:7"], "192.0.2.1:9");
+        is(&["[2001:db8::1]:9"], "[2001:db8::1]:9");
+        assert_eq!(from(&[]), None);
+    }
 }

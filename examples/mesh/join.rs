@@ -1,9 +1,11 @@
 //! `mesh join`: a member. A TUN device, and the router with one tunnel, behind which is the mesh.
 //!
 //! What the host sends to addresses of the mesh comes to the device and goes to the tunnel; what
-//! comes from it is an answer, or what `inbound` lets in. Nothing else of the host is touched: the
-//! interface and its routes go with the process, however it ends.
+//! comes from it is an answer, or what `inbound` lets in, and `forward` to machines behind this one. The
+//! interface and its routes go with the process, however it ends; with `routes`, forwarding is set and
+//! the journal says what it was. Nothing else of the host is touched.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,18 +16,23 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use vpn_core::rule::{Action, Rule, RuleMatch};
 use vpn_core::{
-    DropReason, InterfacePlan, PeerId, RuleId, RuleSnapshot, TransportState, TunnelTransport,
+    DropReason, InboundRule, InterfacePlan, PeerId, RuleId, RuleSnapshot, TransportState,
+    TunnelTransport,
 };
 use vpn_examples::control::Listener;
+use vpn_examples::file::FileError;
 use vpn_examples::{chain, print};
 use vpn_p2p::mesh::link::LinkConfig;
 use vpn_p2p::mesh::{HubEndpoint, HubId, Identity, MemberConfig, MeshTransport, NodeConfig};
 use vpn_routing::RouterConfig;
 use vpn_routing::engine::{Engine, EngineHandle};
 use vpn_routing::rules::{CompiledRules, RuleCache, Target};
-use vpn_tun::{Applier, CaptureConfig, InterfaceName, LinuxTun, MarkedUnderlay, TunConfig};
+use vpn_tun::{
+    Applier, CaptureConfig, Gateway, GatewayConfig, InterfaceName, Journal, LinuxTun,
+    MarkedUnderlay, TunConfig,
+};
 
-use crate::config::{self, Inbound, Member, Place};
+use crate::config::{self, Member, Place};
 use crate::daemon::{Request, Signals};
 use crate::error::{Error, system};
 use crate::network::Follower;
@@ -40,7 +47,7 @@ const FIRST_TRY: Duration = Duration::from_secs(6);
 /// How long a stopping engine may take before it is left behind.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Runs until SIGINT or SIGTERM.
+/// Runs until SIGINT, SIGTERM or SIGHUP.
 pub(crate) async fn run(path: &Path) -> Result<(), Error> {
     let mut stop = Signals::new()?;
     let config = Member::read(path)?;
@@ -55,19 +62,31 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
         .filter(|peer| !peer.name.is_empty())
         .map(|peer| (peer.key(), peer.name.clone()))
         .collect();
-    let running = Running::start(node, identity, &config.interface, &config.inbound).await?;
+    let inbound = config.inbound_rules(TUNNEL);
+    let inbound = inbound.map_err(|problem| FileError::config(path, "inbound", problem))?;
+    let journal = left_over(&config).await?;
+    let mut running = Running::start(node, identity, &config.interface, inbound).await?;
+    if let Some(journal) = journal {
+        running.forward(config.forwarded(), journal).await?;
+    }
     let shutdown = CancellationToken::new();
     let serving = {
         let (transport, shutdown) = (running.transport.clone(), shutdown.clone());
+        let engine = running.engine.clone();
         let hubs: Vec<Place> = config
             .hubs
             .iter()
             .map(|hub| hub.endpoint().clone())
             .collect();
-        let names: Arc<Vec<(PeerId, String)>> = Arc::new(names);
+        let asked = Arc::new(Asked {
+            transport,
+            engine,
+            hubs,
+            names,
+        });
         let answer = move |request: Request| {
-            let said = answer(&request, &transport, &hubs, &names);
-            async move { said }
+            let asked = asked.clone();
+            async move { asked.answer(&request).await }
         };
         tokio::spawn(async move { control.serve(answer, shutdown).await })
     };
@@ -85,21 +104,46 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
     ended
 }
 
-fn answer(
-    request: &Request,
-    transport: &MeshTransport,
-    hubs: &[Place],
-    names: &[(PeerId, String)],
-) -> Value {
-    match request {
-        Request::Status => {
-            let report = Report::new(&transport.status(), hubs, names);
-            serde_json::to_value(report)
-                .unwrap_or_else(|error| json!({ "error": error.to_string() }))
-        }
-        Request::Connect(key) => {
-            transport.connect(key.0);
-            json!({ "connecting": true })
+/// The journal, where there is something to write into it or to undo by it.
+async fn left_over(config: &Member) -> Result<Option<Journal>, Error> {
+    let forwards = !config.forwarded().is_empty();
+    if !forwards && !config.journal.exists() {
+        return Ok(None);
+    }
+    let journal = Journal::open(&config.journal).map_err(system("cannot open the journal"))?;
+    let undone = Gateway::recover(&journal).await;
+    for done in undone.map_err(system("something of a former run is not undone"))? {
+        tracing::info!("left by a former run: {done}");
+    }
+    Ok(forwards.then_some(journal))
+}
+
+/// What answers at the control socket.
+struct Asked {
+    transport: Arc<MeshTransport>,
+    engine: EngineHandle,
+    hubs: Vec<Place>,
+    names: Vec<(PeerId, String)>,
+}
+
+impl Asked {
+    async fn answer(&self, request: &Request) -> Value {
+        match request {
+            Request::Status => {
+                // Where the engine is gone, the daemon is about to be.
+                let routed = self.engine.status().await;
+                let routed = routed
+                    .map(|status| status.accounts.drops)
+                    .unwrap_or_default();
+                let status = self.transport.status();
+                let report = Report::new(&status, &routed, &self.hubs, &self.names);
+                serde_json::to_value(report)
+                    .unwrap_or_else(|error| json!({ "error": error.to_string() }))
+            }
+            Request::Connect(key) => {
+                self.transport.connect(key.0);
+                json!({ "connecting": true })
+            }
         }
     }
 }
@@ -113,6 +157,7 @@ pub(crate) struct Running {
     engine: EngineHandle,
     task: JoinHandle<Result<(), String>>,
     follower: Follower,
+    gateway: Option<Gateway>,
 }
 
 impl Running {
@@ -121,7 +166,7 @@ impl Running {
         hub: &config::Hub,
         member: &config::AsMember,
         identity: &Identity,
-        port: u16,
+        at: SocketAddr,
     ) -> Result<Self, Error> {
         let mut link = LinkConfig::new(identity.id(), HubId(0));
         link.tls = false;
@@ -131,24 +176,31 @@ impl Running {
             hubs: vec![link],
             ..MemberConfig::default()
         };
-        let host = match hub
-            .listen
-            .iter()
-            .find(|address| !address.ip().is_unspecified())
-        {
-            // It listens on single addresses: loopback is none of them.
-            Some(address) => address.ip().to_string(),
-            None => "127.0.0.1".to_owned(),
+        let endpoint = HubEndpoint {
+            host: at.ip().to_string(),
+            port: at.port(),
         };
-        let node = NodeConfig::new(own, vec![HubEndpoint { host, port }]);
-        Self::start(node, identity.clone(), &member.interface, &member.inbound).await
+        let node = NodeConfig::new(own, vec![endpoint]);
+        let inbound = (hub.inbound_rules(TUNNEL))
+            .map_err(std::io::Error::other)
+            .map_err(system("member.inbound"))?;
+        Self::start(node, identity.clone(), &member.interface, inbound).await
+    }
+
+    /// Lets what is for these networks through to them, as far as the rules let it in.
+    async fn forward(&mut self, networks: &[IpNet], journal: Journal) -> Result<(), Error> {
+        let name = self.device.name().clone();
+        let config = GatewayConfig::new(name, networks.to_vec()).journal(journal);
+        let gateway = Gateway::open(config).await;
+        self.gateway = Some(gateway.map_err(system("cannot forward to `routes`"))?);
+        Ok(())
     }
 
     async fn start(
         node: NodeConfig,
         identity: Identity,
         interface: &str,
-        inbound: &Inbound,
+        inbound: Vec<InboundRule>,
     ) -> Result<Self, Error> {
         let networks = networks(&node);
         let mtu = node.mtu;
@@ -190,6 +242,7 @@ impl Running {
             engine: handle,
             task,
             follower,
+            gateway: None,
         })
     }
 
@@ -225,6 +278,9 @@ impl Running {
             }
         }
         self.transport.close().await;
+        if let Some(gateway) = self.gateway.take() {
+            gateway.close().await;
+        }
         ended
     }
 
@@ -264,7 +320,7 @@ fn networks(node: &NodeConfig) -> Vec<IpNet> {
 }
 
 /// To the mesh what is for it, and from it what is let in.
-fn snapshot(networks: &[IpNet], inbound: &Inbound) -> RuleSnapshot {
+fn snapshot(networks: &[IpNet], inbound: Vec<InboundRule>) -> RuleSnapshot {
     let rule = |(net, id): (&IpNet, u32)| {
         let matches = RuleMatch {
             destination: Some(*net),
@@ -278,7 +334,7 @@ fn snapshot(networks: &[IpNet], inbound: &Inbound) -> RuleSnapshot {
     };
     RuleSnapshot {
         rules: networks.iter().zip(1..).map(rule).collect(),
-        inbound: inbound.rules(TUNNEL),
+        inbound,
         ..RuleSnapshot::default()
     }
 }

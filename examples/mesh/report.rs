@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
-use vpn_core::{DropReason, PeerId};
+use vpn_core::{DropCounters, DropReason, PeerId};
 use vpn_p2p::mesh::identity::peer_to_base64;
-use vpn_p2p::mesh::member::{HubStanding, PeerStanding};
+use vpn_p2p::mesh::member::{Conflict, HubStanding, PeerStanding};
 use vpn_p2p::mesh::{Carrier, MemberStatus, Stage, Way};
 
 use crate::config::Place;
@@ -24,7 +24,7 @@ pub(crate) struct Report {
     pub(crate) peers: Vec<PeerReport>,
     /// Addresses that two claim: for people.
     pub(crate) conflicts: Vec<String>,
-    /// Packets that were dropped after they had been taken, by reason.
+    /// Packets that were dropped, wherever, by reason.
     pub(crate) drops: BTreeMap<String, u64>,
 }
 
@@ -41,6 +41,9 @@ pub(crate) struct HubReport {
     pub(crate) rtt_ms: Option<f64>,
     /// How the hub sees our socket.
     pub(crate) observed: Option<SocketAddr>,
+    /// Whether it lets members reach only those that it allows.
+    #[serde(default)]
+    pub(crate) isolated: bool,
     /// Unix time of the last change.
     pub(crate) since: Option<u64>,
     pub(crate) why: String,
@@ -73,17 +76,16 @@ pub(crate) struct PeerReport {
 }
 
 impl Report {
-    /// What is told of this. `hubs`: as they are configured; `names`: what peers are called here.
-    pub(crate) fn new(status: &MemberStatus, hubs: &[Place], names: &[(PeerId, String)]) -> Self {
-        let conflicts = status.conflicts.iter().map(|(conflict, times)| {
-            let who = |peer: Option<PeerId>| peer.map_or_else(|| "nobody".into(), peer_to_base64);
-            format!(
-                "{} is {}'s; {} claims it too ({times} times)",
-                conflict.network,
-                who(conflict.holder),
-                peer_to_base64(conflict.claimant)
-            )
-        });
+    /// What is told of this. `routed`: drops of the router and of the mesh's tunnel; `hubs`: as they
+    /// are configured; `names`: what peers are called here.
+    pub(crate) fn new(
+        status: &MemberStatus,
+        routed: &DropCounters,
+        hubs: &[Place],
+        names: &[(PeerId, String)],
+    ) -> Self {
+        let conflicts = status.conflicts.iter();
+        let conflicts = conflicts.map(|(conflict, times)| claim(conflict, *times));
         let mut peers: Vec<PeerReport> = status
             .peers
             .iter()
@@ -91,7 +93,7 @@ impl Report {
             .collect();
         peers.sort_by(|one, other| (&one.name, &one.key).cmp(&(&other.name, &other.key)));
         let drops = DropReason::ALL.iter().map(|reason| {
-            let count = status.drops.get(*reason);
+            let count = status.drops.get(*reason) + routed.get(*reason);
             (reason.name().to_owned(), count)
         });
         Self {
@@ -109,6 +111,17 @@ impl Report {
             drops: drops.filter(|(_, count)| *count > 0).collect(),
         }
     }
+}
+
+/// Who has what somebody else claims.
+fn claim(conflict: &Conflict, times: u64) -> String {
+    let holder = match conflict.holder {
+        Some(peer) => format!("{}'s", peer_to_base64(peer)),
+        None => "this node's own".to_owned(),
+    };
+    let claimant = peer_to_base64(conflict.claimant);
+    let network = conflict.network;
+    format!("{network} is {holder}; {claimant} claims it too ({times} times)")
 }
 
 fn hub_report(standing: &HubStanding, place: Option<&Place>) -> HubReport {
@@ -129,6 +142,7 @@ fn hub_report(standing: &HubStanding, place: Option<&Place>) -> HubReport {
         }),
         rtt_ms: link.rtt.map(milliseconds),
         observed: link.observed,
+        isolated: link.isolated,
         since: Some(unix_of(link.since)),
         why: link.why.clone(),
     }
@@ -199,4 +213,27 @@ fn unix_of(at: Instant) -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let since = now.unwrap_or_default().saturating_sub(at.elapsed());
     since.as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_says_whose_it_is() {
+        let mut conflict = Conflict {
+            network: "10.77.0.2/32".parse().unwrap(),
+            holder: None,
+            claimant: PeerId([2; 32]),
+        };
+        let said = claim(&conflict, 3);
+        assert!(
+            said.starts_with("10.77.0.2/32 is this node's own; "),
+            "{said}"
+        );
+        assert!(said.ends_with("(3 times)"), "{said}");
+        conflict.holder = Some(PeerId([1; 32]));
+        let holder = peer_to_base64(PeerId([1; 32]));
+        assert!(claim(&conflict, 1).contains(&format!("is {holder}'s; ")));
+    }
 }

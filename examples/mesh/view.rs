@@ -58,6 +58,9 @@ pub(crate) fn member(report: &Report) -> String {
             milliseconds(hub.rtt_ms),
             or_dash(&hub.why)
         );
+        if hub.isolated {
+            out.push_str("  isolated: it lets members reach only those it allows\n");
+        }
     }
     let _ = writeln!(
         out,

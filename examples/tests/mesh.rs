@@ -21,6 +21,11 @@ use serde_json::Value;
 use tempfile::TempDir;
 use vpn_lab::{Namespace, NatKind, NatLab, NatPlan, Process, Side};
 
+#[path = "mesh/behind.rs"]
+mod behind;
+#[path = "mesh/policy.rs"]
+mod policy;
+
 /// How long any command may take.
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -133,6 +138,17 @@ fn files_that_make_no_sense_are_named_with_line_and_key() {
         ("listen = 70000", ["toml:3:", "listen"]),
         ("routes = [\"x\"]", ["toml:3:", "routes"]),
         ("token_file = \"none\"", ["token_file", "none"]),
+        ("routes = [\"10.77.0.0/25\"]", ["routes", "10.77.0.0/25"]),
+        ("candidates = [\"203.0.113.5:1\"]", ["candidates", "listen"]),
+        (
+            "listen = 7\ncandidates = [\"10.77.0.9:7\"]",
+            ["candidates", "inside"],
+        ),
+        (
+            "inbound = [{ proto = \"tcp\", peer = \"x\" }]",
+            ["inbound", "\"x\""],
+        ),
+        ("forward = [\"tcp:x\"]", ["toml:3:", "forward"]),
         ("key2 = 1", ["toml:3:", "key2"]),
     ] {
         bad("join", &format!("{good}{line}\n{hubs}"), &parts);
@@ -168,6 +184,14 @@ fn files_that_make_no_sense_are_named_with_line_and_key() {
     for (line, parts) in [
         ("listen = [\"here\"]", ["toml:2:", "listen"]),
         ("listen = []", ["listen", "no address"]),
+        (
+            "listen = [\"0.0.0.0:1\", \"127.0.0.1:2\"]",
+            ["listen", "one of each family"],
+        ),
+        (
+            "[member]\naddresses = [\"10.77.0.1/24\"]\ninbound = [{ proto = \"udp\", peer = \"x\" }]",
+            ["member.inbound", "\"x\""],
+        ),
         ("tls = 1", ["toml:2:", "tls"]),
         ("max_members = -1", ["toml:2:", "max_members"]),
         ("isolation = \"x\"", ["toml:2:", "isolation"]),
@@ -316,6 +340,12 @@ impl Mesh {
         let before = fs::read_to_string(&path).expect("a file");
         assert!(before.contains(from), "{before}");
         fs::write(&path, before.replace(from, to)).expect("a file");
+    }
+
+    fn append(&self, file: &str, more: &str) {
+        let path = self.path(file);
+        let before = fs::read_to_string(&path).expect("a file");
+        fs::write(&path, before + more).expect("a file");
     }
 
     fn hub(&self, namespace: &Namespace) -> Daemon {

@@ -467,6 +467,7 @@ fn inbound_rule((id, bits): (usize, &InboundBits)) -> InboundRule {
         ports: bits.port.map(|p| PortRange::single(port(p))),
         to_port: bits.to.map(port),
         remote: None,
+        behind: None,
     }
 }
 

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use vpn_core::InboundRule;
 use vpn_examples::file::{self, FileError};
 use vpn_examples::mesh::{self, Address, Place};
 use vpn_p2p::mesh::Identity;
 use vpn_p2p::mesh::hub::{Admitted, HubConfig, MAX_HOPS, MAX_NEIGHBOURS, Neighbour};
 
-use super::{Inbound, Key};
+use super::{Inbound, Key, Named};
 
 /// `hub.toml`. Unknown keys are errors.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -35,7 +36,7 @@ pub(crate) struct Hub {
     max_members: usize,
     /// Whether members reach only those that reach all. Default no.
     #[serde(default)]
-    isolation: bool,
+    pub(crate) isolation: bool,
     /// File of a token that admits any key. Default none.
     #[serde(skip_serializing_if = "Option::is_none")]
     token_file: Option<PathBuf>,
@@ -106,7 +107,7 @@ pub(crate) struct AsMember {
     pub(crate) interface: String,
     /// What members may begin with it. Default pings.
     #[serde(default)]
-    pub(crate) inbound: Inbound,
+    inbound: Inbound,
 }
 
 /// `[[members]]`
@@ -150,11 +151,23 @@ impl Hub {
         if self.listen.is_empty() {
             return wrong("listen", "there is no address");
         }
+        for v4 in [true, false] {
+            let of_family = self.listen.iter().filter(|at| at.is_ipv4() == v4);
+            if of_family.count() > 1 {
+                return wrong(
+                    "listen",
+                    "two addresses of one family; there may be one of each family",
+                );
+            }
+        }
         if let Some(member) = &self.member {
             mesh::check_interface(path, "member.interface", &member.interface)?;
             if member.addresses.is_empty() {
                 return wrong("member.addresses", "there is none");
             }
+        }
+        if let Err(problem) = self.inbound_rules("") {
+            return wrong("member.inbound", &problem);
         }
         for listed in &self.members {
             mesh::check_name(path, "members.name", &listed.name)?;
@@ -185,6 +198,21 @@ impl Hub {
             }
         }
         Ok(())
+    }
+
+    /// What members may begin with the hub's own address, as rules for this tunnel.
+    pub(crate) fn inbound_rules(&self, tunnel: &str) -> Result<Vec<InboundRule>, String> {
+        let named = |listed: &Listed| Named {
+            name: listed.name.clone(),
+            key: listed.key.0,
+            addresses: listed.addresses.iter().map(|address| address.0).collect(),
+        };
+        let members: Vec<Named> = self.members.iter().map(named).collect();
+        let own = match &self.member {
+            Some(member) => member.inbound.rules(tunnel, &members, None)?,
+            None => Vec::new(),
+        };
+        Ok(mesh::numbered(own))
     }
 
     /// The secret key.

@@ -3,7 +3,7 @@
 mod hub;
 
 pub(crate) use hub::{AsMember, Hub};
-pub(crate) use vpn_examples::mesh::{Inbound, Key, Member, Place};
+pub(crate) use vpn_examples::mesh::{Inbound, Key, Member, Named, Place};
 
 #[cfg(test)]
 mod tests {
@@ -82,15 +82,49 @@ mod tests {
             ("mesh0", 0, 1400)
         );
         assert_eq!(member.control, PathBuf::from("mesh.sock"));
-        let echo: Vec<String> = (member.inbound.rules("mesh").iter())
-            .map(ToString::to_string)
-            .collect();
+        let echo = member.inbound_rules("mesh").unwrap();
+        let echo: Vec<String> = echo.iter().map(ToString::to_string).collect();
+        assert!(member.forwarded().is_empty());
         assert_eq!(echo.len(), 1);
         assert!(echo[0].contains("icmp"), "{echo:?}");
         let hub: Hub = parse(Path::new("x"), "key = \"hub.key\"\n").unwrap();
         let listen: Vec<String> = hub.listen.iter().map(ToString::to_string).collect();
         assert_eq!(listen, ["0.0.0.0:51820", "[::]:51820"]);
         assert!(hub.tls && hub.member.is_none());
+    }
+
+    /// A peer with two addresses, and one whose addresses are not known.
+    fn named() -> Vec<Named> {
+        let named = |name: &str, addresses: &[&str]| Named {
+            name: name.to_owned(),
+            key: vpn_core::PeerId([1; 32]),
+            addresses: addresses.iter().map(|ip| ip.parse().unwrap()).collect(),
+        };
+        vec![
+            named("b", &["10.77.0.3", "fd00::3"]),
+            named("elsewhere", &[]),
+        ]
+    }
+
+    /// Only that peer, to that port; and behind this node, to those networks alone.
+    #[test]
+    fn a_table_says_who_may_and_whither() {
+        let text = format!(
+            "key = \"a.key\"\naddresses = [\"10.77.0.2/24\"]\nroutes = [\"192.168.7.0/24\"]\n\
+             forward = [\"tcp:443\"]\n\
+             [[inbound]]\npeer = \"b\"\nproto = \"tcp\"\nport = 80\nto_port = 8080\n\
+             [[peers]]\nkey = \"{KEY}\"\nname = \"b\"\naddresses = [\"10.77.0.3\"]\n"
+        );
+        let member: Member = parse(Path::new("x"), &text).unwrap();
+        let rules = member.inbound_rules("mesh").unwrap();
+        let said: Vec<String> = rules.iter().map(ToString::to_string).collect();
+        let (to, ping) = ("to 192.168.7.0/24", "icmp");
+        assert_eq!(said.len(), 4, "{said:?}");
+        assert!(said[0].contains("of 10.77.0.3/32 -> port 8080"), "{said:?}");
+        assert!(said[1].ends_with(ping), "{said:?}");
+        assert!(said[2].contains("443") && said[2].ends_with(to), "{said:?}");
+        assert!(said[3].contains(ping) && said[3].ends_with(to), "{said:?}");
+        assert_eq!(member.forwarded(), member.routes);
     }
 
     #[test]
@@ -101,7 +135,10 @@ mod tests {
                 inbound: Inbound,
             }
             let only: Result<Only, _> = parse(Path::new("x"), &format!("inbound = {text}"));
-            only.map(|only| only.inbound.rules("mesh").len())
+            let rules = only
+                .ok()
+                .map(|only| only.inbound.rules("mesh", &named(), None));
+            rules?.ok().map(|rules| rules.len())
         };
         for (text, count) in [
             ("\"any\"", 3),
@@ -110,8 +147,21 @@ mod tests {
             ("[]", 1),
             ("[\"tcp:5201\", \"udp:7\"]", 3),
             ("[\"tcp\", \"udp:1-65535\"]", 3),
+            ("[\"icmp\"]", 1),
+            (
+                "[{ proto = \"tcp\", port = 80, to_port = 8080, peer = \"b\" }]",
+                3,
+            ),
+            (
+                "[\"tcp:22\", { proto = \"icmp\", peer = \"10.77.0.0/24\" }]",
+                2,
+            ),
+            (
+                "[{ proto = \"udp\", port = \"7-9\", peer = \"10.77.0.9\" }]",
+                2,
+            ),
         ] {
-            assert_eq!(rules(text).ok(), Some(count), "{text}");
+            assert_eq!(rules(text), Some(count), "{text}");
         }
         for text in [
             "\"all\"",
@@ -121,8 +171,16 @@ mod tests {
             "[\"tcp:9-7\"]",
             "[\"sctp\"]",
             "[\"tcp:70000\"]",
+            "[{ port = 80 }]",
+            "[{ proto = \"tcp\", colour = 1 }]",
+            "[{ proto = \"tcp\", port = \"9-7\" }]",
+            "[{ proto = \"tcp\", to_port = 80 }]",
+            "[{ proto = \"tcp\", port = \"1-9\", to_port = 65530 }]",
+            "[{ proto = \"icmp\", port = 1 }]",
+            "[{ proto = \"tcp\", peer = \"nobody\" }]",
+            "[{ proto = \"tcp\", peer = \"elsewhere\" }]",
         ] {
-            assert!(rules(text).is_err(), "{text}");
+            assert_eq!(rules(text), None, "{text}");
         }
     }
 

@@ -1,20 +1,24 @@
 //! `mesh.toml`: a member's configuration.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use vpn_core::PeerId;
+use vpn_core::{InboundRule, PeerId};
 use vpn_p2p::mesh::link::LinkConfig;
 use vpn_p2p::mesh::member::KnownPeer;
 use vpn_p2p::mesh::wire::Token;
 use vpn_p2p::mesh::{HubEndpoint, HubId, Identity, MemberConfig, NodeConfig, PeerRules};
 
-use super::{Address, Inbound, Key, Way};
+use super::{Address, Inbound, Key, Named, Way, numbered};
 use crate::file::{self, FileError};
 
 /// Hubs that one member uses.
 const MAX_HUBS: usize = 4;
+
+/// Addresses of `candidates`: a record has room for twice as many, and found ones need some.
+const MAX_CANDIDATES: usize = vpn_p2p::mesh::record::MAX_CANDIDATES / 2;
 
 /// Smallest MTU: what IPv6 needs (RFC 8200 §5).
 const LEAST_MTU: u16 = 1280;
@@ -51,9 +55,20 @@ pub struct Member {
     /// Networks behind this node that it tells others of. Default none.
     #[serde(default)]
     pub routes: Vec<IpNet>,
+    /// What members may begin with machines in `routes`. Default everything.
+    #[serde(default = "everything")]
+    forward: Inbound,
+    /// Where is written what to undo after a crash, 0600; made only with `routes`. Default
+    /// `mesh.journal`.
+    #[serde(default = "journal")]
+    pub journal: PathBuf,
+    /// Addresses at which this node is reached besides those that it finds out: a forwarded port, say.
+    /// Default none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    candidates: Vec<SocketAddr>,
     /// What members may begin with this node. Default pings.
     #[serde(default)]
-    pub inbound: Inbound,
+    inbound: Inbound,
     /// File of the token that a hub wants of who is not on its list. Default none.
     #[serde(skip_serializing_if = "Option::is_none")]
     token_file: Option<PathBuf>,
@@ -72,6 +87,14 @@ pub fn interface() -> String {
 
 fn control() -> PathBuf {
     PathBuf::from("mesh.sock")
+}
+
+fn journal() -> PathBuf {
+    PathBuf::from("mesh.journal")
+}
+
+const fn everything() -> Inbound {
+    Inbound::ANY
 }
 
 const fn mtu() -> u16 {
@@ -211,6 +234,7 @@ impl Member {
         let mut config: Self = file::parse(path, &text)?;
         super::beside(path, &mut config.key);
         super::beside(path, &mut config.control);
+        super::beside(path, &mut config.journal);
         if let Some(token) = &mut config.token_file {
             super::beside(path, token);
         }
@@ -246,7 +270,70 @@ impl Member {
                 return wrong("peers", format!("two have the key {}", text_of(peer.key)));
             }
         }
+        self.check_candidates(path)?;
+        if let Err(problem) = self.inbound.rules("", &self.named(), None) {
+            return wrong("inbound", problem);
+        }
+        if let Err(problem) = self.forward.rules("", &self.named(), Some(&self.routes)) {
+            return wrong("forward", problem);
+        }
+        let own = |net: &&IpNet| self.addresses.iter().any(|own| own.contains(*net));
+        if let Some(net) = self.routes.iter().find(own) {
+            let problem = format!("{net} is in a network of `addresses`, whose members are there");
+            return wrong("routes", problem);
+        }
         Ok(())
+    }
+
+    fn check_candidates(&self, path: &Path) -> Result<(), FileError> {
+        let wrong = |problem: String| Err(FileError::config(path, "candidates", problem));
+        if self.candidates.len() > MAX_CANDIDATES {
+            return wrong(format!("more than {MAX_CANDIDATES}"));
+        }
+        if !self.candidates.is_empty() && self.listen == 0 {
+            return wrong("with `listen = 0` the port is another one each time".into());
+        }
+        for at in &self.candidates {
+            let inside = self.addresses.iter().any(|net| net.contains(&at.ip()));
+            let ip = at.ip();
+            if at.port() == 0 || ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() {
+                return wrong(format!("{at}: nobody reaches this node there"));
+            }
+            if inside {
+                return wrong(format!("{at}: that is inside of the mesh"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The peers of this file, as rules may name them.
+    fn named(&self) -> Vec<Named> {
+        let named = |peer: &Peer| Named {
+            name: peer.name.clone(),
+            key: peer.key(),
+            addresses: peer.addresses(),
+        };
+        self.peers.iter().map(named).collect()
+    }
+
+    /// What members may begin with this node and with machines in `routes`, as rules for this tunnel.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with an entry; never of a configuration that was [read](Self::read).
+    pub fn inbound_rules(&self, tunnel: &str) -> Result<Vec<InboundRule>, String> {
+        let peers = self.named();
+        let own = self.inbound.rules(tunnel, &peers, None)?;
+        let behind = self.forward.rules(tunnel, &peers, Some(&self.routes))?;
+        Ok(numbered(own.into_iter().chain(behind)))
+    }
+
+    /// The networks behind this node to which something is forwarded.
+    pub fn forwarded(&self) -> &[IpNet] {
+        match self.forward {
+            Inbound::Word(super::Word::Block) => &[],
+            _ => &self.routes,
+        }
     }
 
     /// The secret key.
@@ -299,6 +386,7 @@ impl Member {
         let mut node = NodeConfig::new(member, places.collect());
         node.port = self.listen;
         node.mtu = self.mtu;
+        node.candidates.clone_from(&self.candidates);
         Ok(node)
     }
 

@@ -1,6 +1,7 @@
 //! A member of a mesh as its file says it: for the example `mesh`, and for a daemon that has a mesh among
 //! its tunnels.
 
+mod inbound;
 mod member;
 mod value;
 
@@ -10,8 +11,9 @@ use vpn_p2p::mesh::Identity;
 use vpn_p2p::mesh::wire::Token;
 use zeroize::Zeroizing;
 
+pub use inbound::{Entry, Inbound, Named, Port, Rule, Word, numbered};
 pub use member::{Hub, Member, Peer, Place, interface};
-pub use value::{Address, Inbound, Key, Port, Way, Word};
+pub use value::{Address, Key, Way};
 
 use crate::file::FileError;
 
