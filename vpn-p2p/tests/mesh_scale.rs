@@ -16,7 +16,7 @@
     reason = "a test says what it measured"
 )]
 
-#[path = "mesh_scale/plot.rs"]
+#[path = "common/plot.rs"]
 mod plot;
 
 use std::time::Duration;
@@ -153,7 +153,28 @@ fn cost(count: usize) -> Cost {
     }
 }
 
+/// What is drawn.
+const QUANTITIES: [&str; 6] = [
+    "messages to join and connect",
+    "messages in 100 s, idle",
+    "messages through the hub",
+    "KiB of memory",
+    "KiB of the hub's memory",
+    "µs of processor per idle second",
+];
+
 impl Cost {
+    fn plotted(&self) -> Vec<f64> {
+        vec![
+            self.messages,
+            self.idle,
+            self.hub_messages,
+            self.memory / 1024.0,
+            self.hub_memory / 1024.0,
+            self.idling,
+        ]
+    }
+
     fn print(&self) {
         println!(
             "{:>6} members, each: {:.1} messages ({:.0} bytes) to be connected with {} peers, {:.1} \
@@ -211,6 +232,9 @@ fn a_hundred_a_thousand_ten_thousand() {
         larger.assert_as_cheap_as(&costs[0]);
     }
     if let Some(path) = std::env::var_os("MESH_PLOT") {
-        std::fs::write(path, plot::svg(&costs)).expect("the plot");
+        let title = "What a mesh costs each member, over the number of members";
+        let points = costs.iter().map(|cost| (cost.members, cost.plotted()));
+        let points: Vec<plot::Point> = points.collect();
+        std::fs::write(path, plot::svg(title, &QUANTITIES, &points)).expect("the plot");
     }
 }

@@ -27,6 +27,7 @@
 //! |---|---|---|
 //! | `tokio` | no | the `engine`, and the task that follows a rule source |
 //! | `sqlite` | no | rules in an SQLite file |
+//! | `etcd` | no | rules in etcd, and `toml`; `protoc` to build it |
 //! | `linux-owner` | no | owners from sock_diag and /proc |
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]

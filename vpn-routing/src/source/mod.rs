@@ -5,6 +5,7 @@
 //! | `StaticRules` | `tokio` | by `set`, in this process |
 //! | `SqliteRules` | `sqlite` | by any process that writes the file |
 //! | `TomlRules` | `toml` | by whoever edits the file |
+//! | `EtcdRules` | `etcd` | by whoever writes to etcd |
 //! | `Layered` | `tokio` | when one of the sources it is made of changes |
 //!
 //! The files are for Unix: who may write them, and which users they name, is judged by its
@@ -14,6 +15,8 @@
 
 #[cfg(all(unix, any(feature = "sqlite", feature = "toml")))]
 mod changes;
+#[cfg(all(unix, feature = "etcd"))]
+mod etcd;
 #[cfg(feature = "tokio")]
 mod fixed;
 #[cfg(feature = "tokio")]
@@ -25,6 +28,9 @@ mod sqlite;
 #[cfg(all(unix, feature = "toml"))]
 mod toml;
 
+#[cfg(all(unix, feature = "etcd"))]
+#[cfg_attr(docsrs, doc(cfg(feature = "etcd")))]
+pub use etcd::{EtcdRules, EtcdRulesConfig, EtcdRulesError, REQUEST};
 #[cfg(feature = "tokio")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tokio")))]
 pub use fixed::StaticRules;

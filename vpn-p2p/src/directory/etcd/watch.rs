@@ -15,6 +15,10 @@ use super::error::EtcdError;
 /// Entries of one answer while loading: with records of the longest, about what one message may have.
 const PAGE: i64 = 512;
 
+/// Longest message, in bytes: what changed while etcd was not followed may come in one, and one that is
+/// refused would come again.
+const MAX_MESSAGE: usize = 64 << 20;
+
 /// After a failure, the next attempt is made after this; twice as long after each further one.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -53,12 +57,13 @@ async fn try_follow(shared: &Shared) -> Result<(), EtcdError> {
     let mut client = connection.client().await?;
     let prefix = shared.keys.prefix().to_owned();
     let from = resume(shared, &mut client, &prefix).await?;
+    let mut watcher = client.watch_client().max_decoding_message_size(MAX_MESSAGE);
     let options = WatchOptions::new()
         .with_prefix()
         .with_start_revision(from + 1)
         .with_progress_notify();
     let mut stream = connection
-        .within(client.watch(prefix, Some(options)))
+        .within(watcher.watch(prefix, Some(options)))
         .await?;
     let mut expire = Instant::now() + EXPIRE;
     let mut created = false;
@@ -122,6 +127,7 @@ async fn resume(shared: &Shared, client: &mut Client, prefix: &str) -> Result<i6
 
 /// Everything at one revision, page by page.
 async fn load(shared: &Shared, client: &mut Client, prefix: &str) -> Result<i64, EtcdError> {
+    let mut client = client.kv_client().max_decoding_message_size(MAX_MESSAGE);
     let mut all: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
     let mut at = 0;
     let mut from = prefix.as_bytes().to_vec();

@@ -2,56 +2,46 @@
 
 use std::fmt::Write as _;
 
-use super::Cost;
-
 const WIDTH: f64 = 230.0;
 const HEIGHT: f64 = 150.0;
 const MARGIN: f64 = 34.0;
 
-type Quantity = (&'static str, fn(&Cost) -> f64);
-
-const QUANTITIES: [Quantity; 6] = [
-    ("messages to join and connect", |cost| cost.messages),
-    ("messages in 100 s, idle", |cost| cost.idle),
-    ("messages through the hub", |cost| cost.hub_messages),
-    ("KiB of memory", |cost| cost.memory / 1024.0),
-    ("KiB of the hub's memory", |cost| cost.hub_memory / 1024.0),
-    ("µs of processor per idle second", |cost| cost.idling),
-];
+/// What was measured with so many members, quantity by quantity.
+pub(crate) type Point = (usize, Vec<f64>);
 
 /// All of them, each from zero.
-pub(crate) fn svg(costs: &[Cost]) -> String {
-    let (columns, rows) = (3, QUANTITIES.len().div_ceil(3));
+pub(crate) fn svg(title: &str, quantities: &[&str], points: &[Point]) -> String {
+    let (columns, rows) = (3, quantities.len().div_ceil(3));
     let (width, height) = (WIDTH * columns as f64, HEIGHT * rows as f64 + 24.0);
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" \
          font-family=\"sans-serif\" font-size=\"11\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
-         <text x=\"8\" y=\"16\" font-size=\"13\">What a mesh costs each member, over the number of \
-         members</text>\n"
+         <text x=\"8\" y=\"16\" font-size=\"13\">{title}</text>\n"
     );
-    for (place, quantity) in QUANTITIES.iter().enumerate() {
+    for (place, name) in quantities.iter().enumerate() {
         let x = WIDTH * (place % columns) as f64;
         let y = HEIGHT * (place / columns) as f64 + 24.0;
-        one(&mut out, costs, quantity, x, y);
+        one(&mut out, points, (name, place), x, y);
     }
     out.push_str("</svg>\n");
     out
 }
 
-fn one(out: &mut String, costs: &[Cost], (name, value): &Quantity, left: f64, top: f64) {
-    let most = costs.iter().map(value).fold(0.0, f64::max) * 1.25;
-    let decades = |cost: &Cost| (cost.members as f64).log10();
+fn one(out: &mut String, costs: &[Point], (name, place): (&str, usize), left: f64, top: f64) {
+    let value = |(_, values): &Point| values[place];
+    let most = (costs.iter().map(value).fold(0.0, f64::max) * 1.25).max(f64::MIN_POSITIVE);
+    let decades = |(members, _): &Point| (*members as f64).log10();
     let (first, last) = match costs {
         [first, .., last] => (decades(first), decades(last)),
         _ => (0.0, 1.0),
     };
-    let x = |cost: &Cost| {
+    let x = |cost: &Point| {
         let share = (decades(cost) - first) / (last - first);
         left + MARGIN + share * (WIDTH - 2.0 * MARGIN)
     };
     let bottom = top + HEIGHT - 22.0;
-    let y = |cost: &Cost| bottom - value(cost) / most * (HEIGHT - 52.0);
+    let y = |cost: &Point| bottom - value(cost) / most * (HEIGHT - 52.0);
     let end = left + WIDTH - MARGIN / 2.0;
     let start = left + MARGIN / 2.0;
     let _ = writeln!(
@@ -79,7 +69,7 @@ fn one(out: &mut String, costs: &[Cost], (name, value): &Quantity, left: f64, to
             above = y(cost) - 7.0,
             value = value(cost),
             below = bottom + 14.0,
-            members = cost.members
+            members = cost.0
         );
     }
 }

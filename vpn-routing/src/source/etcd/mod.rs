@@ -1,0 +1,141 @@
+//! Rules in etcd, for many hosts at once: followed, so that a change is in force within milliseconds.
+//!
+//! Each key below the prefix has the text of a file of rules as its value, as `TomlRules` reads it; the
+//! rules of all keys are in force together, those of later keys newer. An entry that makes no sense keeps
+//! its last good rules and is told by [`trouble`](RuleSource::trouble); so is that etcd cannot be
+//! reached, and the rules stay. Users and programs are looked up on each host.
+//!
+//! Whoever can write below the prefix decides what leaves by which tunnel, on every host: give etcd TLS
+//! and users.
+
+mod config;
+mod follow;
+mod table;
+
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use vpn_core::rule::RuleSourceError;
+use vpn_core::{RuleId, RuleSnapshot, RuleSource};
+
+pub use config::{EtcdRulesConfig, REQUEST};
+
+use super::changes::Changes;
+use table::Table;
+
+/// Rules in etcd. See the [crate documentation of sources](crate::source).
+#[derive(Debug)]
+pub struct EtcdRules {
+    shared: Arc<Shared>,
+    /// Which change the last `load` saw.
+    loaded: AtomicU64,
+    task: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: EtcdRulesConfig,
+    state: Mutex<State>,
+    changes: Changes,
+    /// Whether everything was loaded once.
+    ready: tokio::sync::watch::Sender<bool>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    table: Table,
+    /// Up to which revision of etcd this is; `None` if it has to be loaded.
+    revision: Option<i64>,
+    /// Which etcd it was.
+    cluster: Option<u64>,
+    /// Why etcd is not followed now.
+    cut: Option<Arc<RuleSourceError>>,
+}
+
+/// What is wrong with a configuration of rules in etcd.
+#[derive(Debug, thiserror::Error)]
+#[error("etcd: {0}")]
+pub struct EtcdRulesError(&'static str);
+
+impl EtcdRules {
+    /// Begins to follow; etcd need not be there yet. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// The configuration makes no sense.
+    pub fn start(config: EtcdRulesConfig) -> Result<Self, EtcdRulesError> {
+        if let Some(problem) = config.problem() {
+            return Err(EtcdRulesError(problem));
+        }
+        let shared = Arc::new(Shared {
+            config,
+            state: Mutex::default(),
+            changes: Changes::new(),
+            ready: tokio::sync::watch::Sender::new(false),
+        });
+        let task = tokio::spawn(follow::follow(Arc::clone(&shared)));
+        Ok(Self {
+            shared,
+            loaded: AtomicU64::new(0),
+            task,
+        })
+    }
+
+    /// Where a rule is written: the key of its entry, and its place there, from 1.
+    pub fn origin(&self, rule: RuleId) -> Option<(String, u32)> {
+        let state = self.shared.state();
+        let (key, place) = state.table.origin(rule)?;
+        Some((key.to_owned(), place))
+    }
+}
+
+impl Drop for EtcdRules {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn place(&self) -> String {
+        format!("etcd at {}", self.config.endpoints().join(", "))
+    }
+}
+
+#[async_trait]
+impl RuleSource for EtcdRules {
+    /// Asks nobody once everything was loaded; before, it waits for that as long as a request may take.
+    async fn load(&self) -> Result<RuleSnapshot, RuleSourceError> {
+        let mut ready = self.shared.ready.subscribe();
+        // Fails only if the sender is gone, and `self` holds it.
+        let waited = timeout(self.shared.config.within(), ready.wait_for(|ready| *ready));
+        let is_ready = waited.await.is_ok();
+        // Before reading: a change during the read counts as not loaded.
+        self.loaded.store(self.shared.changes.seen(), SeqCst);
+        let state = self.shared.state();
+        if is_ready {
+            return Ok(state.table.snapshot());
+        }
+        let cause = match &state.cut {
+            Some(cut) => Arc::clone(cut).into(),
+            None => "it does not answer".into(),
+        };
+        let place = self.shared.place();
+        Err(RuleSourceError::Unavailable { place, cause })
+    }
+
+    async fn changed(&self) {
+        self.shared.changes.beyond(self.loaded.load(SeqCst)).await;
+    }
+
+    fn trouble(&self) -> Option<Arc<RuleSourceError>> {
+        let state = self.shared.state();
+        state.cut.clone().or_else(|| state.table.problem())
+    }
+}
