@@ -12,7 +12,7 @@ use crate::wg_quick::{PrivateKey, PublicKey};
 
 mod adversary;
 mod members;
-mod neighbours;
+pub(super) mod neighbours;
 mod relaying;
 
 pub(super) const UNIX: u64 = 1_800_000_000;

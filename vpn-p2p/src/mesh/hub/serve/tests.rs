@@ -11,11 +11,12 @@ use vpn_core::{DropCounters, Packet, PacketBatch, TransportState};
 use super::work::{WAITING, Work};
 use super::*;
 use crate::mesh::hub::Neighbour;
+use crate::mesh::hub::tests::neighbours::with_neighbours;
 use crate::mesh::hub::tests::{Node, UNIX, World, open, token};
 use crate::mesh::keys::Keys as _;
 use crate::mesh::tls::TlsOpener;
-use crate::mesh::wire::frame::{HELLO, is_frame};
-use crate::mesh::wire::{Frame, Plain as _, Tag, ToHub, ToMember, What};
+use crate::mesh::wire::frame::{FAR, HELLO, carry_header, is_frame, relay_header};
+use crate::mesh::wire::{Between, Frame, Plain as _, Tag, ToHub, ToMember, What};
 use crate::session::Opened;
 use crate::streams::{Budget, Contents, PoolConfig, StreamPool};
 
@@ -582,4 +583,33 @@ fn an_introduction_stays_ahead_of_the_handshake_behind_it() {
     assert_eq!(told, [ToMember::Changed { record }]);
     assert_eq!(second.bytes[12..], [1; 148]);
     assert!(work.said.is_empty());
+}
+
+/// The same from hub to hub: sealed messages wait for the end of a batch elsewhere.
+#[test]
+fn another_hubs_introduction_stays_ahead_of_the_handshake_behind_it() {
+    let (mut world, [mut x, _]) = with_neighbours(3, |_| {});
+    let mut a = Node::member(&mut world, "192.0.2.1:1", &["10.77.0.1"]);
+    let r = Node::new(x.at, &["10.77.0.9"]);
+    let introduce = x.seal(&ToHub::Between(Between::Introduce {
+        to: a.tag().0,
+        record: r.signed(),
+        hops: 1,
+        hubs: 1,
+    }));
+    let handshake = [&carry_header(a.tag(), r.tag(), 1)[..], &[1; 148]].concat();
+    let mut work = Work::default();
+    take(&mut work, &mut world, x.at, &introduce);
+    take(&mut work, &mut world, x.at, &handshake);
+    work.finish(&mut world.hub, world.now, UNIX);
+    let [first, second] = &work.forwards[..] else {
+        panic!("{} datagrams", work.forwards.len());
+    };
+    let told = a.open(&[(a.at, first.bytes.to_vec())]);
+    let record = r.signed();
+    assert_eq!(told, [ToMember::Changed { record }]);
+    assert_eq!(
+        second.bytes[..],
+        [&relay_header(r.tag(), FAR)[..], &[1; 148]].concat()
+    );
 }

@@ -5,7 +5,10 @@ use crate::mesh::wire::frame::{FAR, carry_header};
 use crate::mesh::wire::{Asked, Between};
 
 /// A hub with two neighbours that join it, and both of them.
-fn with_neighbours(max_hops: u8, change: impl FnOnce(&mut HubConfig)) -> (World, [Node; 2]) {
+pub(in crate::mesh::hub) fn with_neighbours(
+    max_hops: u8,
+    change: impl FnOnce(&mut HubConfig),
+) -> (World, [Node; 2]) {
     let mut nodes = [1, 2].map(|n| Node::new(udp(&format!("198.51.100.{n}:{n}")), &[]));
     let mut config = open();
     config.max_hops = max_hops;
