@@ -15,7 +15,7 @@ use vpn_p2p::mesh::identity::peer_to_base64;
 use crate::config;
 use crate::daemon::{Request, Signals};
 use crate::error::{Error, system};
-use crate::join;
+use crate::{join, metrics};
 
 /// Runs until SIGINT, SIGTERM or SIGHUP.
 pub(crate) async fn run(path: &Path) -> Result<(), Error> {
@@ -45,6 +45,12 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
     let shutdown = CancellationToken::new();
     let serving = {
         let (server, shutdown) = (server.clone(), shutdown.clone());
+        let measured = (server.clone(), name.clone());
+        let tell = move || {
+            let (server, name) = measured.clone();
+            async move { Ok(metrics::hub(&server, &name)) }
+        };
+        metrics::serve(config.metrics, Arc::new(tell), shutdown.clone()).await?;
         let answer = move |request: Request| {
             let said = answer(&request, &server, &name, [tls, isolation]);
             async move { said }

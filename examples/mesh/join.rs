@@ -35,6 +35,7 @@ use vpn_tun::{
 use crate::config::{self, Member, Place};
 use crate::daemon::{Request, Signals};
 use crate::error::{Error, system};
+use crate::metrics;
 use crate::network::Follower;
 use crate::report::Report;
 
@@ -73,6 +74,12 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
     let serving = {
         let (transport, shutdown) = (running.transport.clone(), shutdown.clone());
         let engine = running.engine.clone();
+        let measured = (engine.clone(), transport.clone());
+        let tell = move || {
+            let (engine, transport) = measured.clone();
+            async move { metrics::member(&engine, &transport, TUNNEL).await }
+        };
+        metrics::serve(config.metrics, Arc::new(tell), shutdown.clone()).await?;
         let hubs: Vec<Place> = config
             .hubs
             .iter()

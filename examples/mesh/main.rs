@@ -18,6 +18,7 @@ mod hub;
 mod init;
 mod join;
 mod keys;
+mod metrics;
 mod network;
 mod ping;
 mod report;

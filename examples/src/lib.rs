@@ -4,6 +4,7 @@ pub mod control;
 pub mod draw;
 pub mod file;
 pub mod mesh;
+pub mod metrics;
 pub mod screen;
 pub mod words;
 

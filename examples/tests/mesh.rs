@@ -183,6 +183,7 @@ fn files_that_make_no_sense_are_named_with_line_and_key() {
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("a mode");
     for (line, parts) in [
         ("listen = [\"here\"]", ["toml:2:", "listen"]),
+        ("metrics = \"0.0.0.0:9100\"", ["metrics", "loopback"]),
         ("listen = []", ["listen", "no address"]),
         (
             "listen = [\"0.0.0.0:1\", \"127.0.0.1:2\"]",

@@ -31,6 +31,9 @@ pub(crate) struct Hub {
     /// Path of the control socket, 0600. Default `mesh-hub.sock`.
     #[serde(default = "control")]
     pub(crate) control: PathBuf,
+    /// Where metrics are told, by HTTP: an address of this host alone. Default nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) metrics: Option<SocketAddr>,
     /// Most members. Default 1000.
     #[serde(default = "max_members")]
     max_members: usize,
@@ -165,6 +168,9 @@ impl Hub {
             if member.addresses.is_empty() {
                 return wrong("member.addresses", "there is none");
             }
+        }
+        if let Some(problem) = self.metrics.and_then(vpn_examples::metrics::wrong_address) {
+            return wrong("metrics", problem);
         }
         if let Err(problem) = self.inbound_rules("") {
             return wrong("member.inbound", &problem);

@@ -348,15 +348,8 @@ impl Config {
             let problem = "missing; name a database, or write [[rule]] tables here";
             return wrong("rules".to_owned(), problem.to_owned());
         }
-        if let Some(address) = self.metrics {
-            let problem = match address {
-                _ if !address.ip().is_loopback() => "not a loopback address: others could read it",
-                _ if address.port() == 0 => "name a port",
-                _ => "",
-            };
-            if !problem.is_empty() {
-                return wrong("metrics".to_owned(), problem.to_owned());
-            }
+        if let Some(problem) = self.metrics.and_then(vpn_examples::metrics::wrong_address) {
+            return wrong("metrics".to_owned(), problem.to_owned());
         }
         match self.default.as_str() {
             "block" => {}

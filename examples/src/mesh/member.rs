@@ -46,6 +46,9 @@ pub struct Member {
     /// Path of the control socket, 0600. Default `mesh.sock`.
     #[serde(default = "control")]
     pub control: PathBuf,
+    /// Where metrics are told, by HTTP: an address of this host alone. Default nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<SocketAddr>,
     /// Largest IP packet, 1280 to 1400 bytes. Default 1400.
     #[serde(default = "mtu")]
     pub mtu: u16,
@@ -271,6 +274,9 @@ impl Member {
             }
         }
         self.check_candidates(path)?;
+        if let Some(problem) = self.metrics.and_then(crate::metrics::wrong_address) {
+            return wrong("metrics", problem.into());
+        }
         if let Err(problem) = self.inbound.rules("", &self.named(), None) {
             return wrong("inbound", problem);
         }

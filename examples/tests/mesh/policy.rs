@@ -107,3 +107,45 @@ fn one_peer_may_what_others_may_not() {
     assert!(!reaches(b, 8080), "that port is not");
     assert!(!reaches(c, 80), "nor for anybody else");
 }
+
+/// What Prometheus gets of a member and of a hub.
+#[test]
+fn members_and_hubs_tell_metrics() {
+    let Some(lab) = lab(NatKind::Easy, NatKind::Easy) else {
+        return;
+    };
+    let (hub, a, b) = (lab.hub(), lab.host(Side::A), lab.host(Side::B));
+    for namespace in [hub, a] {
+        namespace.ip("link set lo up").expect("loopback");
+    }
+    let mesh = Mesh::new("a,b");
+    let metrics = "metrics = \"127.0.0.1:9100\"\n";
+    mesh.edit(
+        "a/mesh.toml",
+        "inbound = []\n",
+        &format!("inbound = []\n{metrics}"),
+    );
+    mesh.edit(
+        "hub/hub.toml",
+        "tls = true\n",
+        &format!("tls = true\n{metrics}"),
+    );
+    let _daemons = [mesh.hub(hub), mesh.join(a, "a"), mesh.join(b, "b")];
+    assert!(pings(a, "10.77.0.3", 2).contains("2 received"));
+    mesh.until_path("a", "b", "direct", DIRECT);
+    let read = |of: &Namespace| {
+        let mut command = std::process::Command::new("curl");
+        command.args(["-s", "-m", "5", "http://127.0.0.1:9100/metrics"]);
+        of.output(command, super::LIMIT).expect("curl").stdout
+    };
+    let member = read(a);
+    for line in [
+        "vpn_mesh_peers{mesh=\"mesh\",path=\"direct\"} 1",
+        "vpn_mesh_hub_up{mesh=\"mesh\",hub=\"0\"} 1",
+    ] {
+        assert!(member.contains(line), "{line} in {member}");
+    }
+    let told = read(hub);
+    let line = "vpn_hub_members{hub=\"hub\",state=\"here\"} 2";
+    assert!(told.contains(line), "{line} in {told}");
+}
