@@ -49,6 +49,7 @@ pub mod transport;
 
 pub use admission::{Admission, Certificate, Refusal};
 pub use config::{NodeConfig, NodeError, RelayLimits};
-pub use libp2p::Multiaddr;
+pub use libp2p::{Multiaddr, Stream, StreamProtocol};
+pub use libp2p_stream::{AlreadyRegistered, IncomingStreams};
 pub use node::{Node, NodeStatus, Own};
 pub use transport::{Libp2pTransport, Libp2pTunnel, TunnelError, TunnelStatus};

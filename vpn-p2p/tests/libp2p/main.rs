@@ -4,10 +4,12 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stdout,
     reason = "tests"
 )]
 
 mod directory;
 mod members;
 mod packets;
+mod throughput;
 mod world;

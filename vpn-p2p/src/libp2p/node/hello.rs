@@ -1,4 +1,5 @@
-//! Touches streams by which peers tell each other who they are: one signed record, and the end.
+//! Touches streams by which peers tell each other who they are: one signed record, the end, and one byte
+//! back.
 //!
 //! Each side opens one when it is connected, and whenever its record changes. A record proves
 //! membership where the network has a key, and says whose virtual addresses are the sender's.
@@ -23,8 +24,23 @@ use crate::libp2p::key::{from_libp2p, to_libp2p};
 /// The protocol's name.
 pub(super) const PROTOCOL: StreamProtocol = StreamProtocol::new("/vpn/hello/1");
 
-/// How long telling or hearing may take.
-pub(super) const WITHIN: Duration = Duration::from_secs(10);
+/// How long hearing may take.
+const WITHIN: Duration = Duration::from_secs(10);
+
+/// After how long without its answer a peer did not hear it.
+const HEARD_WITHIN: Duration = Duration::from_secs(2);
+
+/// Pauses after that; with a network key a peer has ten seconds to prove itself.
+const AGAIN: [Duration; 5] = [
+    Duration::from_millis(100),
+    Duration::from_millis(300),
+    Duration::from_secs(1),
+    Duration::from_secs(3),
+    Duration::from_secs(10),
+];
+
+/// The answer: heard, whatever is made of it.
+const HEARD: [u8; 1] = [1];
 
 /// Records that are being heard at the same time; what comes meanwhile is told again later.
 const HEARING: usize = 64;
@@ -35,25 +51,32 @@ pub(crate) fn unix() -> u64 {
     since.unwrap_or_default().as_secs()
 }
 
-/// Tells one peer who this node is, if it is anybody yet.
+/// Tells one peer who this node is, if it is anybody yet, until that was heard. libp2p drops streams that
+/// come faster than they are accepted, and whoever opened them is not told.
 pub(super) async fn tell(shared: Arc<Shared>, peer: PeerId) {
-    let (Some(record), Some(name)) = (shared.own_record(), to_libp2p(peer)) else {
-        return;
-    };
-    let telling = async {
-        let mut stream = shared
-            .streams()
-            .open_stream(name, PROTOCOL)
-            .await
-            .map_err(io::Error::other)?;
-        stream.write_all(&record).await?;
-        stream.close().await
-    };
-    match timeout(WITHIN, telling).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%peer, %error, "could not say who we are"),
-        Err(_) => tracing::debug!(%peer, "nobody listened to who we are"),
+    for pause in AGAIN {
+        let Some(record) = shared.own_record() else {
+            return;
+        };
+        match timeout(HEARD_WITHIN, tell_once(&shared, peer, &record)).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => tracing::debug!(%peer, %error, "could not say who we are"),
+            Err(_) => tracing::debug!(%peer, "nobody listened to who we are"),
+        }
+        tokio::time::sleep(pause).await;
+        if !shared.standing().links.contains_key(&peer) {
+            return;
+        }
     }
+}
+
+async fn tell_once(shared: &Shared, peer: PeerId, record: &[u8]) -> io::Result<()> {
+    let name = to_libp2p(peer).ok_or(io::ErrorKind::InvalidInput)?;
+    let opened = shared.streams().open_stream(name, PROTOCOL).await;
+    let mut stream = opened.map_err(io::Error::other)?;
+    stream.write_all(record).await?;
+    stream.close().await?;
+    stream.read_exact(&mut [0]).await
 }
 
 /// Hears what peers say.
@@ -79,6 +102,13 @@ async fn hear(shared: Arc<Shared>, peer: PeerId, stream: Stream) {
     if !matches!(read, Ok(Ok(_))) {
         return;
     }
+    let mut stream = limited.into_inner();
+    let answering = async {
+        stream.write_all(&HEARD).await?;
+        stream.close().await
+    };
+    // Who does not hear it says it again.
+    let _ = timeout(HEARD_WITHIN, answering).await;
     let believed = decode(&bytes)
         .map_err(Into::into)
         .and_then(|record| believe(record, shared.door.admission(), unix()));

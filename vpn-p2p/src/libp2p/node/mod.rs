@@ -243,12 +243,12 @@ impl Node {
         tried.map_err(std::io::Error::other)
     }
 
-    /// Opens a stream to a peer that is connected.
+    /// Opens a stream to a peer, for a protocol of your own.
     ///
     /// # Errors
     ///
     /// What libp2p says: the peer does not take such streams, or is gone.
-    pub(super) async fn open(
+    pub async fn open(
         &self,
         peer: PeerId,
         protocol: StreamProtocol,
@@ -258,8 +258,13 @@ impl Node {
         opened.map_err(std::io::Error::other)
     }
 
-    /// Accepts streams of this protocol; once.
-    pub(super) fn accept(
+    /// Accepts streams of a protocol of your own. Who opened one is connected, and with a network key may
+    /// not have proven itself yet ([`is_admitted`](Self::is_admitted)).
+    ///
+    /// # Errors
+    ///
+    /// Somebody accepts them already.
+    pub fn accept(
         &self,
         protocol: StreamProtocol,
     ) -> Result<libp2p_stream::IncomingStreams, libp2p_stream::AlreadyRegistered> {

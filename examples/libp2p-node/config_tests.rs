@@ -1,0 +1,158 @@
+//! What a configuration may say.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use super::*;
+
+fn of(vpn: &str, node: &str) -> Result<Ready, String> {
+    let folder = std::env::temp_dir().join(format!("libp2p-config-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    // Somebody else's test may have made it.
+    let _ = Identity::from_bytes(&[1; 32]).create(folder.join("node.key"));
+    let text = format!("[node]\n{node}\n[vpn]\n{vpn}\n");
+    let ready = Config::of(&folder.join("node.toml"), &text);
+    ready.map_err(|error| vpn_examples::chain(&error))
+}
+
+/// Document 004's example, key by key.
+const EXAMPLE: &str = r#"
+enable = true
+mtu = 1400
+virtual_ip = "10.0.0.1"
+subnet = "10.0.0.0/8"
+routes = ["10.0.0.0/8"]
+unallowed_ports = [22, 3306]
+max_streams_per_peer = 10
+stream_idle_timeout = 300
+cleanup_interval = 60
+packet_buffer_size = 100
+circuit_breaker_failure_threshold = 5
+circuit_breaker_reset_timeout = 60
+circuit_breaker_success_threshold = 2
+retry_max_attempts = 5
+retry_initial_interval = 1
+retry_max_interval = 30
+"#;
+
+#[test]
+fn the_example_of_the_document_is_read_literally() {
+    let ready = of(EXAMPLE, "").unwrap();
+    let pool = &ready.tunnel.dispatch.pool;
+    assert_eq!(pool.stream_idle_timeout, Duration::from_secs(300));
+    assert_eq!(pool.breaker.reset_after, Duration::from_secs(60));
+    assert_eq!(pool.backoff.cap, Duration::from_secs(30));
+    assert_eq!(ready.retry.max_attempts, 5);
+    assert_eq!(ready.own.addresses, ["10.0.0.1/8".parse().unwrap()]);
+    // TCP and UDP of both ports.
+    assert_eq!(ready.config.rules().filters.len(), 4);
+    // The defaults are those of the example.
+    let least = of("virtual_ip = \"10.0.0.1\"", "").unwrap();
+    assert_eq!(least.tunnel.dispatch.pool, *pool);
+    let without = of("enable = false", "").unwrap();
+    assert!(without.own.addresses.is_empty());
+}
+
+#[test]
+fn what_makes_no_sense_is_said_with_file_key_and_reason() {
+    let good = "virtual_ip = \"10.0.0.1\"";
+    for (vpn, node, parts) in [
+        (
+            "virtual_ip = \"192.168.0.1\"",
+            "",
+            ["vpn.virtual_ip", "outside its subnet"],
+        ),
+        (
+            "virtual_ip = \"10.0.0.0\"",
+            "",
+            ["vpn.virtual_ip", "no host's"],
+        ),
+        ("", "", ["vpn.virtual_ip", "missing"]),
+        (
+            "virtual_ip = \"10.0.0.1\"\nsubnet = \"10.0.0.1/8\"",
+            "",
+            ["vpn.subnet", "10.0.0.0/8"],
+        ),
+        (
+            "virtual_ip = \"10.0.0.1\"\nmtu = 500",
+            "",
+            ["vpn.mtu", "576"],
+        ),
+        (
+            "virtual_ip = \"10.0.0.1\"\nroutes = [\"fd00::/8\"]",
+            "",
+            ["vpn.routes", "family"],
+        ),
+        (
+            "virtual_ip = \"10.0.0.1\"\nunallowed_ports = [0]",
+            "",
+            ["vpn.unallowed_ports", "1 to 65535"],
+        ),
+        (
+            "virtual_ip = \"10.0.0.1\"\nmax_streams_per_peer = 0",
+            "",
+            ["vpn.max_streams_per_peer", "1 to"],
+        ),
+        (
+            "virtual_ip = \"10.0.0.1\"\npacket_buffer_size = 0",
+            "",
+            ["vpn.packet_buffer_size", "1 to"],
+        ),
+        (
+            "virtual_ip = \"10.0.0.1\"\nstream_idle_timeout = 0",
+            "",
+            ["vpn.stream_idle_timeout", "1 to"],
+        ),
+        (
+            "virtual_ip = \"10.0.0.1\"\ncleanup_interval = 0",
+            "",
+            ["vpn.cleanup_interval", "1 to"],
+        ),
+        (
+            "virtual_ip = \"10.0.0.1\"\ncircuit_breaker_failure_threshold = 0",
+            "",
+            ["vpn.circuit_breaker_failure_threshold", "1 to"],
+        ),
+        (
+            "virtual_ip = \"10.0.0.1\"\ncircuit_breaker_success_threshold = 0",
+            "",
+            ["vpn.circuit_breaker_success_threshold", "1 to"],
+        ),
+        (
+            "virtual_ip = \"10.0.0.1\"\nretry_max_attempts = 0",
+            "",
+            ["vpn.retry_max_attempts", "1 to"],
+        ),
+        (
+            "virtual_ip = \"10.0.0.1\"\nretry_initial_interval = 40",
+            "",
+            ["vpn.retry_max_interval", "below retry_initial_interval"],
+        ),
+        (
+            "virtual_ip = \"10.0.0.1\"\nretries = 1",
+            "",
+            ["node.toml:5", "retries"],
+        ),
+        (
+            good,
+            "bootstrap = [\"nonsense\"]",
+            ["node.bootstrap", "nonsense"],
+        ),
+        (
+            good,
+            "bootstrap = [\"/ip4/192.0.2.1/udp/1/quic-v1\"]",
+            ["node", "/p2p/"],
+        ),
+        (
+            good,
+            "announce = [\"/ip4/10.0.0.9/udp/1/quic-v1\"]",
+            ["node", "inside"],
+        ),
+        (good, "network = \"x\"", ["node.certificate", "certify"]),
+        (good, "key = \"none.key\"", ["none.key", "No such file"]),
+    ] {
+        let said = of(vpn, node).unwrap_err();
+        for part in parts {
+            assert!(said.contains(part), "{vpn} {node}: {part} in {said}");
+        }
+    }
+}

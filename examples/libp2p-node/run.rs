@@ -1,0 +1,217 @@
+//! `libp2p-node run`: a node, and unless `enable` is false a TUN device and the router with one tunnel.
+//!
+//! What the host sends to the subnet comes to the device and goes to the tunnel; what comes from it is an
+//! answer, or let in unless its port is among `unallowed_ports`. The interface and its routes go with the
+//! process, however it ends.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use vpn_core::{DropReason, InterfacePlan, TransportState, TunnelTransport};
+use vpn_examples::control::Listener;
+use vpn_examples::{chain, print};
+use vpn_p2p::libp2p::{Libp2pTransport, Node};
+use vpn_routing::RouterConfig;
+use vpn_routing::engine::{Engine, EngineHandle};
+use vpn_routing::rules::{CompiledRules, RuleCache, Target};
+use vpn_tun::watch::{Notice, Ours};
+use vpn_tun::{Applier, InterfaceName, LinuxTun, NetworkWatch, TunConfig};
+
+use crate::config::{Config, Ready, TUNNEL};
+use crate::daemon::{Request, Signals};
+use crate::directory;
+use crate::error::{Error, system};
+use crate::report::Report;
+
+/// How long `ready` waits for somebody to be connected.
+const FIRST_TRY: Duration = Duration::from_secs(6);
+
+/// How long a stopping engine may take before it is left behind.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Runs until SIGINT or SIGTERM.
+pub(crate) async fn run(path: &Path) -> Result<(), Error> {
+    let mut stop = Signals::new()?;
+    let ready = Config::read(path)?;
+    let table = &ready.config.node;
+    let socket = path.parent().unwrap_or(Path::new(".")).join(&table.control);
+    let control = Listener::bind(&socket)
+        .await
+        .map_err(Error::control(&socket))?;
+    let node = Node::start(ready.node.clone(), &ready.identity).map_err(system("the node"))?;
+    let directory = directory::of(&ready, &node)?;
+    node.announce(ready.own.clone(), ready.identity.clone(), directory.clone())
+        .map_err(system("what the node says about itself"))?;
+    let running = match ready.config.vpn.enable {
+        true => {
+            let tunnel = ready.tunnel.clone();
+            let tunnel = Libp2pTransport::start(node.clone(), directory, tunnel);
+            Some(Running::start(&ready, tunnel.map_err(system("the tunnel"))?).await?)
+        }
+        false => None,
+    };
+    let tunnel = running.as_ref().map(|running| running.transport.clone());
+    let shutdown = CancellationToken::new();
+    let serving = {
+        let (node, tunnel, name) = (node.clone(), tunnel.clone(), table.name.clone());
+        let own: Vec<IpAddr> = ready.own.addresses.iter().map(IpNet::addr).collect();
+        let shutdown = shutdown.clone();
+        let answer = move |Request::Status: Request| {
+            let tunnel = tunnel.as_ref().map(|tunnel| tunnel.status());
+            let report = Report::new(&name, &own, &node.status(), tunnel.as_ref());
+            let said: Value = serde_json::to_value(report)
+                .unwrap_or_else(|error| json!({ "error": error.to_string() }));
+            async move { said }
+        };
+        tokio::spawn(async move { control.serve(answer, shutdown).await })
+    };
+    let over = async {
+        if let Some(tunnel) = &tunnel {
+            let mut state = tunnel.state();
+            let tried = async { while state.next().await == TransportState::Connecting {} };
+            let _ = tokio::time::timeout(FIRST_TRY, tried).await;
+        }
+        // This line is the interface: callers wait for it.
+        print("ready\n");
+        stop.received().await;
+    };
+    let ended = match running {
+        Some(running) => running.until(over).await,
+        None => {
+            over.await;
+            Ok(())
+        }
+    };
+    shutdown.cancel();
+    let _ = serving.await;
+    node.close().await;
+    ended
+}
+
+/// A tunnel that runs.
+struct Running {
+    transport: Arc<Libp2pTransport>,
+    device: Arc<LinuxTun>,
+    applier: Applier,
+    networks: Vec<IpNet>,
+    engine: EngineHandle,
+    task: JoinHandle<Result<(), String>>,
+    /// `None` where the network cannot be watched: what breaks is noticed later then.
+    watch: Option<NetworkWatch>,
+}
+
+impl Running {
+    async fn start(ready: &Ready, transport: Libp2pTransport) -> Result<Self, Error> {
+        let interface = &ready.config.node.interface;
+        let name = InterfaceName::new(interface).map_err(system("interface"))?;
+        let device = LinuxTun::create(TunConfig::named(name.clone()).offload(true));
+        let device = Arc::new(device.map_err(system(format!("interface {interface}")))?);
+        let transport = Arc::new(transport);
+        let rules = RuleCache::new();
+        let mut engine = Engine::new(
+            device.clone(),
+            Arc::new(vpn_core::owner::NoOwners),
+            rules.clone(),
+            RouterConfig {
+                interface_mtu: Some(ready.tunnel.mtu),
+                ..RouterConfig::default()
+            },
+        );
+        let id = engine.add_tunnel(TUNNEL, transport.clone());
+        let id = id.map_err(system("the tunnel"))?;
+        let by_name = |name: &str| (name == TUNNEL).then_some(id);
+        let blocked = Target::Block(DropReason::BlockedByDefault);
+        let compiled = CompiledRules::compile(&ready.config.rules(), &by_name, blocked);
+        rules.swap(compiled.map_err(system("the rules"))?);
+        let mut applier = Applier::new(&name, None).map_err(system("the interface"))?;
+        applier.engage().await.map_err(system("the interface"))?;
+        let handle = engine.handle();
+        let task = tokio::spawn(async move {
+            let ended = engine.run().await;
+            ended.map(drop).map_err(|error| chain(&error))
+        });
+        let own = interface.clone();
+        let ours: Ours = Arc::new(move |name: &str| name == own);
+        let watch = NetworkWatch::start(ours).await;
+        let watch = watch.inspect_err(|error| {
+            tracing::warn!(error = chain(error), "the network below is not watched");
+        });
+        Ok(Self {
+            transport,
+            device,
+            applier,
+            networks: ready.config.vpn.networks(),
+            engine: handle,
+            task,
+            watch: watch.ok(),
+        })
+    }
+
+    /// Keeps it running until this is over; then ends it.
+    async fn until(mut self, over: impl Future<Output = ()>) -> Result<(), Error> {
+        let mut plan = self.engine.plan();
+        plan.mark_changed();
+        tokio::pin!(over);
+        let ended = loop {
+            tokio::select! {
+                () = &mut over => break Ok(()),
+                ended = &mut self.task => break match ended {
+                    Ok(Ok(())) => Ok(()),
+                    Ok(Err(error)) => Err(system("the engine ended")(std::io::Error::other(error))),
+                    Err(join) => Err(system("the engine's task ended")(join)),
+                },
+                Ok(()) = plan.changed() => {
+                    let wanted = plan.borrow_and_update().clone();
+                    self.apply(wanted).await;
+                }
+                notice = next(&mut self.watch) => if let Notice::Network(event) = notice {
+                    tracing::info!(%event, "the network below");
+                    // An engine that has ended is noticed elsewhere.
+                    let _ = self.engine.network_changed(event).await;
+                },
+            }
+        };
+        if !self.task.is_finished() {
+            let stopped = async {
+                self.engine.stop().await;
+                // It ends by the handle; a panic in it ended it as well.
+                let _ = (&mut self.task).await;
+            };
+            if tokio::time::timeout(STOP_TIMEOUT, stopped).await.is_err() {
+                tracing::error!("the engine did not stop in time");
+                self.task.abort();
+            }
+        }
+        self.transport.close().await;
+        ended
+    }
+
+    /// Brings the interface in line with the plan; what leads to members leads to it.
+    async fn apply(&mut self, mut plan: InterfacePlan) {
+        if !plan.addresses.is_empty() {
+            // What an address is in, the system leads there by itself.
+            let own = |net: &&IpNet| plan.addresses.iter().all(|own| own.trunc() != **net);
+            let routes: Vec<IpNet> = self.networks.iter().filter(own).copied().collect();
+            plan.routes.extend(routes);
+        }
+        if let Err(error) = self.applier.apply(&plan).await {
+            tracing::error!("the interface is not as planned: {}", chain(&error));
+        }
+        if plan.mtu != 0 {
+            self.device.mtu_changed(plan.mtu);
+        }
+    }
+}
+
+async fn next(watch: &mut Option<NetworkWatch>) -> Notice {
+    match watch {
+        Some(watch) => watch.next().await,
+        None => std::future::pending().await,
+    }
+}
