@@ -74,7 +74,7 @@ pub struct Limits {
     pub control: Rate,
     /// Records of one member, the first one and those after it: each is a signature to check, and is
     /// told to everybody who asked for it. One that is beyond is not answered: its member repeats it.
-    /// Default 1 per second, 5 at once.
+    /// Default 1 per second, 20 at once: who starts says two, and may be started again and again.
     pub registrations: Rate,
     /// Bytes relayed for one member, as sender. Default 125 MB per second (1 Gbit/s), a quarter of a
     /// second at once.
@@ -95,7 +95,7 @@ impl Default for Limits {
             joins: Rate::new(20, 200),
             strangers: Rate::new(100, 200),
             control: Rate::new(100, 500),
-            registrations: Rate::new(1, 5),
+            registrations: Rate::new(1, 20),
             relay_bytes: Rate::new(125_000_000, 31_250_000),
             relay_packets: Rate::new(200_000, 50_000),
             neighbours: NeighbourLimits::default(),
