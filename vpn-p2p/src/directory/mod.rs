@@ -22,6 +22,56 @@
 //! | [`ChainDirectory`] | in several other directories, asked at once |
 //! | [`CheckedDirectory`] | in another; checks and remembers what it says |
 //! | `EtcdDirectory` | in etcd, copied here; leases addresses (feature `etcd`) |
+//!
+//! # Example
+//!
+//! ```
+//! use vpn_core::{DirectoryError, PeerDirectory};
+//! use vpn_p2p::directory::*;
+//! use vpn_p2p::identity::Identity;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // What all nodes of a network agree on.
+//! const TERMS: Terms = Terms::new(b"example network record v1\0");
+//! let clock = UnixClock::default();
+//! let me = Identity::generate()?;
+//! let members = [me.id()];
+//!
+//! // Any directory, with what it says checked and remembered.
+//! let book = Book::new(TERMS).members(members);
+//! let inner = MemoryDirectory::new(TERMS);
+//! let directory = CheckedDirectory::new(inner, book, CacheConfig::default(), clock.clone());
+//!
+//! // An address nobody has, preferably always the same; then it is claimed.
+//! let pool = Pool::new("fd07::/64".parse()?);
+//! let mut free = None;
+//! for address in pool.choices(me.id()).take(10) {
+//!     if directory.resolve_address(address).await?.is_empty() {
+//!         free = Some(address);
+//!         break;
+//!     }
+//! }
+//! let record = Draft {
+//!     addresses: free.into_iter().collect(),
+//!     sequence: 1,
+//!     expires: clock.now() + 3600,
+//!     body: (&b"where I am"[..]).into(),
+//! };
+//! let record = record.sign(&me, &TERMS)?;
+//! directory.publish(record.clone()).await?;
+//! assert_eq!(directory.resolve(me.id()).await?, Some(record.clone()));
+//!
+//! // A stranger's record is not taken, and the same one not twice.
+//! let stranger = Draft { sequence: 1, expires: clock.now() + 60, ..Draft::default() };
+//! let stranger = stranger.sign(&Identity::generate()?, &TERMS)?;
+//! directory.inner().publish(stranger.clone()).await?;
+//! assert_eq!(directory.resolve(stranger.peer).await?, None);
+//! let again = directory.publish(record).await;
+//! assert!(matches!(again, Err(DirectoryError::Stale { .. })));
+//! # Ok(())
+//! # }
+//! ```
 //! | `kademlia` | with the members themselves: a DHT (feature `libp2p`) |
 
 pub mod book;

@@ -128,7 +128,7 @@ struct Odd {
     inner: MemoryDirectory,
     delay: Duration,
     away: AtomicBool,
-    forges: bool,
+    forges: AtomicBool,
     asked: AtomicU64,
 }
 
@@ -142,7 +142,7 @@ impl Odd {
             inner,
             delay: Duration::from_millis(delay),
             away: AtomicBool::new(false),
-            forges: false,
+            forges: AtomicBool::new(false),
             asked: AtomicU64::new(0),
         }
     }
@@ -166,7 +166,7 @@ impl PeerDirectory for Odd {
     async fn resolve(&self, peer: PeerId) -> Result<Option<PeerRecord>, DirectoryError> {
         self.ask().await?;
         let mut found = self.inner.resolve(peer).await?;
-        if let Some(record) = found.as_mut().filter(|_| self.forges) {
+        if let Some(record) = found.as_mut().filter(|_| self.forges.load(SeqCst)) {
             record.sequence += 100;
         }
         Ok(found)
@@ -208,8 +208,8 @@ const GRACE: Duration = super::chain::GRACE;
 
 #[tokio::test(start_paused = true)]
 async fn who_has_nothing_or_lies_does_not_keep_the_answer_away() {
-    let mut forger = Odd::with(&[record(1, 4, 1)], 0).await;
-    forger.forges = true;
+    let forger = Odd::with(&[record(1, 4, 1)], 0).await;
+    forger.forges.store(true, SeqCst);
     let links = vec![
         link("forger", forger, 1000),
         link("empty", memory(), 1000),
@@ -281,13 +281,14 @@ async fn forged_and_older_answers_are_not_believed() {
     let source = Arc::clone(&time);
     let clock = UnixClock::new(move || source.load(SeqCst));
     let book = Book::new(TERMS);
-    let mut inner = Odd::with(&[record(1, 4, 1)], 0).await;
-    inner.forges = true;
+    let inner = Odd::with(&[record(1, 4, 1)], 0).await;
+    inner.forges.store(true, SeqCst);
     let directory = CheckedDirectory::new(inner, book, CacheConfig::default(), clock);
     let peer = record(1, 1, 1).peer;
     assert_eq!(directory.resolve(peer).await.unwrap(), None);
     assert_eq!(directory.counts().refused, 1);
-    // A newer one is known from elsewhere: what the directory has is a rollback.
+    // A newer one is known from elsewhere: what the directory has is genuine, and a rollback.
+    directory.inner().forges.store(false, SeqCst);
     directory.enter_for_test(record(1, 5, 1));
     time.fetch_add(100, SeqCst);
     let found = directory.resolve(peer).await.unwrap();

@@ -13,6 +13,34 @@
 //!
 //! A crash of etcd loses nothing that it acknowledged, and it gives every lease its whole time again when
 //! it is back.
+//!
+//! ```no_run
+//! use vpn_core::PeerDirectory;
+//! use vpn_p2p::directory::*;
+//! use vpn_p2p::identity::Identity;
+//!
+//! # async fn node() -> Result<(), Box<dyn std::error::Error>> {
+//! const TERMS: Terms = Terms::new(b"example network record v1\0");
+//! let (me, clock) = (Identity::read("key")?, UnixClock::default());
+//! let mut config = EtcdConfig::new(["etcd.example.org:2379"]);
+//! config.user = Some(EtcdUser::new("mesh", std::fs::read_to_string("password")?.trim()));
+//! config.tls = Some(EtcdTls { ca: std::fs::read("ca.pem")?, ..EtcdTls::default() });
+//! let directory = EtcdDirectory::start(config, me.id(), Book::new(TERMS), clock.clone())?;
+//!
+//! let pools = [Pool::new("10.7.0.0/16".parse()?), Pool::new("fd07::/64".parse()?)];
+//! let addresses = directory.lease(&pools, &[]).await?;
+//! let record = Draft {
+//!     addresses,
+//!     sequence: clock.now() * 1000,
+//!     expires: clock.now() + 3600,
+//!     body: (&b"where I am"[..]).into(),
+//! };
+//! directory.publish(record.sign(&me, &TERMS)?).await?;
+//! loop {
+//!     println!("{:?} is somewhere else", directory.changed().await?.peer);
+//! }
+//! # }
+//! ```
 
 mod config;
 mod connection;

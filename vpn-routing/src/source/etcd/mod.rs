@@ -7,6 +7,22 @@
 //!
 //! Whoever can write below the prefix decides what leaves by which tunnel, on every host: give etcd TLS
 //! and users.
+//!
+//! ```no_run
+//! use vpn_core::RuleSource;
+//! use vpn_routing::source::{EtcdRules, EtcdRulesConfig};
+//!
+//! # async fn follow() -> Result<(), Box<dyn std::error::Error>> {
+//! let config = EtcdRulesConfig::new(["etcd.example.org:2379"], "fleet/rules/")
+//!     .tls(std::fs::read("ca.pem")?)
+//!     .user("host", std::fs::read_to_string("password")?.trim());
+//! let rules = EtcdRules::start(config)?;
+//! println!("{} rules", rules.load().await?.rules.len());
+//! // etcdctl put fleet/rules/50-browser < browser.toml
+//! rules.changed().await;
+//! # Ok(())
+//! # }
+//! ```
 
 mod config;
 mod follow;
