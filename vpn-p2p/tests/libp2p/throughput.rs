@@ -43,7 +43,8 @@ async fn two(listen: &str) -> (Node, Node) {
     let mut endpoints = far.endpoints();
     endpoints.wait_for(|all| !all.is_empty()).await.unwrap();
     let near = start(1, &far.addresses());
-    near.connect(far.id(), Vec::new()).await.unwrap();
+    let places = far.endpoints().borrow().clone();
+    near.connect(far.id(), places).await.unwrap();
     (near, far)
 }
 
