@@ -88,7 +88,7 @@ impl Link {
             tls_tried: false,
             problem: None,
         };
-        if self.config.tls && (self.prefers_tls || !udp) {
+        if self.config.tls && (self.networks.is_blocked() || !udp) {
             round.tls_tried = true;
             self.open_tls();
         }

@@ -154,7 +154,7 @@ impl Link {
                 self.since = now;
                 self.refused = false;
                 self.backoff.succeeded(now);
-                self.prefers_tls = via == Carrier::Tls;
+                self.networks.learned(via == Carrier::Tls);
                 self.why = match via {
                     Carrier::Udp => String::new(),
                     Carrier::Tls if self.config.udp => "UDP is not answered".into(),

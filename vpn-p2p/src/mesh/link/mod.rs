@@ -31,6 +31,7 @@ mod greet;
 mod join;
 mod live;
 mod messages;
+mod networks;
 mod output;
 mod repeat;
 mod sending;
@@ -42,7 +43,7 @@ mod upgrade;
 mod with_hub;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -53,6 +54,7 @@ use self::find::Finds;
 use self::greet::Round;
 use self::join::Joining;
 use self::live::Live;
+use self::networks::Networks;
 use super::keys::Keys;
 use super::record::SignedRecord;
 use super::way::Carrier;
@@ -133,8 +135,7 @@ pub struct Link {
     tls: Tls,
     /// When the TLS connection is closed, after a change to UDP.
     tls_until: Option<Instant>,
-    /// On this network TLS was what worked.
-    prefers_tls: bool,
+    networks: Networks,
     /// The next round is by TLS alone.
     without_udp: bool,
     backoff: Backoff,
@@ -168,7 +169,7 @@ impl Link {
             next_tick: now,
             tls: Tls::Closed,
             tls_until: None,
-            prefers_tls: false,
+            networks: Networks::default(),
             without_udp: false,
             finds: Finds::default(),
             echoes: Echoes::default(),
@@ -344,7 +345,7 @@ impl Link {
     /// The network is another one: begins at once, with what was learnt on the old one forgotten. A
     /// link that is up asks whether it still is.
     pub fn network_changed(&mut self, now: Instant) {
-        self.prefers_tls = false;
+        self.networks.left();
         self.without_udp = false;
         self.backoff.reset();
         match &mut self.stage {
@@ -355,6 +356,15 @@ impl Link {
             Stage::Stopped => {}
         }
         self.advance(now);
+    }
+
+    /// By which address our packets leave, as far as the system knows. Where UDP was not answered
+    /// before, TLS is tried at once.
+    pub fn leaves_by(&mut self, address: IpAddr, now: Instant) {
+        if self.networks.is(address) && matches!(self.stage, Stage::Greeting(_)) {
+            self.start_round(now);
+            self.advance(now);
+        }
     }
 
     /// Says goodbye and ends for good.

@@ -164,7 +164,7 @@ impl Link {
         let to = *to;
         live.moved(Carrier::Udp, to, now);
         self.tls_until = Some(now + self.config.times.linger);
-        self.prefers_tls = false;
+        self.networks.learned(false);
         self.why.clear();
         self.counters.returns += 1;
         self.observed = observed.map(super::canonical);

@@ -32,7 +32,7 @@ mod status;
 mod timers;
 
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use vpn_core::{NetworkEvent, PeerId};
@@ -255,6 +255,13 @@ impl Member {
         if local != self.local {
             self.local = local;
             self.sign_soon(now, unix);
+        }
+    }
+
+    /// By which address what goes to hubs leaves: tells networks apart.
+    pub fn leaves_by(&mut self, address: IpAddr, now: Instant) {
+        for link in &mut self.links {
+            link.leaves_by(address, now);
         }
     }
 

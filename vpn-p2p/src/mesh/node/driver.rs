@@ -91,14 +91,15 @@ fn look_around(shared: &Arc<Shared>) {
         return;
     };
     let remotes: Vec<SocketAddr> = shared.core().member.endpoints();
+    let found = local_candidates(&*shared.underlay, &remotes, sockets.ports());
+    let source = found.first().map(SocketAddr::ip);
     let mut local = shared.candidates.clone();
-    local.extend(local_candidates(
-        &*shared.underlay,
-        &remotes,
-        sockets.ports(),
-    ));
+    local.extend(found);
     let now = Instant::now();
     let mut core = shared.core();
+    if let Some(source) = source {
+        core.member.leaves_by(source, now);
+    }
     core.member.set_local(local, now, unix());
     shared.finish(core, now);
 }
