@@ -23,6 +23,8 @@ pub(super) struct Round {
     /// Since the connection is open.
     tls: Option<Repeat>,
     tls_tried: bool,
+    /// When a TLS connection that failed is tried again.
+    tls_again: Option<Instant>,
     /// What was wrong with an answer, for who configured the hub.
     problem: Option<&'static str>,
 }
@@ -43,9 +45,18 @@ impl Round {
             }
     }
 
+    /// A TLS connection failed: a hub that is being started again refuses it for a moment.
+    pub(super) fn tls_failed(&mut self, config: &LinkConfig, now: Instant) {
+        self.tls = None;
+        self.tls_again = Some(now + config.times.unanswered);
+    }
+
     /// When TLS is tried as well.
     fn tls_at(&self, config: &LinkConfig) -> Option<Instant> {
-        (config.tls && !self.tls_tried).then(|| self.started + config.times.tls_after)
+        match self.tls_tried {
+            false => config.tls.then(|| self.started + config.times.tls_after),
+            true => self.tls_again,
+        }
     }
 
     pub(super) fn next(&self, config: &LinkConfig, tls: Tls) -> Option<Instant> {
@@ -86,6 +97,7 @@ impl Link {
             udp: udp.then(|| Repeat::new(now)),
             tls: None,
             tls_tried: false,
+            tls_again: None,
             problem: None,
         };
         if self.config.tls && (self.networks.is_blocked() || !udp) {
@@ -111,6 +123,7 @@ impl Link {
         let by_tls = round.tls.as_mut().is_some_and(|repeat| repeat.take(now));
         let open = round.tls_at(&self.config).is_some_and(|at| now >= at);
         round.tls_tried |= open;
+        round.tls_again = round.tls_again.filter(|_| !open);
         if by_udp {
             self.hello_all(nonce);
         }

@@ -297,6 +297,8 @@ impl Link {
         };
         if by_tls {
             self.fail("the TLS connection ended", now);
+        } else if let Stage::Greeting(round) = &mut self.stage {
+            round.tls_failed(&self.config, now);
         }
         self.advance(now);
     }

@@ -139,3 +139,24 @@ fn a_network_that_blocks_udp_is_known_when_it_is_seen_again() {
         assert_eq!(world.is_up(), known, "{network}");
     }
 }
+
+/// It refuses connections for a moment; who is told by TLS alone when it is back must not wait for the
+/// next round.
+#[test]
+fn a_hub_that_restarts_is_found_by_tls_within_the_round() {
+    let mut world = World::new();
+    world.udp = false;
+    world.run(10.0);
+    assert!(world.is_up());
+    world.tls = false;
+    world.link.tls_failed(world.now);
+    world.tls_open = false;
+    // The pause after it is between one and two seconds; the first try is in vain.
+    let opens = world.tls_opens.len();
+    while world.tls_opens.len() == opens {
+        world.run(0.05);
+    }
+    world.tls = true;
+    world.run(1.3);
+    assert!(world.is_up());
+}
