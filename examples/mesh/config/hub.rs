@@ -43,7 +43,8 @@ pub(crate) struct Hub {
     /// File of a token that admits any key. Default none.
     #[serde(skip_serializing_if = "Option::is_none")]
     token_file: Option<PathBuf>,
-    /// Where members without addresses of their own may choose one. Default nowhere.
+    /// Networks of the mesh: members without addresses of their own may choose one there, and no wider
+    /// network behind a member, such as an exit's, leads there. Default none.
     #[serde(default)]
     networks: Vec<IpNet>,
     /// Most hops between two members: 2 is this hub alone, 3 two hubs in a line. Default 3.

@@ -146,13 +146,17 @@
 //!   record, and reads nothing: sessions are from member to member.
 //! * **Members** need no setting. An address is to be given once in all hubs: where two give it out, each
 //!   hub's members reach their own, and others whom they found first.
+//! * **Exits**: a hub with neighbours, and a member that has a network around the mesh behind it, such as
+//!   0.0.0.0/0, is to list the mesh in [`networks`](crate::mesh::HubConfig::networks). Otherwise it takes
+//!   addresses of other hubs' members for the exit's, and its own members reach nobody there.
 //! * **Isolation** ends at the hub: with `isolation` only members with `reaches_all` reach members of
 //!   other hubs, and are reached by them.
 //! * **Changes**: a new record is told to hubs that asked, and by them to their members. That somebody is
 //!   gone is noticed with the next datagram for it; a hub remembers where somebody is for 15 minutes after
 //!   the last one.
 //! * **Limits** of a neighbour are in [`NeighbourLimits`](crate::mesh::hub::NeighbourLimits): 2 Gbit/s,
-//!   1000 messages a second. What one member sends is limited by its own hub.
+//!   1000 messages and 1000 questions a second. What one member sends is limited by its own hub, which asks
+//!   its neighbours ten questions a second for it.
 //! * **Status** of the hub: each neighbour with its endpoint, how many members are known behind it, and
 //!   why it is away. `no_hops` counts what was too far, `looped` what came round: both are 0 in a line that
 //!   is configured right.

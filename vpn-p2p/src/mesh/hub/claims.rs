@@ -20,13 +20,23 @@ pub(super) struct Claims {
 }
 
 impl Claims {
-    /// Who has this address, or a network behind it: the longest prefix.
+    /// Who has this very address.
     pub(super) fn holder(&self, address: IpAddr) -> Option<Tag> {
-        let behind = || match address {
-            IpAddr::V4(a) => self.v4.get_lpm(&Ipv4Net::from(a)).map(|(_, tag)| *tag),
-            IpAddr::V6(a) => self.v6.get_lpm(&Ipv6Net::from(a)).map(|(_, tag)| *tag),
-        };
-        self.addresses.get(&address).copied().or_else(behind)
+        self.addresses.get(&address).copied()
+    }
+
+    /// Behind whom an address is: the longest prefix. It says nothing about members' addresses.
+    pub(super) fn way_to(&self, address: IpAddr) -> Option<(IpNet, Tag)> {
+        match address {
+            IpAddr::V4(a) => {
+                let found = self.v4.get_lpm(&Ipv4Net::from(a))?;
+                Some((IpNet::V4(found.0), *found.1))
+            }
+            IpAddr::V6(a) => {
+                let found = self.v6.get_lpm(&Ipv6Net::from(a))?;
+                Some((IpNet::V6(found.0), *found.1))
+            }
+        }
     }
 
     fn behind(&self, network: IpNet) -> Option<Tag> {

@@ -72,6 +72,10 @@ pub struct Limits {
     /// Control messages of one member. Default 100 per second, 500 at once: who starts asks for
     /// every peer it has.
     pub control: Rate,
+    /// Questions of one member that other hubs are asked: each is a message to all of them. One that is
+    /// beyond is not answered: its member repeats it. Default 10 per second, 100 at once: who starts asks
+    /// for every peer it has.
+    pub questions: Rate,
     /// Records of one member, the first one and those after it: each is a signature to check, and is
     /// told to everybody who asked for it. One that is beyond is not answered: its member repeats it.
     /// Default 1 per second, 20 at once: who starts says two, and may be started again and again.
@@ -95,6 +99,7 @@ impl Default for Limits {
             joins: Rate::new(20, 200),
             strangers: Rate::new(100, 200),
             control: Rate::new(100, 500),
+            questions: Rate::new(10, 100),
             registrations: Rate::new(1, 20),
             relay_bytes: Rate::new(125_000_000, 31_250_000),
             relay_packets: Rate::new(200_000, 50_000),
@@ -114,7 +119,9 @@ pub struct HubConfig {
     pub members: Vec<Admitted>,
     /// Admits any key that knows it. Default: nobody.
     pub token: Option<Token>,
-    /// Where members without addresses of their own may choose one. Default: nowhere.
+    /// Networks of the mesh: members without addresses of their own may choose one there, and no
+    /// wider network behind a member leads there, such as that of an exit. With neighbours, it has the
+    /// addresses of their members as well. Default: none.
     pub networks: Vec<IpNet>,
     /// Members, with those that are away and whose record is still good. Default 1000.
     pub max_members: usize,

@@ -1,8 +1,10 @@
 //! Decides what members' messages bring.
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use bytes::BytesMut;
+use ipnet::IpNet;
 
 use super::sessions::SessionId;
 use super::{Hub, Member, Origin};
@@ -29,12 +31,15 @@ impl Hub {
         let Some(held) = self.sessions.get_mut(id) else {
             return;
         };
-        if !held.control.take(rate, 1, now) {
+        let message = ToHub::from_plain(plain);
+        // What hubs tell each other has limits of its own.
+        let is_between = neighbour.is_some() && matches!(message, Some(ToHub::Between(_)));
+        if !is_between && !held.control.take(rate, 1, now) {
             self.status.limited += 1;
             return;
         }
         let (member, tag) = (held.member, Tag::from(held.peer));
-        let Some(message) = ToHub::from_plain(plain) else {
+        let Some(message) = message else {
             self.status.malformed += 1;
             return;
         };
@@ -95,7 +100,7 @@ impl Hub {
     /// Which of the members that is.
     pub(super) fn holder(&self, what: What) -> Option<Tag> {
         let tag = match what {
-            What::Address(address) => self.claims.holder(address)?,
+            What::Address(address) => self.at_address(address)?,
             What::Peer(key) => Tag::from(vpn_core::PeerId(key)),
             What::Tag(tag) => Tag(tag),
         };
@@ -105,6 +110,30 @@ impl Hub {
             _ => true,
         };
         is_meant.then_some(tag)
+    }
+
+    /// Whose an address is, or behind whom: an address of the mesh is its member's alone, of whichever
+    /// hub that is.
+    fn at_address(&self, address: IpAddr) -> Option<Tag> {
+        let behind = || self.claims.way_to(address);
+        let leads = |(net, _): &(IpNet, Tag)| self.leads_to(*net, address);
+        let holder = self.claims.holder(address);
+        holder.or_else(|| behind().filter(leads).map(|(_, tag)| tag))
+    }
+
+    /// Whether a network behind a member, which the list allows it, says anything about an address in
+    /// it: one that is around a network of the mesh says nothing about that.
+    pub(super) fn leads_to(&self, net: IpNet, address: IpAddr) -> bool {
+        let around =
+            |mesh: &&IpNet| mesh.contains(&address) && net.prefix_len() < mesh.prefix_len();
+        self.config.networks.iter().find(around).is_none() && self.list.pinned(address).is_none()
+    }
+
+    /// Whether an address is one that members have: none that is behind a member of another hub.
+    pub(super) fn is_in_mesh(&self, address: IpAddr) -> bool {
+        let networks = &self.config.networks;
+        networks.iter().any(|network| network.contains(&address))
+            || self.list.pinned(address).is_some()
     }
 
     /// Who that is, for this member, which is told of changes from then on.

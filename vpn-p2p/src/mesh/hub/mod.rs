@@ -140,6 +140,8 @@ struct Member {
     reaches_all: bool,
     /// New records, whatever session they come by.
     registrations: Bucket,
+    /// Its questions that other hubs are asked.
+    questions: Bucket,
     relay_bytes: Bucket,
     relay_packets: Bucket,
     relayed: u64,

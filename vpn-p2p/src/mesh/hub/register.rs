@@ -74,6 +74,7 @@ impl Hub {
             listed: is_listed,
             reaches_all,
             registrations: Bucket::full(limits.registrations, now),
+            questions: Bucket::full(limits.questions, now),
             relay_bytes: Bucket::full(limits.relay_bytes, now),
             relay_packets: Bucket::full(limits.relay_packets, now),
             relayed: 0,

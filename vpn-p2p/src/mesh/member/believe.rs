@@ -25,7 +25,12 @@ const DAY: u64 = 86_400;
 
 impl Member {
     /// A record that a hub vouches for: it checked that nobody else has the addresses.
-    pub(super) fn believe(&mut self, record: SignedRecord, now: Instant) -> Option<Slot> {
+    pub(super) fn believe(
+        &mut self,
+        record: SignedRecord,
+        now: Instant,
+        unix: u64,
+    ) -> Option<Slot> {
         let peer = record.record().peer;
         if peer == self.id() {
             return None;
@@ -35,7 +40,9 @@ impl Member {
             None => self.insert(&record, now)?,
         };
         if let Some(Some(entry)) = self.entries.get_mut(slot.0) {
-            entry.vouched = entry.vouched.max(record.record().expires);
+            // A hub's word is good for a day, whatever the record says: then it is asked again.
+            let vouched = record.record().expires.min(unix.saturating_add(DAY));
+            entry.vouched = entry.vouched.max(vouched);
         }
         let known = self
             .entry(slot)?
@@ -88,7 +95,10 @@ impl Member {
         let mut waiting = self.lookups.settled(&What::Peer(peer.0));
         waiting.append(self.lookups.settled(&What::Tag(Tag::from(peer).0)));
         for address in addresses {
-            waiting.append(self.lookups.settled(&What::Address(address)));
+            let what = What::Address(address);
+            if self.is_meant(what, slot) {
+                waiting.append(self.lookups.settled(&what));
+            }
         }
         self.hold(slot, waiting, now);
     }

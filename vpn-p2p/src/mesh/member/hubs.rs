@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use vpn_core::PeerId;
+
 use super::{Check, HINTED, Held, Member, MemberEvent, Slot, Transmit};
 use crate::mesh::link::LinkEvent;
 use crate::mesh::way::{Carrier, HubId, Way};
@@ -114,13 +116,19 @@ impl Member {
             }
             LinkEvent::Found { id, record, online } => {
                 let _ = self.checked(id);
-                let waiting = self.lookups.found(id);
-                let Some(slot) = self.believe(record, now) else {
-                    let mut waiting = waiting;
+                let what = self.lookups.what(id);
+                let Some(slot) = self.believe(record, now, unix) else {
+                    let mut waiting = self.lookups.found(id);
                     waiting.drop_all(vpn_core::DropReason::AddressNotAllowed, &mut self.holding);
                     return;
                 };
                 self.presence(slot, hub, online, now);
+                // Nothing that waits for an address is sealed to who was refused it.
+                if what.is_some_and(|what| !self.is_meant(what, slot)) {
+                    self.nobody(id, now);
+                    return;
+                }
+                let waiting = self.lookups.found(id);
                 self.hold(slot, waiting, now);
             }
             LinkEvent::NotFound { id } => match self.checked(id) {
@@ -132,12 +140,21 @@ impl Member {
             LinkEvent::Unanswered { id } if self.checked(id).is_none() => self.nobody(id, now),
             LinkEvent::Changed(record) => {
                 // Only who registers has a new record: it is there again.
-                if let Some(slot) = self.believe(record, now) {
+                if let Some(slot) = self.believe(record, now, unix) {
                     self.presence(slot, hub, true, now);
                 }
             }
             LinkEvent::Observed(_) => self.observed(now, unix),
             _ => {}
+        }
+    }
+
+    /// Whether a peer is who was asked for, as far as we gave it what it claims.
+    pub(super) fn is_meant(&self, what: What, slot: Slot) -> bool {
+        match what {
+            What::Address(address) => self.addresses.peer(address) == Some(slot),
+            What::Peer(key) => self.slot_of(PeerId(key)) == Some(slot),
+            What::Tag(tag) => self.by_tag.get(&Tag(tag)) == Some(&slot),
         }
     }
 

@@ -146,6 +146,11 @@ impl Lookups {
         step
     }
 
+    /// What this question is about, while it is open.
+    pub(super) fn what(&self, id: u32) -> Option<What> {
+        self.by_id.get(&id).copied()
+    }
+
     /// It was found: what waited for it is the peer's now.
     pub(super) fn found(&mut self, id: u32) -> Held {
         match self.by_id.get(&id).copied() {

@@ -343,6 +343,45 @@ fn nobody_is_asked_for_once_and_waiting_packets_are_counted() {
     assert_eq!(world.members[0].1.lookups.nobody, 1);
 }
 
+/// The hub names somebody for an address that the configuration gives to another key: what waits for the
+/// address is not sealed to that one.
+#[test]
+fn what_waits_for_an_address_goes_to_nobody_who_was_refused_it() {
+    let mut world = World::new(2, |place, config| {
+        if place == 0 {
+            config.peers = vec![KnownPeer {
+                peer: PeerId([9; 32]),
+                addresses: vec![address(1)],
+                rules: PeerRules::default(),
+            }];
+        }
+    });
+    world.run(Duration::from_millis(100));
+    assert_eq!(world.send(0, 1, b"for another"), Outlet::Held);
+    world.run(Duration::from_secs(5));
+    assert!(world.got(1).is_empty());
+    let member = &world.members[0].1;
+    assert_eq!(member.status(world.now).drops.get(DropReason::NoSession), 1);
+    assert!(member.holding.is_empty());
+}
+
+/// A hub's word is good for a day, whatever the record says.
+#[test]
+fn nobody_is_vouched_for_longer_than_a_day() {
+    let mut world = World::new(1, |_, _| {});
+    let blank = world.members[0].1.own_record().record().clone();
+    let who = Identity::generate().unwrap();
+    let record = crate::mesh::record::Record {
+        peer: who.id(),
+        addresses: vec![address(7)],
+        expires: UNIX + 1_000_000,
+        ..blank
+    };
+    let (member, now) = (&mut world.members[0].1, world.now);
+    let slot = member.believe(record.sign(&who), now, UNIX).unwrap();
+    assert_eq!(member.entry(slot).unwrap().vouched, UNIX + 86_400);
+}
+
 #[test]
 fn a_denied_peer_gets_nothing() {
     let mut world = World::new(2, |place, config| {
@@ -511,7 +550,9 @@ fn claims_without_number_are_refused_and_not_all_remembered() {
             addresses: vec![own],
             ..blank.clone()
         };
-        world.members[0].1.believe(record.sign(&claimant), now);
+        world.members[0]
+            .1
+            .believe(record.sign(&claimant), now, UNIX);
     }
     assert_eq!(world.members[0].1.conflicts.len(), 1024);
     assert_eq!(world.members[0].1.addresses.peer(own), None);

@@ -15,8 +15,8 @@ use super::What;
 pub struct Asked {
     /// The first bytes of that hub's key.
     pub hub: [u8; 8],
-    /// Its number.
-    pub number: u32,
+    /// Its number, which nobody can foresee: who could would ask it first elsewhere.
+    pub number: u64,
 }
 
 /// What hubs tell each other.

@@ -46,9 +46,12 @@ pub struct NeighbourLimits {
     pub bytes: Rate,
     /// Datagrams it hands us. Default 400,000 per second, a quarter of a second at once.
     pub packets: Rate,
-    /// Its messages: questions, answers, introductions. Default 1000 per second, 5000 at once: a
-    /// thousand members that start within five seconds.
+    /// Its messages but for questions: answers, introductions, changes. Default 1000 per second, 5000 at
+    /// once: a thousand members that start within five seconds.
     pub control: Rate,
+    /// Questions: its own, and those that we ask it. Apart, so that no number of them keeps answers and
+    /// introductions from arriving. Default as `control`.
+    pub questions: Rate,
 }
 
 impl Default for NeighbourLimits {
@@ -57,6 +60,7 @@ impl Default for NeighbourLimits {
             bytes: Rate::new(250_000_000, 62_500_000),
             packets: Rate::new(400_000, 100_000),
             control: Rate::new(1000, 5000),
+            questions: Rate::new(1000, 5000),
         }
     }
 }

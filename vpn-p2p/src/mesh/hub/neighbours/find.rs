@@ -1,6 +1,6 @@
 //! Decides who is asked for a node that is no member here, and what the answers come to.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::questions::{Asker, Came, Question};
 use super::{At, Hub, MAX_HOPS};
@@ -8,6 +8,10 @@ use crate::mesh::hub::Origin;
 use crate::mesh::hub::sessions::SessionId;
 use crate::mesh::record::{Record, SignedRecord};
 use crate::mesh::wire::{Asked, Between, Tag, ToMember, What};
+
+/// How soon a question that is open is asked again, whoever repeats it: members do so sooner than this at
+/// no time but by mistake.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
 
 /// Somebody's record, and whether it is connected.
 type Answer = (Vec<u8>, bool);
@@ -42,25 +46,48 @@ impl Hub {
             return;
         }
         let asker = Asker::Member(asker, id);
-        let asked = match self.neighbours.questions.own(Tag::from(self.id()), what) {
-            Err(open) => {
-                // The one who asked before did not hear: a question or its answer was lost.
-                if self.neighbours.questions.join(open, asker) {
-                    self.ask_again(open);
-                }
-                return;
+        if let Some(open) = self.neighbours.questions.own(what) {
+            // The one who asked before did not hear: a question or its answer was lost.
+            if self.neighbours.questions.join(open, asker) {
+                self.ask_again(open, now);
             }
-            Ok(asked) => asked,
-        };
+            return;
+        }
+        let is_nobody = self.neighbours.questions.is_nobody(what, now);
+        if !is_nobody && !self.may_ask(asker, now) {
+            self.status.limited += 1;
+            return;
+        }
+        let asked = self.name_question();
         let mut question = Question::new(what, asker, self.hubs_behind(), Vec::new(), now);
         let away = ours
             .and_then(|_| self.holder(what))
             .and_then(|tag| self.members.get(&tag));
         question.away = away.map(|member| (member.record.clone(), 0));
-        if self.neighbours.questions.is_nobody(what, now) {
+        if is_nobody {
             self.settle(asked, question);
         } else {
             self.ask(asked, question, now);
+        }
+    }
+
+    /// Whether neighbours may be asked for this member now.
+    fn may_ask(&mut self, asker: Asker, now: Instant) -> bool {
+        let rate = self.config.limits.questions;
+        let Asker::Member(tag, _) = asker else {
+            return true;
+        };
+        let member = self.members.get_mut(&tag);
+        member.is_some_and(|member| member.questions.take(rate, 1, now))
+    }
+
+    /// A name for a question of our own members.
+    fn name_question(&mut self) -> Asked {
+        self.neighbours.named = self.neighbours.named.wrapping_add(1);
+        let count = self.neighbours.named.to_be_bytes();
+        Asked {
+            hub: Tag::from(self.id()).0,
+            number: self.cookies.hash(&[b"question", &count[..]].concat()),
         }
     }
 
@@ -129,7 +156,7 @@ impl Hub {
         question.away = ours.map(|(_, record, _)| (record, 0));
         match self.neighbours.questions.came(asked, by, hops, now) {
             Came::New => self.ask(asked, question, now),
-            Came::Again => self.ask_again(asked),
+            Came::Again => self.ask_again(asked, now),
             Came::Before => self.settle(asked, question),
         }
     }
@@ -150,17 +177,28 @@ impl Hub {
         if question.waiting.is_empty() {
             self.settle(asked, question);
         } else if self.neighbours.questions.ask(asked, question, now) {
-            self.ask_again(asked);
+            self.ask_again(asked, now);
         }
     }
 
     /// Asks those that did not answer.
-    fn ask_again(&mut self, asked: Asked) {
+    fn ask_again(&mut self, asked: Asked, now: Instant) {
+        let rate = self.config.limits.neighbours.questions;
         let Some(open) = self.neighbours.questions.get_mut(asked) else {
             return;
         };
+        if now < open.again {
+            return;
+        }
+        open.again = now + ASK_AGAIN;
         let (what, hops, visited) = (open.what, open.hops, open.visited.clone());
         for at in open.waiting.clone() {
+            // No more than it takes: what is beyond it would drop.
+            let known = self.neighbours.get_mut(at);
+            if !known.is_some_and(|known| known.asked.take(rate, 1, now)) {
+                self.status.limited += 1;
+                continue;
+            }
             let visited = visited.clone();
             self.say(
                 at,
@@ -184,11 +222,20 @@ impl Hub {
         hubs: u8,
         now: Instant,
     ) {
+        let is_in_mesh = match self
+            .neighbours
+            .questions
+            .get_mut(asked)
+            .map(|open| open.what)
+        {
+            Some(What::Address(address)) => self.is_in_mesh(address),
+            _ => false,
+        };
         let questions = &mut self.neighbours.questions;
         let open = questions
             .get_mut(asked)
             .filter(|open| open.waiting.contains(&by));
-        let Some(open) = open.filter(|open| is_who(open.what, record.record())) else {
+        let Some(open) = open.filter(|open| is_who(open.what, record.record(), is_in_mesh)) else {
             return;
         };
         if hubs == 0 || hubs > open.hops || !self.may_be(&record) {
@@ -196,6 +243,9 @@ impl Hub {
             return;
         }
         if !online {
+            // It was there, and says that it is not any more: another way may be taken.
+            let tag = Tag::from(record.record().peer);
+            self.neighbours.remotes.gone(tag, by);
             let questions = &mut self.neighbours.questions;
             if let Some(open) = questions.get_mut(asked) {
                 let is_newer = |(known, _): &(SignedRecord, u8)| record.replaces(known);
@@ -289,12 +339,12 @@ fn said(id: u32, answer: Option<Answer>) -> ToMember {
     })
 }
 
-/// Whether a record is of who was asked for.
-fn is_who(what: What, record: &Record) -> bool {
+/// Whether a record is of who was asked for: of an address of the mesh never who has a network around it.
+fn is_who(what: What, record: &Record, is_in_mesh: bool) -> bool {
     match what {
         What::Address(address) => {
-            record.addresses.contains(&address)
-                || record.routes.iter().any(|net| net.contains(&address))
+            let behind = || record.routes.iter().any(|net| net.contains(&address));
+            record.addresses.contains(&address) || (!is_in_mesh && behind())
         }
         What::Peer(key) => record.peer.0 == key,
         What::Tag(tag) => record.peer.0.starts_with(&tag),

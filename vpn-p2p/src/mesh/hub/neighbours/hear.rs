@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use ipnet::IpNet;
+
 use super::{At, Hub};
 use crate::mesh::hub::register::check_lifetime;
 use crate::mesh::record::SignedRecord;
@@ -10,12 +12,16 @@ use crate::mesh::wire::{Between, Frame, Tag, ToMember, What};
 impl Hub {
     /// A message that only this neighbour can have sealed.
     pub(in crate::mesh::hub) fn hear(&mut self, by: At, message: Between, now: Instant, unix: u64) {
-        let rate = self.config.limits.neighbours.control;
+        let limits = self.config.limits.neighbours;
         let Some(known) = self.neighbours.get_mut(by) else {
             return;
         };
         known.heard = now;
-        if !known.control.take(rate, 1, now) {
+        let allowed = match message {
+            Between::Find { .. } => known.asks.take(limits.questions, 1, now),
+            _ => known.control.take(limits.control, 1, now),
+        };
+        if !allowed {
             self.status.limited += 1;
             return;
         }
@@ -33,10 +39,11 @@ impl Hub {
                 record,
                 online,
                 hubs,
-            } => match SignedRecord::from_bytes(&record, unix) {
-                Ok(record) => self.found(by, asked, record, online, hubs, now),
-                Err(_) => self.status.refused_record += 1,
-            },
+            } => {
+                if let Some(record) = self.read(&record, unix) {
+                    self.found(by, asked, record, online, hubs, now);
+                }
+            }
             Between::NotFound { asked } => self.nobody_at(by, asked, now),
             Between::Introduce {
                 to,
@@ -210,7 +217,10 @@ impl Hub {
         let said = record.record();
         let tag = Tag::from(said.peer);
         let taken = |address| {
-            let holder = self.claims.holder(address);
+            // A network that leads everywhere says nothing about whose an address is.
+            let leads = |net: IpNet| net.prefix_len() > 0 && self.leads_to(net, address);
+            let behind = self.claims.way_to(address).filter(|(net, _)| leads(*net));
+            let holder = self.claims.holder(address).or(behind.map(|(_, tag)| tag));
             let pinned = self.list.pinned(address);
             holder.is_some_and(|holder| holder != tag)
                 || pinned.is_some_and(|pinned| pinned != tag)
@@ -240,6 +250,9 @@ impl Hub {
         for address in &said.addresses {
             questions.somebody(What::Address(*address));
         }
-        self.neighbours.remotes.enter(record, by, hubs, now)
+        let known = &self.neighbours.known;
+        let is_up = |at: At| known.get(at.0).is_some_and(|known| known.way().is_some());
+        let remotes = &mut self.neighbours.remotes;
+        remotes.enter(record, by, hubs, is_up, now)
     }
 }

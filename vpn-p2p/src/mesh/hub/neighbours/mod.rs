@@ -71,6 +71,9 @@ struct Known {
     packets: Bucket,
     bytes: Bucket,
     control: Bucket,
+    /// Its questions, and ours to it.
+    asks: Bucket,
+    asked: Bucket,
     /// What it is told of datagrams that get no further.
     hints: Bucket,
     /// Bytes it handed us.
@@ -104,6 +107,8 @@ pub(super) struct Neighbours {
     places: Origins<At>,
     remotes: Remotes,
     questions: Questions,
+    /// Questions of ours that were given a name.
+    named: u64,
 }
 
 impl Neighbours {
@@ -118,6 +123,8 @@ impl Neighbours {
             packets: Bucket::full(limits.packets, now),
             bytes: Bucket::full(limits.bytes, now),
             control: Bucket::full(limits.control, now),
+            asks: Bucket::full(limits.questions, now),
+            asked: Bucket::full(limits.questions, now),
             hints: Bucket::full(config.limits.strangers, now),
             carried: 0,
         });
@@ -126,6 +133,7 @@ impl Neighbours {
             places: Origins::new(),
             remotes: Remotes::default(),
             questions: Questions::default(),
+            named: 0,
         })
     }
 
@@ -182,6 +190,13 @@ impl Neighbours {
         self.remotes.remove(tag);
     }
 
+    /// It joined from there, and is not there any more. Somebody else may be since.
+    fn leave_place(&mut self, at: At, origin: Origin) {
+        if self.places.get(&origin) == Some(&at) {
+            self.places.remove(&origin);
+        }
+    }
+
     /// Which neighbour is there.
     fn at(&self, origin: Origin) -> Option<At> {
         let joined = |known: &Known| known.joined() == Some(origin);
@@ -213,7 +228,7 @@ impl Hub {
             held.origin = from;
         }
         if let Some((session, origin)) = before {
-            self.neighbours.places.remove(&origin);
+            self.neighbours.leave_place(at, origin);
             if session != id {
                 self.sessions.remove(session);
             }
@@ -243,11 +258,12 @@ impl Hub {
             return;
         };
         let before = known.here.replace((id, to)).map(|(_, origin)| origin);
-        if before == Some(to) {
+        // Another hub may have been heard there meanwhile, or somebody in its name.
+        if before == Some(to) && self.neighbours.places.get(&to) == Some(&at) {
             return;
         }
         if let Some(before) = before {
-            self.neighbours.places.remove(&before);
+            self.neighbours.leave_place(at, before);
         }
         self.neighbours.places.insert(to, at);
         let observed = to.address();
@@ -262,7 +278,7 @@ impl Hub {
             .and_then(|known| known.here.take());
         if let Some((id, origin)) = here {
             self.sessions.remove(id);
-            self.neighbours.places.remove(&origin);
+            self.neighbours.leave_place(at, origin);
         }
     }
 

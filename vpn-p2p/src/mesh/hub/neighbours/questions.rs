@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use super::At;
+use super::{At, MAX_NEIGHBOURS};
 use crate::mesh::record::SignedRecord;
 use crate::mesh::wire::{Asked, Tag, What};
 
@@ -17,6 +17,9 @@ const MAX_ASKERS: usize = 64;
 /// Questions that are remembered, so that they are not asked twice; and those with the answer "nobody".
 /// Beyond it they are not asked at all; the others are not remembered.
 pub(super) const MAX_REMEMBERED: usize = 16_384;
+
+/// Those of one neighbour: it takes nothing from the others.
+const MAX_OF_ONE: usize = MAX_REMEMBERED / MAX_NEIGHBOURS;
 
 /// How long a question is remembered: longer than any is open.
 const REMEMBERED: Duration = Duration::from_secs(10);
@@ -49,6 +52,8 @@ pub(super) struct Question {
     pub(super) away: Option<(SignedRecord, u8)>,
     pub(super) hops: u8,
     pub(super) visited: Vec<[u8; 8]>,
+    /// When it may be asked again.
+    pub(super) again: Instant,
     until: Instant,
 }
 
@@ -68,23 +73,25 @@ pub(super) struct Questions {
     open: BTreeMap<Asked, Question>,
     /// Those of our own members.
     by_what: HashMap<What, Asked>,
-    /// With how many hubs left it came.
-    seen: HashMap<Asked, (u8, Instant)>,
+    /// With how many hubs left it came, first from whom.
+    seen: HashMap<Asked, Seen>,
+    /// How many of these are whose.
+    seen_of: HashMap<At, usize>,
     nobody: HashMap<What, Instant>,
-    next: u32,
+}
+
+/// A question that came.
+#[derive(Debug)]
+struct Seen {
+    hops: u8,
+    from: At,
+    until: Instant,
 }
 
 impl Questions {
-    /// A name for a question of our own member; `None` if somebody's is open: the asker waits with it.
-    pub(super) fn own(&mut self, hub: Tag, what: What) -> Result<Asked, Asked> {
-        if let Some(asked) = self.by_what.get(&what) {
-            return Err(*asked);
-        }
-        self.next = self.next.wrapping_add(1);
-        Ok(Asked {
-            hub: hub.0,
-            number: self.next,
-        })
+    /// The question of our own members about this that is open.
+    pub(super) fn own(&self, what: What) -> Option<Asked> {
+        self.by_what.get(&what).copied()
     }
 
     /// A neighbour asks.
@@ -94,15 +101,22 @@ impl Questions {
         {
             return Came::Again;
         }
-        match self.seen.get(&asked) {
-            // By a shorter way it gets further.
-            Some((before, _)) if *before >= hops => Came::Before,
-            None if self.seen.len() >= MAX_REMEMBERED => Came::Before,
-            _ => {
-                self.seen.insert(asked, (hops, now + REMEMBERED));
-                Came::New
+        if let Some(seen) = self.seen.get_mut(&asked) {
+            if seen.hops >= hops {
+                return Came::Before;
             }
+            // By a shorter way it gets further.
+            (seen.hops, seen.until) = (hops, now + REMEMBERED);
+            return Came::New;
         }
+        let of_one = self.seen_of.entry(from).or_default();
+        if *of_one >= MAX_OF_ONE {
+            return Came::Before;
+        }
+        *of_one += 1;
+        let until = now + REMEMBERED;
+        self.seen.insert(asked, Seen { hops, from, until });
+        Came::New
     }
 
     pub(super) fn get_mut(&mut self, asked: Asked) -> Option<&mut Question> {
@@ -195,7 +209,14 @@ impl Questions {
     /// Forgets what is too old.
     pub(super) fn age(&mut self, now: Instant) {
         self.nobody.retain(|_, until| now < *until);
-        self.seen.retain(|_, (_, until)| now < *until);
+        let seen_of = &mut self.seen_of;
+        self.seen.retain(|_, seen| {
+            let stays = now < seen.until;
+            if !stays && let Some(count) = seen_of.get_mut(&seen.from) {
+                *count = count.saturating_sub(1);
+            }
+            stays
+        });
     }
 }
 
@@ -214,6 +235,7 @@ impl Question {
             away: None,
             hops,
             visited,
+            again: now,
             until: now,
         }
     }

@@ -50,8 +50,17 @@ impl Remotes {
             .count()
     }
 
-    /// Notes that somebody is there; says whether its record is new to us.
-    pub(super) fn enter(&mut self, record: SignedRecord, via: At, hubs: u8, now: Instant) -> bool {
+    /// Notes that somebody is there; says whether its record is new to us. A record that is known
+    /// keeps the way it came by first, while that `is_up` and no shorter one is said: or two hubs would
+    /// point at each other after every renewal, and any neighbour could take what is on its way to others.
+    pub(super) fn enter(
+        &mut self,
+        record: SignedRecord,
+        via: At,
+        hubs: u8,
+        is_up: impl Fn(At) -> bool,
+        now: Instant,
+    ) -> bool {
         let tag = Tag::from(record.record().peer);
         let known = self.by_tag.get(&tag);
         // One that is older says where it was.
@@ -73,6 +82,8 @@ impl Remotes {
             for address in &record.record().addresses {
                 self.by_address.entry(*address).or_insert(tag);
             }
+        } else if known.is_some_and(|it| it.via != via && it.hubs <= hubs && is_up(it.via)) {
+            return false;
         }
         let remote = Remote {
             record,

@@ -443,6 +443,7 @@ fn members_are_looked_at_a_few_at_a_time_and_all_within_a_second() {
             listed: false,
             reaches_all: false,
             registrations: full(limits.registrations),
+            questions: full(limits.registrations),
             relay_bytes: full(limits.relay_bytes),
             relay_packets: full(limits.relay_packets),
             relayed: 0,
