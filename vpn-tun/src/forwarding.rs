@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::{Value, json};
+use vpn_core::Family;
 
 use crate::foreign::ForeignChange;
 use crate::journal::{Journal, JournalError};
@@ -18,11 +19,30 @@ const V6: &str = "/proc/sys/net/ipv6/conf";
 /// Per-interface forwarding of IPv6 (Linux 6.17).
 const FORCE: &str = "force_forwarding";
 
+/// Interfaces by which packets come and go, by family.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Interfaces {
+    pub(crate) v4: BTreeSet<String>,
+    pub(crate) v6: BTreeSet<String>,
+}
+
+impl Interfaces {
+    pub(crate) const fn of(&mut self, family: Family) -> &mut BTreeSet<String> {
+        match family {
+            Family::V4 => &mut self.v4,
+            Family::V6 => &mut self.v6,
+        }
+    }
+}
+
 /// Interfaces on which forwarding is ours, by family: nothing else may profit from it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Opened {
     pub(crate) v4: BTreeSet<String>,
     pub(crate) v6: BTreeSet<String>,
+    /// Our own interface, which counts by itself.
+    pub(crate) own_v4: bool,
+    pub(crate) own_v6: bool,
     /// This kernel forwards IPv6 on all interfaces, for us.
     pub(crate) v6_everywhere: bool,
 }
@@ -69,21 +89,24 @@ impl Forwarding {
         self.changed.look()
     }
 
-    /// Those of these interfaces that would be opened: that don't forward by themselves.
-    pub(crate) fn needed(&self, interfaces: &BTreeSet<String>) -> Opened {
+    /// Those of these interfaces that would be opened: that don't forward by themselves. A family
+    /// without interfaces is not forwarded at all.
+    pub(crate) fn needed(&self, wanted: &Interfaces) -> Opened {
         let off =
             |path: &str| self.changed.is_ours(path) || sysctl::read(path).is_some_and(|v| v == "0");
         let everywhere = format!("{V6}/all/forwarding");
-        let mut opened = Opened::default();
-        for name in interfaces {
-            if off(&format!("{V4}/{name}/forwarding")) {
-                opened.v4.insert(name.clone());
-            }
-            if self.narrow && off(&everywhere) && off(&format!("{V6}/{name}/{FORCE}")) {
-                opened.v6.insert(name.clone());
-            }
+        let mut opened = Opened {
+            own_v4: !wanted.v4.is_empty(),
+            own_v6: !wanted.v6.is_empty(),
+            ..Opened::default()
+        };
+        let needs_v4 = |name: &&String| off(&format!("{V4}/{name}/forwarding"));
+        opened.v4.extend(wanted.v4.iter().filter(needs_v4).cloned());
+        if opened.own_v6 && off(&everywhere) {
+            opened.v6_everywhere = !self.narrow;
+            let needs_v6 = |name: &&String| self.narrow && off(&format!("{V6}/{name}/{FORCE}"));
+            opened.v6.extend(wanted.v6.iter().filter(needs_v6).cloned());
         }
-        opened.v6_everywhere = !self.narrow && off(&everywhere);
         opened
     }
 
@@ -92,8 +115,8 @@ impl Forwarding {
     where
         E: From<SysctlError> + From<JournalError>,
     {
-        let own = std::iter::once(ours.as_str());
-        for name in own.clone().chain(opened.v4.iter().map(String::as_str)) {
+        let own = |of_family: bool| of_family.then_some(ours.as_str()).into_iter();
+        for name in own(opened.own_v4).chain(opened.v4.iter().map(String::as_str)) {
             // Who forwards by themselves (containers, virtual machines) sets `all`, and with it this.
             let all = format!("{V4}/all/forwarding");
             let path = format!("{V4}/{name}/forwarding");
@@ -114,10 +137,39 @@ impl Forwarding {
             self.changed
                 .set::<E>(&format!("{V6}/all/forwarding"), "1")?;
         } else if self.narrow {
-            for name in own.chain(opened.v6.iter().map(String::as_str)) {
+            for name in own(opened.own_v6).chain(opened.v6.iter().map(String::as_str)) {
                 let path = format!("{V6}/{name}/{FORCE}");
                 self.changed.set::<E>(&path, "1")?;
             }
+        }
+        Ok(())
+    }
+
+    /// Brings the former settings back where what is open is not in `opened`. The packet filter
+    /// must not have been narrowed yet.
+    pub(crate) fn narrow<E>(&mut self, ours: &InterfaceName, opened: &Opened) -> Result<(), E>
+    where
+        E: From<SysctlError> + From<JournalError>,
+    {
+        let stays = |path: &str| {
+            let of = |base: &str, setting: &str| {
+                let name = path.strip_prefix(base)?.strip_prefix('/')?;
+                name.strip_suffix(setting)?.strip_suffix('/')
+            };
+            let within = |name: &str, names: &BTreeSet<String>, own: bool| {
+                names.contains(name) || own && name == ours.as_str()
+            };
+            if let Some(name) = of(V4, "forwarding") {
+                within(name, &opened.v4, opened.own_v4)
+            } else if let Some(name) = of(V6, FORCE) {
+                within(name, &opened.v6, opened.own_v6)
+            } else {
+                opened.v6_everywhere
+            }
+        };
+        let restored = self.changed.restore_but::<E>(stays)?;
+        for change in restored.left {
+            tracing::warn!("left as somebody else made it: {change}");
         }
         Ok(())
     }
@@ -164,7 +216,11 @@ mod tests {
             };
             let before = seen();
             assert_eq!(before, ["0", "0", "0", "1"]);
-            let uplink = ["lo".to_owned()].into();
+            let lo: BTreeSet<String> = ["lo".to_owned()].into();
+            let uplink = Interfaces {
+                v4: lo.clone(),
+                v6: lo.clone(),
+            };
             let mut forwarding = Forwarding {
                 narrow: false,
                 ..Forwarding::new(None, "test").unwrap()
@@ -179,6 +235,16 @@ mod tests {
                 needed,
                 "it is ours as long as it is open"
             );
+            let of_v4 = Interfaces {
+                v4: lo,
+                ..Interfaces::default()
+            };
+            let narrower = forwarding.needed(&of_v4);
+            forwarding.narrow::<DirectError>(&ours, &narrower).unwrap();
+            forwarding.open::<DirectError>(&ours, &narrower).unwrap();
+            assert_eq!(seen(), ["1", "0", "0", "1"], "no IPv6 behind it any more");
+            forwarding.open::<DirectError>(&ours, &needed).unwrap();
+            assert_eq!(seen(), ["1", "1", "1", "2"]);
             forwarding.close::<DirectError>().unwrap();
             assert_eq!(seen(), before);
         };

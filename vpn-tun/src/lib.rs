@@ -30,6 +30,8 @@ pub mod dns;
 #[cfg(target_os = "linux")]
 pub mod external;
 #[cfg(target_os = "linux")]
+mod filtered;
+#[cfg(target_os = "linux")]
 mod foreign;
 #[cfg(target_os = "linux")]
 mod forwarding;

@@ -198,10 +198,32 @@ impl Changed {
     where
         E: From<SysctlError> + From<JournalError>,
     {
+        self.restore_these(|_, _| true)
+    }
+
+    /// As [`restore`](Self::restore), but for those that stay ours, and those that somebody set
+    /// through the one above: they are theirs as long as that one is.
+    pub(crate) fn restore_but<E>(&mut self, stays: impl Fn(&str) -> bool) -> Result<Restored, E>
+    where
+        E: From<SysctlError> + From<JournalError>,
+    {
+        self.restore_these(|path, setting| !stays(path) && setting.overwritten().is_none())
+    }
+
+    fn restore_these<E>(&mut self, these: impl Fn(&str, &Setting) -> bool) -> Result<Restored, E>
+    where
+        E: From<SysctlError> + From<JournalError>,
+    {
+        let chosen = self.settings.iter();
+        let chosen = chosen.filter(|(path, setting)| these(path, setting));
+        let chosen: Vec<_> = chosen.map(|(path, _)| path.clone()).collect();
         let mut restored = Restored::default();
         // Judged before anything is written: `all` overwrites the interfaces' own.
         let mut back = Vec::new();
-        for (path, setting) in &self.settings {
+        for path in &chosen {
+            let Some(setting) = self.settings.get(path) else {
+                continue;
+            };
             if let Some(above) = setting.overwritten() {
                 if !restored.left.contains(&above) {
                     restored.left.push(above);
@@ -224,7 +246,7 @@ impl Changed {
             write(&path, former)?;
             restored.back.push((path, former.clone()));
         }
-        for path in self.settings.keys().cloned().collect::<Vec<_>>() {
+        for path in chosen {
             self.forget(&path)?;
         }
         Ok(restored)

@@ -304,6 +304,58 @@ fn it_follows_the_uplink() {
     });
 }
 
+/// An interface forwards as long as the main table leads to it, and only behind the filter.
+#[test]
+fn what_leads_nowhere_forwards_no_more_and_a_lost_filter_is_made_again() {
+    in_namespace(|| async {
+        let netlink = common::netlink();
+        let _site = Site::new(&netlink).await?;
+        let run = |program: &str, arguments: &str| {
+            let output = std::process::Command::new(program)
+                .args(arguments.split(' '))
+                .output();
+            let output = output.unwrap();
+            assert!(output.status.success(), "{arguments}: {output:?}");
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        };
+        let reads = |path: &str| fs::read_to_string(format!("/proc/sys/net/{path}")).ok();
+        let lan = || {
+            let v6 = reads("ipv6/conf/lan0/force_forwarding").unwrap_or_default();
+            let v4 = reads("ipv4/conf/lan0/forwarding").unwrap_or_default();
+            [v4, v6].map(|value| value.trim() == "1")
+        };
+        let filter = || run("nft", "list tables").contains("vpn_tun_direct_30320");
+        for command in [
+            "link add lan0 type veth peer name lan1",
+            "link set lan1 up",
+            "link set lan0 up",
+            "addr add 192.168.9.1/24 dev lan0",
+        ] {
+            run("ip", command);
+        }
+        let direct = DirectTransport::open(config()).await?;
+        assert_eq!(lan(), [true, false], "it leads there for IPv4 alone");
+        for (program, arguments) in [
+            ("ip", "addr del 192.168.9.1/24 dev lan0"),
+            ("nft", "flush ruleset"),
+        ] {
+            run(program, arguments);
+            let follows = async {
+                while lan() != [false; 2] || !filter() {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            };
+            let followed = tokio::time::timeout(PATIENCE, follows).await;
+            assert!(followed.is_ok(), "{program}: {:?} {}", lan(), filter());
+        }
+        works(&direct, true).await?;
+        works(&direct, false).await?;
+        direct.close().await;
+        assert!(!filter());
+        Ok(())
+    });
+}
+
 #[test]
 fn what_a_killed_one_left_is_undone() {
     in_namespace(|| async {

@@ -20,7 +20,8 @@
 //! * A table of the packet filter: masquerading of what has the transport's addresses, and a forward
 //!   chain that lets only its packets out and their answers in.
 //! * Forwarding, as narrow as the kernel has it: of the interface and of those that the main table
-//!   leads to, for both families (`force_forwarding` of Linux 6.17 and later). An older kernel
+//!   leads to, as long as it does and for the families in which it does (`force_forwarding` of Linux
+//!   6.17 and later). An older kernel
 //!   forwards IPv6 on all interfaces or on none: there `all.forwarding` is set, and `accept_ra` of an
 //!   interface that listened to routers becomes 2, so that it goes on. The forward chain drops
 //!   whatever this would forward for others.
@@ -28,7 +29,8 @@
 //!
 //! All of it goes with [`close`](vpn_core::TunnelTransport::close), or later with
 //! [`recover`](fn@crate::recover); settings under `/proc/sys` come back from the journal. What
-//! somebody else changes meanwhile stays as they made it, and is told. A firewall of the
+//! somebody else changes meanwhile stays as they made it, and is told, but for the table: one that is
+//! gone is made again within [`LOOK_EVERY`], for without it everybody would be forwarded. A firewall of the
 //! host that drops forwarded packets has the last word: let it accept what comes from the interface.
 
 mod config;

@@ -22,8 +22,8 @@ use crate::apply::policy::{Device, Part, Role, message};
 use crate::apply::record::{self, DIRECT};
 use crate::apply::{ApplyError, CaptureConfig, families_of};
 use crate::device::{LinuxTun, TunConfig};
-use crate::forwarding::{Forwarding, Opened};
-use crate::nft::{self, NftError, Tables};
+use crate::filtered::Filtered;
+use crate::nft::{self, NftError};
 
 /// The kernel's main routing table.
 const MAIN_TABLE: u32 = 254;
@@ -74,12 +74,10 @@ impl DirectTransport {
         let tun = TunConfig::named(config.interface.clone()).mtu(config.mtu.unwrap_or(USUAL_MTU));
         let mut keeper = Keeper {
             netlink: Netlink::open()?,
-            forwarding: Forwarding::new(config.journal.clone(), OWNER)?,
-            tables: Tables::new(config.journal.clone(), OWNER),
+            filtered: Filtered::new(config.journal.clone(), OWNER)?,
             tun: Arc::new(LinuxTun::create(tun)?),
             state: Arc::new(StateSender::new()),
             uplink: Uplink::default(),
-            opened: None,
             config,
         };
         if let Err(error) = keeper.set_up().await {
@@ -184,16 +182,13 @@ fn error(error: DeviceError) -> TransportError {
 struct Keeper {
     config: DirectConfig,
     netlink: Netlink,
-    forwarding: Forwarding,
+    filtered: Filtered,
     tun: Arc<LinuxTun>,
     state: Arc<StateSender>,
-    tables: Tables,
     uplink: Uplink,
-    opened: Option<Opened>,
 }
 
 impl Keeper {
-    /// Filter first, forwarding last: at no moment is anything forwarded that should not be.
     async fn set_up(&mut self) -> Result<(), DirectError> {
         // The kernel has nothing to say on this interface by itself.
         let quiet = format!(
@@ -241,17 +236,12 @@ impl Keeper {
         let ours = self.config.interface.as_str();
         let captured = ours.strip_suffix('d').unwrap_or(ours);
         let uplink = uplink::look(&self.netlink, &[ours, captured]).await?;
-        let needed = self.forwarding.needed(&uplink.interfaces);
-        if self.opened.as_ref() != Some(&needed) {
-            let tables = [table::table(&self.config.capture)];
-            self.tables.note(&tables)?;
-            nft::run(table::commands(&self.config, &needed)).await?;
-            self.tables.made(&tables).await;
-        }
-        // Each time: an interface that comes again begins anew.
-        self.forwarding
-            .open::<DirectError>(&self.config.interface, &needed)?;
-        self.opened = Some(needed);
+        let (config, table) = (&self.config, table::table(&self.config.capture));
+        self.filtered
+            .follow::<DirectError>(&config.interface, &uplink.interfaces, &table, |opened| {
+                table::commands(config, opened)
+            })
+            .await?;
         let mtu = self.config.mtu.or(uplink.mtu).unwrap_or(USUAL_MTU);
         let mtu = mtu.max(MIN_MTU);
         if mtu != self.tun.capabilities().mtu {
@@ -312,14 +302,14 @@ impl Keeper {
         };
         // What the kernel does not say now, it says the next time.
         let mut found = self.netlink.missing().await.unwrap_or_default();
-        found.extend(self.forwarding.look());
-        found.extend(self.tables.look().await);
+        found.extend(self.filtered.forwarding.look());
+        found.extend(self.filtered.tables.look().await);
         journal.noticed(OWNER, found);
     }
 
     /// Undoes as much as it can: forwarding first, filter last. What stays, stays in the journal.
     async fn tear_down(&mut self) {
-        match self.forwarding.close::<DirectError>() {
+        match self.filtered.forwarding.close::<DirectError>() {
             Ok(restored) => {
                 for change in restored.left {
                     tracing::warn!("left as somebody else made it: {change}");
@@ -340,7 +330,11 @@ impl Keeper {
         let table = table::table(capture);
         let removed = match nft::run(table.gone().into()).await {
             // Nobody but that program could have made it.
-            Ok(()) | Err(NftError::Missing) => self.tables.gone(&[table]).map_err(ApplyError::from),
+            Ok(()) | Err(NftError::Missing) => self
+                .filtered
+                .tables
+                .gone(&[table])
+                .map_err(ApplyError::from),
             Err(error) => Err(ApplyError::Guard(error)),
         };
         if let Err(error) = removed {

@@ -1,6 +1,5 @@
 //! Touches the main table, to see where the uplink is; decides what that means for the transport.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use vpn_core::Family;
 
 use crate::apply::netlink::Netlink;
 use crate::apply::{ApplyError, families_of};
+use crate::forwarding::Interfaces;
 
 /// How often the main table is looked at.
 pub const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -23,7 +23,7 @@ pub(crate) const MAIN_TABLE: u32 = 254;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Uplink {
     /// Interfaces it leads to, ours left out.
-    pub(super) interfaces: BTreeSet<String>,
+    pub(super) interfaces: Interfaces,
     /// Families with a way to other machines.
     pub(super) v4: bool,
     pub(super) v6: bool,
@@ -53,7 +53,7 @@ fn note(uplink: &mut Uplink, family: Family, route: &RouteMessage, name: &str, m
     if route.header.kind != RouteType::Unicast || is_link_local(route) {
         return;
     }
-    uplink.interfaces.insert(name.to_owned());
+    uplink.interfaces.of(family).insert(name.to_owned());
     match family {
         Family::V4 => uplink.v4 = true,
         Family::V6 => uplink.v6 = true,

@@ -10,25 +10,30 @@ use vpn_core::Family;
 use crate::apply::netlink::Netlink;
 use crate::apply::{ApplyError, families_of};
 use crate::direct::{MAIN_TABLE, outputs};
+use crate::forwarding::Interfaces;
 
-/// The interfaces by which the main table leads to these networks, `ours` left out.
+/// The interfaces by which the main table leads to these networks, `ours` left out. None for a
+/// family of which no network is.
 pub(super) async fn interfaces(
     netlink: &Netlink,
     networks: &[IpNet],
     ours: &str,
-) -> Result<BTreeSet<String>, ApplyError> {
-    let mut routes = Vec::new();
+) -> Result<Interfaces, ApplyError> {
+    let mut interfaces = Interfaces::default();
     for &family in families_of(true) {
-        if networks.iter().any(|net| Family::of(net.addr()) == family) {
-            let table = netlink.routes(family, MAIN_TABLE).await?;
-            routes.extend(table.iter().filter_map(read));
+        if !networks.iter().any(|net| Family::of(net.addr()) == family) {
+            continue;
         }
+        let table = netlink.routes(family, MAIN_TABLE).await?;
+        let routes: Vec<_> = table.iter().filter_map(read).collect();
+        let indices = leading(&routes, networks);
+        let links = netlink.links().await?;
+        let named = links.into_iter().filter(|link| indices.contains(&link.0));
+        let others = named.filter(|link| link.1 != ours && link.1 != "lo");
+        let names = others.map(|link| link.1);
+        interfaces.of(family).extend(names);
     }
-    let indices = leading(&routes, networks);
-    let links = netlink.links().await?;
-    let named = links.into_iter().filter(|link| indices.contains(&link.0));
-    let others = named.filter(|link| link.1 != ours && link.1 != "lo");
-    Ok(others.map(|link| link.1).collect())
+    Ok(interfaces)
 }
 
 /// Destination and interfaces of a route to other machines.

@@ -8,15 +8,20 @@
 //!
 //! * Forwarding of the device, and of the interfaces by which the main table leads to those networks,
 //!   where they do not forward by themselves: both are needed, for the kernel asks the interface by
-//!   which a packet comes. IPv6 by interface needs Linux 6.17 (`force_forwarding`); an older kernel
-//!   forwards it everywhere or nowhere, and is made to do it everywhere.
+//!   which a packet comes. Only for the families of those networks, and only as long as it leads there.
+//!   IPv6 by interface needs Linux 6.17 (`force_forwarding`); an older kernel forwards it everywhere or
+//!   nowhere, and is made to do it everywhere.
 //! * A table of the packet filter, `inet vpn_tun_gateway_DEVICE`. From the device only what is for those
-//!   networks is forwarded, and what would be forwarded only because of the above, between others, is
-//!   dropped. So the host does not become a router for its neighbours.
+//!   networks is forwarded, into it what has their addresses only from the interfaces that lead there,
+//!   and what would be forwarded only because of the above, between others, is dropped. So the host does
+//!   not become a router for its neighbours. What comes by the device for an address of those networks
+//!   that is the host's own, or a broadcast there, is dropped: the host is reached by the device's
+//!   addresses. This asks the kernel's routes (`nft_fib_inet`).
 //!
 //! All of it goes with [`close`](Gateway::close); after a crash the next [`Gateway`] with the same
 //! journal takes it over, [`Gateway::recover`] undoes it. What somebody else changes meanwhile stays
-//! as they made it.
+//! as they made it, but for a table that is gone: it is made again within [`LOOK_EVERY`](crate::direct::LOOK_EVERY),
+//! and as long as it cannot be made nothing is forwarded.
 //!
 //! # What it does not
 //!
@@ -27,7 +32,6 @@
 mod lead;
 mod table;
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -36,10 +40,10 @@ use tokio::task::JoinHandle;
 
 use crate::apply::ApplyError;
 use crate::apply::netlink::Netlink;
-use crate::forwarding::{Forwarding, Opened};
+use crate::filtered::Filtered;
 use crate::journal::{Journal, JournalError};
 use crate::name::InterfaceName;
-use crate::nft::{self, NftError, RemoveError, Tables};
+use crate::nft::{self, NftError, RemoveError};
 use crate::recover::Undone;
 use crate::sysctl::{Changed, Restored, SysctlError};
 
@@ -127,9 +131,7 @@ impl Gateway {
     pub async fn open(config: GatewayConfig) -> Result<Self, GatewayError> {
         let mut keeper = Keeper {
             netlink: Netlink::open()?,
-            forwarding: Forwarding::new(config.journal.clone(), OWNER)?,
-            tables: Tables::new(config.journal.clone(), OWNER),
-            opened: None,
+            filtered: Filtered::new(config.journal.clone(), OWNER)?,
             config,
         };
         if let Err(error) = keeper.look().await {
@@ -197,30 +199,21 @@ pub(crate) async fn remove_leftovers(
 struct Keeper {
     config: GatewayConfig,
     netlink: Netlink,
-    forwarding: Forwarding,
-    tables: Tables,
-    opened: Option<Opened>,
+    filtered: Filtered,
 }
 
 impl Keeper {
-    /// Looks by which interfaces the networks are reached, and follows. Filter first, forwarding
-    /// last: at no moment is anything forwarded that should not be.
+    /// Looks by which interfaces the networks are reached, and follows.
     async fn look(&mut self) -> Result<(), GatewayError> {
-        let ours = self.config.interface.as_str();
-        let interfaces: BTreeSet<String> =
-            lead::interfaces(&self.netlink, &self.config.networks, ours).await?;
-        let needed = self.forwarding.needed(&interfaces);
-        if self.opened.as_ref() != Some(&needed) {
-            let tables = [table::table(&self.config.interface)];
-            self.tables.note(&tables)?;
-            nft::run(table::commands(&self.config, &needed)).await?;
-            self.tables.made(&tables).await;
-        }
-        // Each time: an interface that comes again begins anew.
-        self.forwarding
-            .open::<GatewayError>(&self.config.interface, &needed)?;
-        self.opened = Some(needed);
-        Ok(())
+        let config = &self.config;
+        let ours = &config.interface;
+        let leading = lead::interfaces(&self.netlink, &config.networks, ours.as_str()).await?;
+        let table = table::table(ours);
+        self.filtered
+            .follow(ours, &leading, &table, |opened| {
+                table::commands(config, &leading, opened)
+            })
+            .await
     }
 
     async fn run(mut self, mut closing: watch::Receiver<bool>) {
@@ -240,8 +233,8 @@ impl Keeper {
                 Ok(()) => failed = false,
             }
             if let Some(journal) = &self.config.journal {
-                let mut found = self.forwarding.look();
-                found.extend(self.tables.look().await);
+                let mut found = self.filtered.forwarding.look();
+                found.extend(self.filtered.tables.look().await);
                 journal.noticed(OWNER, found);
             }
         }
@@ -250,7 +243,7 @@ impl Keeper {
 
     /// Undoes as much as it can: forwarding first, filter last. What stays, stays in the journal.
     async fn tear_down(&mut self) {
-        match self.forwarding.close::<GatewayError>() {
+        match self.filtered.forwarding.close::<GatewayError>() {
             Ok(restored) => {
                 for change in restored.left {
                     tracing::warn!("left as somebody else made it: {change}");
@@ -264,9 +257,11 @@ impl Keeper {
         let table = table::table(&self.config.interface);
         let removed = match nft::run(table.gone().into()).await {
             // Nobody but that program could have made it.
-            Ok(()) | Err(NftError::Missing) => {
-                self.tables.gone(&[table]).map_err(GatewayError::from)
-            }
+            Ok(()) | Err(NftError::Missing) => self
+                .filtered
+                .tables
+                .gone(&[table])
+                .map_err(GatewayError::from),
             Err(error) => Err(error.into()),
         };
         if let Err(error) = removed {

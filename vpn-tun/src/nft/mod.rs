@@ -139,6 +139,12 @@ pub(crate) fn field(protocol: &str, field: &str) -> Value {
     json!({"payload": {"protocol": protocol, "field": field}})
 }
 
+/// What kind of address a packet is for, to the interface by which it comes: `local` is one of
+/// that interface alone.
+pub(crate) fn kind_here() -> Value {
+    json!({"fib": {"result": "type", "flags": ["daddr", "iif"]}})
+}
+
 /// One of these.
 pub(crate) fn set(elements: Vec<Value>) -> Value {
     json!({"set": elements})
@@ -213,6 +219,8 @@ pub(crate) struct Tables {
     seen: Vec<(Table, Option<String>)>,
     /// The ruleset that was compared last (`NFT_MSG_GETGEN`).
     generation: Option<u32>,
+    /// The ruleset in which all of them were there.
+    complete: Option<u32>,
 }
 
 impl Tables {
@@ -223,6 +231,7 @@ impl Tables {
             kind,
             seen: Vec::new(),
             generation: None,
+            complete: None,
         }
     }
 
@@ -239,6 +248,7 @@ impl Tables {
     /// They are made, or made anew: learns how they look.
     pub(crate) async fn made(&mut self, tables: &[Table]) {
         self.generation = None;
+        self.complete = None;
         self.seen.clear();
         for table in tables {
             // What cannot be read now is learned by the next look.
@@ -256,6 +266,21 @@ impl Tables {
             }
         }
         Ok(())
+    }
+
+    /// Whether somebody removed one of them since. What cannot be asked is taken as there.
+    pub(crate) async fn lost(&mut self) -> bool {
+        let generation = generation::now();
+        if generation.is_some() && generation == self.complete {
+            return false;
+        }
+        for (table, _) in &self.seen {
+            if matches!(listing(table).await, Ok(None)) {
+                return true;
+            }
+        }
+        self.complete = generation;
+        false
     }
 
     /// What others changed.
