@@ -16,11 +16,11 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use vpn_core::rule::{Action, Rule, RuleMatch};
 use vpn_core::{
-    DropReason, InboundRule, InterfacePlan, PeerId, RuleId, RuleSnapshot, TransportState,
-    TunnelTransport,
+    DropReason, InboundRule, InterfacePlan, RuleId, RuleSnapshot, TransportState, TunnelTransport,
 };
 use vpn_examples::control::Listener;
 use vpn_examples::file::FileError;
+use vpn_examples::mesh::{Configured, Report};
 use vpn_examples::{chain, print};
 use vpn_p2p::mesh::link::LinkConfig;
 use vpn_p2p::mesh::{HubEndpoint, HubId, Identity, MemberConfig, MeshTransport, NodeConfig};
@@ -32,12 +32,11 @@ use vpn_tun::{
     MarkedUnderlay, TunConfig,
 };
 
-use crate::config::{self, Member, Place};
+use crate::config::{self, Member};
 use crate::daemon::{Request, Signals};
 use crate::error::{Error, system};
 use crate::metrics;
 use crate::network::Follower;
-use crate::report::Report;
 
 /// The tunnel's name in rules.
 const TUNNEL: &str = "mesh";
@@ -57,12 +56,6 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
     let control = Listener::bind(&config.control)
         .await
         .map_err(Error::control(&config.control))?;
-    let names = config
-        .peers
-        .iter()
-        .filter(|peer| !peer.name.is_empty())
-        .map(|peer| (peer.key(), peer.name.clone()))
-        .collect();
     let inbound = config.inbound_rules(TUNNEL);
     let inbound = inbound.map_err(|problem| FileError::config(path, "inbound", problem))?;
     let journal = left_over(&config).await?;
@@ -80,16 +73,10 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
             async move { metrics::member(&engine, &transport, TUNNEL).await }
         };
         metrics::serve(config.metrics, Arc::new(tell), shutdown.clone()).await?;
-        let hubs: Vec<Place> = config
-            .hubs
-            .iter()
-            .map(|hub| hub.endpoint().clone())
-            .collect();
         let asked = Arc::new(Asked {
             transport,
             engine,
-            hubs,
-            names,
+            configured: Configured::from(&config),
         });
         let answer = move |request: Request| {
             let asked = asked.clone();
@@ -129,8 +116,7 @@ async fn left_over(config: &Member) -> Result<Option<Journal>, Error> {
 struct Asked {
     transport: Arc<MeshTransport>,
     engine: EngineHandle,
-    hubs: Vec<Place>,
-    names: Vec<(PeerId, String)>,
+    configured: Configured,
 }
 
 impl Asked {
@@ -143,7 +129,7 @@ impl Asked {
                     .map(|status| status.accounts.drops)
                     .unwrap_or_default();
                 let status = self.transport.status();
-                let report = Report::new(&status, &routed, &self.hubs, &self.names);
+                let report = Report::new(&status, &routed, &self.configured);
                 serde_json::to_value(report)
                     .unwrap_or_else(|error| json!({ "error": error.to_string() }))
             }

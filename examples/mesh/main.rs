@@ -21,7 +21,6 @@ mod keys;
 mod metrics;
 mod network;
 mod ping;
-mod report;
 mod top;
 mod view;
 

@@ -15,7 +15,7 @@ use vpn_p2p::mesh::identity::peer_from_base64;
 use crate::config::Key;
 use crate::daemon::Request;
 use crate::error::{Error, system};
-use crate::report::{PeerReport, Report};
+use vpn_examples::mesh::{PeerReport, Report};
 
 /// How long an answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(3);

@@ -7,7 +7,7 @@ use vpn_examples::print;
 use vpn_examples::words::{bytes, milliseconds};
 
 use crate::error::Error;
-use crate::report::Report;
+use vpn_examples::mesh::Report;
 
 /// Prints what a daemon said.
 pub(crate) fn status(value: &Value, as_json: bool) -> Result<(), Error> {

@@ -155,6 +155,7 @@ fn prepare(loaded: &Loaded, system_state: &SystemState, kept: &Kept) -> Result<P
             underlay,
             system_state.capture(),
             system_state.journal(),
+            kept,
         )?;
         let transport = kept.tunnel(name, transport);
         tunnels.push(transport.state());

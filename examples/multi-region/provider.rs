@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use vpn_core::TunnelTransport;
-use vpn_examples::mesh::Member;
+use vpn_examples::mesh::{Configured, Member};
 use vpn_p2p::WgQuick;
 use vpn_p2p::mesh::{Identity, MeshTransport, NodeConfig};
 use vpn_p2p::wg_quick::WgQuickError;
@@ -17,6 +17,7 @@ use vpn_tun::{CaptureConfig, InterfaceName, Journal, MarkedUnderlay};
 
 use crate::config::{self, Tunnel};
 use crate::error::Error;
+use crate::kept::Kept;
 
 /// A tunnel, ready to be started.
 #[derive(Debug)]
@@ -24,7 +25,15 @@ pub(crate) enum Provider {
     WireGuard(Box<WgQuick>),
     OpenVpn(Box<OpenVpnConfig>),
     Interface(Box<ExternalConfig>),
-    Mesh(Box<(NodeConfig, Identity)>),
+    Mesh(Box<Mesh>),
+}
+
+/// A member's file, read.
+#[derive(Clone, Debug)]
+pub(crate) struct Mesh {
+    node: NodeConfig,
+    identity: Identity,
+    configured: Configured,
 }
 
 impl Provider {
@@ -77,8 +86,11 @@ impl Provider {
 
     fn mesh(path: &Path) -> Result<Self, Error> {
         let member = Member::read(path)?;
-        let node = member.node(path)?;
-        Ok(Self::Mesh(Box::new((node, member.identity(path)?))))
+        Ok(Self::Mesh(Box::new(Mesh {
+            node: member.node(path)?,
+            identity: member.identity(path)?,
+            configured: Configured::from(&member),
+        })))
     }
 
     fn interface(name: InterfaceName, said: &Tunnel) -> Self {
@@ -115,7 +127,7 @@ impl Provider {
         Ok(Self::WireGuard(Box::new(file)))
     }
 
-    /// Starts it.
+    /// Starts it. Of a mesh more is told than a tunnel tells.
     pub(crate) fn start(
         &self,
         name: &str,
@@ -123,6 +135,7 @@ impl Provider {
         underlay: &Arc<MarkedUnderlay>,
         capture: &CaptureConfig,
         journal: &Journal,
+        kept: &Kept,
     ) -> Result<Arc<dyn TunnelTransport>, Error> {
         let underlay = Arc::clone(underlay);
         match self {
@@ -146,15 +159,20 @@ impl Provider {
                 Ok(Arc::new(ExternalTransport::start(config)))
             }
             Self::Mesh(mesh) => {
-                let (node, identity) = mesh.as_ref().clone();
+                let Mesh {
+                    node,
+                    identity,
+                    configured,
+                } = mesh.as_ref().clone();
                 let transport = MeshTransport::start(node, identity, underlay);
-                transport
-                    .map(|transport| Arc::new(transport) as Arc<dyn TunnelTransport>)
-                    .map_err(|cause| Error::Provider {
-                        tunnel: name.to_owned(),
-                        key: "mesh",
-                        cause: cause.into(),
-                    })
+                let transport = transport.map_err(|cause| Error::Provider {
+                    tunnel: name.to_owned(),
+                    key: "mesh",
+                    cause: cause.into(),
+                })?;
+                let transport = Arc::new(transport);
+                kept.mesh(name, &transport, configured);
+                Ok(transport)
             }
         }
     }
@@ -165,7 +183,7 @@ impl Provider {
             Self::WireGuard(file) => file.interface.mtu,
             Self::OpenVpn(config) => config.said_mtu(),
             Self::Interface(config) => config.said_mtu(),
-            Self::Mesh(mesh) => Some(mesh.0.mtu),
+            Self::Mesh(mesh) => Some(mesh.node.mtu),
         }
     }
 
@@ -175,7 +193,7 @@ impl Provider {
             Self::WireGuard(file) => &file.interface.addresses,
             Self::OpenVpn(_) => &[],
             Self::Interface(config) => config.said_addresses().unwrap_or_default(),
-            Self::Mesh(mesh) => &mesh.0.member.addresses,
+            Self::Mesh(mesh) => &mesh.node.member.addresses,
         }
     }
 

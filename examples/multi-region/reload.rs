@@ -236,7 +236,14 @@ impl Reload {
         provider: &Provider,
     ) -> Result<Arc<dyn TunnelTransport>, Error> {
         let said = &loaded.config.tunnel[name];
-        let transport = provider.start(name, said, &self.underlay, &self.capture, &self.journal)?;
+        let transport = provider.start(
+            name,
+            said,
+            &self.underlay,
+            &self.capture,
+            &self.journal,
+            &self.kept,
+        )?;
         Ok(self.kept.tunnel(name, transport))
     }
 }

@@ -72,6 +72,12 @@ impl Reporter {
         let report = self.engine.status().await?;
         let rules = self.feed.borrow().clone();
         let mut value = status(&report, &self.interface, &rules);
+        for (name, mesh) in self.kept.meshes() {
+            // One that was taken away in between is not there.
+            if let Some(tunnel) = value["tunnels"].get_mut(&name) {
+                tunnel["mesh"] = serde_json::to_value(mesh).unwrap_or_default();
+            }
+        }
         value["changed_by_others"] = changed_by_others(&self.journal);
         value["flow_list"] = flows.iter().map(|f| flow(f, &report)).collect();
         value["apps"] = apps.iter().map(|a| app(a, &report)).collect();

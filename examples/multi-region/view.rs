@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use serde_json::Value;
+use vpn_examples::mesh::Report;
 pub(crate) use vpn_examples::print;
+use vpn_examples::words::milliseconds;
 
 fn text(value: &Value) -> String {
     match value {
@@ -58,6 +60,34 @@ fn occupied(tunnel: &Value) -> String {
     line
 }
 
+/// Hubs and peers of a mesh, a line each.
+fn mesh(out: &mut String, report: &Report) {
+    for hub in &report.hubs {
+        let _ = writeln!(
+            out,
+            "  hub  {:<24} {:<9} {:>8}  {}",
+            hub.endpoint,
+            hub.state,
+            milliseconds(hub.rtt_ms),
+            hub.why,
+        );
+    }
+    for peer in &report.peers {
+        let _ = writeln!(
+            out,
+            "  peer {:<14} {:<9} {:<24} {:>8}  {}",
+            peer.label(),
+            peer.path,
+            peer.endpoint.as_deref().unwrap_or("-"),
+            milliseconds(peer.rtt_ms),
+            peer.why,
+        );
+    }
+    for conflict in &report.conflicts {
+        let _ = writeln!(out, "  {conflict}");
+    }
+}
+
 /// States by name, with what is counted where that is news.
 fn states(of: &Value, counted: &str, from: u64) -> String {
     let named = of.as_object().into_iter().flatten();
@@ -110,6 +140,10 @@ pub(crate) fn status(value: &Value, json: bool) {
             drops(&tunnel["drops"]),
         );
         let _ = writeln!(out, "  {}", occupied(tunnel));
+        // What another version says otherwise is left out; `--json` has it.
+        if let Ok(report) = serde_json::from_value(tunnel["mesh"].clone()) {
+            mesh(&mut out, &report);
+        }
     }
     for (name, group) in value["groups"].as_object().into_iter().flatten() {
         let members = group["members"].as_array().into_iter().flatten();

@@ -18,6 +18,15 @@ pub const WAIT: Style = Style::new().fg(Color::Yellow);
 /// What is wrong.
 pub const BAD: Style = Style::new().fg(Color::Red);
 
+/// By which way packets go to a peer of a mesh: the colour of that.
+pub fn path_style(path: &str) -> Style {
+    match path {
+        "direct" => GOOD,
+        "none" => BAD,
+        _ => WAIT,
+    }
+}
+
 /// A headline with a rule behind it.
 pub fn title(frame: &mut Frame<'_>, area: Rect, name: &str, more: &str) {
     let used = Span::raw(name).width() + Span::raw(more).width() + 4;

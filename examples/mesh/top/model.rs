@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use vpn_examples::screen::Key;
 
-use crate::report::{PeerReport, Report};
+use vpn_examples::mesh::{PeerReport, Report};
 
 /// Reports whose rates are remembered for the sparklines: two minutes.
 pub(crate) const HISTORY: usize = 120;

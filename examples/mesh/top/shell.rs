@@ -15,7 +15,7 @@ use super::model::Model;
 use super::view::view;
 use crate::daemon::{Request, Signals};
 use crate::error::Error;
-use crate::report::Report;
+use vpn_examples::mesh::Report;
 
 /// Between two questions.
 const ASK_EVERY: Duration = Duration::from_secs(1);

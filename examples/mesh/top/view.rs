@@ -7,11 +7,11 @@ use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, RenderDirection, Sparkline};
-use vpn_examples::draw::{BAD, DIM, GOOD, HEAD, TITLE, WAIT, left, right, row, title};
+use vpn_examples::draw::{BAD, DIM, GOOD, HEAD, TITLE, WAIT, left, path_style, right, row, title};
 use vpn_examples::words;
 
 use super::model::{Model, Rate};
-use crate::report::{HubReport, PeerReport, Report};
+use vpn_examples::mesh::{HubReport, PeerReport, Report};
 
 /// Columns of a hub: endpoint, state, carrier, round trip, seen as.
 const HUB: [usize; 5] = [24, 9, 7, 8, 22];
@@ -150,17 +150,7 @@ fn draw_peer(
     rate: Option<Rate>,
     history: Option<&VecDeque<u64>>,
 ) {
-    let style = match peer.path.as_str() {
-        "direct" => GOOD,
-        "none" => BAD,
-        _ => WAIT,
-    };
-    let short: String = peer.key.chars().take(PEER[0]).collect();
-    let name = if peer.name.is_empty() {
-        &short
-    } else {
-        &peer.name
-    };
+    let style = path_style(&peer.path);
     let address = peer.addresses.first();
     let address = address.map_or_else(|| "-".into(), ToString::to_string);
     let rest = [
@@ -170,7 +160,7 @@ fn draw_peer(
         &words::rate(rate.map(|rate| rate.rx)),
         &words::rate(rate.map(|rate| rate.tx)),
     ];
-    let first = columns(&[name, &address], &PEER, &[]);
+    let first = columns(&[peer.label(), &address], &PEER, &[]);
     let path = columns(&[&peer.path], &PEER[2..], &[]);
     let rest = columns(&rest, &PEER[3..], &[1, 2, 3, 4]);
     let used = [&first, &path, &rest].map(|it| Span::raw(it.as_str()).width());

@@ -5,6 +5,7 @@
 //! capture blocks. What tunnels get and what not, and why, is said in [`tunnel`](self::tunnel).
 
 mod feed;
+mod mesh;
 mod source;
 mod tunnel;
 
@@ -21,6 +22,7 @@ use vpn_resilience::supervise::{
 };
 
 pub(crate) use feed::Feed;
+use mesh::Meshed;
 use source::Source;
 use tunnel::Held;
 
@@ -38,6 +40,7 @@ struct Shared {
     /// then one that is to take its place is not told of.
     tunnels: Mutex<Vec<(String, Weak<Held>)>>,
     sources: Mutex<BTreeMap<&'static str, Arc<Source>>>,
+    meshes: Mutex<Vec<Meshed>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -53,6 +56,7 @@ impl Kept {
             stop: CancellationToken::new(),
             tunnels: Mutex::default(),
             sources: Mutex::default(),
+            meshes: Mutex::default(),
         }))
     }
 
@@ -101,7 +105,7 @@ impl Kept {
         self.0.supervisor.report()
     }
 
-    /// Puts everything it keeps into a snapshot.
+    /// Puts everything it keeps alive into a snapshot.
     pub(crate) fn measure(&self, into: &mut Snapshot) {
         let mut tunnels = lock(&self.0.tunnels);
         tunnels.retain(|(_, held)| held.strong_count() > 0);

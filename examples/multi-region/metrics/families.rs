@@ -26,12 +26,13 @@ const MEMORY: Family = Family::gauge(
 const TASKS: Family = Family::gauge("vpn_tasks", &[], "Tasks of the daemon's runtime.");
 
 /// Of the SDK's families, those of the parts that the daemon has.
-const SECTIONS: [&[&Family]; 9] = [
+const SECTIONS: [&[&Family]; 10] = [
     families::ROUTER,
     families::RULES,
     families::DNS,
     families::TUNNELS,
     families::GROUPS,
+    families::MESH,
     families::BREAKERS,
     families::RETRIES,
     families::TASKS,
@@ -46,6 +47,7 @@ impl Reporter {
         status.measure(&mut snapshot);
         self.feed.borrow().measure(&mut snapshot);
         self.kept.measure(&mut snapshot);
+        self.kept.measure_meshes(&mut snapshot);
         for tunnel in &mut snapshot.tunnels {
             let (_, beside) = resources::of_tunnel(&tunnel.resources);
             tunnel.beside = beside.map(|(_, process)| Beside {

@@ -7,6 +7,7 @@ mod apps;
 mod footer;
 mod model;
 mod over;
+mod peers;
 mod rates;
 mod shell;
 mod snapshot;

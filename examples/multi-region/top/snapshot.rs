@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use vpn_examples::mesh::Report;
 
 /// The answer to `status`.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -57,6 +58,8 @@ pub(crate) struct Tunnel {
     pub(crate) round_trip_ms: Option<f64>,
     pub(crate) flows: u64,
     pub(crate) bytes: Bytes,
+    /// Hubs and peers, if it is a mesh.
+    pub(crate) mesh: Option<Report>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -1,4 +1,5 @@
-//! Draws the tunnels: where each stands, what it carries, and how that was. Pure.
+//! Draws the tunnels: where each stands, what it carries, and how that was; below a mesh its peers, where
+//! there is room. Pure.
 
 use std::collections::VecDeque;
 
@@ -11,7 +12,7 @@ use ratatui::widgets::{RenderDirection, Sparkline};
 use super::model::{HISTORY, Model};
 use super::snapshot::{Bytes, Tunnel};
 use super::view::{BAD, DIM, GOOD, HEAD, WAIT, left, right, row, title};
-use super::words;
+use super::{peers, words};
 
 /// Columns: name, state, assigned, role, round trip, rates in and out.
 const WIDTHS: [usize; 7] = [8, 10, 14, 9, 7, 7, 7];
@@ -25,9 +26,11 @@ const BEFORE_CAUSE: usize = 3 + 8 + 10 + 14 + 1;
 /// A sparkline narrower than this says nothing.
 const LEAST_SPARKLINE: u16 = 3;
 
-/// Rows that all tunnels take: headline, names of columns, and the sum.
+/// Rows that all tunnels and peers take: headline, names of columns, and the sum.
 pub(super) fn rows(model: &Model) -> u16 {
-    u16::try_from(model.shown.tunnels.len())
+    let tunnels = &model.shown.tunnels;
+    let peers = tunnels.values().map(|tunnel| peers::listed(tunnel).len());
+    u16::try_from(tunnels.len() + peers.sum::<usize>())
         .unwrap_or(u16::MAX)
         .saturating_add(3)
 }
@@ -35,7 +38,8 @@ pub(super) fn rows(model: &Model) -> u16 {
 pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, model: &Model) {
     let shown = &model.shown;
     let up = shown.tunnels.values().filter(|tunnel| tunnel.state == "up");
-    let more = format!(" {} of {} up", up.count(), shown.tunnels.len());
+    let mut more = format!(" {} of {} up", up.count(), shown.tunnels.len());
+    more.push_str(&peers::counted(shown.tunnels.values()));
     title(frame, area, "tunnels", &more);
     if let Some(at) = row(area, 1) {
         let names = ["name", "state", "assigned", "role"].map(str::to_owned);
@@ -49,6 +53,8 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, model: &Model) {
     let room = usize::from(area.height.saturating_sub(3));
     let fits = shown.tunnels.len() <= room;
     let listed = if fits { room } else { room.saturating_sub(1) };
+    // Peers have what tunnels leave.
+    let mut spare = room.saturating_sub(shown.tunnels.len());
     let mut next = 2;
     for (name, tunnel) in shown.tunnels.iter().take(listed) {
         if let Some(at) = row(area, next) {
@@ -60,6 +66,14 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, model: &Model) {
             sparkline(frame, at, model.history.get(name), tunnel_style(tunnel));
         }
         next += 1;
+        let peers = peers::listed(tunnel);
+        for peer in peers.into_iter().take(spare) {
+            if let Some(at) = row(area, next) {
+                peers::draw(frame, at, peer);
+            }
+            next += 1;
+            spare -= 1;
+        }
     }
     if !fits && let Some(at) = row(area, next) {
         let rest = shown.tunnels.len() - listed;

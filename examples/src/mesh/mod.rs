@@ -1,8 +1,9 @@
-//! A member of a mesh as its file says it: for the example `mesh`, and for a daemon that has a mesh among
-//! its tunnels.
+//! A member of a mesh, as its file says it and as it tells of itself: for the example `mesh`, and for a
+//! daemon that has a mesh among its tunnels.
 
 mod inbound;
 mod member;
+mod report;
 mod value;
 
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use zeroize::Zeroizing;
 
 pub use inbound::{Entry, Inbound, Named, Port, Rule, Word, numbered};
 pub use member::{Hub, Member, Peer, Place, interface};
+pub use report::{Configured, HubReport, PeerReport, Report};
 pub use value::{Address, Key, Way};
 
 use crate::file::FileError;

@@ -11,6 +11,8 @@ mod footer;
 mod model;
 #[path = "../../multi-region/top/over.rs"]
 mod over;
+#[path = "../../multi-region/top/peers.rs"]
+mod peers;
 #[path = "../../multi-region/top/rates.rs"]
 mod rates;
 mod seeded;
@@ -95,6 +97,81 @@ fn model() -> (Model, Instant) {
     let now = now + Duration::from_secs(1);
     model.snapshot(now, said(51_000));
     (model, now)
+}
+
+/// By which ways the peers of a mesh are reached, in turn.
+const WAYS: [&str; 3] = ["none", "direct", "relay"];
+
+/// What a daemon says of a mesh with so many peers.
+fn with_mesh(peers: usize) -> Snapshot {
+    let mut snapshot = said(1_000);
+    let peer = |number: usize| {
+        json!({
+            "name": if number == 0 { String::new() } else { format!("peer{number}") },
+            "key": "abcdefghijklmnopqrstuvwxyz",
+            "path": WAYS[number % WAYS.len()],
+            "endpoint": (number > 0).then_some("203.0.113.9:51820"),
+            "rtt_ms": (number > 0).then_some(8.5),
+            "rx_bytes": number,
+            "why": "its challenge was answered",
+        })
+    };
+    let peers: Vec<Value> = (0..peers).map(peer).collect();
+    let mut mesh = tunnel("up", 1_000);
+    mesh["mesh"] = json!({ "hubs": [], "peers": peers });
+    let mesh = serde_json::from_value(mesh).expect("a tunnel");
+    snapshot.tunnels.insert("mesh".to_owned(), mesh);
+    snapshot
+}
+
+#[test]
+fn peers_are_below_their_mesh() {
+    let mut model = Model::new(String::new());
+    model.snapshot(Instant::now(), with_mesh(3));
+    let rows = picture(&model, 80, 24);
+    let title = row_of(&rows, "─ tunnels");
+    assert!(title.contains("3 peers: 1 direct, 1 relayed"), "{title}");
+    let at = |start: &str| {
+        let found = rows
+            .iter()
+            .position(|row| row.trim_start().starts_with(start));
+        found.unwrap_or_else(|| panic!("{start} in {rows:#?}"))
+    };
+    // Who moved most is first; who has no name has a key.
+    let (mesh, all) = (at("mesh "), at("all "));
+    assert_eq!(
+        [at("peer2"), at("peer1"), at("abcdefghijkl "), at("uk ")],
+        [mesh + 1, mesh + 2, mesh + 3, mesh + 4],
+        "{rows:#?}"
+    );
+    assert!(mesh < all);
+    for part in ["direct", "203.0.113.9:51820", "8.50 ms", "its challenge"] {
+        assert!(rows[mesh + 2].contains(part), "{}", rows[mesh + 2]);
+    }
+    assert!(rows[mesh + 3].contains("none"), "{}", rows[mesh + 3]);
+}
+
+/// Tunnels come first, then as many peers as there is room for, and apps keep theirs.
+#[test]
+fn many_peers_leave_room() {
+    let mut model = Model::new(String::new());
+    model.snapshot(Instant::now(), with_mesh(100));
+    for (height, listed) in [(19, 0), (24, 5), (60, 8)] {
+        let rows = picture(&model, 80, height);
+        let peers = rows.iter().filter(|row| row.starts_with("   peer"));
+        assert_eq!(peers.count(), listed, "{rows:#?}");
+        for start in ["fr ", "uk ", "mesh ", "all ", "─ apps"] {
+            row_of(&rows, start);
+        }
+    }
+    assert!(row_of(&picture(&model, 80, 60), "peer").starts_with("   peer99 "));
+    let mut two = with_mesh(100);
+    let other = two.tunnels["mesh"].clone();
+    two.tunnels.insert("also".to_owned(), other);
+    model.snapshot(Instant::now(), two);
+    for start in ["also ", "fr ", "uk ", "mesh ", "all ", "─ apps"] {
+        row_of(&picture(&model, 80, 24), start);
+    }
 }
 
 #[test]

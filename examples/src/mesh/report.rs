@@ -1,4 +1,5 @@
-//! What a member says of itself: made by the daemon, read by `status`, `top` and `ping`.
+//! What a member says of itself: made by its daemon, read by `status`, `top` and `ping`. Pure, but for a
+//! look at the clock.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -10,86 +11,135 @@ use vpn_p2p::mesh::identity::peer_to_base64;
 use vpn_p2p::mesh::member::{Conflict, HubStanding, PeerStanding};
 use vpn_p2p::mesh::{Carrier, MemberStatus, Stage, Way};
 
-use crate::config::Place;
+use super::{Member, Place};
 
 /// The answer to `status`. Names of fields are an interface: scripts read them.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct Report {
-    pub(crate) name: String,
+pub struct Report {
+    /// What it calls itself.
+    pub name: String,
     /// The public key.
-    pub(crate) key: String,
-    pub(crate) addresses: Vec<IpAddr>,
-    pub(crate) hubs: Vec<HubReport>,
-    pub(crate) peers: Vec<PeerReport>,
+    pub key: String,
+    /// Its own addresses in the mesh.
+    pub addresses: Vec<IpAddr>,
+    /// As they are configured.
+    pub hubs: Vec<HubReport>,
+    /// Who is known, by name and key.
+    pub peers: Vec<PeerReport>,
     /// Addresses that two claim: for people.
-    pub(crate) conflicts: Vec<String>,
+    pub conflicts: Vec<String>,
     /// Packets that were dropped, wherever, by reason.
-    pub(crate) drops: BTreeMap<String, u64>,
+    pub drops: BTreeMap<String, u64>,
 }
 
+/// One hub.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct HubReport {
-    pub(crate) key: String,
+pub struct HubReport {
+    /// The public key.
+    pub key: String,
     /// Where it answers; before that as it is configured.
-    pub(crate) endpoint: String,
+    pub endpoint: String,
     /// `up`, `greeting`, `joining`, `waiting`, `idle` or `stopped`.
-    pub(crate) state: String,
+    pub state: String,
     /// `udp` or `tls`, once it answered.
-    pub(crate) carrier: Option<String>,
-    pub(crate) rtt_ms: Option<f64>,
+    pub carrier: Option<String>,
+    /// There and back, once measured.
+    pub rtt_ms: Option<f64>,
     /// How the hub sees our socket.
-    pub(crate) observed: Option<SocketAddr>,
+    pub observed: Option<SocketAddr>,
     /// Whether it lets members reach only those that it allows.
     #[serde(default)]
-    pub(crate) isolated: bool,
+    pub isolated: bool,
     /// Unix time of the last change.
-    pub(crate) since: Option<u64>,
-    pub(crate) why: String,
+    pub since: Option<u64>,
+    /// Why it stands so; may be empty.
+    pub why: String,
 }
 
+/// One peer.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct PeerReport {
-    pub(crate) name: String,
-    pub(crate) key: String,
-    pub(crate) addresses: Vec<IpAddr>,
+pub struct PeerReport {
+    /// What it is called here, or else calls itself; may be empty.
+    pub name: String,
+    /// The public key.
+    pub key: String,
+    /// What it says its addresses are.
+    pub addresses: Vec<IpAddr>,
     /// `registered`, `announced`, `connecting`, `relayed`, `direct` or `lost`.
-    pub(crate) stage: String,
+    pub stage: String,
     /// `direct`, `relay`, `relay-tcp` or `none`.
-    pub(crate) path: String,
+    pub path: String,
     /// The peer's address, or the hub's where it is relayed.
-    pub(crate) endpoint: Option<String>,
-    pub(crate) rtt_ms: Option<f64>,
+    pub endpoint: Option<String>,
+    /// There and back, once measured.
+    pub rtt_ms: Option<f64>,
     /// The part of the last challenges that was not answered, 0 to 1.
-    pub(crate) loss: f64,
+    pub loss: f64,
     /// Unix time of the last change of the path.
-    pub(crate) since: Option<u64>,
-    pub(crate) why: String,
-    pub(crate) tx_packets: u64,
-    pub(crate) rx_packets: u64,
-    pub(crate) tx_bytes: u64,
-    pub(crate) rx_bytes: u64,
-    pub(crate) attempts: u64,
-    pub(crate) fallbacks: u64,
+    pub since: Option<u64>,
+    /// Why it has this path.
+    pub why: String,
+    /// Packets of users that went to it.
+    pub tx_packets: u64,
+    /// Datagrams that came from it.
+    pub rx_packets: u64,
+    /// Bytes of what went.
+    pub tx_bytes: u64,
+    /// Bytes of what came, with what was around it.
+    pub rx_bytes: u64,
+    /// How often it was approached.
+    pub attempts: u64,
+    /// How often a direct way was given up for a relay.
+    pub fallbacks: u64,
+}
+
+/// Characters of a key by which one without a name is told from others.
+const SHORT_KEY: usize = 12;
+
+impl PeerReport {
+    /// Its name, or how its key begins.
+    pub fn label(&self) -> &str {
+        match self.name.as_str() {
+            "" => self.key.get(..SHORT_KEY).unwrap_or(&self.key),
+            name => name,
+        }
+    }
+}
+
+/// What a member's file says of hubs and peers that its node does not know.
+#[derive(Clone, Debug, Default)]
+pub struct Configured {
+    hubs: Vec<Place>,
+    /// What peers are called here.
+    names: Vec<(PeerId, String)>,
+}
+
+impl From<&Member> for Configured {
+    fn from(member: &Member) -> Self {
+        let named = member.peers.iter().filter(|peer| !peer.name.is_empty());
+        Self {
+            hubs: member
+                .hubs
+                .iter()
+                .map(|hub| hub.endpoint().clone())
+                .collect(),
+            names: named.map(|peer| (peer.key(), peer.name.clone())).collect(),
+        }
+    }
 }
 
 impl Report {
-    /// What is told of this. `routed`: drops of the router and of the mesh's tunnel; `hubs`: as they
-    /// are configured; `names`: what peers are called here.
-    pub(crate) fn new(
-        status: &MemberStatus,
-        routed: &DropCounters,
-        hubs: &[Place],
-        names: &[(PeerId, String)],
-    ) -> Self {
+    /// What is told of this. `routed`: drops of a router that has no other tunnel, or none.
+    pub fn new(status: &MemberStatus, routed: &DropCounters, configured: &Configured) -> Self {
         let conflicts = status.conflicts.iter();
         let conflicts = conflicts.map(|(conflict, times)| claim(conflict, *times));
         let mut peers: Vec<PeerReport> = status
             .peers
             .iter()
-            .map(|peer| peer_report(peer, status, names))
+            .map(|peer| peer_report(peer, status, &configured.names))
             .collect();
         peers.sort_by(|one, other| (&one.name, &one.key).cmp(&(&other.name, &other.key)));
         let drops = DropReason::ALL.iter().map(|reason| {
@@ -104,7 +154,7 @@ impl Report {
                 .hubs
                 .iter()
                 .enumerate()
-                .map(|(at, hub)| hub_report(hub, hubs.get(at)))
+                .map(|(at, hub)| hub_report(hub, configured.hubs.get(at)))
                 .collect(),
             peers,
             conflicts: conflicts.collect(),
