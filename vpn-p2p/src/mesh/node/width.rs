@@ -13,8 +13,12 @@ use crate::wireguard::MEASURE_EVERY;
 const OVERHEAD_V4: u16 = 60;
 const OVERHEAD_V6: u16 = 80;
 
-/// Smallest inner MTU, whatever the path: IPv4 hosts must take 576 (RFC 1122 §3.3.3).
+/// Smallest inner MTU, whatever the path to a hub: IPv4 hosts must take 576 (RFC 1122 §3.3.3).
 const MIN_MTU: u16 = 576;
+
+/// The least that a direct way counts as: what IPv6 needs (RFC 8200 §5). One peer, by where it says that it
+/// is, never takes IPv6 from all others; what is larger than its way takes is lost to it alone.
+const MIN_DIRECT: u16 = 1280;
 
 /// Places that are measured at a time: each costs a socket and a look-up of a route. The rest is
 /// measured with the next look.
@@ -79,8 +83,11 @@ impl Widths {
             } else {
                 OVERHEAD_V6
             };
-            let front = if *relayed { RELAY_HEADER as u16 } else { 0 };
-            Some(path.saturating_sub(outer + front).max(MIN_MTU))
+            let (front, least) = match relayed {
+                true => (RELAY_HEADER as u16, MIN_MTU),
+                false => (0, MIN_DIRECT),
+            };
+            Some(path.saturating_sub(outer + front).max(least))
         };
         let narrowest = in_use.iter().filter_map(of_one).min();
         narrowest.map_or(self.most, |left| left.min(self.most))
@@ -117,6 +124,17 @@ mod tests {
             1340,
             "what nobody knows narrows nothing"
         );
+    }
+
+    #[test]
+    fn one_peers_narrow_way_leaves_the_others_ipv6() {
+        let (mut widths, now) = (Widths::new(1400), Instant::now());
+        let (narrow, relay) = (at("192.0.2.1:1"), at("198.51.100.1:3"));
+        widths.measured(narrow, Some(600), now);
+        widths.measured(relay, Some(1500), now);
+        assert_eq!(widths.inner(&[(narrow, false), (relay, true)]), 1280);
+        widths.measured(relay, Some(1200), now);
+        assert!(widths.inner(&[(narrow, false), (relay, true)]) < 1200);
     }
 
     #[test]

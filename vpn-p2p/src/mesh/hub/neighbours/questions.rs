@@ -1,7 +1,7 @@
 //! Decides which questions to neighbours are open, which were asked before, and that nobody is there.
 //! Pure.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use super::{At, MAX_NEIGHBOURS};
@@ -70,7 +70,9 @@ pub(super) enum Came {
 /// All of them.
 #[derive(Debug, Default)]
 pub(super) struct Questions {
-    open: BTreeMap<Asked, Question>,
+    open: HashMap<Asked, Question>,
+    /// When each is given up.
+    ends: BTreeSet<(Instant, Asked)>,
     /// Those of our own members.
     by_what: HashMap<What, Asked>,
     /// With how many hubs left it came, first from whom.
@@ -151,7 +153,10 @@ impl Questions {
         if matches!(question.askers[..], [Asker::Member(..), ..]) {
             self.by_what.insert(question.what, asked);
         }
-        self.open.insert(asked, question);
+        self.ends.insert((question.until, asked));
+        if let Some(before) = self.open.insert(asked, question) {
+            self.ends.remove(&(before.until, asked));
+        }
         true
     }
 
@@ -168,6 +173,7 @@ impl Questions {
     /// It is answered.
     pub(super) fn close(&mut self, asked: Asked) -> Option<Question> {
         let question = self.open.remove(&asked)?;
+        self.ends.remove(&(question.until, asked));
         if self.by_what.get(&question.what) == Some(&asked) {
             self.by_what.remove(&question.what);
         }
@@ -176,13 +182,12 @@ impl Questions {
 
     /// One that nobody answers any more.
     pub(super) fn overdue(&mut self, now: Instant) -> Option<(Asked, Question)> {
-        let over = self.open.iter().find(|(_, question)| question.until <= now);
-        let asked = over.map(|(asked, _)| *asked)?;
+        let (_, asked) = *self.ends.first().filter(|(until, _)| *until <= now)?;
         self.close(asked).map(|question| (asked, question))
     }
 
     pub(super) fn next(&self) -> Option<Instant> {
-        self.open.values().map(|question| question.until).min()
+        self.ends.first().map(|(until, _)| *until)
     }
 
     /// Nobody is, for a while.
@@ -238,5 +243,47 @@ impl Question {
             again: now,
             until: now,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(number: u64) -> Asked {
+        let hub = [8; 8];
+        Asked { hub, number }
+    }
+
+    fn question(number: u64, hops: u8, now: Instant) -> Question {
+        let what = What::Tag(number.to_be_bytes());
+        Question::new(what, Asker::Hub(At(0)), hops, Vec::new(), now)
+    }
+
+    /// All that are open end at once: it took each a look at all others, with the hub's lock held.
+    #[test]
+    fn questions_end_in_the_order_of_their_time_and_none_is_left() {
+        let (mut questions, now) = (Questions::default(), Instant::now());
+        for n in 0..5000 {
+            let is_open = questions.ask(asked(n), question(n, 1 + (n % 2) as u8, now), now);
+            assert_eq!(is_open, n < MAX_QUESTIONS as u64);
+        }
+        // Two that are answered, of which one is asked again, twice.
+        let later = now + Duration::from_millis(1);
+        for answered in [9, 10] {
+            assert!(questions.close(asked(answered)).is_some());
+        }
+        for hops in [1, 2] {
+            assert!(questions.ask(asked(9), question(9, hops, later), later));
+        }
+        assert_eq!(questions.next(), Some(now + WAIT + WAIT_EACH));
+        assert!(questions.overdue(now + WAIT).is_none());
+        let half = now + WAIT + WAIT_EACH;
+        let first = std::iter::from_fn(|| questions.overdue(half)).count();
+        assert_eq!(first, MAX_QUESTIONS / 2 - 1, "those with one hop");
+        assert_eq!(questions.next(), Some(half + WAIT_EACH));
+        let rest = std::iter::from_fn(|| questions.overdue(later + WAIT + 2 * WAIT_EACH));
+        assert_eq!(rest.count(), MAX_QUESTIONS / 2);
+        assert_eq!((questions.next(), questions.ends.len()), (None, 0));
     }
 }

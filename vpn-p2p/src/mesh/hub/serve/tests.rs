@@ -613,3 +613,59 @@ fn another_hubs_introduction_stays_ahead_of_the_handshake_behind_it() {
         [&relay_header(r.tag(), FAR)[..], &[1; 148]].concat()
     );
 }
+
+/// A hub that we join answers at its endpoint, where it is no member: its answer does not wait among those
+/// of everybody, nor is it forgotten with strangers at which of our addresses it asked.
+#[test]
+fn a_flood_of_strangers_keeps_out_no_answer_of_a_hub_that_we_join() {
+    let far = udp_at("198.51.100.9:51820");
+    let mut config = open();
+    let mut neighbour = Neighbour::new(Identity::generate().unwrap().id());
+    neighbour.endpoints = far.address().into_iter().collect();
+    config.neighbours = vec![neighbour];
+    let mut world = World::new(config);
+    assert!(super::udp::is_lasting(&world.hub, far));
+    let mut handshake = [0; 148];
+    handshake[0] = 1;
+    let stranger = |n: u16| Origin::Udp(SocketAddr::from(([10, 9, (n >> 8) as u8, n as u8], 7)));
+    assert!(!super::udp::is_lasting(&world.hub, stranger(1)));
+    let mut work = Work::default();
+    for n in 0..WAITING as u16 {
+        take(&mut work, &mut world, stranger(n), &handshake);
+    }
+    assert_eq!(work.crowded, 0);
+    let (mut response, mut cookie) = ([0; 92], [0; 64]);
+    (response[0], cookie[0]) = (2, 3);
+    for answer in [&response[..], &cookie] {
+        take(&mut work, &mut world, far, answer);
+        assert_eq!(work.crowded, 0);
+        take(&mut work, &mut world, stranger(300), answer);
+        assert_eq!(std::mem::take(&mut work.crowded), 1);
+    }
+}
+
+/// Of strangers, too, one address leaves room for others, and has it again when it was heard.
+#[test]
+fn one_stranger_takes_half_of_the_room_of_all() {
+    let mut world = World::open();
+    let mut work = Work::default();
+    let hello = Frame::Hello { nonce: 1 }.to_bytes();
+    let elsewhere = udp_at("198.51.100.1:1");
+    for _ in 0..3 {
+        for n in 0..500 {
+            take(&mut work, &mut world, at(n), &hello);
+        }
+        assert_eq!(work.crowded, 500 - WAITING as u64 / 2);
+        take(&mut work, &mut world, elsewhere, &hello);
+        assert_eq!(std::mem::take(&mut work.crowded), 500 - WAITING as u64 / 2);
+        while work.waits() {
+            work.finish(&mut world.hub, world.now, UNIX);
+        }
+    }
+    let hellos = world.hub.status().hellos;
+    assert_eq!(hellos, 3 * (WAITING as u64 / 2 + 1));
+}
+
+fn udp_at(text: &str) -> Origin {
+    Origin::Udp(text.parse().unwrap())
+}

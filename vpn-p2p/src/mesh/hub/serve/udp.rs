@@ -61,9 +61,14 @@ fn note(shared: &Shared, hub: &Hub, received: &[Received]) {
     for received in received {
         let (from, at) = (received.from, received.at);
         if let (Some(at), Some(mut asked)) = (at, shared.asked(from)) {
-            asked.note(from, at, is_own, |from| hub.is_known(Origin::Udp(from)));
+            asked.note(from, at, is_own, |from| is_lasting(hub, Origin::Udp(from)));
         }
     }
+}
+
+/// Whether somebody is there who stays: a member, or another hub, whoever of the two joined the other.
+pub(super) fn is_lasting(hub: &Hub, origin: Origin) -> bool {
+    hub.is_known(origin) || hub.is_neighbour(origin)
 }
 
 /// Sends what was gathered. Single datagrams to one receiver are joined to a run.

@@ -9,7 +9,8 @@
 //! its part of the budget and of the room, so that who can only send, from whatever addresses, takes
 //! nothing from who receives as well.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
@@ -34,7 +35,7 @@ const DEAR: usize = 16;
 /// at once, with what follows.
 pub(super) const WAITING: usize = 256;
 
-/// Those of one address that shows to be there, or one /64: half of the room.
+/// Those of one address, or one /64: half of the room.
 const OF_ONE: usize = WAITING / 2;
 
 /// Longest handshake: a Join with its record.
@@ -66,10 +67,42 @@ pub(super) struct Work {
     /// Handshakes thrown away.
     pub(super) crowded: u64,
     sealed: Vec<(Origin, BytesMut)>,
-    proven: VecDeque<(Origin, BytesMut)>,
-    others: VecDeque<(Origin, BytesMut)>,
+    proven: Queue,
+    others: Queue,
     /// Whose Join waits: the handshake behind it is as good.
     joining: HashSet<Origin>,
+}
+
+/// Handshakes that wait, and of whom.
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<(Origin, BytesMut)>,
+    /// How many of them are whose; nobody who has none.
+    of: HashMap<Origin, usize>,
+}
+
+impl Queue {
+    /// Whether there is room for one more from there.
+    fn has_room(&self, from: Origin) -> bool {
+        let of_one = self.of.get(&source(from)).copied().unwrap_or(0);
+        self.waiting.len() < WAITING && of_one < OF_ONE
+    }
+
+    fn push(&mut self, from: Origin, datagram: BytesMut) {
+        *self.of.entry(source(from)).or_default() += 1;
+        self.waiting.push_back((from, datagram));
+    }
+
+    fn pop(&mut self) -> Option<(Origin, BytesMut)> {
+        let (from, datagram) = self.waiting.pop_front()?;
+        if let Entry::Occupied(mut of_one) = self.of.entry(source(from)) {
+            *of_one.get_mut() -= 1;
+            if *of_one.get() == 0 {
+                of_one.remove();
+            }
+        }
+        Some((from, datagram))
+    }
 }
 
 /// What a datagram is that is not relayed, by its first bytes and its length.
@@ -87,7 +120,7 @@ enum Kind {
 impl Work {
     /// Whether handshakes wait.
     pub(super) fn waits(&self) -> bool {
-        !(self.proven.is_empty() && self.others.is_empty())
+        !(self.proven.waiting.is_empty() && self.others.waiting.is_empty())
     }
 
     /// Datagrams of `stride` bytes each but the last came from there: relays what is to be relayed, and
@@ -231,23 +264,27 @@ impl Work {
             // Without the cookie of its address it is nothing, which costs one code to see.
             Kind::Join if !hub.is_cookie_good(from, &datagram, now) => return,
             Kind::Join => true,
-            Kind::Handshake => hub.is_known(from) || self.joining.contains(&from),
+            // A hub that we join answers, and is no member.
+            Kind::Handshake => {
+                let is_answer = matches!(datagram.first(), Some(2 | 3));
+                hub.is_known(from)
+                    || self.joining.contains(&from)
+                    || (is_answer && hub.is_neighbour(from))
+            }
         };
-        let queue = if proven { &self.proven } else { &self.others };
-        let alike = |(other, _): &&(Origin, BytesMut)| source(*other) == source(from);
-        if queue.len() >= WAITING || proven && queue.iter().filter(alike).count() >= OF_ONE {
+        let queue = match proven {
+            true => &mut self.proven,
+            false => &mut self.others,
+        };
+        if !queue.has_room(from) {
             self.crowded += 1;
             return;
         }
         if kind == Kind::Join {
             self.joining.insert(from);
         }
-        let queue = match proven {
-            true => &mut self.proven,
-            false => &mut self.others,
-        };
         // A copy of its own size: the buffer it came in is far larger.
-        queue.push_back((from, BytesMut::from(&datagram[..])));
+        queue.push(from, BytesMut::from(&datagram[..]));
     }
 
     /// Does the rest of a batch, as far as the budget goes.
@@ -256,11 +293,15 @@ impl Work {
             hub.datagram(from, datagram, now, unix);
         }
         // What one queue does not need is the other's.
-        let wanted = self.others.iter().map(|(_, datagram)| cost(datagram));
+        let wanted = self
+            .others
+            .waiting
+            .iter()
+            .map(|(_, datagram)| cost(datagram));
         let others = wanted.take(BUDGET).sum::<usize>().min(BUDGET - PROVEN);
         let mut left = BUDGET - others;
         while left > 0
-            && let Some((from, datagram)) = self.proven.pop_front()
+            && let Some((from, datagram)) = self.proven.pop()
         {
             left = left.saturating_sub(cost(&datagram));
             self.joining.remove(&from);
@@ -268,7 +309,7 @@ impl Work {
         }
         left += others;
         while left > 0
-            && let Some((from, datagram)) = self.others.pop_front()
+            && let Some((from, datagram)) = self.others.pop()
         {
             left = left.saturating_sub(cost(&datagram));
             hub.datagram(from, datagram, now, unix);
