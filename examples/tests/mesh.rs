@@ -538,12 +538,36 @@ fn the_multi_region_daemon_has_the_mesh_as_a_tunnel() {
         "nothing past it"
     );
     multi_region_shows_the_mesh(&mesh, a);
+    // Its file changed: the mesh that is made anew is the one that is told of.
+    mesh.edit("a/mesh.toml", "\"bee\"", "\"wasp\"");
+    asked(&mesh, &["reload"]);
+    let end = Instant::now() + READY;
+    while !asked(&mesh, &["status"]).contains("\nmesh: up") {
+        assert!(Instant::now() < end, "{}", daemon.said());
+        thread::sleep(Duration::from_millis(50));
+    }
+    assert!(pings(a, "10.77.0.3", 3).contains("3 received"));
+    let told = asked(&mesh, &["status", "--json"]);
+    assert!(
+        told.contains("\"wasp\"") && !told.contains("\"bee\""),
+        "{told}"
+    );
     daemon.ends();
     drop(daemons);
 }
 
 fn multi_region() -> PathBuf {
     program().with_file_name("multi-region")
+}
+
+/// What that daemon of a answers.
+fn asked(mesh: &Mesh, arguments: &[&str]) -> String {
+    let mut command = Command::new(multi_region());
+    command.args(arguments).arg("--control");
+    command.arg(mesh.path("a/multi-region.sock"));
+    let output = command.output().expect("the program");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Gives b a name in a's file.
@@ -555,15 +579,7 @@ fn of_b_called(mesh: &Mesh, name: &str) {
 
 /// What `mesh status` and a member's metrics tell is told by the other daemon as well.
 fn multi_region_shows_the_mesh(mesh: &Mesh, a: &Namespace) {
-    let control = mesh.path("a/multi-region.sock");
-    let status = |json: bool| {
-        let mut command = Command::new(multi_region());
-        command.arg("status").arg("--control").arg(&control);
-        command.args(json.then_some("--json"));
-        let output = command.output().expect("the program");
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    };
-    let told: Value = serde_json::from_str(&status(true)).expect("JSON");
+    let told: Value = serde_json::from_str(&asked(mesh, &["status", "--json"])).expect("JSON");
     let mesh_of = &told["tunnels"]["mesh"]["mesh"];
     let (hub, peer) = (&mesh_of["hubs"][0], &mesh_of["peers"][0]);
     assert_eq!(
@@ -581,7 +597,7 @@ fn multi_region_shows_the_mesh(mesh: &Mesh, a: &Namespace) {
     assert_eq!(peer["addresses"][0], "10.77.0.3");
     assert!(peer["rx_packets"].as_u64() > Some(2), "{peer:#}");
 
-    let text = status(false);
+    let text = asked(mesh, &["status"]);
     let line = |start: &str| {
         let found = text
             .lines()

@@ -274,6 +274,42 @@ fn a_table_of_somebody_else_is_not_taken() {
     });
 }
 
+/// The kernel drops a device's routes with its last address. Without a way to the far ends of tunnels,
+/// reverse-path filtering would take their answers, and no tunnel could come back.
+#[test]
+fn a_device_without_an_address_is_still_what_the_capture_leads_to() {
+    in_namespace(|| async {
+        let netlink = common::netlink();
+        common::uplink(&netlink).await?;
+        let tun = tun();
+        let mut applier = applier(&tun);
+        applier.engage().await?;
+        let index = common::index(&netlink, "vpn0").await?;
+        let none = InterfacePlan {
+            addresses: BTreeSet::new(),
+            ..plan()
+        };
+        for plan in [plan(), none.clone(), plan(), none] {
+            applier.apply(&plan).await?;
+            assert!(applier.look().await?.is_empty(), "{plan:?}");
+            let v4 = AddressFamily::Inet;
+            let routes = common::routes(&netlink, v4, DEFAULT_TABLE).await?;
+            let mut leading: Vec<u8> = (routes.iter())
+                .filter(|(kind, _, device, _)| {
+                    *kind == RouteType::Unicast && *device == Some(index)
+                })
+                .map(|route| route.3)
+                .collect();
+            leading.sort_unstable();
+            assert_eq!(leading, [0, 24, 32], "{plan:?}");
+        }
+        applier.disengage(OnExit::Open).await?;
+        let left = common::routes(&netlink, AddressFamily::Inet, DEFAULT_TABLE).await?;
+        assert!(left.is_empty(), "{left:?}");
+        Ok(())
+    });
+}
+
 #[test]
 fn without_ipv6_on_the_device_ipv6_is_blocked() {
     in_namespace(|| async {

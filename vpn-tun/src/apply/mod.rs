@@ -84,6 +84,10 @@ pub struct Applier {
     dirty: bool,
     /// A change of the bypass list was not seen through.
     unsure_of_bypass: bool,
+    /// The capture leads to the device.
+    leads: bool,
+    /// The kernel may have dropped the device's routes of IPv4.
+    flushed: bool,
     /// Reverse-path filtering, once it was looked at.
     settings: Option<Changed>,
     /// What the packet filter guards, once it does.
@@ -118,6 +122,8 @@ impl Applier {
             applied: InterfacePlan::default(),
             dirty: false,
             unsure_of_bypass: false,
+            leads: false,
+            flushed: false,
             settings: None,
             guarded: None,
             tables: Tables::new(None, OWNER),
@@ -158,6 +164,7 @@ impl Applier {
         loosened?;
         let families = capture::blackholes(&self.netlink, &capture).await?;
         self.netlink.link_up(self.index).await?;
+        self.leads = true;
         capture::lead_to(&self.netlink, &capture, self.index).await?;
         capture::rules(&self.netlink, &capture, &families, &self.name).await?;
         self.applied.bypass.clear();
@@ -199,6 +206,7 @@ impl Applier {
     ///
     /// [`ApplyError`]; what comes after the failed step is still there. Call it again.
     pub async fn disengage(&mut self, on_exit: OnExit) -> Result<(), ApplyError> {
+        self.leads = false;
         if let Some(capture) = &self.capture {
             match on_exit {
                 OnExit::Open => {
@@ -334,8 +342,34 @@ impl Applier {
         for change in changes {
             self.step(change).await?;
         }
+        self.routes_again().await?;
         self.guard(next).await?;
         self.dirty = false;
+        Ok(())
+    }
+
+    /// With a device's last address of IPv4 the kernel drops its routes of IPv4, in all tables: those
+    /// that stay planned are made again. Meanwhile the blackhole is there.
+    async fn routes_again(&mut self) -> Result<(), ApplyError> {
+        if !self.flushed {
+            return Ok(());
+        }
+        let table = self.capture.as_ref().map_or(MAIN_TABLE, |c| c.table);
+        for &net in self
+            .applied
+            .routes
+            .iter()
+            .filter(|net| net.addr().is_ipv4())
+        {
+            let device = Target::Device(self.index);
+            self.netlink
+                .add_route(Step::AddRoute(net), net, table, device)
+                .await?;
+        }
+        if let Some(capture) = self.capture.as_ref().filter(|_| self.leads) {
+            capture::lead_to(&self.netlink, capture, self.index).await?;
+        }
+        self.flushed = false;
         Ok(())
     }
 
@@ -437,6 +471,8 @@ impl Applier {
             PlanChange::RemoveAddress(net) => {
                 self.netlink.remove_address(self.index, net).await?;
                 self.applied.addresses.remove(&net);
+                let is_v4 = |net: &IpNet| net.addr().is_ipv4();
+                self.flushed |= is_v4(&net) && !self.applied.addresses.iter().any(is_v4);
                 Ok(())
             }
             PlanChange::AddRoute(net) => {
