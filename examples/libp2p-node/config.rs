@@ -56,6 +56,9 @@ pub(crate) struct NodeTable {
     pub(crate) certificate: Option<PathBuf>,
     pub(crate) discovery: Discovery,
     pub(crate) etcd: Vec<String>,
+    pub(crate) etcd_prefix: String,
+    /// Seconds.
+    pub(crate) etcd_lease: u64,
     pub(crate) interface: String,
     pub(crate) control: PathBuf,
 }
@@ -75,6 +78,8 @@ impl Default for NodeTable {
             certificate: None,
             discovery: Discovery::Dht,
             etcd: vec!["http://127.0.0.1:2379".to_owned()],
+            etcd_prefix: "vpn/".to_owned(),
+            etcd_lease: 300,
             interface: "p2p0".to_owned(),
             control: "libp2p-node.sock".into(),
         }
@@ -87,8 +92,32 @@ impl Default for NodeTable {
 pub(crate) enum Discovery {
     /// With the members themselves.
     Dht,
-    /// In etcd (feature `etcd`).
+    /// In etcd (feature `etcd`), which gives addresses as well.
     Etcd,
+}
+
+/// Which virtual address a node has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) enum VirtualIp {
+    /// One of the subnet, leased from etcd.
+    Auto,
+    /// This one.
+    Fixed(IpAddr),
+}
+
+impl TryFrom<String> for VirtualIp {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        let address = text
+            .parse()
+            .map_err(|_| format!("virtual_ip: {text:?} is no address, and not \"auto\""));
+        address.map(Self::Fixed)
+    }
 }
 
 /// The keys of document 004, with its names and defaults. Times are in seconds.
@@ -97,7 +126,7 @@ pub(crate) enum Discovery {
 pub(crate) struct Vpn {
     pub(crate) enable: bool,
     pub(crate) mtu: u16,
-    pub(crate) virtual_ip: Option<IpAddr>,
+    pub(crate) virtual_ip: Option<VirtualIp>,
     pub(crate) subnet: IpNet,
     pub(crate) routes: Vec<IpNet>,
     pub(crate) unallowed_ports: Vec<u16>,
@@ -157,6 +186,15 @@ pub(crate) struct Ready {
     pub(crate) config: Config,
 }
 
+impl Ready {
+    /// These are the node's addresses, whatever the file says.
+    pub(crate) fn has(&mut self, leased: &[IpAddr]) {
+        let vpn = &self.config.vpn;
+        self.own.addresses = leased.iter().filter_map(|a| vpn.within(*a)).collect();
+        self.tunnel.addresses = self.own.addresses.clone();
+    }
+}
+
 impl Config {
     /// Reads a file.
     pub(crate) fn read(path: &Path) -> Result<Ready, Error> {
@@ -169,7 +207,7 @@ impl Config {
         let wrong = |key: &str, problem: String| FileError::config(path, key, problem);
         config
             .vpn
-            .check()
+            .check(config.node.discovery)
             .map_err(|(key, problem)| wrong(&format!("vpn.{key}"), problem))?;
         let folder = path.parent().unwrap_or(Path::new("."));
         let table = &config.node;
@@ -308,7 +346,7 @@ type Problem = (&'static str, String);
 
 impl Vpn {
     /// Whether it makes sense; else which key does not, and why.
-    fn check(&self) -> Result<(), Problem> {
+    fn check(&self, discovery: Discovery) -> Result<(), Problem> {
         let least = if self.subnet.addr().is_ipv6() {
             1280
         } else {
@@ -320,7 +358,7 @@ impl Vpn {
                 format!("{} is less than {least}, which every host takes", self.mtu),
             ));
         }
-        self.check_addresses()?;
+        self.check_addresses(discovery)?;
         if let Some(port) = self.unallowed_ports.iter().find(|port| **port == 0) {
             return Err(("unallowed_ports", format!("{port} is no port: 1 to 65535")));
         }
@@ -371,7 +409,7 @@ impl Vpn {
         Ok(())
     }
 
-    fn check_addresses(&self) -> Result<(), Problem> {
+    fn check_addresses(&self, discovery: Discovery) -> Result<(), Problem> {
         if self.subnet.trunc() != self.subnet {
             let problem = format!(
                 "{} has bits beside its length; {} is meant?",
@@ -380,11 +418,23 @@ impl Vpn {
             );
             return Err(("subnet", problem));
         }
-        let Some(address) = self.virtual_ip else {
-            if self.enable {
+        for route in &self.routes {
+            if route.addr().is_ipv4() != self.subnet.addr().is_ipv4() {
+                let problem = format!("{route} is not of the family of {}", self.subnet);
+                return Err(("routes", problem));
+            }
+        }
+        let address = match (self.virtual_ip, discovery) {
+            (Some(VirtualIp::Fixed(address)), _) => address,
+            (_, Discovery::Etcd) => return Ok(()),
+            (Some(VirtualIp::Auto), Discovery::Dht) => {
+                let problem = "\"auto\" is leased from etcd, so node.discovery has to be \"etcd\"";
+                return Err(("virtual_ip", problem.to_owned()));
+            }
+            (None, Discovery::Dht) if self.enable => {
                 return Err(("virtual_ip", "missing; or set enable = false".to_owned()));
             }
-            return Ok(());
+            (None, Discovery::Dht) => return Ok(()),
         };
         if !self.subnet.contains(&address) {
             let problem = format!("{address} is outside its subnet {}", self.subnet);
@@ -399,19 +449,28 @@ impl Vpn {
             );
             return Err(("virtual_ip", problem));
         }
-        for route in &self.routes {
-            if route.addr().is_ipv4() != self.subnet.addr().is_ipv4() {
-                let problem = format!("{route} is not of the family of {}", self.subnet);
-                return Err(("routes", problem));
-            }
-        }
         Ok(())
     }
 
     /// The own address, with its network.
     fn address(&self) -> Option<IpNet> {
-        let length = self.subnet.prefix_len();
-        IpNet::new(self.virtual_ip.filter(|_| self.enable)?, length).ok()
+        match self.virtual_ip {
+            Some(VirtualIp::Fixed(address)) if self.enable => self.within(address),
+            _ => None,
+        }
+    }
+
+    fn within(&self, address: IpAddr) -> Option<IpNet> {
+        IpNet::new(address, self.subnet.prefix_len()).ok()
+    }
+
+    /// What etcd may give an address of: a fixed one is taken there too, so that nobody else gets it.
+    pub(crate) fn leased_from(&self) -> Option<IpNet> {
+        match self.virtual_ip {
+            _ if !self.enable => None,
+            Some(VirtualIp::Fixed(address)) => Some(address.into()),
+            _ => Some(self.subnet),
+        }
     }
 
     /// Where members are: the subnet, and what else leads to the tunnel.

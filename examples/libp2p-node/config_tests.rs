@@ -53,6 +53,26 @@ fn the_example_of_the_document_is_read_literally() {
 }
 
 #[test]
+fn with_etcd_an_address_is_leased_unless_one_is_fixed() {
+    let etcd = "discovery = \"etcd\"";
+    for vpn in ["", "virtual_ip = \"auto\""] {
+        let mut ready = of(&format!("{vpn}\nsubnet = \"10.9.0.0/24\""), etcd).unwrap();
+        assert!(ready.own.addresses.is_empty());
+        assert_eq!(ready.config.vpn.leased_from(), "10.9.0.0/24".parse().ok());
+        ready.has(&["10.9.0.7".parse().unwrap()]);
+        assert_eq!(ready.own.addresses, ["10.9.0.7/24".parse().unwrap()]);
+        assert_eq!(ready.tunnel.addresses, ready.own.addresses);
+    }
+    let fixed = of("virtual_ip = \"10.0.0.1\"", etcd).unwrap();
+    assert_eq!(fixed.config.vpn.leased_from(), "10.0.0.1/32".parse().ok());
+    let none = of("enable = false", etcd).unwrap();
+    assert_eq!(none.config.vpn.leased_from(), None);
+    // Outside its subnet it is as wrong as ever.
+    let wrong = of("virtual_ip = \"192.168.0.1\"", etcd).unwrap_err();
+    assert!(wrong.contains("outside its subnet"), "{wrong}");
+}
+
+#[test]
 fn what_makes_no_sense_is_said_with_file_key_and_reason() {
     let good = "virtual_ip = \"10.0.0.1\"";
     for (vpn, node, parts) in [
@@ -67,6 +87,16 @@ fn what_makes_no_sense_is_said_with_file_key_and_reason() {
             ["vpn.virtual_ip", "no host's"],
         ),
         ("", "", ["vpn.virtual_ip", "missing"]),
+        (
+            "virtual_ip = \"auto\"",
+            "",
+            ["vpn.virtual_ip", "leased from etcd"],
+        ),
+        (
+            "virtual_ip = \"10.0.0\"",
+            "",
+            ["virtual_ip", "is no address"],
+        ),
         (
             "virtual_ip = \"10.0.0.1\"\nsubnet = \"10.0.0.1/8\"",
             "",

@@ -1,8 +1,12 @@
-//! Where members are looked up: with the members themselves, or in etcd. Calls are made again as the
-//! configuration says.
+//! Where members are looked up: with the members themselves, or in etcd, which gives addresses as well.
+//! Calls are made again as the configuration says.
 
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use vpn_core::PeerDirectory;
 use vpn_p2p::directory::kademlia::KademliaDirectory;
 use vpn_p2p::libp2p::Node;
@@ -12,35 +16,119 @@ use vpn_resilience::decorate::{Decorated, directory_fault};
 use crate::config::{Discovery, Ready};
 use crate::error::Error;
 
-/// The directory of this configuration.
-pub(crate) fn of(ready: &Ready, node: &Node) -> Result<Arc<dyn PeerDirectory>, Error> {
-    let inner: Arc<dyn PeerDirectory> = match ready.config.node.discovery {
-        Discovery::Dht => KademliaDirectory::new(node.clone()),
-        Discovery::Etcd => etcd(ready)?,
-    };
-    // Drawn from the key: members that lost the directory together do not come back together.
-    let seed = ready.identity.id().0[..8]
-        .try_into()
-        .map_or(0, u64::from_ne_bytes);
-    let retry = WithRetry::new(ready.retry, seed, directory_fault);
-    Ok(Arc::new(Decorated::new(inner, retry)))
+/// Before a directory that failed is listened to again.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// What is there before the node: etcd with our addresses, or nothing.
+pub(crate) struct Leased {
+    directory: Option<Arc<dyn PeerDirectory>>,
+    /// Those of this node, where etcd gives them.
+    addresses: Option<watch::Receiver<Vec<IpAddr>>>,
+}
+
+impl Leased {
+    /// Asks etcd for the node's addresses, where the configuration says so.
+    pub(crate) async fn of(ready: &Ready) -> Result<Self, Error> {
+        match ready.config.node.discovery {
+            Discovery::Dht => Ok(Self {
+                directory: None,
+                addresses: None,
+            }),
+            Discovery::Etcd => etcd(ready).await,
+        }
+    }
+
+    /// The addresses of this node; `None` where they are its own affair.
+    pub(crate) fn addresses(&self) -> Option<Vec<IpAddr>> {
+        Some(self.addresses.as_ref()?.borrow().clone())
+    }
+
+    /// Until they are others: somebody took them while we were cut off.
+    pub(crate) async fn lost(&mut self) {
+        if let Some(addresses) = &mut self.addresses {
+            let had = addresses.borrow_and_update().clone();
+            // Fails if the directory has ended, and with it what could be lost.
+            if addresses.wait_for(|now| *now != had).await.is_ok() {
+                return;
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Tells the node of members that etcd knows: nobody else introduces it to any.
+    pub(crate) fn meet(&self, node: &Node) -> Option<JoinHandle<()>> {
+        let (directory, node) = (self.directory.clone()?, node.clone());
+        Some(tokio::spawn(async move {
+            loop {
+                match directory.changed().await {
+                    Ok(record) => {
+                        let peer = record.peer;
+                        if let Err(error) = node.meet(record) {
+                            tracing::debug!(%peer, %error, "a record is not believed");
+                        }
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "etcd tells nothing new");
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                }
+            }
+        }))
+    }
+
+    /// The directory of this configuration.
+    pub(crate) fn directory(&self, ready: &Ready, node: &Node) -> Arc<dyn PeerDirectory> {
+        let inner = self.directory.clone();
+        let inner = inner.unwrap_or_else(|| KademliaDirectory::new(node.clone()));
+        let retry = WithRetry::new(ready.retry, seed(ready), directory_fault);
+        Arc::new(Decorated::new(inner, retry))
+    }
+}
+
+/// Drawn from the key: members that lost the directory together do not come back together.
+fn seed(ready: &Ready) -> u64 {
+    let key = ready.identity.id().0[..8].try_into();
+    key.map_or(0, u64::from_ne_bytes)
 }
 
 #[cfg(feature = "etcd")]
-fn etcd(ready: &Ready) -> Result<Arc<dyn PeerDirectory>, Error> {
-    use vpn_p2p::directory::etcd::{EtcdConfig, EtcdDirectory};
-    use vpn_p2p::directory::{Book, UnixClock};
+async fn etcd(ready: &Ready) -> Result<Leased, Error> {
+    use vpn_p2p::directory::etcd::{EtcdConfig, EtcdDirectory, EtcdError};
+    use vpn_p2p::directory::{Book, Pool, UnixClock};
     use vpn_p2p::libp2p::body::TERMS;
+    use vpn_resilience::Fault;
+    use vpn_resilience::call::Policy as _;
 
-    let config = EtcdConfig::new(ready.config.node.etcd.clone());
+    use crate::error::system;
+
+    let table = &ready.config.node;
+    let mut config = EtcdConfig::new(table.etcd.clone());
+    config.prefix.clone_from(&table.etcd_prefix);
+    config.lease = Duration::from_secs(table.etcd_lease);
     let (peer, book) = (ready.identity.id(), Book::new(TERMS));
     let directory = EtcdDirectory::start(config, peer, book, UnixClock::default());
     let directory = directory.map_err(|error| Error::Argument(format!("node.etcd: {error}")))?;
-    Ok(Arc::new(directory))
+    let directory = Arc::new(directory);
+    let mut addresses = None;
+    if let Some(net) = ready.config.vpn.leased_from() {
+        let fault = |error: &EtcdError| match error {
+            EtcdError::Config(_) | EtcdError::Exhausted { .. } => Fault::Answered,
+            _ => Fault::Transient,
+        };
+        let pools = [Pool::new(net)];
+        let retry = WithRetry::new(ready.retry, seed(ready), fault);
+        let leased = retry.run(|| directory.lease(&pools, &[])).await;
+        leased.map_err(system("an address from etcd"))?;
+        addresses = Some(directory.addresses());
+    }
+    Ok(Leased {
+        directory: Some(directory),
+        addresses,
+    })
 }
 
 #[cfg(not(feature = "etcd"))]
-fn etcd(_: &Ready) -> Result<Arc<dyn PeerDirectory>, Error> {
+async fn etcd(_: &Ready) -> Result<Leased, Error> {
     let problem = "node.discovery: this program was built without the feature etcd";
     Err(Error::Argument(problem.to_owned()))
 }

@@ -25,7 +25,7 @@ use vpn_tun::{Applier, InterfaceName, LinuxTun, NetworkWatch, TunConfig};
 
 use crate::config::{Config, Ready, TUNNEL};
 use crate::daemon::{Request, Signals};
-use crate::directory;
+use crate::directory::Leased;
 use crate::error::{Error, system};
 use crate::report::Report;
 
@@ -35,24 +35,59 @@ const FIRST_TRY: Duration = Duration::from_secs(6);
 /// How long a stopping engine may take before it is left behind.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Runs until SIGINT or SIGTERM.
+/// Runs until SIGINT or SIGTERM. A node that lost its address begins again with the one it has now.
 pub(crate) async fn run(path: &Path) -> Result<(), Error> {
     let mut stop = Signals::new()?;
-    let ready = Config::read(path)?;
+    let mut ready = Config::read(path)?;
+    let mut is_first = true;
+    loop {
+        let mut leased = tokio::select! {
+            leased = Leased::of(&ready) => leased?,
+            () = stop.received() => return Ok(()),
+        };
+        if let Some(addresses) = leased.addresses() {
+            tracing::info!(?addresses, "etcd leases");
+            ready.has(&addresses);
+        }
+        match live(path, &ready, &mut leased, &mut stop, is_first).await? {
+            Ended::Stopped => return Ok(()),
+            Ended::AddressLost => tracing::warn!("the address is somebody else's now"),
+        }
+        is_first = false;
+    }
+}
+
+/// Why a node ended.
+enum Ended {
+    Stopped,
+    AddressLost,
+}
+
+/// One life of a node, with the same addresses from its beginning to its end.
+async fn live(
+    path: &Path,
+    ready: &Ready,
+    leased: &mut Leased,
+    stop: &mut Signals,
+    is_first: bool,
+) -> Result<Ended, Error> {
     let table = &ready.config.node;
     let socket = path.parent().unwrap_or(Path::new(".")).join(&table.control);
     let control = Listener::bind(&socket)
         .await
         .map_err(Error::control(&socket))?;
     let node = Node::start(ready.node.clone(), &ready.identity).map_err(system("the node"))?;
-    let directory = directory::of(&ready, &node)?;
+    let directory = leased.directory(ready, &node);
     node.announce(ready.own.clone(), ready.identity.clone(), directory.clone())
         .map_err(system("what the node says about itself"))?;
-    let running = match ready.config.vpn.enable {
+    let meeting = leased.meet(&node);
+    // Without an address (its prefix has none left) there is no interface, until there is one.
+    let has_tunnel = ready.config.vpn.enable && !ready.own.addresses.is_empty();
+    let running = match has_tunnel {
         true => {
             let tunnel = ready.tunnel.clone();
             let tunnel = Libp2pTransport::start(node.clone(), directory, tunnel);
-            Some(Running::start(&ready, tunnel.map_err(system("the tunnel"))?).await?)
+            Some(Running::start(ready, tunnel.map_err(system("the tunnel"))?).await?)
         }
         false => None,
     };
@@ -71,15 +106,21 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
         };
         tokio::spawn(async move { control.serve(answer, shutdown).await })
     };
+    let mut why = Ended::Stopped;
     let over = async {
         if let Some(tunnel) = &tunnel {
             let mut state = tunnel.state();
             let tried = async { while state.next().await == TransportState::Connecting {} };
             let _ = tokio::time::timeout(FIRST_TRY, tried).await;
         }
-        // This line is the interface: callers wait for it.
-        print("ready\n");
-        stop.received().await;
+        if is_first {
+            // This line is the interface: callers wait for it.
+            print("ready\n");
+        }
+        tokio::select! {
+            () = stop.received() => {}
+            () = leased.lost() => why = Ended::AddressLost,
+        }
     };
     let ended = match running {
         Some(running) => running.until(over).await,
@@ -89,9 +130,12 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
         }
     };
     shutdown.cancel();
+    if let Some(meeting) = meeting {
+        meeting.abort();
+    }
     let _ = serving.await;
     node.close().await;
-    ended
+    ended.map(|()| why)
 }
 
 /// A tunnel that runs.

@@ -351,6 +351,12 @@ impl TunnelTransport for Libp2pTransport {
         drops: &mut DropCounters,
     ) -> Result<usize, TransportError> {
         self.check_open()?;
+        if !matches!(self.shared.state.get(), TransportState::Up(_)) {
+            // Who is alone could ask nobody; what waited would be old when somebody comes.
+            drops.add(DropReason::NoSession, batch.len() as u64);
+            batch.clear();
+            return Ok(0);
+        }
         let (now, time) = (Instant::now(), unix());
         let mut all = self.shared.addresses();
         let packets = batch.packets_mut();

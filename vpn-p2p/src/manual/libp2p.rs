@@ -103,7 +103,7 @@
 //! | the pure parts: admission, bodies, addresses, what a DHT keeps | `cargo test -p vpn-p2p --features libp2p --lib -- libp2p kademlia` |
 //! | nodes on loopback: first packets, claims, spoofed sources, strangers, the directory's contract | `cargo test -p vpn-p2p --features libp2p --test libp2p` |
 //! | programs in namespaces, and behind NATs (root) | `cargo test -p vpn-examples --features libp2p --test libp2p_node` |
-//! | throughput beside bare streams | the same as the second, `-- --ignored --nocapture throughput`, optimised |
+//! | throughput beside bare streams | `cargo bench -p vpn-benches --features libp2p --bench libp2p` |
 //! | your own directory or stream | the suites of `vpn_core::testing::conformance`, [`streams::memory`](crate::streams::memory) |
 //!
 //! To test your own use of it on one machine: listen on `/ip4/127.0.0.1/udp/0/quic-v1`, set

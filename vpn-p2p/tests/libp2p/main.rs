@@ -8,8 +8,8 @@
     reason = "tests"
 )]
 
+mod conformance;
 mod directory;
 mod members;
 mod packets;
-mod throughput;
 mod world;

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use super::world::{Member, PATIENCE, address, config, everybody, identity, own};
 use tokio::time::{sleep, timeout};
+use vpn_p2p::directory::Draft;
+use vpn_p2p::libp2p::body::{Body, TERMS};
 use vpn_p2p::libp2p::{Admission, Certificate};
 
 async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
@@ -87,4 +89,30 @@ async fn two_claims_have_one_winner_and_are_told_of() {
     winner.send_from(address(77), bootstrap.address, 7);
     assert_eq!(bootstrap.receive().await, (address(77), 7));
     until("counted", || bootstrap.transport.status().spoofed == 1).await;
+}
+
+/// Without a bootstrap node a directory that others keep introduces members; strangers it cannot.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_meet_by_a_directory_that_they_do_not_keep() {
+    let one = Member::new(1, &[]).await;
+    let two = Member::new(2, &[]).await;
+    let stranger = Member::with(30, config(everybody(), &[]), own(&[address(30)])).await;
+    for (met, n, is_member) in [(&two, 2, true), (&stranger, 30, false)] {
+        let body = Body {
+            endpoints: met.node.endpoints().borrow().clone(),
+            ..Body::default()
+        };
+        let now = vpn_p2p::directory::UnixClock::default().now();
+        let draft = Draft {
+            addresses: vec![met.address],
+            sequence: 1,
+            expires: now + 60,
+            body: body.encode().into(),
+        };
+        let record = draft.sign(&identity(n), &TERMS).unwrap();
+        assert_eq!(one.node.meet(record).is_ok(), is_member);
+    }
+    one.up().await;
+    two.up().await;
+    assert!(!one.node.is_admitted(stranger.node.id()));
 }

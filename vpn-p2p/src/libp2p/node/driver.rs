@@ -173,6 +173,13 @@ impl Driver {
                 self.queries.put(kad, admission, key, value, lives, reply);
             }
             Command::Admit(peer, endpoints) => self.admit(peer, endpoints),
+            Command::Met(peer, endpoints) => {
+                let Some(name) = to_libp2p(peer) else { return };
+                self.learn(name, endpoints);
+                if self.shared.standing().admitted.is_empty() {
+                    self.relays.alone(Instant::now());
+                }
+            }
             Command::Refuse(peer) => self.refuse(peer),
             Command::Tell => {
                 let connected: Vec<_> = self.swarm.connected_peers().copied().collect();

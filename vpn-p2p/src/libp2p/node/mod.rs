@@ -26,6 +26,7 @@ pub use announce::Own;
 pub use status::{Counters, LinkStatus, NodeStatus};
 
 use super::admission::Admission;
+use super::body::{NotBelieved, believe};
 use super::config::{NodeConfig, NodeError};
 use super::gate::Door;
 use super::key::{keypair, to_libp2p};
@@ -65,6 +66,8 @@ pub(crate) enum Command {
     },
     /// This peer said who it is, and may be a member.
     Admit(PeerId, Vec<Multiaddr>),
+    /// A directory says that this member can be reached there.
+    Met(PeerId, Vec<Multiaddr>),
     /// This peer could not prove that it is a member.
     Refuse(PeerId),
     /// The own record is another one: tell everybody connected.
@@ -241,6 +244,23 @@ impl Node {
         });
         let tried = tried.await.map_err(std::io::Error::other)?;
         tried.map_err(std::io::Error::other)
+    }
+
+    /// Tells the node of a member, from a directory that it does not keep itself: it is in touch with a
+    /// few of those, so that it is found and the tunnel is up when nobody sends anything. Needed where
+    /// there is no bootstrap node. One too many is not taken; the directory has it.
+    ///
+    /// # Errors
+    ///
+    /// [`NotBelieved`]: the record is not signed, not live, or not a member's.
+    pub fn meet(&self, record: PeerRecord) -> Result<(), NotBelieved> {
+        let peer = record.peer;
+        let (_, body) = believe(record, self.admission(), unix())?;
+        if peer != self.id() {
+            let met = Command::Met(peer, body.endpoints);
+            let _ = self.0.0.commands.try_send(met);
+        }
+        Ok(())
     }
 
     /// Opens a stream to a peer, for a protocol of your own.

@@ -96,6 +96,11 @@ impl Relays {
         }
     }
 
+    /// Nobody is connected, and somebody is known: no pause, then.
+    pub(super) fn alone(&mut self, now: Instant) {
+        self.company.0 = now;
+    }
+
     /// A place at a relay was lost, or not given.
     pub(super) fn lost(&mut self, listener: ListenerId) {
         let mut places = self.places.values_mut();
