@@ -398,6 +398,8 @@ impl TunnelTransport for Libp2pTransport {
     async fn readable(&self) -> Result<(), TransportError> {
         self.check_open()?;
         tokio::select! {
+            // Who closes wakes both: it is the end that is told.
+            biased;
             () = self.shared.closing.cancelled() => Err(TransportError::Closed),
             () = self.shared.dispatcher.readable() => Ok(()),
         }
@@ -575,25 +577,17 @@ fn send_all(
 
 /// Says where the tunnel stands.
 async fn stand(shared: Arc<Shared>) {
-    let changed = || async {
-        let node = shared.node.shared();
+    let node = shared.node.shared();
+    loop {
+        // Enabled before it is looked, so that nobody who comes in between is missed.
         let changed = node.changed.notified();
         tokio::pin!(changed);
         changed.as_mut().enable();
-        if node.standing().admitted.is_empty() {
-            timeout(ALONE, changed).await.is_ok()
-        } else {
+        if !node.standing().admitted.is_empty() {
+            let up = TransportState::Up(shared.assigned.clone());
+            shared.state.set(up);
             changed.await;
-            true
-        }
-    };
-    loop {
-        if !shared.node.shared().standing().admitted.is_empty() {
-            shared
-                .state
-                .set(TransportState::Up(shared.assigned.clone()));
-        }
-        if !changed().await && shared.node.shared().standing().admitted.is_empty() {
+        } else if timeout(ALONE, changed).await.is_err() && node.standing().admitted.is_empty() {
             shared.state.set(TransportState::Down(DownCause::NoAnswer));
         }
     }
