@@ -60,19 +60,15 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
     let inbound = inbound.map_err(|problem| FileError::config(path, "inbound", problem))?;
     let journal = left_over(&config).await?;
     let mut running = Running::start(node, identity, &config.interface, inbound).await?;
-    if let Some(journal) = journal {
-        running.forward(config.forwarded(), journal).await?;
-    }
     let shutdown = CancellationToken::new();
+    if let Err(error) = running.open(&config, journal, shutdown.clone()).await {
+        shutdown.cancel();
+        running.end().await;
+        return Err(error);
+    }
     let serving = {
         let (transport, shutdown) = (running.transport.clone(), shutdown.clone());
         let engine = running.engine.clone();
-        let measured = (engine.clone(), transport.clone());
-        let tell = move || {
-            let (engine, transport) = measured.clone();
-            async move { metrics::member(&engine, &transport, TUNNEL).await }
-        };
-        metrics::serve(config.metrics, Arc::new(tell), shutdown.clone()).await?;
         let asked = Arc::new(Asked {
             transport,
             engine,
@@ -180,6 +176,25 @@ impl Running {
         Self::start(node, identity.clone(), &member.interface, inbound).await
     }
 
+    /// What may fail once it runs. Forwarding comes last: it outlives a process that fails.
+    async fn open(
+        &mut self,
+        config: &Member,
+        journal: Option<Journal>,
+        shutdown: CancellationToken,
+    ) -> Result<(), Error> {
+        let measured = (self.engine.clone(), self.transport.clone());
+        let tell = move || {
+            let (engine, transport) = measured.clone();
+            async move { metrics::member(&engine, &transport, TUNNEL).await }
+        };
+        metrics::serve(config.metrics, Arc::new(tell), shutdown).await?;
+        match journal {
+            Some(journal) => self.forward(config.forwarded(), journal).await,
+            None => Ok(()),
+        }
+    }
+
     /// Lets what is for these networks through to them, as far as the rules let it in.
     async fn forward(&mut self, networks: &[IpNet], journal: Journal) -> Result<(), Error> {
         let name = self.device.name().clone();
@@ -259,6 +274,12 @@ impl Running {
                 notice = self.follower.next() => self.follower.follow(notice).await,
             }
         };
+        self.end().await;
+        ended
+    }
+
+    /// Says goodbye and undoes what would outlive the process.
+    async fn end(mut self) {
         if !self.task.is_finished() {
             let stopped = async {
                 self.engine.stop().await;
@@ -274,7 +295,6 @@ impl Running {
         if let Some(gateway) = self.gateway.take() {
             gateway.close().await;
         }
-        ended
     }
 
     /// Brings the interface in line with the plan; what leads to the mesh leads to it.

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::Stdio;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -148,6 +149,59 @@ fn forwarding_of_a_killed_member_is_undone_by_the_next() {
     let next = mesh.join(a, "a");
     ends_with_nothing_left(&mesh, a);
     next.ends();
+}
+
+/// Forwarding outlives the process: a start that fails late must not have begun it.
+#[test]
+fn a_member_that_does_not_start_forwards_nothing() {
+    let Some(lab) = lab(NatKind::Easy, NatKind::Easy) else {
+        return;
+    };
+    let a = lab.host(Side::A);
+    let _lan = lan_behind(a);
+    let mesh = mesh(true, true);
+    let taken = a.run(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 9177)));
+    let _taken = taken.expect("inside").expect("a port");
+    mesh.edit(
+        "a/mesh.toml",
+        "inbound = []",
+        "inbound = []\nmetrics = \"127.0.0.1:9177\"",
+    );
+    let config = super::text(&mesh.path("a/mesh.toml"));
+    let mut command = super::command_of(&["join", "--config", &config]);
+    command.stderr(Stdio::piped());
+    let mut member = a.spawn(command).expect("the program");
+    let ended = member.wait(super::READY).expect("an end");
+    let mut said = String::new();
+    let errors = member.child().stderr.take();
+    errors.map(|mut pipe| pipe.read_to_string(&mut said));
+    assert!(!ended.success() && said.contains("metrics"), "{said}");
+    ends_with_nothing_left(&mesh, a);
+}
+
+/// This host is a machine of the LAN too; what it is reached by is `inbound`'s to say.
+#[test]
+fn the_member_itself_is_not_reached_by_its_address_in_the_lan() {
+    let Some(lab) = lab(NatKind::Easy, NatKind::Easy) else {
+        return;
+    };
+    let (a, b) = (lab.host(Side::A), lab.host(Side::B));
+    let lan = lan_behind(a);
+    let mesh = mesh(true, true);
+    let _hub = mesh.hub(lab.hub());
+    let _daemons = [mesh.join(a, "a"), mesh.join(b, "b")];
+    assert!(pings(b, "10.77.0.2", 1).contains("1 received"));
+    assert!(talks(b, &lan));
+    let listener = a.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 7)));
+    let _listener = listener.expect("inside").expect("a port");
+    let connects = |at: Ipv4Addr| {
+        let limit = Duration::from_secs(2);
+        let connected = b.run(move || TcpStream::connect_timeout(&(at, 7).into(), limit));
+        connected.expect("inside").is_ok()
+    };
+    assert!(!connects(Ipv4Addr::new(10, 77, 0, 2)), "`inbound` is empty");
+    assert!(!connects(LAN_GATEWAY), "past `inbound`");
+    assert!(pings(b, &LAN_GATEWAY.to_string(), 1).contains("0 received"));
 }
 
 #[test]
