@@ -87,15 +87,15 @@ async fn two_claims_have_one_winner_and_are_told_of() {
     // The loser's packets are no one's.
     bootstrap.is_found_by(loser).await;
     loser.up().await;
-    loser.send_from(address(77), bootstrap.address, 6);
     winner.send_from(address(77), bootstrap.address, 7);
     assert_eq!(bootstrap.receive().await, (address(77), 7));
     until("counted", || {
-        // It may come after the winner's, and is counted when it is taken.
+        // A packet may be lost where two connections become one: it is said until it is heard.
+        loser.send_from(address(77), bootstrap.address, 6);
         let (mut batch, mut drops) = (PacketBatch::new(4, 2048), DropCounters::default());
         let taken = bootstrap.transport.try_recv(&mut batch, &mut drops);
         assert_eq!(taken.unwrap(), 0);
-        bootstrap.transport.status().spoofed == 1
+        bootstrap.transport.status().spoofed > 0
     })
     .await;
 }
