@@ -6,7 +6,7 @@
 #
 # `start` leaves a member running in network namespace NS, with the interface $PERF_IF, whose address
 # is $PERF_ADDR. Given in the environment:
-#   PERF_IF PERF_ADDR PERF_MTU                             the tunnel; an MTU of at most 1408 is used
+#   PERF_IF PERF_ADDR PERF_MTU                             the tunnel; an MTU of at most 1400 is used
 #   PERF_UNDERLAY PERF_PEER_UNDERLAY PERF_PORT             this side, the other, the members' port
 #   PERF_DIR                                               a scratch directory of both sides
 # and, if wanted:
@@ -74,7 +74,7 @@ addresses = ["$PERF_ADDR"]
 interface = "$PERF_IF"
 listen = $PERF_PORT
 control = "$side.sock"
-mtu = $((PERF_MTU < 1408 ? PERF_MTU : 1408))
+mtu = $((PERF_MTU < 1400 ? PERF_MTU : 1400))
 policy = "${PERF_POLICY:-direct-only}"
 inbound = "any"
 [[hubs]]
