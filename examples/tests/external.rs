@@ -138,8 +138,8 @@ fn openvpn_tunnels_with_the_identical_address() {
     assert_eq!(lab.network(), before, "nothing is left");
 }
 
-/// A wrong password is a refusal, told as such, and not asked again; the right one connects. The
-/// file has to be its owner's alone.
+/// N-27: a wrong password is a refusal, told as such, and not asked again; the right one connects.
+/// The file has to be its owner's alone.
 #[test]
 fn user_and_password() {
     let options = OpenVpnOptions {

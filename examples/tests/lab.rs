@@ -55,6 +55,7 @@ fn every_app_has_its_region(lab: &Lab) {
     );
 }
 
+/// N-23: there was one tunnel of WireGuard at a time.
 #[test]
 fn three_providers_with_the_identical_address() {
     let Some(lab) = Lab::start(LabPlan::default(), "", "apply = \"none\"") else {
@@ -171,6 +172,7 @@ fn three_providers_with_the_identical_address() {
     lab.gets_nothing(1007);
 }
 
+/// N-8: a second tunnel worked with the address of the first one only.
 #[test]
 fn three_providers_with_different_addresses() {
     let mut plan = LabPlan::default();
@@ -191,6 +193,7 @@ fn three_providers_with_different_addresses() {
     nothing_direct(&lab, || every_app_has_its_region(&lab));
 }
 
+/// N-21, N-30: a change of rules moves what it concerns; what it blocks ends.
 #[test]
 fn rules_change_while_connections_run() {
     let Some(lab) = Lab::start(LabPlan::default(), "", "apply = \"none\"") else {

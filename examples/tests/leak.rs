@@ -313,6 +313,7 @@ fn leaks(place: &str, seen: &[Seen]) -> Vec<(u32, Seen)> {
     seen.iter().filter(misplaced).map(named).collect()
 }
 
+/// N-7: whatever failed, packets went directly.
 #[test]
 fn nothing_leaks_in_an_hour_of_faults() {
     let mut plan = LabPlan::default();

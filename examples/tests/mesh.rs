@@ -404,6 +404,7 @@ fn lab(a: NatKind, b: NatKind) -> Option<NatLab> {
     Some(NatLab::start(NatPlan::of(a, b)).expect("a lab"))
 }
 
+/// L-4: what `init` wrote is all there is; everything else has its default, and works with it.
 /// Also: the hub is a member by its own loopback, the report has the promised fields, `ping` finds peers by
 /// name, address and key, and nothing is left.
 #[test]

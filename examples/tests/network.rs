@@ -111,6 +111,7 @@ fn an_idle_tunnel_tells_its_server_where_it_is_now() {
     });
 }
 
+/// N-25: nothing followed when the network was lost.
 #[test]
 fn a_link_that_goes_and_comes_back() {
     let Some(lab) = lab() else { return };

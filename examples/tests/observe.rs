@@ -214,6 +214,7 @@ fn ask(lab: &Lab, request: &Value) -> Value {
     serde_json::from_str(&text).expect("JSON")
 }
 
+/// N-30: "block" was taken for a tunnel of that name, and the old rule stayed.
 #[test]
 fn an_app_is_switched_over_the_control_socket() {
     let plan = LabPlan {

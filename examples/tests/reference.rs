@@ -91,6 +91,7 @@ fn documented() -> Vec<(String, String)> {
     rows.collect()
 }
 
+/// S-24: documents named keys that nobody read.
 #[test]
 fn the_reference_documents_exactly_the_keys_there_are() {
     let place = Place::new();
@@ -117,6 +118,7 @@ fn the_reference_documents_exactly_the_keys_there_are() {
     assert_eq!(documented, keys);
 }
 
+/// S-24: documented defaults were not those of the program.
 #[test]
 fn the_documented_defaults_are_those_in_force() {
     let (place, site) = (Place::new(), site());

@@ -152,6 +152,7 @@ fn wait_until(moment: Instant) {
     thread::sleep(moment.saturating_duration_since(Instant::now()));
 }
 
+/// L-27: a crash left rules of the packet filter behind.
 #[test]
 fn killed_at_any_moment_everything_is_undone_by_recover() {
     let Some(lab) = lab() else {

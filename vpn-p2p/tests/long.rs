@@ -41,7 +41,7 @@ async fn stays_up<T>(end: &End, work: impl Future<Output = T>) -> T {
     }
 }
 
-/// Whitepaper §6.1: new keys after 120 s, none are used after 180 s.
+/// L-21, Whitepaper §6.1: new keys after 120 s, none are used after 180 s.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes 240 s"]
 async fn traffic_goes_on_through_two_generations_of_keys() {

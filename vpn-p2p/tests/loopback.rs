@@ -19,6 +19,7 @@ async fn pair() -> (End, End) {
     (client, server)
 }
 
+/// L-3, L-28, N-5: packets of many lengths, of both families, arrive as they were sent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn packets_of_both_families_pass_both_ways() {
     let (mut client, mut server) = pair().await;
@@ -77,6 +78,7 @@ async fn packets_sent_before_the_handshake_wait_with_the_caller() {
     assert_eq!(server.receive().await, packet);
 }
 
+/// L-21, S-14: a peer sends from the addresses it was given, and from no others.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn allowed_ips_hold_both_ways() {
     let keys = Keys::new();

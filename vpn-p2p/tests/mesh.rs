@@ -122,7 +122,8 @@ async fn talk(near: Carrier, far: Carrier) {
     assert_eq!(counted.rx[1][0], 100);
     let hub = net.hub.status().hub.metrics("test");
     assert_eq!(hub.members, [2, 0, 0]);
-    // What is not a member's, and what is too large, is dropped and counted.
+    // L-29: nobody is asked about what is not a member's; it is dropped and counted, like what is
+    // too large.
     let mut unknown = a.send(&[udp(&address(0), "192.0.2.1", b"?")]).await;
     assert_eq!(unknown.get(DropReason::AddressNotAllowed), 1);
     unknown = a.send(&[packet(0, 1, &[0; 1408])]).await;
@@ -132,6 +133,7 @@ async fn talk(near: Carrier, far: Carrier) {
     net.hub.close().await;
 }
 
+/// L-1, S-25: with keys, as it is meant to be used, packets arrive; and no TCP is inside of TCP.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_talk_by_datagrams() {
     talk(Carrier::Udp, Carrier::Udp).await;

@@ -49,7 +49,7 @@ async fn a_change_brings_a_new_socket_and_a_new_handshake_and_loses_no_session()
     server.close().await;
 }
 
-/// The other end was restarted: it knows nothing of the session, and no packet says so.
+/// N-25: the other end was restarted: it knows nothing of the session, and no packet says so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_that_only_looks_alive_is_replaced() {
     let keys = Keys::new();
@@ -83,6 +83,7 @@ async fn a_session_that_only_looks_alive_is_replaced() {
     server.close().await;
 }
 
+/// N-25: nothing followed when the network was lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_network_it_is_down_at_once_and_up_again_with_it() {
     let keys = Keys::new();

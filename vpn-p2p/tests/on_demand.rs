@@ -26,6 +26,7 @@ fn dormant(state: &TransportState) -> bool {
     *state == TransportState::Dormant
 }
 
+/// N-28: how long a round trip takes is known by the tunnel's own handshake.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_wakes_for_a_packet_and_rests_and_wakes_again() {
     let (client, mut server) = pair(Duration::from_secs(60));

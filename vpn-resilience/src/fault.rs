@@ -72,7 +72,7 @@ mod tests {
     use super::*;
     use std::io::{Error, ErrorKind};
 
-    /// The kind decides; the message is for people.
+    /// N-29: the kind decides; the message is for people.
     #[test]
     fn by_type_and_never_by_message() {
         let transient = Error::new(ErrorKind::ConnectionRefused, "permission denied");

@@ -71,6 +71,7 @@ impl TransportFixture for Fixture {
     }
 }
 
+/// N-17: a descriptor without packets, or without room, is no error: it is waited for.
 #[tokio::test]
 async fn a_native_transport_conforms() {
     for kind in [Type::SEQPACKET, Type::DGRAM] {
@@ -118,7 +119,7 @@ async fn what_does_not_keep_packets_apart_is_refused() {
     NativeTransport::new(file.into()).expect_err("no socket");
 }
 
-/// The library's end is the end of the tunnel, and ours is closed on exec and exactly once.
+/// N-18: the library's end is the end of the tunnel, and ours is closed on exec and exactly once.
 #[tokio::test]
 async fn ends() {
     let (ours, theirs) = Socket::pair(Domain::UNIX, Type::SEQPACKET, None).expect("a pair");

@@ -237,7 +237,7 @@ fn ends_in_one_cut(seen: &[BTreeSet<u32>; KINDS], first: u32, before: u32) {
     }
 }
 
-/// Promise of the capture's order: former routes, then blackhole or device, never back.
+/// N-12: promise of the capture's order: former routes, then blackhole or device, never back.
 #[test]
 fn engaging_cuts_once_and_for_good() {
     in_namespace(|| async {

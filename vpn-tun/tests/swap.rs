@@ -80,6 +80,7 @@ async fn echo(tun: Arc<SwapTun>) {
     }
 }
 
+/// N-12: a change of the interface cost what was under way.
 #[test]
 fn flows_live_across_swaps_and_lose_repeat_or_reorder_nothing() {
     in_namespace(|| async {
@@ -172,7 +173,7 @@ fn flows_live_across_swaps_and_lose_repeat_or_reorder_nothing() {
     });
 }
 
-/// Closing never touches a descriptor of somebody else, and a borrowed one stays its owner's.
+/// N-18: closing never touches a descriptor of somebody else, and a borrowed one stays its owner's.
 #[test]
 fn a_descriptor_is_closed_once_and_by_its_owner() {
     in_namespace(|| async {

@@ -43,6 +43,7 @@ fn silence(from: &Node, to: &Node, after: Duration, happens: impl FnOnce()) -> D
     longest.max(last.elapsed())
 }
 
+/// L-14: what the hub sees is the mapping of the very socket that peers will send to.
 #[test]
 fn easy_nats_are_direct_soon() {
     let Some(lab) = lab(NatKind::Easy, NatKind::Easy) else {
@@ -61,6 +62,7 @@ fn easy_nats_are_direct_soon() {
     );
 }
 
+/// L-13: who sends from a port that nobody could know is answered there.
 #[test]
 fn symmetric_nats_are_relayed_but_direct_to_public_hosts() {
     let Some(lab) = lab(NatKind::Symmetric, NatKind::Symmetric) else {

@@ -108,7 +108,7 @@ fn one_peer_may_what_others_may_not() {
     assert!(!reaches(c, 80), "nor for anybody else");
 }
 
-/// What Prometheus gets of a member and of a hub.
+/// L-28: what Prometheus gets of a member and of a hub.
 #[test]
 fn members_and_hubs_tell_metrics() {
     let Some(lab) = lab(NatKind::Easy, NatKind::Easy) else {

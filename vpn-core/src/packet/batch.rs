@@ -281,6 +281,7 @@ mod tests {
         assert!(!batch.push_with(|_| Some(Offload::NONE)));
     }
 
+    /// L-22: a buffer that was given back twice was two packets' at the same time.
     #[test]
     fn buffers_go_round() {
         let mut batch = PacketBatch::new(4, 100);

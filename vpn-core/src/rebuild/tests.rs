@@ -122,6 +122,7 @@ fn started(abilities: Abilities, duplicates: Duplicates) -> Host {
     host
 }
 
+/// N-13: the first plan was a reason to build the interface a second time.
 #[test]
 fn a_start_is_one_interface_and_an_empty_plan_none() {
     let mut host = Host::new(Abilities::NONE, Duplicates::Reject);

@@ -243,7 +243,7 @@ impl PoolConfig {
 mod tests {
     use super::*;
 
-    /// Names and values of document 004: who comes from there finds what was there.
+    /// S-24: names and values of document 004: who comes from there finds what was there.
     #[test]
     fn the_defaults_are_the_documented_ones_and_make_sense() {
         let config = PoolConfig::default();

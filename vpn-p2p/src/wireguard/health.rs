@@ -188,6 +188,7 @@ mod tests {
         }
     }
 
+    /// N-25: who was tried again was tried without a pause.
     #[test]
     fn a_change_of_the_network_is_tried_at_once_and_then_with_growing_pauses() {
         let start = Instant::now();

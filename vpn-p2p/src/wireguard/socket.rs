@@ -397,6 +397,7 @@ mod tests {
         assert!(run.takes(there, 1, 1));
     }
 
+    /// L-25: what was joined on the way lost its bounds.
     #[tokio::test]
     async fn a_run_arrives_as_the_datagrams_it_was_made_of() {
         let (sender, receiver) = (socket(), socket());

@@ -80,7 +80,7 @@ fn mirrored(control: Control) -> Control {
 }
 
 proptest! {
-    /// Regression S-6: what a read yields is not a packet.
+    /// Regressions S-6 and L-25: what a read yields is not a packet.
     #[test]
     fn s6_any_split_decodes_alike(
         frames in prop::collection::vec(sent(), 0..20),

@@ -216,7 +216,7 @@ proptest! {
     }
 }
 
-/// A million flows enter, are found, give way to newer ones at the cap, and expire; none is
+/// N-3: a million flows enter, are found, give way to newer ones at the cap, and expire; none is
 /// examined more than a bounded number of times, so this ends in seconds.
 #[test]
 #[ignore = "takes a second and 400 MB in a release build, ten in a debug build"]

@@ -111,6 +111,7 @@ fn of_equal_prefixes_the_tunnel_that_was_added_first_has_it() {
     assert!(table.is_empty());
 }
 
+/// N-10: sets of routes grew for ever.
 #[test]
 fn a_flood_of_routes_is_bounded_and_so_is_its_report() {
     let many: Vec<IpNet> = (0..20_000u32)

@@ -63,6 +63,7 @@ mod tests {
     use std::time::Duration;
     use vpn_core::{Action, RuleId, RuleMatch};
 
+    /// N-20: the first load and a change ran for who is last.
     #[tokio::test(start_paused = true)]
     async fn a_change_between_load_and_changed_is_not_lost() {
         let source = StaticRules::new([]);

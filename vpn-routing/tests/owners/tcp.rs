@@ -140,7 +140,7 @@ fn multipath_tcp_belongs_to_who_opened_it() {
     });
 }
 
-/// R5: interleaved short connections of two users on the same ports.
+/// R5, N-1: interleaved short connections of two users on the same ports.
 #[test]
 fn short_connections_of_two_users_never_trade_owners() {
     const CONNECTIONS: u32 = 4000;

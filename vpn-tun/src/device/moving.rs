@@ -176,6 +176,7 @@ fn is_fatal(error: &io::Error) -> bool {
 mod tests {
     use super::*;
 
+    /// L-23, S-23: an error about one packet ended all reading, or all writing.
     #[test]
     fn only_errors_about_the_device_are_fatal() {
         for code in [libc::EINVAL, libc::EMSGSIZE, libc::EIO, libc::ENOBUFS] {

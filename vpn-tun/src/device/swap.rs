@@ -372,6 +372,7 @@ mod tests {
         seen
     }
 
+    /// N-12: the old one was closed before the new one was there.
     #[tokio::test(start_paused = true)]
     async fn the_old_one_is_emptied_first_in_order_and_closed_last() {
         for capacity in [1, 2, 3, 64] {
@@ -447,6 +448,7 @@ mod tests {
         assert_eq!(read_all(&tun, 3, 10).await, expected);
     }
 
+    /// N-18: who wrote went on writing to the closed one.
     #[tokio::test(start_paused = true)]
     async fn waits_wake_and_writes_go_to_the_new_one() {
         let mut made = devices(2).into_iter();

@@ -114,6 +114,7 @@ impl fmt::Debug for Credentials {
 mod tests {
     use super::*;
 
+    /// N-27: credentials were where others read them.
     #[test]
     fn a_file_is_read_if_it_is_its_owners_alone() {
         let folder = tempfile::tempdir().expect("a folder");

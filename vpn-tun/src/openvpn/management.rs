@@ -331,6 +331,7 @@ mod tests {
         assert_eq!(m.line(again, &mut say), silent);
     }
 
+    /// N-27: where there were no credentials, empty ones were given.
     #[test]
     fn credentials_are_given_once_asked_and_never_shown() {
         let known = Credentials::new("lab", "a \"b\\c").expect("two lines");

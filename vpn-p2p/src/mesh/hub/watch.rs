@@ -147,6 +147,7 @@ mod tests {
         Tag([n; 8])
     }
 
+    /// L-20: a change that was told once, and lost, locked its reader out for ever.
     #[test]
     fn a_change_is_told_five_times_or_until_it_arrived() {
         let now = Instant::now();

@@ -301,6 +301,7 @@ fn direct_paths_live_on_without_the_hub_and_fall_back_where_it_is() {
     assert_eq!(world.stage(0, 1), Some(Stage::Direct));
 }
 
+/// L-21, S-14: the source inside is compared with what its sender may have.
 #[test]
 fn nobody_sends_from_an_address_that_is_not_its_own() {
     let mut world = World::new(3, |_, _| {});
@@ -330,6 +331,7 @@ fn nobody_sends_from_an_address_that_is_not_its_own() {
     );
 }
 
+/// L-29: somebody was asked for again and again, whoever it was.
 #[test]
 fn nobody_is_asked_for_once_and_waiting_packets_are_counted() {
     let mut world = World::new(2, |_, _| {});

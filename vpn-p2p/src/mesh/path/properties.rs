@@ -71,6 +71,7 @@ fn policy() -> impl Strategy<Value = Policy> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
+    /// L-12: what was heard proves no way; the answer to a question of our own does.
     #[test]
     fn any_order_of_events(
         policy in policy(),

@@ -401,6 +401,7 @@ fn a_flapping_way_is_held_back_with_growing_pauses_but_never_for_ever() {
     assert!(pair.is_direct(0) && pair.is_direct(1));
 }
 
+/// L-11: an answer to every copy of a question was an exchange without end.
 #[test]
 fn an_idle_pair_is_quiet() {
     let mut pair = Pair::new(&[15, 30, 60], Policy::Allow);

@@ -224,6 +224,7 @@ impl Pair {
     }
 }
 
+/// L-11: what connects two peers comes to an end once they are connected.
 #[test]
 fn relayed_first_then_direct_then_quiet() {
     let mut pair = Pair::new();
@@ -281,7 +282,7 @@ fn a_way_that_is_dead_in_one_direction_is_left_by_who_sends_there_only() {
     assert_eq!(pair.peers[1].stage(), Stage::Direct, "its direction works");
 }
 
-/// Who did not get a challenge cannot answer it: packets go nowhere that was not proven.
+/// L-12: who did not get a challenge cannot answer it: packets go nowhere that was not proven.
 #[test]
 fn answers_that_are_guessed_prove_nothing() {
     let mut pair = Pair::new();

@@ -45,6 +45,8 @@ const KINDS: [NatKind; 4] = [
     NatKind::NoUdp,
 ];
 
+/// L-13, L-15: these NATs choose ports of their own. Who sends from one that nobody could know is
+/// answered there, and where no hole can be punched the relay carries.
 #[test]
 fn every_pair_of_nats_is_connected_by_the_best_way_there_is() {
     for a in KINDS {
@@ -177,8 +179,8 @@ fn a_firewall_that_lets_first_answers_in_costs_two_seconds_a_minute_at_most() {
     assert!(flow.gap >= s(1), "it was tried: {flow:?}");
 }
 
-/// Messages of each member within 100 s, idle and settled, all of them counted: keepalives, renewals
-/// of sessions, and what keeps the hub.
+/// L-11: messages of each member within 100 s, idle and settled, all of them counted: keepalives,
+/// renewals of sessions, and what keeps the hub.
 #[test]
 fn idle_pairs_exchange_at_most_one_packet_per_path_direction_and_25_seconds() {
     let mut world = world(&[NatKind::Easy, NatKind::Easy], 6);
@@ -230,7 +232,7 @@ fn a_hundred_that_join_at_once_are_no_storm() {
     assert_eq!(hub.online, 100);
 }
 
-/// Neither can be told the other's new address at once: a record is told until it was had.
+/// L-20: neither can be told the other's new address at once: a record is told until it was had.
 #[test]
 fn two_nats_that_restart_together_cost_a_direct_way_for_a_minute_only() {
     let mut world = world(&[NatKind::Easy, NatKind::Easy], 9);

@@ -127,6 +127,7 @@ fn everything_else_moves_without_a_word() {
     assert_eq!(world.sent("fr").len(), 2);
 }
 
+/// N-21: a change of any rule forgot every flow.
 #[test]
 fn connections_that_keep_their_tunnel_are_left_alone() {
     let mut world = world();

@@ -64,7 +64,7 @@ fn shuffled() -> impl Strategy<Value = Vec<usize>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// R6, N-8, N-9.
+    /// R6, N-8, N-9, S-22.
     #[test]
     fn a_large_datagram_crosses_in_any_order(v6: bool, out in shuffled(), back in shuffled()) {
         let mut world = world();
@@ -181,7 +181,7 @@ fn what_is_never_completed_expires_and_is_counted() {
     assert!(world.router.accounts().balance());
 }
 
-/// What is blocked is blocked to its last piece.
+/// S-13: what is blocked is blocked to its last piece.
 #[test]
 fn a_blocked_datagram_is_blocked_whole() {
     let mut world = world();

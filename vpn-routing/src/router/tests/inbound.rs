@@ -522,7 +522,8 @@ fn a_flow_to_a_machine_behind_this_host_ends_with_its_rule() {
     assert!(world.sent("fr").is_empty() && world.sent("uk").is_empty());
 }
 
-/// No relay: neither back into the device, nor between tunnels, nor with somebody else's source.
+/// L-17: no relay: neither back into the device, nor between tunnels, nor with somebody else's
+/// source.
 #[test]
 fn what_is_behind_this_host_is_never_behind_a_tunnel() {
     let mut world = world();

@@ -47,6 +47,7 @@ fn datagram(v6: bool, length: usize, may_be_cut: bool) -> Vec<u8> {
     bytes
 }
 
+/// S-22, L-28: what was too large vanished without a word.
 #[test]
 fn the_sender_is_told_what_fits() {
     for v6 in [false, true] {
@@ -97,7 +98,7 @@ fn mss_of(bytes: &[u8]) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
-/// Both ends learn what fits, in both families, and a narrower value stays.
+/// S-22: both ends learn what fits, in both families, and a narrower value stays.
 #[test]
 fn the_segment_size_is_lowered_in_both_directions() {
     let options = |mss: u16| [2, 4, (mss >> 8) as u8, mss as u8];

@@ -31,6 +31,7 @@ fn fallback(name: &str) -> OnDown {
     OnDown::Fallback(name.to_owned())
 }
 
+/// N-7: with its tunnel down an app went directly.
 #[test]
 fn block_is_the_default_and_nothing_goes_past_the_tunnel() {
     let mut world = world(OnDown::Block);

@@ -25,6 +25,7 @@ fn nothing_sent(world: &mut World) {
     assert!(world.sent("fr").is_empty());
 }
 
+/// N-7: without rules everything went directly.
 #[test]
 fn cold_rules_drop() {
     let mut router = crate::Router::new(RouterConfig::default(), std::time::Instant::now());
@@ -35,6 +36,8 @@ fn cold_rules_drop() {
     assert_eq!(router.accounts().drops.get(DropReason::RulesCold), 1);
 }
 
+/// N-7, N-30, S-21: what cannot go where it should, what a rule blocks, and what is for nobody in
+/// particular, goes nowhere.
 #[test]
 fn every_reason_not_to_send_is_a_counted_drop() {
     let mut world = World::new(TWO);
@@ -64,6 +67,7 @@ fn every_reason_not_to_send_is_a_counted_drop() {
     assert_eq!(world.router.accounts().drops.total(), 7);
 }
 
+/// N-26: what waits goes in its order.
 #[test]
 fn packets_wait_for_their_owner_in_order() {
     let mut world = World::new(TWO);
@@ -95,6 +99,7 @@ fn an_owner_that_is_not_found_in_time_is_a_drop_and_a_late_answer_does_nothing()
     nothing_sent(&mut world);
 }
 
+/// N-26: what waited had no bound in bytes.
 #[test]
 fn what_is_held_is_bounded() {
     let config = RouterConfig::default();
@@ -140,7 +145,7 @@ fn packets_wait_for_a_connecting_tunnel_and_only_that_one() {
     assert_eq!(world.drops(DropReason::TunnelDown), 1);
 }
 
-/// A changed rule moves what can move, keeps live connections and ends what is blocked.
+/// N-21: a changed rule moves what can move, keeps live connections and ends what is blocked.
 #[test]
 fn a_changed_rule_moves_new_connections() {
     let mut world = World::new(TWO);

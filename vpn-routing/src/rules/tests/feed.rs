@@ -187,6 +187,7 @@ async fn rules_that_stay_the_same_keep_their_generation_unless_recompiled() {
     assert_eq!(rig.next_generation().await, Generation(2));
 }
 
+/// N-20: what fed the rules was never stopped.
 #[tokio::test(start_paused = true)]
 async fn stopping_in_the_middle_of_a_load_leaves_nothing() {
     let rig = Rig::start(vec![]).await;

@@ -50,6 +50,7 @@ fn t3_several_rules_answer_the_right_tunnels() {
     );
 }
 
+/// N-7: with no such tunnel an app went directly.
 #[test]
 fn t6_a_missing_tunnel_blocks_and_does_not_fall_through() {
     let cache = RuleCache::new();

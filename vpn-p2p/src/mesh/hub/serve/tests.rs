@@ -347,6 +347,7 @@ async fn through_a_flood_of_hellos_members_are_relayed_and_nobody_gets_more_than
     server.close().await;
 }
 
+/// L-27: connections that nobody went on with filled a table.
 #[tokio::test]
 async fn streams_are_bounded_before_anything_is_known_of_them() {
     let limits = TlsLimits {

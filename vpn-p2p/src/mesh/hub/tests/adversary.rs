@@ -113,6 +113,7 @@ fn anothers_record_makes_nobody_a_member() {
     unharmed(&mut world, &mut a, &mut b);
 }
 
+/// L-9, L-21: nobody registers what is another's: its record, its key, its address.
 #[test]
 fn a_session_registers_its_own_record_only() {
     let (mut world, mut a, mut b) = world();

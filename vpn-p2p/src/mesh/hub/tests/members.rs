@@ -76,6 +76,7 @@ fn only_the_list_and_the_token_admit() {
     );
 }
 
+/// L-9: whoever came later took the address of who had it.
 #[test]
 fn who_came_first_keeps_its_address_until_its_record_is_over() {
     let mut world = World::open();
@@ -99,6 +100,7 @@ fn who_came_first_keeps_its_address_until_its_record_is_over() {
     assert_eq!(thief.register(&mut world), Ok(false));
 }
 
+/// L-19: any member could make itself the way to everywhere.
 #[test]
 fn networks_behind_members_are_the_lists_and_the_longest_counts() {
     let (mut a, mut b) = (

@@ -57,6 +57,7 @@ fn an_introduction_is_the_senders_own_registered_record() {
     assert_eq!(world.hub.status().malformed, 5);
 }
 
+/// L-17: isolation cut off the one that all have to reach.
 #[test]
 fn isolated_members_reach_the_one_that_all_reach() {
     let mut common = Node::new(udp("192.0.2.1:1"), &["10.77.0.1"]);

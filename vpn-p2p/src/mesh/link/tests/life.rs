@@ -21,6 +21,7 @@ fn it_is_up_after_three_round_trips_and_knows_how_it_is_seen() {
     assert_eq!(world.sent.len(), 5);
 }
 
+/// L-20: what was said once was lost for ever.
 #[test]
 fn lost_datagrams_are_asked_for_again() {
     for lose in [10, 20, 30, 40] {

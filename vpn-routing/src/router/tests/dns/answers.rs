@@ -172,7 +172,7 @@ fn queries_that_wait_are_bounded_per_flow_and_owner() {
     assert_eq!(world.sent("uk").len(), 1);
 }
 
-/// R10: with the tunnel down a query goes nowhere, and its resolver is withdrawn with it.
+/// R10, N-22: with the tunnel down a query goes nowhere, and its resolver is withdrawn with it.
 #[test]
 fn a_tunnel_that_is_down_or_has_no_resolver_fails_closed() {
     let mut world = two_regions();
@@ -225,6 +225,7 @@ fn an_advertised_route_to_a_resolver_takes_no_queries_but_one_to_everywhere_does
     assert_eq!(world.drops(DropReason::BlockedByDefault), 2);
 }
 
+/// N-22: queries by TCP went elsewhere.
 #[test]
 fn tcp_queries_are_steered_as_flows() {
     use crate::router::tests::world::tcp;

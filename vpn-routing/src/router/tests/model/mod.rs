@@ -100,6 +100,7 @@ fn run_all(transitions: &[Transition]) {
     Real::teardown(real, oracle);
 }
 
+/// N-7, N-26: nothing leads a packet where no rule does, or past one of its flow that waits.
 #[test]
 fn every_order_of_events_agrees_with_the_oracle() {
     every_order_agrees();
