@@ -15,7 +15,7 @@ pub(crate) enum Request {
     Connect(crate::config::Key),
 }
 
-/// Signals that end a daemon.
+/// Signals that end a daemon, or have it read its configuration again.
 pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
@@ -39,6 +39,17 @@ impl Signals {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
             _ = self.hangup.recv() => {}
+        }
+    }
+
+    /// Until one came that ends it. SIGHUP does not: it means that the configuration is another one.
+    pub(crate) async fn received_but_hangup(&mut self, mut reload: impl FnMut()) {
+        loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => return,
+                _ = self.terminate.recv() => return,
+                _ = self.hangup.recv() => reload(),
+            }
         }
     }
 }

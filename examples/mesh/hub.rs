@@ -1,14 +1,15 @@
 //! `mesh hub`: coordination, reflection and relay for members that it admits.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use vpn_examples::control::Listener;
 use vpn_examples::file::FileError;
 use vpn_examples::print;
+use vpn_p2p::mesh::Identity;
 use vpn_p2p::mesh::hub::{HubServer, Listen, Origin, TlsLimits};
 use vpn_p2p::mesh::identity::peer_to_base64;
 
@@ -17,7 +18,71 @@ use crate::daemon::{Request, Signals};
 use crate::error::{Error, system};
 use crate::{join, metrics};
 
-/// Runs until SIGINT, SIGTERM or SIGHUP.
+/// What a hub takes over from its file while it runs.
+struct Reload {
+    path: PathBuf,
+    server: Arc<HubServer>,
+    identity: Identity,
+    current: Mutex<Current>,
+}
+
+/// The configuration in force, and why the last one is not.
+struct Current {
+    config: config::Hub,
+    refused: Option<String>,
+}
+
+impl Reload {
+    fn current(&self) -> MutexGuard<'_, Current> {
+        // It is two values, and each is whole.
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads the file again. What is wrong with it changes nothing, and is said.
+    fn reload(&self) {
+        let mut current = self.current();
+        match self.try_reload(&current.config) {
+            Ok((config, gone)) => {
+                tracing::info!(
+                    "{}: in force; members that had to go: {gone}",
+                    self.path.display()
+                );
+                *current = Current {
+                    config,
+                    refused: None,
+                };
+            }
+            Err(error) => {
+                let why = vpn_examples::chain(&error);
+                tracing::warn!("not in force: {why}");
+                current.refused = Some(why);
+            }
+        }
+    }
+
+    fn try_reload(&self, current: &config::Hub) -> Result<(config::Hub, usize), FileError> {
+        let path = &self.path;
+        let config = config::Hub::read(path)?;
+        if let Some(key) = current.needs_restart(&config) {
+            return Err(FileError::config(
+                path,
+                &key,
+                "changed: this needs a restart",
+            ));
+        }
+        let hub = config.hub(path, &self.identity)?;
+        let gone = self.server.readmit(&hub);
+        let gone = gone.map_err(|error| refused(path, &error))?;
+        Ok((config, gone))
+    }
+}
+
+/// What the list of members has, or lacks.
+fn refused(path: &Path, error: &(dyn std::error::Error + 'static)) -> FileError {
+    FileError::config(path, "members", vpn_examples::chain(error))
+}
+
+/// Runs until SIGINT or SIGTERM. With SIGHUP it reads its configuration again.
 pub(crate) async fn run(path: &Path) -> Result<(), Error> {
     let mut stop = Signals::new()?;
     let config = config::Hub::read(path)?;
@@ -28,9 +93,7 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
         .map_err(Error::control(&config.control))?;
     let listen = sockets(&config)?;
     let server = HubServer::start(hub, TlsLimits::default(), &identity, listen);
-    let server = Arc::new(
-        server.map_err(|error| FileError::config(path, "members", vpn_examples::chain(&error)))?,
-    );
+    let server = Arc::new(server.map_err(|error| refused(path, &error))?);
     let own = match &config.member {
         Some(member) => {
             let at = from_here(server.local_addrs());
@@ -40,19 +103,27 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
         }
         None => None,
     };
-    let (name, tls) = (config.name.clone(), config.tls);
-    let isolation = config.isolation;
+    let (name, metrics) = (config.name.clone(), config.metrics);
+    let reload = Arc::new(Reload {
+        path: path.to_owned(),
+        server: server.clone(),
+        identity,
+        current: Mutex::new(Current {
+            config,
+            refused: None,
+        }),
+    });
     let shutdown = CancellationToken::new();
     let serving = {
-        let (server, shutdown) = (server.clone(), shutdown.clone());
-        let measured = (server.clone(), name.clone());
+        let (shared, shutdown) = (reload.clone(), shutdown.clone());
+        let measured = (server.clone(), name);
         let tell = move || {
             let (server, name) = measured.clone();
             async move { Ok(metrics::hub(&server, &name)) }
         };
-        metrics::serve(config.metrics, Arc::new(tell), shutdown.clone()).await?;
+        metrics::serve(metrics, Arc::new(tell), shutdown.clone()).await?;
         let answer = move |request: Request| {
-            let said = answer(&request, &server, &name, [tls, isolation]);
+            let said = answer(&request, &shared);
             async move { said }
         };
         tokio::spawn(async move { control.serve(answer, shutdown).await })
@@ -60,9 +131,12 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
     print("ready\n");
     let ended = match own {
         // It ends by the signal, too, and undoes what it did.
-        Some(own) => own.until(stop.received()).await,
+        Some(own) => {
+            own.until(stop.received_but_hangup(|| reload.reload()))
+                .await
+        }
         None => {
-            stop.received().await;
+            stop.received_but_hangup(|| reload.reload()).await;
             Ok(())
         }
     };
@@ -108,25 +182,27 @@ fn no_ipv6(error: &std::io::Error) -> bool {
         || number == Some(nix::errno::Errno::EADDRNOTAVAIL as i32)
 }
 
-fn answer(request: &Request, server: &HubServer, name: &str, set: [bool; 2]) -> Value {
+fn answer(request: &Request, hub: &Reload) -> Value {
     match request {
-        Request::Status => status(server, name, set),
+        Request::Status => status(&hub.server, &hub.current()),
         Request::Connect(_) => json!({ "error": "this is a hub" }),
     }
 }
 
 /// How the hub stands.
-fn status(server: &HubServer, name: &str, [tls, isolation]: [bool; 2]) -> Value {
+fn status(server: &HubServer, current: &Current) -> Value {
+    let config = &current.config;
     let status = server.status();
     let hub = status.hub;
     let members: Vec<Value> = server.members().iter().map(member).collect();
     let neighbours: Vec<Value> = server.neighbours().iter().map(neighbour).collect();
     json!({
-        "name": name,
+        "name": config.name,
         "key": peer_to_base64(server.id()),
         "listen": server.local_addrs(),
-        "tls": tls,
-        "isolation": isolation,
+        "tls": config.tls,
+        "isolation": config.isolation,
+        "reload_refused": current.refused,
         "online": hub.online,
         "members": members,
         "neighbours": neighbours,

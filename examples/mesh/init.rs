@@ -87,7 +87,7 @@ pub(crate) fn run(init: &Init) -> Result<(), Error> {
     let own = own.map_or_else(|_| String::new(), |net| net.to_string());
     write(
         &hub.join("hub.toml"),
-        &hub_toml(init.hub.port, &own, &listed),
+        &hub_toml(init.hub.port, network, &own, &listed),
     )?;
     let mut said = format!(
         "made {}\n\ncopy  {HUB}/  to {}, then there:  mesh hub --config {HUB}/hub.toml\n",
@@ -146,13 +146,14 @@ endpoint = "{at}"
     )
 }
 
-fn hub_toml(port: u16, own: &str, listed: &str) -> String {
+fn hub_toml(port: u16, network: IpNet, own: &str, listed: &str) -> String {
     format!(
         r#"name = "hub"
 key = "hub.key"
 listen = ["0.0.0.0:{port}", "[::]:{port}"]
 tls = true
 control = "mesh-hub.sock"
+networks = ["{network}"]
 
 # The hub can have an address of its own in the mesh; it needs root then.
 # [member]

@@ -207,6 +207,27 @@ impl Hub {
         Ok(())
     }
 
+    /// What is different in `next` that a running hub cannot take over: the key's name.
+    pub(crate) fn needs_restart(&self, next: &Self) -> Option<String> {
+        const TAKEN_OVER: [&str; 5] = [
+            "members",
+            "token_file",
+            "networks",
+            "max_members",
+            "isolation",
+        ];
+        let keys = |hub: &Self| match serde_json::to_value(hub) {
+            Ok(serde_json::Value::Object(keys)) => keys,
+            _ => serde_json::Map::new(),
+        };
+        let (ours, theirs) = (keys(self), keys(next));
+        let names = ours.keys().chain(theirs.keys());
+        let mut names = names.filter(|name| !TAKEN_OVER.contains(&name.as_str()));
+        names
+            .find(|name| ours.get(*name) != theirs.get(*name))
+            .cloned()
+    }
+
     /// What members may begin with the hub's own address, as rules for this tunnel.
     pub(crate) fn inbound_rules(&self, tunnel: &str) -> Result<Vec<InboundRule>, String> {
         let named = |listed: &Listed| Named {

@@ -24,6 +24,7 @@ use vpn_lab::{Namespace, NatKind, NatLab, NatPlan, Process, Side};
 mod behind;
 mod beside;
 mod policy;
+mod reload;
 mod words;
 mod world;
 

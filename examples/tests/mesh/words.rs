@@ -153,6 +153,7 @@ fn init_makes_what_hub_and_members_need_and_overwrites_nothing() {
     }
     let hub = fs::read_to_string(made.join("hub/hub.toml")).expect("a file");
     let member = fs::read_to_string(made.join("m1/mesh.toml")).expect("a file");
+    assert!(hub.contains("networks = [\"10.77.0.0/24\"]"), "{hub}");
     for name in ["m1", "m2"] {
         let key = text(&made.join(name).join(format!("{name}.key")));
         assert!(

@@ -7,6 +7,7 @@
 //! | `cookie` | whether who writes from an address receives there |
 //! | `claims` | whose an address is |
 //! | `sessions` | which session a datagram is for |
+//! | `readmit` | who stays when the list of members is another one |
 //! | `watch` | who is told about changes |
 //! | `neighbours` | what hubs do for each other |
 //! | [`HubServer`] | a hub with its sockets and tasks |
@@ -41,6 +42,7 @@ mod frames;
 mod measure;
 mod neighbours;
 mod presence;
+mod readmit;
 mod register;
 mod relay;
 mod serve;

@@ -13,6 +13,7 @@ use crate::wg_quick::{PrivateKey, PublicKey};
 mod adversary;
 mod members;
 pub(super) mod neighbours;
+mod readmit;
 mod relaying;
 
 pub(super) const UNIX: u64 = 1_800_000_000;

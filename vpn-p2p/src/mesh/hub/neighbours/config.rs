@@ -66,7 +66,7 @@ impl Default for NeighbourLimits {
 }
 
 /// Whether this makes sense.
-pub(super) fn check(config: &HubConfig, own: PeerId) -> Result<(), HubError> {
+pub(in crate::mesh::hub) fn check(config: &HubConfig, own: PeerId) -> Result<(), HubError> {
     if !(2..=MAX_HOPS).contains(&config.max_hops) {
         return Err(HubError::Hops(config.max_hops));
     }

@@ -43,6 +43,7 @@ use std::time::Instant;
 use vpn_core::PeerId;
 
 pub use carry::Carried;
+pub(super) use config::check;
 pub use config::{MAX_HOPS, MAX_NEIGHBOURS, Neighbour, NeighbourLimits};
 pub use status::NeighbourStatus;
 
@@ -113,7 +114,7 @@ pub(super) struct Neighbours {
 
 impl Neighbours {
     pub(super) fn new(config: &HubConfig, own: PeerId, now: Instant) -> Result<Self, HubError> {
-        config::check(config, own)?;
+        check(config, own)?;
         let limits = &config.limits.neighbours;
         let known = config.neighbours.iter().map(|neighbour| Known {
             key: neighbour.key,

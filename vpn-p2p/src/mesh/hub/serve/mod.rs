@@ -300,6 +300,23 @@ impl HubServer {
         self.state.hub().neighbours()
     }
 
+    /// From now on admits by the members, token, networks, `max_members` and isolation of this
+    /// configuration, see [`Hub::readmit`]. How many members had to go.
+    ///
+    /// # Errors
+    ///
+    /// [`HubError`]: nothing has changed then.
+    pub fn readmit(&self, config: &HubConfig) -> Result<usize, HubError> {
+        let (gone, said) = {
+            let mut hub = self.state.hub();
+            (hub.readmit(config)?, poll(&mut hub))
+        };
+        if let Some(shared) = self.shared.upgrade() {
+            shared.deliver(said);
+        }
+        Ok(gone)
+    }
+
     /// Says Bye to its members, and returns when no task and no socket is left. Idempotent.
     pub async fn close(&self) {
         if let Some(shared) = self.shared.upgrade()
