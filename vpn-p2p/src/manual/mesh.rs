@@ -248,6 +248,6 @@
 //! *A hub's identity*: start a second hub with the new key, add it to the nodes as a second
 //! `[[hubs]]`, then take the old one away. Nothing is interrupted.
 //!
-//! *A lost key*: take it off the hub's list and restart the hub. Its record is not renewed and ends within
+//! *A lost key*: take it off the hub's list and send the hub SIGHUP. Its record is not renewed and ends within
 //! two hours; nodes that are connected to it directly let it go after ten idle minutes, or at once
 //! with `policy = "deny"` for that key.
