@@ -132,6 +132,35 @@ async fn a_replay_delivers_nothing_and_moves_nobody() {
     still_the_same_peer(&mut scene, &stranger).await;
 }
 
+/// L-8: DNS, and all UDP of more than 16 bytes, went out as it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_of_a_packet_is_readable_on_the_way() {
+    let mut scene = scene().await;
+    let mut sent = Vec::new();
+    for (port, length) in [(53, 20), (443, 17), (4000, 1000), (9, 16), (9, 1200)] {
+        let words = b"no word of this leaves".repeat(60);
+        let mut packet = udp("10.5.0.2", "198.51.100.7", &words[..length]);
+        packet[22..24].copy_from_slice(&u16::to_be_bytes(port));
+        // Without a checksum, which IPv4 allows.
+        packet[26..28].fill(0);
+        scene.client.send(std::slice::from_ref(&packet)).await;
+        assert_eq!(scene.server.receive().await, packet);
+        sent.push(packet);
+    }
+    let recorded = scene.tap.recorded.lock().await.clone();
+    assert!(recorded.len() >= sent.len());
+    for packet in sent {
+        // Addresses, ports and every piece of what is inside.
+        for piece in packet[12..].windows(12) {
+            let shows = |datagram: &&Vec<u8>| datagram.windows(piece.len()).any(|it| it == piece);
+            assert!(
+                !recorded.iter().any(|datagram| shows(&datagram)),
+                "{piece:?}"
+            );
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flipped_cut_and_lengthened_datagrams_are_rejected() {
     let mut scene = scene().await;

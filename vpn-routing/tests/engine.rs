@@ -2,6 +2,7 @@
 #![cfg(feature = "tokio")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,11 @@ use vpn_routing::router::Status;
 use vpn_routing::rules::{CompiledRules, RuleCache, Target};
 
 const LONG: Duration = Duration::from_secs(10);
+
+/// What apps talk to.
+fn far(port: u16) -> SocketAddr {
+    SocketAddr::from(([203, 0, 113, 10], port))
+}
 
 struct Running {
     apps: AppSide,
@@ -92,7 +98,7 @@ fn swap(cache: &RuleCache, rules: &[(u32, &str)]) {
 
 impl Running {
     fn app(&self, port: u16, uid: u32) {
-        let socket = std::net::SocketAddr::from(([10, 5, 0, 2], port));
+        let socket = SocketAddr::from(([10, 5, 0, 2], port));
         self.owners.set(
             Protocol::UDP,
             socket,
@@ -168,6 +174,75 @@ async fn a_swapped_rule_counts_for_the_next_packet() {
             .unwrap();
     }
     assert_eq!(world.stop().await.accounts.drops.total(), 0);
+}
+
+/// N-13: started without rules, it never began to read.
+#[tokio::test]
+async fn rules_that_come_after_the_start_count() {
+    let world = start();
+    swap(&world.rules, &[]);
+    world.app(1, 1001);
+    let packet = |port: u16| build::udp("10.5.0.2:1", far(port), b"");
+    world.apps.inject(&packet(7)).unwrap();
+    // Another app's, so that the first one was looked at.
+    swap(&world.rules, &[(1002, "fr")]);
+    world.app(2, 1002);
+    let other = build::udp("10.5.0.2:2", "203.0.113.10:7", b"");
+    world.apps.inject(&other).unwrap();
+    let taken = timeout(LONG, world.regions[1].take_wait()).await.unwrap();
+    assert_eq!(taken.unwrap().bytes(), other);
+    assert!(world.regions[0].take().is_none());
+    swap(&world.rules, &[(1001, "uk")]);
+    world.apps.inject(&packet(8)).unwrap();
+    let taken = timeout(LONG, world.regions[0].take_wait()).await.unwrap();
+    assert_eq!(taken.unwrap().bytes(), packet(8));
+    let status = world.stop().await;
+    assert_eq!(status.accounts.drops.get(DropReason::BlockedByDefault), 1);
+}
+
+/// Counts events, of whatever level.
+#[derive(Clone, Default)]
+struct Events(Arc<std::sync::atomic::AtomicUsize>);
+
+impl tracing::Subscriber for Events {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, _: &tracing::Event<'_>) {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+/// N-19: each packet was a line in a log.
+#[tokio::test]
+async fn packets_are_no_events() {
+    let events = Events::default();
+    let _here = tracing::subscriber::set_default(events.clone());
+    let world = start();
+    world.app(1, 1001);
+    let count = || events.0.load(std::sync::atomic::Ordering::SeqCst);
+    let mut before = None;
+    for n in 0..1000u16 {
+        let packet = build::udp("10.5.0.2:1", far(7 + n), b"");
+        world.apps.inject(&packet).unwrap();
+        let stranger = build::udp("10.5.0.2:2", far(7 + n), b"");
+        world.apps.inject(&stranger).unwrap();
+        let taken = timeout(LONG, world.regions[0].take_wait()).await.unwrap();
+        assert_eq!(taken.unwrap().bytes(), packet);
+        // The first ones may say that the engine runs.
+        before.get_or_insert_with(count);
+    }
+    assert_eq!(Some(count()), before, "of 2,000 packets, each a flow");
+    tracing::info!("is heard");
+    assert!(Some(count()) > before);
+    world.stop().await;
 }
 
 #[tokio::test]

@@ -68,8 +68,8 @@ impl Member {
     }
 
     fn unknown(&mut self, dst: IpAddr, packet: &Packet, now: Instant) -> Outlet {
-        let broadcast = matches!(dst, IpAddr::V4(dst) if dst.is_broadcast());
-        if dst.is_multicast() || broadcast || self.addresses.is_own(dst) {
+        let for_all = dst.is_multicast() || self.config.is_broadcast(dst);
+        if for_all || self.addresses.is_own(dst) {
             return Outlet::Drop(DropReason::NotRoutable);
         }
         if !self.config.is_inside(dst) && !self.is_behind_somebody(dst) {

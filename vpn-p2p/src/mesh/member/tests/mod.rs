@@ -50,6 +50,10 @@ fn address(member: usize) -> IpAddr {
     format!("10.77.0.{}", member + 2).parse().unwrap()
 }
 
+fn address6(member: usize) -> IpAddr {
+    format!("fd77::{}", member + 2).parse().unwrap()
+}
+
 impl World {
     fn new(count: usize, change: impl Fn(usize, &mut MemberConfig)) -> Self {
         let now = Instant::now();
@@ -57,7 +61,7 @@ impl World {
         let people: Vec<Identity> = (0..count).map(|_| Identity::generate().unwrap()).collect();
         let config = HubConfig {
             members: (people.iter().enumerate())
-                .map(|(place, who)| Admitted::new(who.id(), vec![address(place)]))
+                .map(|(place, who)| Admitted::new(who.id(), vec![address(place), address6(place)]))
                 .collect(),
             ..HubConfig::default()
         };
@@ -65,7 +69,10 @@ impl World {
         for (place, who) in people.iter().enumerate() {
             let mut config = MemberConfig {
                 name: format!("m{place}"),
-                addresses: vec![format!("{}/24", address(place)).parse().unwrap()],
+                addresses: vec![
+                    format!("{}/24", address(place)).parse().unwrap(),
+                    format!("{}/64", address6(place)).parse().unwrap(),
+                ],
                 hubs: vec![LinkConfig::new(hub.id(), HubId(0))],
                 seed: Some(place as u64),
                 ..MemberConfig::default()
@@ -193,9 +200,12 @@ impl World {
 
     /// One packet; what it came to.
     fn send(&mut self, from: usize, to: usize, text: &[u8]) -> Outlet {
-        let packet = packet(from, to, text);
+        self.send_packet(from, &packet(from, to, text))
+    }
+
+    fn send_packet(&mut self, from: usize, packet: &Packet) -> Outlet {
         let (at, member) = &mut self.members[from];
-        let outlet = member.outlet(&packet, self.now);
+        let outlet = member.outlet(packet, self.now);
         if let Outlet::Open(slot, way, wire) = outlet {
             let mut out = Vec::new();
             assert!(member.seal(slot, &wire, BytesMut::from(packet.bytes()), &mut out));

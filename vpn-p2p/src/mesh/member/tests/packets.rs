@@ -33,6 +33,67 @@ fn the_first_packet_arrives_and_the_next_go_directly() {
     assert_eq!(world.relayed, relayed, "nothing of it by the hub");
 }
 
+/// S-21, L-28: the reference systems carried IPv4 alone.
+#[test]
+fn both_families_pass_inside() {
+    let mut world = World::new(2, |_, _| {});
+    world.run(Duration::from_millis(100));
+    let of = |family: fn(usize) -> IpAddr| {
+        let (from, to) = (SocketAddr::new(family(0), 7), SocketAddr::new(family(1), 9));
+        Packet::from_slice(&build::udp(from, to, b"hello"))
+    };
+    for (packet, first) in [
+        (of(address6), true),
+        (of(address), false),
+        (of(address6), false),
+    ] {
+        let outlet = world.send_packet(0, &packet);
+        assert_eq!(
+            outlet == Outlet::Held,
+            first,
+            "one peer has both: {outlet:?}"
+        );
+        world.run(Duration::from_secs(1));
+        assert_eq!(world.got(1), [packet.bytes()]);
+    }
+    // Whose an address is counts in either family.
+    let (from, to) = (
+        SocketAddr::new(address6(2), 7),
+        SocketAddr::new(address6(1), 9),
+    );
+    let forged = Packet::from_slice(&build::udp(from, to, b"forged"));
+    world.send_packet(0, &forged);
+    assert!(world.got(1).is_empty());
+    assert_eq!(world.drops, [DropReason::AddressNotAllowed]);
+}
+
+/// S-21: such packets had somebody dialled, or oneself.
+#[test]
+fn what_is_for_everybody_or_for_oneself_is_nobodys_and_nobody_is_asked() {
+    let mut world = World::new(2, |_, _| {});
+    world.run(Duration::from_millis(100));
+    for dst in [
+        "10.77.0.2",
+        "10.77.0.255",
+        "255.255.255.255",
+        "224.0.0.251",
+        "fd77::2",
+        "ff02::fb",
+    ] {
+        let dst: IpAddr = dst.parse().unwrap();
+        let own = if dst.is_ipv4() {
+            address(0)
+        } else {
+            address6(0)
+        };
+        let packet = build::udp(SocketAddr::new(own, 7), SocketAddr::new(dst, 9), b"all");
+        let (_, member) = &mut world.members[0];
+        let outlet = member.outlet(&Packet::from_slice(&packet), world.now);
+        assert_eq!(outlet, Outlet::Drop(DropReason::NotRoutable), "{dst}");
+        assert!(member.poll(world.now, UNIX).is_none(), "{dst}");
+    }
+}
+
 #[test]
 fn where_nothing_gets_in_directly_the_relay_carries_everything() {
     let mut world = World::new(3, |_, _| {});

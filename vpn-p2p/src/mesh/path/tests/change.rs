@@ -200,3 +200,23 @@ fn candidates_that_change_all_the_time_do_not_begin_rounds_all_the_time() {
     let rounds = probes / u64::from(count);
     assert!((20..=4 * 20 + 1).contains(&rounds), "{rounds} in 60 s");
 }
+
+/// L-16: each announcement put a peer back to the relay.
+#[test]
+fn a_record_that_is_told_again_or_names_other_places_leaves_a_proven_way() {
+    let mut pair = Pair::new(&[15], Policy::Allow);
+    pair.run(ms(5000), BUSY);
+    let (way, moves) = (pair.way(0), pair.ends[0].moves.len());
+    assert!(pair.is_direct(0));
+    let (same, elsewhere) = (pair.ends[1].at.clone(), "203.0.113.9:9".parse().unwrap());
+    let from = pair.now - pair.start;
+    for places in [same.clone(), vec![elsewhere], Vec::new(), same] {
+        let now = pair.now;
+        pair.ends[0].paths.set_candidates(&places, now);
+        pair.drain(0);
+        pair.run(ms(5000), BUSY);
+        assert_eq!(pair.way(0), way, "{places:?}");
+    }
+    assert_eq!(pair.ends[0].moves.len(), moves);
+    assert!(pair.gap(1, from) <= ms(10), "not a packet less");
+}
