@@ -122,7 +122,7 @@ pub enum Refusal {
     /// It shows no certificate, or one that is not the network's or not its own.
     #[error("no certificate of this network")]
     Certificate,
-    /// Its certificate expired.
+    /// Its certificate expired, or the record would outlive it.
     #[error("its certificate expired")]
     Expired,
     /// It claims an address that list or certificate do not give it.
@@ -174,6 +174,10 @@ impl Admission {
             Self::Network(network) => {
                 let certificate = certificate.ok_or(Refusal::Certificate)?;
                 certificate.check(*network, record.peer, unix)?;
+                // Or it would count for as long as somebody keeps it.
+                if record.expires > certificate.expires {
+                    return Err(Refusal::Expired);
+                }
                 &certificate.addresses
             }
         };
@@ -197,7 +201,7 @@ mod tests {
         let draft = Draft {
             addresses: vec![address.into()],
             sequence: 1,
-            expires: NOW + 10,
+            expires: NOW + 5,
             ..Draft::default()
         };
         draft.sign(of, &Terms::new(b"test\0")).unwrap()
@@ -233,6 +237,11 @@ mod tests {
         assert_eq!(
             check(&member, own, Some(&forged), NOW),
             Err(Refusal::Certificate)
+        );
+        let short = Certificate::issue(&network, member.id(), NOW + 4, &[own.into()]);
+        assert_eq!(
+            check(&member, own, Some(&short), NOW),
+            Err(Refusal::Expired)
         );
         let mut longer = issued.clone();
         longer.expires += 1;

@@ -1,11 +1,12 @@
-//! Decides what bytes mean inside a node's record: name, places to reach it at, certificate. Pure.
+//! Decides what bytes mean inside a node's record: its network, name, places to reach it at,
+//! certificate. Pure.
 
 use libp2p::Multiaddr;
 use serde::{Deserialize, Serialize};
-use vpn_core::PeerRecord;
 
-use super::admission::{Admission, Certificate, Refusal};
-use crate::directory::records::{RecordError, Terms, Valid};
+use super::admission::Certificate;
+use super::membership::NetworkId;
+use crate::directory::records::{RecordError, Terms};
 
 /// What nodes sign for. A record lives two hours at most, so that an address is free soon after its
 /// holder is gone for good.
@@ -23,11 +24,13 @@ const MAX_ENDPOINT: usize = 256;
 /// Longest name, in bytes (as a label of DNS, RFC 1035 §2.3.4).
 const MAX_NAME: usize = 63;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// What a node says about itself, beside its addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Body {
+    /// Of which network the record is.
+    pub network: NetworkId,
     /// What people call it: letters, digits, `-`, `_` and `.`. May be empty; proves nothing.
     pub name: String,
     /// Where it listens, circuits of relays included. What is too much is left out.
@@ -39,21 +42,10 @@ pub struct Body {
 #[derive(Serialize, Deserialize)]
 struct Wire {
     version: u8,
+    network: [u8; 16],
     name: String,
     endpoints: Vec<Vec<u8>>,
     certificate: Option<Certificate>,
-}
-
-/// Why a node's record is not believed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum NotBelieved {
-    /// It is no valid record.
-    #[error(transparent)]
-    Record(#[from] RecordError),
-    /// It is not one of a member.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
 }
 
 impl Body {
@@ -62,6 +54,7 @@ impl Body {
         let endpoints = self.endpoints.iter().map(Multiaddr::to_vec);
         let wire = Wire {
             version: VERSION,
+            network: self.network.0,
             name: if valid_name(&self.name) {
                 self.name.clone()
             } else {
@@ -93,6 +86,7 @@ impl Body {
         }
         let endpoints = wire.endpoints.into_iter();
         Ok(Self {
+            network: NetworkId(wire.network),
             name: wire.name,
             endpoints: endpoints
                 .filter_map(|bytes| Multiaddr::try_from(bytes).ok())
@@ -108,22 +102,6 @@ pub fn valid_name(name: &str) -> bool {
     name.len() <= MAX_NAME && name.bytes().all(known)
 }
 
-/// Believes a node's record, or says why not: signature, end, form, membership, addresses.
-///
-/// # Errors
-///
-/// [`NotBelieved`], except for what only who knows other records can say.
-pub fn believe(
-    record: PeerRecord,
-    admission: &Admission,
-    unix: u64,
-) -> Result<(Valid, Body), NotBelieved> {
-    let valid = Valid::check(record, &TERMS, unix)?;
-    let body = Body::decode(&valid.record().body)?;
-    admission.check(valid.record(), body.certificate.as_ref(), unix)?;
-    Ok((valid, body))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,12 +110,14 @@ mod tests {
     fn a_body_is_read_as_it_was_written_and_bounded() {
         let endpoint: Multiaddr = "/ip4/192.0.2.1/udp/4001/quic-v1".parse().unwrap();
         let body = Body {
+            network: NetworkId::of("home"),
             name: "laptop".into(),
             endpoints: vec![endpoint.clone(); 3],
             certificate: None,
         };
         assert_eq!(Body::decode(&body.encode()), Ok(body.clone()));
         let many = Body {
+            network: NetworkId::default(),
             name: "no name!".into(),
             endpoints: vec![endpoint; 30],
             certificate: None,

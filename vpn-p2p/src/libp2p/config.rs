@@ -54,6 +54,9 @@ pub struct NodeConfig {
     pub use_relays: bool,
     /// Who may be a member.
     pub admission: Admission,
+    /// Name of the network, the same at all members: a record of one network is not believed in
+    /// another, whoever is a member of both. Default: none.
+    pub network: String,
     /// The networks of the VPN itself: nothing in them is dialled or told to others.
     pub inside: Vec<IpNet>,
     /// A file in which members' addresses are kept, so that a node that is started again needs no
@@ -79,6 +82,7 @@ impl NodeConfig {
             relay: None,
             use_relays: true,
             admission,
+            network: String::new(),
             inside: Vec::new(),
             known_peers: None,
             max_connections: 1024,

@@ -15,8 +15,8 @@ use libp2p::swarm::{
 };
 use libp2p::{Multiaddr, PeerId};
 
-use super::admission::Admission;
 use super::key::from_libp2p;
+use super::membership::Membership;
 
 /// For how long who could not prove itself is not connected.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
@@ -32,22 +32,22 @@ pub(super) struct NotAdmitted;
 /// Who is let in, and how often somebody was not.
 #[derive(Debug)]
 pub(super) struct Door {
-    admission: Admission,
+    membership: Membership,
     refused: Mutex<HashMap<PeerId, Instant>>,
     turned_away: AtomicU64,
 }
 
 impl Door {
-    pub(super) fn new(admission: Admission) -> Self {
+    pub(super) fn new(membership: Membership) -> Self {
         Self {
-            admission,
+            membership,
             refused: Mutex::default(),
             turned_away: AtomicU64::new(0),
         }
     }
 
-    pub(super) const fn admission(&self) -> &Admission {
-        &self.admission
+    pub(super) const fn membership(&self) -> &Membership {
+        &self.membership
     }
 
     /// Somebody could not prove itself.
@@ -74,7 +74,7 @@ impl Door {
     }
 
     fn check(&self, peer: &PeerId, now: Instant) -> Result<(), NotAdmitted> {
-        let may = from_libp2p(peer).is_some_and(|peer| self.admission.may_connect(peer));
+        let may = from_libp2p(peer).is_some_and(|peer| self.membership.admission.may_connect(peer));
         let refused = self.refused().get(peer).is_some_and(|until| *until > now);
         if may && !refused {
             return Ok(());
@@ -141,7 +141,16 @@ impl NetworkBehaviour for Gate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::libp2p::admission::Admission;
     use crate::libp2p::key::to_libp2p;
+    use crate::libp2p::membership::NetworkId;
+
+    fn door(admission: Admission) -> Door {
+        Door::new(Membership {
+            network: NetworkId::default(),
+            admission,
+        })
+    }
 
     #[test]
     fn the_list_is_let_in_and_the_refused_are_not_for_a_while() {
@@ -150,11 +159,11 @@ mod tests {
             .map(|_| crate::identity::Identity::generate().unwrap().id())
             .collect();
         let [one, two] = [ids[0], ids[1]].map(|id| to_libp2p(id).unwrap());
-        let door = Door::new(Admission::list([ids[0]]));
-        assert!(door.check(&one, now).is_ok());
-        assert!(door.check(&two, now).is_err());
-        assert_eq!(door.turned_away(), 1);
-        let door = Door::new(Admission::Network(ids[0]));
+        let closed = door(Admission::list([ids[0]]));
+        assert!(closed.check(&one, now).is_ok());
+        assert!(closed.check(&two, now).is_err());
+        assert_eq!(closed.turned_away(), 1);
+        let door = door(Admission::Network(ids[0]));
         assert!(door.check(&two, now).is_ok());
         door.refuse(two, now);
         assert!(door.check(&two, now).is_err());

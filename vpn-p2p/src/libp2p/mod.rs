@@ -16,6 +16,7 @@
 //! | `gate` | who may be connected |
 //! | [`key`] | how peers are called by libp2p |
 //! | `known` | the file of peers that were met |
+//! | [`membership`] | which records are believed |
 //! | `network` | QUIC, TCP with Noise and Yamux, circuits |
 //! | [`node`] | the task that has all of libp2p's state |
 //! | `opener`, [`transport`] | streams of packets, and the tunnel over them |
@@ -41,6 +42,7 @@ pub mod config;
 mod gate;
 pub mod key;
 mod known;
+pub mod membership;
 mod network;
 pub mod node;
 mod opener;
@@ -51,5 +53,6 @@ pub use admission::{Admission, Certificate, Refusal};
 pub use config::{NodeConfig, NodeError, RelayLimits};
 pub use libp2p::{Multiaddr, Stream, StreamProtocol};
 pub use libp2p_stream::{AlreadyRegistered, IncomingStreams};
+pub use membership::{Membership, NetworkId, NotBelieved};
 pub use node::{Node, NodeStatus, Own};
 pub use transport::{Libp2pTransport, Libp2pTunnel, TunnelError, TunnelStatus};

@@ -9,7 +9,7 @@ use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 use vpn_core::{PeerDirectory, PeerId};
 
 use super::addresses::Addresses;
-use super::body::{Body, believe};
+use super::body::Body;
 use super::node::{Node, unix};
 use crate::streams::{PeerOpener, Stream};
 
@@ -45,7 +45,7 @@ impl Opener {
             return false;
         };
         let now = unix();
-        let Ok((valid, _)) = believe(record, self.node.admission(), now) else {
+        let Ok((valid, _)) = self.node.believe(record) else {
             return false;
         };
         let mut all = self

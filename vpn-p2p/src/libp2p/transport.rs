@@ -21,7 +21,6 @@ use vpn_core::{
 };
 
 use super::addresses::{Addresses, Where};
-use super::body::believe;
 use super::config::NodeError;
 use super::key::from_libp2p;
 use super::node::{Node, unix};
@@ -523,7 +522,7 @@ async fn look_up(shared: Arc<Shared>, address: IpAddr) {
     match timeout(LOOKUP, asking).await {
         Ok(Ok(records)) => {
             for record in records {
-                match believe(record, shared.node.admission(), unix()) {
+                match shared.node.believe(record) {
                     Ok((valid, _)) => shared.learn(valid.into_record()),
                     Err(error) => tracing::warn!(%address, %error, "a record is not believed"),
                 }

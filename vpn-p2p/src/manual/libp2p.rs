@@ -51,7 +51,8 @@
 //! | to put somebody out | take the key off the lists | wait for the certificate's end: there is no list of revoked ones, so make them short |
 //!
 //! A node behind a list that says which addresses a key may claim, or a certificate that names them,
-//! leaves nothing to win: claims of others are not believed.
+//! leaves nothing to win: claims of others are not believed. Where networks share members, give each a
+//! [name](crate::libp2p::NodeConfig::network): a record of one is not believed in another then.
 //!
 //! # Tuning
 //!
@@ -116,7 +117,7 @@
 //! | What you see | Why, and what to do |
 //! |---|---|
 //! | `connecting`, then `down: the peer does not answer` | no bootstrap node is reached: its address, its `/p2p/` name (another key?), UDP *and* TCP blocked; or it does not have us on its list |
-//! | `refused` grows at others | strangers, or a member whose key or certificate is not what they have; certificates end |
+//! | `refused` grows at others | strangers, a member that names another network, or a member whose key or certificate is not what they have; certificates end |
 //! | drops `no_session` | nobody has the address: not started, not announced (`queries` with `unanswered`?), or its claim lost (`conflicts`) |
 //! | drops `address_not_allowed`, `spoofed` | a member sends from what its record does not claim: subnets behind members are not carried |
 //! | drops `queue_full` | a member takes less than is sent; see the buffer above |

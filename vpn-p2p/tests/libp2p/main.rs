@@ -9,6 +9,7 @@
 )]
 
 mod conformance;
+mod crash;
 mod directory;
 mod members;
 mod packets;

@@ -18,7 +18,6 @@ use tokio::sync::{Mutex, broadcast};
 use vpn_core::{DirectoryError, PeerDirectory, PeerId, PeerRecord};
 
 use self::slot::{Slot, newest, pack, unpack};
-use crate::libp2p::body::believe;
 use crate::libp2p::node::{Command, Node, unix};
 
 /// The DHT that this node is part of, as a directory. It keeps no answers: who asks does.
@@ -58,9 +57,8 @@ impl KademliaDirectory {
         let asked = self.node.shared().ask(|reply| Command::Get { key, reply });
         let found = asked.await.map_err(unavailable)?.map_err(io::Error::other);
         let mut records = Vec::new();
-        let now = unix();
         for record in found.map_err(unavailable)?.iter().flat_map(|v| unpack(v)) {
-            if slot.holds(&record) && believe(record.clone(), self.node.admission(), now).is_ok() {
+            if slot.holds(&record) && self.node.believe(record.clone()).is_ok() {
                 newest(&mut records, record);
             }
         }
@@ -93,8 +91,7 @@ fn unavailable(error: impl std::error::Error + Send + Sync + 'static) -> Directo
 #[async_trait]
 impl PeerDirectory for KademliaDirectory {
     async fn publish(&self, record: PeerRecord) -> Result<(), DirectoryError> {
-        let admission = self.node.admission();
-        if let Err(error) = believe(record.clone(), admission, unix()) {
+        if let Err(error) = self.node.believe(record.clone()) {
             return Err(DirectoryError::Refused(Box::new(error)));
         }
         let own = Slot::Peer(record.peer);

@@ -32,6 +32,10 @@ pub(super) const PROVE_WITHIN: Duration = Duration::from_secs(10);
 /// How often what expired is thrown away, and known peers are written down.
 const CLEAN_UP: Duration = Duration::from_secs(60);
 
+/// What a peer says about its age was true so long ago, at most: a connection that is younger than that
+/// and dead ends by its silence.
+const ON_THE_WAY: Duration = Duration::from_secs(2);
+
 /// Peers of the file that are dialled when a node starts; the directory leads to the others.
 const DIAL_KNOWN: usize = 16;
 
@@ -45,6 +49,8 @@ type Waiting = Vec<oneshot::Sender<Result<(), String>>>;
 pub(super) struct Connection {
     pub(super) peer: PeerId,
     pub(super) is_relayed: bool,
+    pub(super) is_dialer: bool,
+    pub(super) since: std::time::Instant,
 }
 
 pub(super) struct Driver {
@@ -57,6 +63,8 @@ pub(super) struct Driver {
     pub(super) identified: HashMap<PeerId, Vec<Multiaddr>>,
     /// Who has not proven itself yet, and until when it may.
     pub(super) unproven: BTreeMap<PeerId, Instant>,
+    /// When certificates of those who have end, in seconds since the Unix epoch.
+    pub(super) certified: BTreeMap<PeerId, u64>,
     /// Relayed connections that a direct one took over from, and when they end.
     pub(super) leaving: Vec<(Instant, ConnectionId)>,
     pub(super) queries: Queries,
@@ -114,6 +122,7 @@ impl Driver {
             connections: HashMap::new(),
             identified: HashMap::new(),
             unproven: BTreeMap::new(),
+            certified: BTreeMap::new(),
             leaving: Vec::new(),
             queries: Queries::default(),
             relays,
@@ -169,10 +178,21 @@ impl Driver {
                 reply,
             } => {
                 let kad = &mut self.swarm.behaviour_mut().kad;
-                let admission = self.shared.door.admission();
-                self.queries.put(kad, admission, key, value, lives, reply);
+                let membership = self.shared.door.membership();
+                self.queries.put(kad, membership, key, value, lives, reply);
             }
-            Command::Admit(peer, endpoints) => self.admit(peer, endpoints),
+            Command::Admit {
+                peer,
+                endpoints,
+                until,
+                since,
+            } => {
+                self.admit(peer, endpoints);
+                if let Some(name) = to_libp2p(peer) {
+                    self.is_certified(name, until);
+                    self.leave_the_dead(name, since);
+                }
+            }
             Command::Met(peer, endpoints) => {
                 let Some(name) = to_libp2p(peer) else { return };
                 self.learn(name, endpoints);
@@ -183,11 +203,14 @@ impl Driver {
             Command::Refuse(peer) => self.refuse(peer),
             Command::Tell => {
                 let connected: Vec<_> = self.swarm.connected_peers().copied().collect();
-                for peer in connected.iter().filter_map(from_libp2p) {
-                    self.shared.spawn(hello::tell(self.shared.clone(), peer));
+                for name in connected {
+                    self.tell(name);
                 }
             }
-            Command::NetworkChanged => self.relays.network_changed(Instant::now()),
+            Command::NetworkChanged => {
+                self.relays.network_changed(Instant::now());
+                self.shared.renew.notify_one();
+            }
         }
     }
 
@@ -235,6 +258,45 @@ impl Driver {
     pub(super) fn tell_waiting(&mut self, peer: &PeerId, outcome: &Result<(), String>) {
         for waiting in self.waiting.remove(peer).into_iter().flatten() {
             let _ = waiting.send(outcome.clone());
+        }
+    }
+
+    /// Says who we are, unless that is a stranger who came by itself: it has to begin.
+    pub(super) fn tell(&self, name: PeerId) {
+        let Some(peer) = from_libp2p(&name) else {
+            return;
+        };
+        let mut connections = self.connections.values();
+        let is_known = self.shared.door.membership().admission.is_proven()
+            || self.shared.standing().admitted.contains(&peer)
+            || connections.any(|other| other.peer == name && other.is_dialer);
+        if is_known {
+            self.shared.spawn(hello::tell(self.shared.clone(), peer));
+        }
+    }
+
+    /// A peer's certificate counts until then.
+    fn is_certified(&mut self, name: PeerId, until: Option<u64>) {
+        match until {
+            Some(until) if self.swarm.is_connected(&name) => {
+                self.certified.insert(name, until);
+            }
+            _ => {
+                self.certified.remove(&name);
+            }
+        }
+    }
+
+    /// A peer runs since then: connections that are older are those of a process that is gone.
+    fn leave_the_dead(&mut self, name: PeerId, since: Option<std::time::Instant>) {
+        let Some(since) = since.and_then(|since| since.checked_sub(ON_THE_WAY)) else {
+            return;
+        };
+        let dead = |other: &Connection| other.peer == name && other.since < since;
+        let dead = self.connections.iter().filter(|(_, other)| dead(other));
+        for connection in dead.map(|(id, _)| *id).collect::<Vec<_>>() {
+            tracing::debug!(peer = %name, "it was started again: its former connection is closed");
+            self.swarm.close_connection(connection);
         }
     }
 
@@ -291,6 +353,7 @@ impl Driver {
     fn refuse(&mut self, peer: vpn_core::PeerId) {
         let Some(name) = to_libp2p(peer) else { return };
         self.unproven.remove(&name);
+        self.certified.remove(&name);
         self.shared.standing().admitted.remove(&peer);
         self.shared.door.refuse(name, std::time::Instant::now());
         // It may be gone already.
@@ -306,6 +369,13 @@ impl Driver {
             .collect();
         for peer in late.iter().filter_map(from_libp2p) {
             tracing::info!(%peer, "did not prove that it is a member");
+            self.refuse(peer);
+        }
+        let unix = hello::unix();
+        let over = self.certified.iter().filter(|(_, until)| **until <= unix);
+        let over: Vec<_> = over.filter_map(|(name, _)| from_libp2p(name)).collect();
+        for peer in over {
+            tracing::info!(%peer, "its certificate expired");
             self.refuse(peer);
         }
         for (_, connection) in self.leaving.extract_if(.., |(at, _)| *at <= now) {

@@ -9,7 +9,6 @@ use libp2p::{Multiaddr, PeerId, dcutr, identify};
 use tokio::time::Instant;
 
 use super::driver::{Connection, Driver, PROVE_WITHIN};
-use super::hello;
 use super::status::LinkStatus;
 use crate::libp2p::behaviour::{BehaviourEvent, KADEMLIA};
 use crate::libp2p::key::from_libp2p;
@@ -111,6 +110,8 @@ impl Driver {
         let new = Connection {
             peer: name,
             is_relayed,
+            is_dialer: endpoint.is_dialer(),
+            since: std::time::Instant::now(),
         };
         self.connections.insert(id, new);
         let link = LinkStatus {
@@ -136,11 +137,13 @@ impl Driver {
         }
         self.relays.connected(&name, now);
         self.tell_waiting(&name, &Ok(()));
+        // On each: it may be the first one of a peer that was started again, while the connection it had
+        // before is not known to be dead yet.
+        self.tell(name);
         if !is_first {
             return;
         }
-        self.shared.spawn(hello::tell(self.shared.clone(), peer));
-        if self.shared.door.admission().is_proven() {
+        if self.shared.door.membership().admission.is_proven() {
             self.admit(peer, Vec::new());
         } else {
             self.unproven.insert(name, now + PROVE_WITHIN);
@@ -172,6 +175,7 @@ impl Driver {
             drop(standing);
             self.identified.remove(&name);
             self.unproven.remove(&name);
+            self.certified.remove(&name);
             self.shared.changed.notify_waiters();
         }
     }

@@ -1,28 +1,32 @@
-//! Touches streams by which peers tell each other who they are: one signed record, the end, and one byte
-//! back.
+//! Touches streams by which peers tell each other who they are: each says for how long it runs and its
+//! signed record, and the other one answers with the same.
 //!
-//! Each side opens one when it is connected, and whenever its record changes. A record proves
-//! membership where the network has a key, and says whose virtual addresses are the sender's.
+//! A node says it on each connection, and whenever its record changes. A record proves membership where
+//! the network has a key, and says whose virtual addresses are the sender's. The time says which
+//! connections are those of a process that is gone: libp2p would go on using them until they time out.
 
+use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use futures_util::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
+use futures_util::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
 use libp2p::{Stream, StreamProtocol};
 use libp2p_stream::IncomingStreams;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use vpn_core::PeerId;
 
+use super::announce::since_epoch;
+use super::places::{Places, Ticket};
 use super::{Command, Shared};
-use crate::directory::records::{MAX_RECORD, decode};
-use crate::libp2p::body::believe;
+use crate::directory::records::{MAX_RECORD, decode, encode};
+use crate::libp2p::admission::{Admission, Certificate};
 use crate::libp2p::key::{from_libp2p, to_libp2p};
 
 /// The protocol's name.
-pub(super) const PROTOCOL: StreamProtocol = StreamProtocol::new("/vpn/hello/1");
+pub(super) const PROTOCOL: StreamProtocol = StreamProtocol::new("/vpn/hello/2");
 
 /// How long hearing may take.
 const WITHIN: Duration = Duration::from_secs(10);
@@ -39,27 +43,29 @@ const AGAIN: [Duration; 5] = [
     Duration::from_secs(10),
 ];
 
-/// The answer: heard, whatever is made of it.
-const HEARD: [u8; 1] = [1];
-
-/// Records that are being heard at the same time; what comes meanwhile is told again later.
-const HEARING: usize = 64;
+/// Bytes in front of the record: for how many milliseconds the sender runs.
+const RUNS: usize = 8;
 
 /// Seconds since the Unix epoch.
 pub(crate) fn unix() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.unwrap_or_default().as_secs()
+    since_epoch().as_secs()
 }
 
 /// Tells one peer who this node is, if it is anybody yet, until that was heard. libp2p drops streams that
 /// come faster than they are accepted, and whoever opened them is not told.
 pub(super) async fn tell(shared: Arc<Shared>, peer: PeerId) {
     for pause in AGAIN {
-        let Some(record) = shared.own_record() else {
+        if shared.own_record().is_none() {
             return;
-        };
-        match timeout(HEARD_WITHIN, tell_once(&shared, peer, &record)).await {
-            Ok(Ok(())) => return,
+        }
+        match timeout(HEARD_WITHIN, tell_once(&shared, peer)).await {
+            Ok(Ok(answer)) => {
+                // Who does not know us as a member answers without a record.
+                if answer.len() > RUNS {
+                    judge(&shared, peer, &answer).await;
+                }
+                return;
+            }
             Ok(Err(error)) => tracing::debug!(%peer, %error, "could not say who we are"),
             Err(_) => tracing::debug!(%peer, "nobody listened to who we are"),
         }
@@ -70,53 +76,120 @@ pub(super) async fn tell(shared: Arc<Shared>, peer: PeerId) {
     }
 }
 
-async fn tell_once(shared: &Shared, peer: PeerId, record: &[u8]) -> io::Result<()> {
+async fn tell_once(shared: &Shared, peer: PeerId) -> io::Result<Vec<u8>> {
     let name = to_libp2p(peer).ok_or(io::ErrorKind::InvalidInput)?;
     let opened = shared.streams().open_stream(name, PROTOCOL).await;
     let mut stream = opened.map_err(io::Error::other)?;
-    stream.write_all(record).await?;
+    stream.write_all(&words(shared, true)).await?;
     stream.close().await?;
-    stream.read_exact(&mut [0]).await
+    let answer = read(&mut stream).await?;
+    if answer.len() < RUNS {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(answer)
+}
+
+/// What this node says, with its record or without.
+fn words(shared: &Shared, with_record: bool) -> Vec<u8> {
+    let record = shared.own_record().filter(|_| with_record);
+    let runs = u64::try_from(shared.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let record = record.as_ref().map(encode).unwrap_or_default();
+    [&runs.to_be_bytes()[..], &record].concat()
+}
+
+async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut limited = stream.take((RUNS + MAX_RECORD) as u64 + 1);
+    limited.read_to_end(&mut bytes).await?;
+    Ok(bytes)
+}
+
+/// Who is listened to, and how to stop it.
+#[derive(Default)]
+struct Listening {
+    places: Places,
+    stops: HashMap<Ticket, CancellationToken>,
 }
 
 /// Hears what peers say.
 pub(super) async fn listen(shared: Arc<Shared>, mut streams: IncomingStreams) {
-    let room = Arc::new(Semaphore::new(HEARING));
+    let room = Arc::new(Mutex::new(Listening::default()));
     while let Some((name, stream)) = streams.next().await {
-        let (Some(peer), Ok(permit)) = (from_libp2p(&name), room.clone().try_acquire_owned())
-        else {
+        let Some(peer) = from_libp2p(&name) else {
             continue;
         };
-        let hearing = shared.clone();
+        let is_member = shared.standing().admitted.contains(&peer);
+        let Some((ticket, stop)) = enter(&room, peer, is_member) else {
+            continue;
+        };
+        let (hearing, room) = (shared.clone(), room.clone());
         shared.spawn(async move {
-            hear(hearing, peer, stream).await;
-            drop(permit);
+            let heard = timeout(WITHIN, hear(&hearing, peer, stream));
+            // Who is not heard says it again.
+            let _ = stop.run_until_cancelled(heard).await;
+            leave(&room, ticket);
         });
     }
 }
 
-async fn hear(shared: Arc<Shared>, peer: PeerId, stream: Stream) {
-    let mut bytes = Vec::new();
-    let mut limited = stream.take(MAX_RECORD as u64 + 1);
-    let read = timeout(WITHIN, limited.read_to_end(&mut bytes)).await;
-    if !matches!(read, Ok(Ok(_))) {
-        return;
+fn lock(room: &Mutex<Listening>) -> MutexGuard<'_, Listening> {
+    room.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn enter(
+    room: &Mutex<Listening>,
+    peer: PeerId,
+    is_member: bool,
+) -> Option<(Ticket, CancellationToken)> {
+    let mut room = lock(room);
+    let (ticket, out) = room.places.enter(peer, is_member)?;
+    if let Some(slow) = out.and_then(|out| room.stops.remove(&out)) {
+        slow.cancel();
     }
-    let mut stream = limited.into_inner();
-    let answering = async {
-        stream.write_all(&HEARD).await?;
-        stream.close().await
+    let stop = CancellationToken::new();
+    room.stops.insert(ticket, stop.clone());
+    Some((ticket, stop))
+}
+
+fn leave(room: &Mutex<Listening>, ticket: Ticket) {
+    let mut room = lock(room);
+    room.places.leave(ticket);
+    room.stops.remove(&ticket);
+}
+
+async fn hear(shared: &Shared, peer: PeerId, mut stream: Stream) -> io::Result<()> {
+    let bytes = read(&mut stream).await?;
+    let is_believed = judge(shared, peer, &bytes).await;
+    // Strangers are not told who we are.
+    let is_member = is_believed || shared.standing().admitted.contains(&peer);
+    stream.write_all(&words(shared, is_member)).await?;
+    stream.close().await
+}
+
+/// What follows from what a peer says about itself; whether that is believed.
+async fn judge(shared: &Shared, peer: PeerId, bytes: &[u8]) -> bool {
+    let Some((runs, record)) = bytes.split_first_chunk::<RUNS>() else {
+        return false;
     };
-    // Who does not hear it says it again.
-    let _ = timeout(HEARD_WITHIN, answering).await;
-    let believed = decode(&bytes)
+    let runs = Duration::from_millis(u64::from_be_bytes(*runs));
+    let membership = shared.door.membership();
+    let believed = decode(record)
         .map_err(Into::into)
-        .and_then(|record| believe(record, shared.door.admission(), unix()));
+        .and_then(|record| membership.believe(record, unix()));
     let command = match believed {
         Ok((valid, body)) if valid.record().peer == peer => {
             // Nobody may listen.
             let _ = shared.heard.send(valid.into_record());
-            Command::Admit(peer, body.endpoints)
+            Command::Admit {
+                peer,
+                endpoints: body.endpoints,
+                // On a list nobody needs one.
+                until: match membership.admission {
+                    Admission::Listed(_) => None,
+                    Admission::Network(_) => body.certificate.as_ref().map(Certificate::expires),
+                },
+                since: Instant::now().checked_sub(runs),
+            }
         }
         other => {
             let error = other.err();
@@ -125,6 +198,8 @@ async fn hear(shared: Arc<Shared>, peer: PeerId, stream: Stream) {
             Command::Refuse(peer)
         }
     };
+    let is_believed = matches!(command, Command::Admit { .. });
     // A node that ends has no use for it.
     let _ = shared.commands.send(command).await;
+    is_believed
 }

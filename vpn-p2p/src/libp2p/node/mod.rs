@@ -7,9 +7,11 @@ mod announce;
 mod driver;
 mod events;
 mod hello;
+mod places;
 mod query;
 mod relays;
 mod status;
+mod voice;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -22,14 +24,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use vpn_core::{PeerId, PeerRecord};
 
-pub use announce::Own;
 pub use status::{Counters, LinkStatus, NodeStatus};
+pub use voice::Own;
 
 use super::admission::Admission;
-use super::body::{NotBelieved, believe};
+use super::body::Body;
 use super::config::{NodeConfig, NodeError};
 use super::gate::Door;
 use super::key::{keypair, to_libp2p};
+use super::membership::{Membership, NetworkId, NotBelieved};
+use crate::directory::records::Valid;
 use crate::identity::Identity;
 use driver::Driver;
 pub(crate) use hello::unix;
@@ -64,8 +68,15 @@ pub(crate) enum Command {
         lives: std::time::Duration,
         reply: oneshot::Sender<Result<(), String>>,
     },
-    /// This peer said who it is, and may be a member.
-    Admit(PeerId, Vec<Multiaddr>),
+    /// This peer said who it is, and is a member.
+    Admit {
+        peer: PeerId,
+        endpoints: Vec<Multiaddr>,
+        /// When its certificate ends, in seconds since the Unix epoch.
+        until: Option<u64>,
+        /// Since when it runs: connections that are older are those of a process that is gone.
+        since: Option<std::time::Instant>,
+    },
     /// A directory says that this member can be reached there.
     Met(PeerId, Vec<Multiaddr>),
     /// This peer could not prove that it is a member.
@@ -89,8 +100,11 @@ pub(crate) struct Shared {
     /// Somebody was admitted, or is gone.
     pub(super) changed: Notify,
     pub(super) endpoints: watch::Sender<Vec<Multiaddr>>,
-    /// The own record, as others are told of it.
-    pub(super) record: Mutex<Option<Vec<u8>>>,
+    pub(super) started: std::time::Instant,
+    /// What is said about this node, and what ends who says it to the directory.
+    voice: Mutex<Option<(voice::Voice, CancellationToken)>>,
+    /// The record may be old, or it can be published now.
+    pub(super) renew: Notify,
     pub(crate) heard: broadcast::Sender<PeerRecord>,
     /// Records that were not believed.
     pub(super) not_believed: AtomicU64,
@@ -117,11 +131,6 @@ impl fmt::Debug for Shared {
 impl Shared {
     pub(super) fn standing(&self) -> MutexGuard<'_, Standing> {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn own_record(&self) -> Option<Vec<u8>> {
-        let record = self.record.lock();
-        record.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A handle that opens and accepts streams.
@@ -173,7 +182,10 @@ impl Node {
         tokio::runtime::Handle::try_current().map_err(|_| NodeError::NoRuntime)?;
         config.validate()?;
         let keys = keypair(identity).ok_or(NodeError::Key)?;
-        let door = Arc::new(Door::new(config.admission.clone()));
+        let door = Arc::new(Door::new(Membership {
+            network: NetworkId::of(&config.network),
+            admission: config.admission.clone(),
+        }));
         let (commands, orders) = mpsc::channel(COMMANDS);
         let mut swarm = driver::swarm(&config, &keys, door.clone())?;
         driver::listen(&mut swarm, &config)?;
@@ -189,7 +201,9 @@ impl Node {
             standing: Mutex::default(),
             changed: Notify::new(),
             endpoints: watch::Sender::new(Vec::new()),
-            record: Mutex::default(),
+            started: std::time::Instant::now(),
+            voice: Mutex::default(),
+            renew: Notify::new(),
             heard: broadcast::Sender::new(HEARD),
             not_believed: AtomicU64::new(0),
             config,
@@ -255,7 +269,7 @@ impl Node {
     /// [`NotBelieved`]: the record is not signed, not live, or not a member's.
     pub fn meet(&self, record: PeerRecord) -> Result<(), NotBelieved> {
         let peer = record.peer;
-        let (_, body) = believe(record, self.admission(), unix())?;
+        let (_, body) = self.believe(record)?;
         if peer != self.id() {
             let met = Command::Met(peer, body.endpoints);
             let _ = self.0.0.commands.try_send(met);
@@ -293,7 +307,16 @@ impl Node {
 
     /// Who may be a member.
     pub fn admission(&self) -> &Admission {
-        self.0.0.door.admission()
+        &self.0.0.door.membership().admission
+    }
+
+    /// Believes a record as one of a member of this network, now.
+    ///
+    /// # Errors
+    ///
+    /// [`NotBelieved`], except for what only who knows other records can say.
+    pub fn believe(&self, record: PeerRecord) -> Result<(Valid, Body), NotBelieved> {
+        self.0.0.door.membership().believe(record, unix())
     }
 
     /// The network below is another one, or the machine slept: it dials anew at once.

@@ -13,8 +13,7 @@ use super::driver::Driver;
 use super::hello::unix;
 use super::status::Counters;
 use crate::directory::kademlia::slot::{NotKept, Slot, unpack};
-use crate::libp2p::admission::Admission;
-use crate::libp2p::body::believe;
+use crate::libp2p::membership::Membership;
 
 type Kad = kad::Behaviour<MemoryStore>;
 
@@ -49,7 +48,7 @@ impl Queries {
     pub(super) fn put(
         &mut self,
         kad: &mut Kad,
-        admission: &Admission,
+        membership: &Membership,
         key: Vec<u8>,
         value: Vec<u8>,
         lives: Duration,
@@ -60,7 +59,7 @@ impl Queries {
             return;
         }
         // With what is here already: libp2p puts it into our own part as it is.
-        let value = match merged(kad, admission, &key, &value) {
+        let value = match merged(kad, membership, &key, &value) {
             Ok((merged, _)) => merged,
             Err(NotKept::Old) => value,
             Err(error) => {
@@ -131,7 +130,7 @@ impl Queries {
 /// What our part has under this key once this is entered, and when the last of it expires.
 fn merged(
     kad: &mut Kad,
-    admission: &Admission,
+    membership: &Membership,
     key: &[u8],
     value: &[u8],
 ) -> Result<(Vec<u8>, Duration), NotKept> {
@@ -140,7 +139,7 @@ fn merged(
     let known = kad.store_mut().get(&RecordKey::from(key.to_vec()));
     let known = known.map(|record| record.value.clone()).unwrap_or_default();
     let merged = slot.merge(&known, value, |record| {
-        believe(record.clone(), admission, now).is_ok()
+        membership.believe(record.clone(), now).is_ok()
     })?;
     let last = unpack(&merged).iter().map(|record| record.expires).max();
     let lives = last.unwrap_or(now).saturating_sub(now);
@@ -186,10 +185,10 @@ impl Driver {
     /// Somebody wants this kept.
     fn keep(&mut self, record: Record, is_member: bool) {
         let kad = &mut self.swarm.behaviour_mut().kad;
-        let admission = self.shared.door.admission();
+        let membership = self.shared.door.membership();
         let key = record.key.to_vec();
         let kept = match is_member {
-            true => merged(kad, admission, &key, &record.value),
+            true => merged(kad, membership, &key, &record.value),
             false => Err(NotKept::Invalid),
         };
         let count = |count: fn(&mut Counters)| count(&mut self.shared.standing().counters);

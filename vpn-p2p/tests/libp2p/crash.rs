@@ -1,0 +1,93 @@
+//! Nodes that are gone without a word, and come back.
+
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Runtime;
+use tokio::time::timeout;
+
+use super::world::{Member, PATIENCE};
+use vpn_p2p::libp2p::Multiaddr;
+
+/// A member with a runtime of its own: when that is gone, nothing of it says goodbye.
+struct Process {
+    runtime: Option<Runtime>,
+    member: Option<Member>,
+}
+
+impl Process {
+    async fn start(n: u8, bootstrap: &[Multiaddr]) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let bootstrap = bootstrap.to_vec();
+        let starting = runtime.spawn(async move { Member::new(n, &bootstrap).await });
+        Self {
+            member: Some(starting.await.unwrap()),
+            runtime: Some(runtime),
+        }
+    }
+
+    fn member(&self) -> &Member {
+        self.member.as_ref().unwrap()
+    }
+
+    /// As by `kill -9`.
+    fn crash(mut self) {
+        // First the runtime: a task that is dropped there sends nothing any more.
+        self.runtime.take().unwrap().shutdown_background();
+        drop(self.member.take());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Both ways, however often it has to be said: what is sent into a dead connection is lost.
+async fn both_ways(one: &Member, other: &Member, from: u32) {
+    for (sender, receiver) in [(one, other), (other, one)] {
+        let mut number = from;
+        let heard = async {
+            loop {
+                sender.send_from(sender.address, receiver.address, number);
+                number += 1;
+                let came = timeout(Duration::from_millis(250), receiver.receive());
+                if let Ok((source, said)) = came.await
+                    && said >= from
+                {
+                    return assert_eq!(source, sender.address);
+                }
+            }
+        };
+        timeout(PATIENCE, heard).await.unwrap();
+    }
+}
+
+/// Its peer takes the former connection for a live one for 20 s still, and would go on using it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_crashed_and_is_started_again_is_reached_at_once() {
+    let stays = Member::new(1, &[]).await;
+    let places = stays.node.addresses();
+    let first = Process::start(2, &places).await;
+    first.member().up().await;
+    first.member().is_found_by(&stays).await;
+    both_ways(&stays, first.member(), 1).await;
+    // Longer than what a peer says about its age may have been under way.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    first.crash();
+    let begun = Instant::now();
+    let again = Process::start(2, &places).await;
+    both_ways(&stays, again.member(), 1000).await;
+    let took = begun.elapsed();
+    println!("reached {took:?} after it was started again");
+    assert!(took < Duration::from_secs(8), "{took:?}");
+    let links = stays.node.status().peers;
+    assert_eq!(links.len(), 1);
+    assert_eq!(links[0].1.len(), 1, "a dead connection is kept: {links:?}");
+}
