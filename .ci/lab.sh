@@ -155,7 +155,7 @@ run_points() {
   local point
   [[ -n ${MULTI_REGION-} ]] || cargo build --release --example multi-region 8>&-
   for point in "$@"; do
-    printf '\n-- %s\n' "$point"
+    printf '\n-- %s (%d s)\n' "$point" "$SECONDS"
     TOP='' TABLES='' OF_TUNNEL=() MTU_OF=()
     "point_$point"
   done

@@ -262,7 +262,7 @@ run_points() {
   local point
   [[ -n ${MESH-} ]] || cargo build --release --example mesh 8>&-
   for point in "$@"; do
-    printf '\n-- %s\n' "$point"
+    printf '\n-- %s (%d s)\n' "$point" "$SECONDS"
     "point_${point//-/_}"
     all_down
   done
