@@ -10,7 +10,6 @@
 mod config;
 mod daemon;
 mod directory;
-mod error;
 mod keys;
 mod report;
 mod run;
@@ -23,7 +22,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tokio::runtime::Builder;
 
-use error::Error;
+use vpn_examples::error::{self, Error};
+use vpn_examples::program;
 
 /// A virtual network without a hub.
 #[derive(Parser)]
@@ -86,29 +86,11 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,vpn_p2p=info")),
-        )
-        .with_writer(std::io::stderr)
-        // Colours are not compiled in, and asking for them is a panic.
-        .with_ansi(false)
-        .init();
+    program::log("warn,vpn_p2p=info");
     let command = Cli::parse().command;
-    let outcome = Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(Error::Runtime)
-        .and_then(|runtime| runtime.block_on(dispatch(command)));
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("libp2p-node: {}", vpn_examples::chain(&error));
-            ExitCode::from(error.exit_code())
-        }
-    }
+    let mut runtime = Builder::new_multi_thread();
+    runtime.worker_threads(2);
+    program::run("libp2p-node", &mut runtime, dispatch(command))
 }
 
 async fn dispatch(command: Command) -> Result<(), Error> {

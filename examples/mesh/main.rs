@@ -13,7 +13,6 @@
 
 mod config;
 mod daemon;
-mod error;
 mod hub;
 mod init;
 mod join;
@@ -30,7 +29,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tokio::runtime::Builder;
 
-use error::Error;
+use vpn_examples::error::{self, Error};
+use vpn_examples::program;
 
 /// A virtual network of machines that find each other through a hub.
 #[derive(Parser)]
@@ -89,28 +89,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
-        )
-        .with_writer(std::io::stderr)
-        // Colours are not compiled in, and asking for them is a panic.
-        .with_ansi(false)
-        .init();
+    program::log("info");
     let command = Cli::parse().command;
-    let outcome = Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(Error::Runtime)
-        .and_then(|runtime| runtime.block_on(dispatch(command)));
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("mesh: {}", vpn_examples::chain(&error));
-            ExitCode::from(error.exit_code())
-        }
-    }
+    let runtime = &mut Builder::new_current_thread();
+    program::run("mesh", runtime, dispatch(command))
 }
 
 async fn dispatch(command: Command) -> Result<(), Error> {

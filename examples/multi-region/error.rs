@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use vpn_core::rule::RuleSourceError;
 pub(crate) use vpn_examples::chain;
 use vpn_examples::file::FileError;
+use vpn_examples::program::Fails;
 
 /// Every error names the file, key or socket it is about.
 #[derive(Debug, thiserror::Error)]
@@ -115,9 +116,8 @@ pub(crate) enum Error {
     Runtime(#[source] std::io::Error),
 }
 
-impl Error {
-    /// 2 for what the user can correct in files and arguments, 1 for what went wrong at run time.
-    pub(crate) const fn exit_code(&self) -> u8 {
+impl Fails for Error {
+    fn exit_code(&self) -> u8 {
         match self {
             Self::Read { .. }
             | Self::Syntax { .. }
@@ -134,6 +134,10 @@ impl Error {
             | Self::Argument(_) => 2,
             _ => 1,
         }
+    }
+
+    fn no_runtime(cause: std::io::Error) -> Self {
+        Self::Runtime(cause)
     }
 }
 

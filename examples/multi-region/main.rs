@@ -44,6 +44,7 @@ use tokio::runtime::Builder;
 
 use config::Config;
 use error::Error;
+use vpn_examples::program;
 
 /// Many tunnels at once on one interface, per app.
 #[derive(Parser)]
@@ -112,28 +113,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
-        )
-        .with_writer(std::io::stderr)
-        // Colours are not compiled in, and asking for them is a panic.
-        .with_ansi(false)
-        .init();
+    program::log("info");
     let command = Cli::parse().command;
-    let outcome = runtime(&command)
-        .enable_all()
-        .build()
-        .map_err(Error::Runtime)
-        .and_then(|runtime| runtime.block_on(dispatch(command)));
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("multi-region: {}", error::chain(&error));
-            ExitCode::from(error.exit_code())
-        }
-    }
+    let mut runtime = runtime(&command);
+    program::run("multi-region", &mut runtime, dispatch(command))
 }
 
 /// One thread, or one for each worker beside that of the control socket.

@@ -2,9 +2,11 @@
 
 pub mod control;
 pub mod draw;
+pub mod error;
 pub mod file;
 pub mod mesh;
 pub mod metrics;
+pub mod program;
 pub mod screen;
 pub mod words;
 

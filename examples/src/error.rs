@@ -1,13 +1,16 @@
-//! What can go wrong, and the exit code it gets.
+//! What can go wrong in a program of a mesh, and the exit code it gets.
 
 use std::path::{Path, PathBuf};
 
-use vpn_examples::file::FileError;
-use vpn_p2p::mesh::IdentityError;
+use vpn_p2p::identity::IdentityError;
+
+use crate::file::FileError;
+use crate::program::Fails;
 
 /// Every error names the file, key or socket it is about.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+#[non_exhaustive]
+pub enum Error {
     /// A configuration cannot be read.
     #[error(transparent)]
     File(#[from] FileError),
@@ -17,7 +20,9 @@ pub(crate) enum Error {
     /// A file cannot be read or written.
     #[error("{}", path.display())]
     Path {
+        /// Which one.
         path: PathBuf,
+        /// Why.
         #[source]
         cause: std::io::Error,
     },
@@ -27,7 +32,9 @@ pub(crate) enum Error {
     /// The control socket does not answer, or refuses.
     #[error("control socket {}", path.display())]
     Control {
+        /// Which one.
         path: PathBuf,
+        /// Why.
         #[source]
         cause: std::io::Error,
     },
@@ -37,7 +44,9 @@ pub(crate) enum Error {
     /// The system refuses a part of it.
     #[error("{what}")]
     System {
+        /// Which part.
         what: String,
+        /// Why.
         #[source]
         cause: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -49,9 +58,8 @@ pub(crate) enum Error {
     Runtime(#[source] std::io::Error),
 }
 
-impl Error {
-    /// 2 for what the user can correct in files and arguments, 1 for what went wrong at run time.
-    pub(crate) const fn exit_code(&self) -> u8 {
+impl Fails for Error {
+    fn exit_code(&self) -> u8 {
         match self {
             Self::File(_)
             | Self::Identity(_)
@@ -62,21 +70,27 @@ impl Error {
         }
     }
 
+    fn no_runtime(cause: std::io::Error) -> Self {
+        Self::Runtime(cause)
+    }
+}
+
+impl Error {
     /// For `map_err` of what a control socket does.
-    pub(crate) fn control(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+    pub fn control(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |cause| Self::Control { path, cause }
     }
 
     /// For `map_err` of what happens to a file.
-    pub(crate) fn path(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+    pub fn path(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |cause| Self::Path { path, cause }
     }
 }
 
 /// For `map_err` of what the system refuses.
-pub(crate) fn system<E>(what: impl Into<String>) -> impl FnOnce(E) -> Error
+pub fn system<E>(what: impl Into<String>) -> impl FnOnce(E) -> Error
 where
     E: std::error::Error + Send + Sync + 'static,
 {
