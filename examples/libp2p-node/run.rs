@@ -37,7 +37,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Runs until SIGINT or SIGTERM. A node that lost its address begins again with the one it has now.
 pub(crate) async fn run(path: &Path) -> Result<(), Error> {
-    let mut stop = Signals::new()?;
+    let mut stop = Signals::new().map_err(Error::Runtime)?;
     let mut ready = Config::read(path)?;
     let mut is_first = true;
     loop {

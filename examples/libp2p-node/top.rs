@@ -26,7 +26,7 @@ pub(crate) async fn run(control: &Path) -> Result<(), Error> {
         );
         return Err(Error::Argument(text));
     }
-    let mut stop = Signals::new()?;
+    let mut stop = Signals::new().map_err(Error::Runtime)?;
     let mut screen = Screen::take().map_err(Error::Terminal)?;
     let mut keys = EventStream::new();
     let mut tick = tokio::time::interval(ASK_EVERY);

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use vpn_examples::control::Listener;
 use vpn_examples::file::FileError;
 use vpn_examples::print;
+use vpn_examples::signals::Told;
 use vpn_p2p::mesh::Identity;
 use vpn_p2p::mesh::hub::{HubServer, Listen, Origin, TlsLimits};
 use vpn_p2p::mesh::identity::peer_to_base64;
@@ -84,7 +85,7 @@ fn refused(path: &Path, error: &(dyn std::error::Error + 'static)) -> FileError 
 
 /// Runs until SIGINT or SIGTERM. With SIGHUP it reads its configuration again.
 pub(crate) async fn run(path: &Path) -> Result<(), Error> {
-    let mut stop = Signals::new()?;
+    let mut stop = Signals::new().map_err(Error::Runtime)?;
     let config = config::Hub::read(path)?;
     let identity = config.identity(path)?;
     let hub = config.hub(path, &identity)?;
@@ -129,14 +130,16 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
         tokio::spawn(async move { control.serve(answer, shutdown).await })
     };
     print("ready\n");
+    let stopped = async {
+        while stop.told().await == Told::Reload {
+            reload.reload();
+        }
+    };
     let ended = match own {
         // It ends by the signal, too, and undoes what it did.
-        Some(own) => {
-            own.until(stop.received_but_hangup(|| reload.reload()))
-                .await
-        }
+        Some(own) => own.until(stopped).await,
         None => {
-            stop.received_but_hangup(|| reload.reload()).await;
+            stopped.await;
             Ok(())
         }
     };

@@ -49,7 +49,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Runs until SIGINT, SIGTERM or SIGHUP.
 pub(crate) async fn run(path: &Path) -> Result<(), Error> {
-    let mut stop = Signals::new()?;
+    let mut stop = Signals::new().map_err(Error::Runtime)?;
     let config = Member::read(path)?;
     let identity = config.identity(path)?;
     let node = config.node(path)?;

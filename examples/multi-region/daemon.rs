@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use vpn_core::{InterfacePlan, StateWatch, TransportState};
+use vpn_examples::signals::{Signals, Told};
 use vpn_routing::RouterConfig;
 use vpn_routing::engine::{Engine, EngineHandle, Lane};
 use vpn_routing::owner::LinuxOwners;
@@ -53,7 +53,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// Runs until SIGINT or SIGTERM.
 pub(crate) async fn run(path: &Path) -> Result<(), Error> {
     // From here on a signal waits until there is something to undo, and is then obeyed.
-    let mut stop = Signals::new()?;
+    let mut stop = Signals::new().map_err(Error::Runtime)?;
     let loaded = Loaded::read(path)?;
     let kept = Kept::new(loaded.config.breaker.config());
     let (source, direct_asked_by) = loaded.open_rules(&kept).await?;
@@ -241,7 +241,7 @@ async fn serve(
     let mut reloading = JoinSet::new();
     let ended = loop {
         tokio::select! {
-            told = stop.received() => match told {
+            told = stop.told() => match told {
                 Told::Stop => break None,
                 Told::Reload => {
                     let reload = reload.clone();
@@ -319,36 +319,5 @@ async fn all_tried(
             return Some(status.plan);
         }
         tokio::time::sleep(LOOK_AGAIN).await;
-    }
-}
-
-/// What a signal asks for.
-enum Told {
-    Stop,
-    Reload,
-}
-
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    /// SIGHUP: read the configuration again.
-    reload: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, Error> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt()).map_err(Error::Runtime)?,
-            terminate: signal(SignalKind::terminate()).map_err(Error::Runtime)?,
-            reload: signal(SignalKind::hangup()).map_err(Error::Runtime)?,
-        })
-    }
-
-    async fn received(&mut self) -> Told {
-        tokio::select! {
-            _ = self.interrupt.recv() => Told::Stop,
-            _ = self.terminate.recv() => Told::Stop,
-            _ = self.reload.recv() => Told::Reload,
-        }
     }
 }

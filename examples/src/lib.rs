@@ -8,6 +8,7 @@ pub mod mesh;
 pub mod metrics;
 pub mod program;
 pub mod screen;
+pub mod signals;
 pub mod words;
 
 /// An error with its causes, on one line.
