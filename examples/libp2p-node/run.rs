@@ -80,9 +80,13 @@ async fn live(
     let directory = leased.directory(ready, &node);
     node.announce(ready.own.clone(), ready.identity.clone(), directory.clone())
         .map_err(system("what the node says about itself"))?;
-    let meeting = leased.meet(&node);
     // Without an address (its prefix has none left) there is no interface, until there is one.
     let has_tunnel = ready.config.vpn.enable && !ready.own.addresses.is_empty();
+    // A tunnel listens to the directory itself.
+    let meeting = match has_tunnel {
+        true => None,
+        false => leased.meet(&node),
+    };
     let running = match has_tunnel {
         true => {
             let tunnel = ready.tunnel.clone();

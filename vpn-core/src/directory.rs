@@ -66,6 +66,21 @@ pub enum DirectoryError {
     Refused(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// What decides whose a virtual address is that several peers claim.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Authority {
+    /// The claims: whoever reads them picks one, by a rule that all readers have in common. A claim
+    /// stands until its record expires or a newer one of the same peer gives it up; an answer that does
+    /// not have it says nothing, since a directory of this kind may be incomplete.
+    #[default]
+    Claims,
+    /// The directory: it gives each address to one peer at a time (a lease, say), and leaves claims of
+    /// others out of its answers. What it says last counts, and a claim that it does not have any more
+    /// is void. It cannot make up a claim, but can decide between those there are.
+    Directory,
+}
+
 /// Finds peers. Whoever uses a record verifies its signature and expiry, also where the directory has
 /// done so.
 ///
@@ -92,8 +107,14 @@ pub trait PeerDirectory: Debug + Send + Sync {
     async fn resolve_address(&self, address: IpAddr) -> Result<Vec<PeerRecord>, DirectoryError>;
 
     /// The next record that is new or changed. Cancel-safe. Between two calls, of several changes of
-    /// one peer only the last need be told; where a directory lost count, it tells what it has.
+    /// one peer only the last need be told; where a directory lost count, it tells what it has. What was
+    /// told is told to nobody else: a directory has one listener.
     async fn changed(&self) -> Result<PeerRecord, DirectoryError>;
+
+    /// What decides whose an address is that several claim. Default: [`Authority::Claims`].
+    fn authority(&self) -> Authority {
+        Authority::Claims
+    }
 }
 
 macro_rules! forward {
@@ -114,6 +135,9 @@ macro_rules! forward {
             }
             async fn changed(&self) -> Result<PeerRecord, DirectoryError> {
                 (**self).changed().await
+            }
+            fn authority(&self) -> Authority {
+                (**self).authority()
             }
         }
     )*};

@@ -54,7 +54,7 @@ pub mod underlay;
 pub mod verdict;
 
 pub use device::{DeviceCapabilities, DeviceError, TunDevice};
-pub use directory::{DirectoryError, PeerDirectory, PeerId, PeerRecord};
+pub use directory::{Authority, DirectoryError, PeerDirectory, PeerId, PeerRecord};
 pub use domain::{DomainName, DomainPattern};
 pub use flow::{Family, FlowKey, Protocol};
 pub use id::{Generation, GroupId, RuleId, TunnelId};

@@ -28,11 +28,16 @@
 //!   list is not connected; with a network key, who shows no certificate within ten seconds is
 //!   disconnected, and nothing of it is kept.
 //! * **Whose an address is** says the peer's signed record; of several claims one wins, at every node
-//!   alike ([`claims`](crate::directory::claims)), and all are told of. What a peer sends from an
-//!   address that is not its own is dropped, `address_not_allowed`.
+//!   alike ([`claims`](crate::directory::claims)), and all are told of. Where a directory gives addresses
+//!   out ([`Authority::Directory`](vpn_core::Authority::Directory)), a claim counts only if it has it too;
+//!   while it cannot be asked, what it said last, else the claims. What a peer sends from an address that
+//!   is not its own is dropped, `address_not_allowed`.
 //! * **Nobody waits for another.** Unknown addresses are asked about beside the packets, which wait,
 //!   bounded; each peer has streams and queues of its own ([`streams`](crate::streams)).
 //! * **Relays** carry what they cannot read, while a hole is punched; new streams then go the direct way.
+//!   The relayed connection ends half a second later, with what is under way on it: libp2p does not say
+//!   over which connection it opens a stream, so none can be emptied first. What is lost is counted,
+//!   `stream_lost`, and everything that waited goes on.
 
 mod addresses;
 pub mod admission;

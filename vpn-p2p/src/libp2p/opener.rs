@@ -2,9 +2,11 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use libp2p::{Multiaddr, StreamProtocol};
+use tokio::sync::Notify;
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 use vpn_core::{PeerDirectory, PeerId};
 
@@ -20,6 +22,8 @@ pub(super) struct Opener {
     pub(super) node: Node,
     pub(super) directory: Arc<dyn PeerDirectory>,
     pub(super) addresses: Arc<Mutex<Addresses>>,
+    /// There are questions about addresses.
+    pub(super) asks: Arc<Notify>,
 }
 
 impl std::fmt::Debug for Opener {
@@ -52,7 +56,11 @@ impl Opener {
             .addresses
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        all.learn(valid.into_record(), now).is_ok()
+        let is_new = all.learn(valid.into_record(), Instant::now(), now).is_ok();
+        if all.has_questions() {
+            self.asks.notify_one();
+        }
+        is_new
     }
 }
 

@@ -8,7 +8,10 @@ use async_trait::async_trait;
 use tokio::sync::Mutex;
 use vpn_core::testing::build;
 use vpn_core::testing::conformance::{FarEnd, TransportFixture, number_of, tunnel_transport};
-use vpn_core::{DropCounters, Packet, PacketBatch, TransportState, TunnelTransport};
+use vpn_core::{
+    DirectoryError, DropCounters, Packet, PacketBatch, PeerDirectory, PeerId, PeerRecord,
+    TransportState, TunnelTransport,
+};
 use vpn_p2p::directory::MemoryDirectory;
 use vpn_p2p::libp2p::body::TERMS;
 use vpn_p2p::libp2p::{Libp2pTransport, Libp2pTunnel, Node, Own};
@@ -26,7 +29,7 @@ struct Fixture {
     batch: Mutex<PacketBatch>,
 }
 
-fn member(n: u8, address: [u8; 4], directory: &Arc<MemoryDirectory>) -> Libp2pTransport {
+fn member(n: u8, address: [u8; 4], directory: &Arc<Silent>) -> Libp2pTransport {
     let mut config = config(everybody(), &[]);
     config.inside.clear();
     let node = Node::start(config, &identity(n)).unwrap();
@@ -41,9 +44,32 @@ fn member(n: u8, address: [u8; 4], directory: &Arc<MemoryDirectory>) -> Libp2pTr
     transport
 }
 
+/// A directory that is asked, and tells nothing by itself: who is told of a member seeks its company.
+#[derive(Debug)]
+struct Silent(MemoryDirectory);
+
+#[async_trait]
+impl PeerDirectory for Silent {
+    async fn publish(&self, record: PeerRecord) -> Result<(), DirectoryError> {
+        self.0.publish(record).await
+    }
+
+    async fn resolve(&self, peer: PeerId) -> Result<Option<PeerRecord>, DirectoryError> {
+        self.0.resolve(peer).await
+    }
+
+    async fn resolve_address(&self, address: IpAddr) -> Result<Vec<PeerRecord>, DirectoryError> {
+        self.0.resolve_address(address).await
+    }
+
+    async fn changed(&self) -> Result<PeerRecord, DirectoryError> {
+        std::future::pending().await
+    }
+}
+
 impl Fixture {
     fn new() -> Self {
-        let directory = Arc::new(MemoryDirectory::new(TERMS));
+        let directory = Arc::new(Silent(MemoryDirectory::new(TERMS)));
         Self {
             near: member(1, NEAR, &directory),
             far: member(2, FAR, &directory),

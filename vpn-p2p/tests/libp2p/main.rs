@@ -8,9 +8,11 @@
     reason = "tests"
 )]
 
+mod below;
 mod conformance;
 mod crash;
 mod directory;
+mod leases;
 mod members;
 mod packets;
 mod world;

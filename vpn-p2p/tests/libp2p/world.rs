@@ -104,13 +104,7 @@ impl Member {
     }
 
     pub(crate) fn send_from(&self, source: IpAddr, to: IpAddr, number: u32) -> DropCounters {
-        let payload = number.to_be_bytes();
-        let bytes = build::udp((source, 1000), (to, 2000), &payload);
-        let mut batch = PacketBatch::new(4, 2048);
-        batch.push(Packet::from_slice(&bytes)).unwrap();
-        let mut drops = DropCounters::default();
-        self.transport.try_send(&mut batch, &mut drops).unwrap();
-        drops
+        send_from(&self.transport, source, to, number)
     }
 
     pub(crate) fn send(&self, to: &Self, number: u32) {
@@ -120,20 +114,40 @@ impl Member {
 
     /// The next packet: its source, and the number in it.
     pub(crate) async fn receive(&self) -> (IpAddr, u32) {
-        let receive = async {
-            let mut batch = PacketBatch::new(1, 2048);
-            loop {
-                let mut drops = DropCounters::default();
-                self.transport.try_recv(&mut batch, &mut drops).unwrap();
-                if let Some(packet) = batch.packets().first() {
-                    let parsed = packet.parse().unwrap();
-                    let bytes = packet.bytes();
-                    let number = bytes[bytes.len() - 4..].try_into().unwrap();
-                    return (parsed.flow.src(), u32::from_be_bytes(number));
-                }
-                self.transport.readable().await.unwrap();
-            }
-        };
-        timeout(PATIENCE, receive).await.expect("no packet came")
+        receive(&self.transport).await
     }
+}
+
+pub(crate) fn send_from(
+    transport: &Libp2pTransport,
+    source: IpAddr,
+    to: IpAddr,
+    number: u32,
+) -> DropCounters {
+    let payload = number.to_be_bytes();
+    let bytes = build::udp((source, 1000), (to, 2000), &payload);
+    let mut batch = PacketBatch::new(4, 2048);
+    batch.push(Packet::from_slice(&bytes)).unwrap();
+    let mut drops = DropCounters::default();
+    transport.try_send(&mut batch, &mut drops).unwrap();
+    drops
+}
+
+/// The next packet: its source, and the number in it.
+pub(crate) async fn receive(transport: &Libp2pTransport) -> (IpAddr, u32) {
+    let receive = async {
+        let mut batch = PacketBatch::new(1, 2048);
+        loop {
+            let mut drops = DropCounters::default();
+            transport.try_recv(&mut batch, &mut drops).unwrap();
+            if let Some(packet) = batch.packets().first() {
+                let parsed = packet.parse().unwrap();
+                let bytes = packet.bytes();
+                let number = bytes[bytes.len() - 4..].try_into().unwrap();
+                return (parsed.flow.src(), u32::from_be_bytes(number));
+            }
+            transport.readable().await.unwrap();
+        }
+    };
+    timeout(PATIENCE, receive).await.expect("no packet came")
 }

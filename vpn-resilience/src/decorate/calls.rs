@@ -8,7 +8,9 @@ use std::time::Instant;
 use async_trait::async_trait;
 use tokio::time::sleep_until;
 use vpn_core::rule::RuleSourceError;
-use vpn_core::{DirectoryError, PeerDirectory, PeerId, PeerRecord, RuleSnapshot, RuleSource};
+use vpn_core::{
+    Authority, DirectoryError, PeerDirectory, PeerId, PeerRecord, RuleSnapshot, RuleSource,
+};
 
 use crate::backoff::{Backoff, BackoffConfig, Next};
 use crate::call::{CallError, Policy};
@@ -159,6 +161,10 @@ where
                 },
             }
         }
+    }
+
+    fn authority(&self) -> Authority {
+        self.inner.authority()
     }
 }
 

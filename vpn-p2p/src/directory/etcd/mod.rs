@@ -57,7 +57,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use tokio::task::JoinHandle;
-use vpn_core::{DirectoryError, PeerDirectory, PeerId, PeerRecord};
+use vpn_core::{Authority, DirectoryError, PeerDirectory, PeerId, PeerRecord};
 
 pub use config::{EtcdConfig, EtcdTls, EtcdUser, LEASE, MIN_LEASE, REQUEST};
 pub use error::EtcdError;
@@ -367,5 +367,10 @@ impl PeerDirectory for EtcdDirectory {
             self.shared.mirror().get(peer, now).cloned()
         };
         Ok(self.shared.news.next(look).await)
+    }
+
+    /// A lease decides.
+    fn authority(&self) -> Authority {
+        Authority::Directory
     }
 }

@@ -207,6 +207,12 @@ impl Driver {
                     self.tell(name);
                 }
             }
+            Command::Disconnect(peer) => {
+                if let Some(name) = to_libp2p(peer) {
+                    // It may be gone already.
+                    let _ = self.swarm.disconnect_peer_id(name);
+                }
+            }
             Command::NetworkChanged => {
                 self.relays.network_changed(Instant::now());
                 self.shared.renew.notify_one();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use libp2p::core::ConnectedPoint;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::{ConnectionId, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, dcutr, identify};
+use libp2p::{Multiaddr, PeerId, dcutr, identify, ping};
 use tokio::time::Instant;
 
 use super::driver::{Connection, Driver, PROVE_WITHIN};
@@ -78,6 +78,15 @@ impl Driver {
                 info,
                 ..
             })) => self.identified(peer_id, info),
+            // libp2p leaves it at that; nothing else notices that a TCP connection is dead.
+            SwarmEvent::Behaviour(BehaviourEvent::Ping(ping::Event {
+                peer,
+                connection,
+                result: Err(ping::Failure::Timeout),
+            })) => {
+                tracing::debug!(%peer, "a connection is dead");
+                self.swarm.close_connection(connection);
+            }
             SwarmEvent::Behaviour(BehaviourEvent::Punch(dcutr::Event {
                 remote_peer_id,
                 result,

@@ -19,6 +19,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use libp2p::{Multiaddr, StreamProtocol};
+use libp2p_stream::OpenStreamError;
 use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -46,6 +47,9 @@ const SETTLED: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Records that were heard and that a slow listener has not taken; it is told how many it missed.
 const HEARD: usize = 1024;
+
+/// The name of a protocol that is not spoken: that it is refused is an answer.
+const NOBODY_HAS: StreamProtocol = StreamProtocol::new("/vpn/are-you-there/1");
 
 /// What the node's task is asked to do.
 #[derive(Debug)]
@@ -83,6 +87,8 @@ pub(crate) enum Command {
     Refuse(PeerId),
     /// The own record is another one: tell everybody connected.
     Tell,
+    /// The connections of this peer are dead, or as good as that.
+    Disconnect(PeerId),
     /// The network below is another one.
     NetworkChanged,
 }
@@ -131,6 +137,11 @@ impl fmt::Debug for Shared {
 impl Shared {
     pub(super) fn standing(&self) -> MutexGuard<'_, Standing> {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who has proven that it is a member, and is connected.
+    pub(super) fn admitted(&self) -> Vec<PeerId> {
+        self.standing().admitted.iter().copied().collect()
     }
 
     /// A handle that opens and accepts streams.
@@ -270,11 +281,31 @@ impl Node {
     pub fn meet(&self, record: PeerRecord) -> Result<(), NotBelieved> {
         let peer = record.peer;
         let (_, body) = self.believe(record)?;
-        if peer != self.id() {
-            let met = Command::Met(peer, body.endpoints);
-            let _ = self.0.0.commands.try_send(met);
-        }
+        self.met(peer, body.endpoints);
         Ok(())
+    }
+
+    /// As [`meet`](Self::meet), of what was believed already.
+    pub(super) fn met(&self, peer: PeerId, endpoints: Vec<Multiaddr>) {
+        if peer != self.id() {
+            let _ = self.0.0.commands.try_send(Command::Met(peer, endpoints));
+        }
+    }
+
+    /// Whether this peer answers: it is asked for a protocol that nobody has. It waits as long as libp2p
+    /// does.
+    pub(super) async fn answers(&self, peer: PeerId) -> bool {
+        let Some(name) = to_libp2p(peer) else {
+            return false;
+        };
+        let opened = self.0.0.streams().open_stream(name, NOBODY_HAS).await;
+        matches!(opened, Ok(_) | Err(OpenStreamError::UnsupportedProtocol(_)))
+    }
+
+    /// Ends all connections of this peer; it may come again at once.
+    pub(super) async fn disconnect(&self, peer: PeerId) {
+        // A node that ends has done so.
+        let _ = self.0.0.commands.send(Command::Disconnect(peer)).await;
     }
 
     /// Opens a stream to a peer, for a protocol of your own.

@@ -1,0 +1,143 @@
+//! Touches the directory: who has which address is asked beside the packets, and what it tells is learned.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::broadcast;
+use tokio::time::{sleep, timeout};
+use vpn_core::{DropCounters, PeerRecord};
+
+use super::Shared;
+use crate::libp2p::node::unix;
+
+/// How long an address is asked about: less than packets wait.
+const LOOKUP: Duration = Duration::from_millis(4500);
+
+/// Pause before a node that has just arrived asks again who has an address.
+const ASK_AGAIN: Duration = Duration::from_millis(300);
+
+/// Pause before a directory that failed is listened to again.
+const LISTEN_AGAIN: Duration = Duration::from_secs(5);
+
+/// Addresses that are asked about at the same time; the others wait for their turn.
+pub(super) const LOOKUPS: usize = 64;
+
+impl Shared {
+    /// Learns what a peer says about itself.
+    fn learn(&self, record: PeerRecord) {
+        let mut all = self.addresses();
+        let learned = all.learn(record, Instant::now(), unix());
+        self.settle(&all);
+        drop(all);
+        for conflict in learned.into_iter().flatten() {
+            conflict.report();
+        }
+        self.learned.notify_waiters();
+    }
+}
+
+/// Learns what peers say about themselves.
+pub(super) async fn hear(shared: Arc<Shared>, mut heard: broadcast::Receiver<PeerRecord>) {
+    loop {
+        match heard.recv().await {
+            Ok(record) => shared.learn(record),
+            // They say it again, or the directory does.
+            Err(broadcast::error::RecvError::Lagged(missed)) => {
+                tracing::warn!(missed, "more records than could be taken");
+            }
+            Err(broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}
+
+/// Learns what the directory tells, and introduces the node to members it did not know.
+pub(super) async fn follow(shared: Arc<Shared>) {
+    loop {
+        let record = match shared.directory.changed().await {
+            Ok(record) => record,
+            Err(error) => {
+                tracing::warn!(%error, "the directory tells nothing new");
+                sleep(LISTEN_AGAIN).await;
+                continue;
+            }
+        };
+        let peer = record.peer;
+        match shared.node.believe(record) {
+            Ok((valid, body)) => {
+                shared.learn(valid.into_record());
+                if !shared.node.is_admitted(peer) {
+                    shared.node.met(peer, body.endpoints);
+                }
+            }
+            Err(error) => tracing::debug!(%peer, %error, "a record is not believed"),
+        }
+    }
+}
+
+/// Asks what there is to ask, whoever found that.
+pub(super) async fn ask(shared: Arc<Shared>) {
+    loop {
+        shared.asks.notified().await;
+        let questions = shared.addresses().take_questions();
+        shared.counted().1 += questions.len() as u64;
+        for address in questions {
+            shared.spawn(look_up(shared.clone(), address));
+        }
+    }
+}
+
+/// Asks who has this address; what waits for it goes on.
+async fn look_up(shared: Arc<Shared>, address: IpAddr) {
+    let asking = async {
+        loop {
+            let turn = shared.turns.acquire().await;
+            let found = shared.directory.resolve_address(address).await;
+            drop(turn);
+            let is_nobody = found.as_ref().is_ok_and(Vec::is_empty);
+            // Who has just arrived does not know who to ask yet.
+            if is_nobody && shared.node.is_new() {
+                sleep(ASK_AGAIN).await;
+                continue;
+            }
+            return found;
+        }
+    };
+    let found = match timeout(LOOKUP, asking).await {
+        Ok(Ok(records)) => {
+            let mut peers = Vec::new();
+            for record in records {
+                let peer = record.peer;
+                match shared.node.believe(record) {
+                    Ok((valid, _)) => {
+                        shared.learn(valid.into_record());
+                        peers.push(peer);
+                    }
+                    Err(error) => tracing::warn!(%address, %error, "a record is not believed"),
+                }
+            }
+            Some(peers)
+        }
+        Ok(Err(error)) => {
+            tracing::debug!(%address, %error, "nobody says who has this address");
+            None
+        }
+        Err(_) => {
+            tracing::debug!(%address, "the directory took too long");
+            None
+        }
+    };
+    let mut all = shared.addresses();
+    let answered = all.answered(address, found, Instant::now(), unix());
+    if let Some((peer, mut waited)) = answered.waited {
+        let mut drops = DropCounters::default();
+        shared.send(&mut all, peer, &mut waited, &mut drops);
+        all.holding.drops.merge(&drops);
+    }
+    shared.settle(&all);
+    drop(all);
+    if let Some(conflict) = answered.conflict {
+        conflict.report();
+    }
+    shared.learned.notify_waiters();
+}
