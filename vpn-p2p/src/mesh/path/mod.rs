@@ -302,7 +302,7 @@ impl Paths {
     }
 
     /// Large packets do not fit by this way: they go by a relay, if there is one, and the way is tried
-    /// again after [`NARROW`].
+    /// again after `NARROW`.
     pub fn too_narrow(&mut self, way: Way, now: Instant) {
         if self.policy != Policy::Allow || self.relays().next().is_none() {
             return;
