@@ -86,6 +86,8 @@ impl Report {
             ("kept_bytes", counters.kept_bytes),
             ("invalid", counters.invalid),
             ("old", counters.old),
+            ("too_many", counters.too_many),
+            ("rubbish", counters.rubbish),
             ("full", counters.full),
         ] {
             report.directory.insert(what.to_owned(), count);

@@ -67,7 +67,7 @@ impl Behaviour {
             .with_push_listen_addr_updates(true);
         let relay = config.relay.as_ref().map(|limits| relaying(own, limits));
         Self {
-            gate: Gate(door),
+            gate: Gate::new(door),
             limits: connection_limits::Behaviour::new(limits),
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::default(),
@@ -92,6 +92,8 @@ fn directory(own: PeerId, max_records: usize) -> kad::Behaviour<MemoryStore> {
     let mut config = kad::Config::new(KADEMLIA);
     config
         .set_query_timeout(QUERY)
+        // By several ways that share nobody: who lies about who is near leads one of them astray.
+        .disjoint_query_paths(true)
         // What others store here is looked at first.
         .set_record_filtering(kad::StoreInserts::FilterBoth)
         // Members only, and they are known later than connected.

@@ -1,7 +1,7 @@
-//! Decides who may be connected: peers of the list, and with a network key whoever has not been
-//! refused of late; they have to prove themselves next.
+//! Decides who may be connected, and dialled: peers of the list, and with a network key whoever has not
+//! been refused of late; they have to prove themselves next, and are [few](super::crowd) until then.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
 use libp2p::swarm::{
-    ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
-    THandlerOutEvent, ToSwarm, dummy,
+    CloseConnection, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler,
+    THandlerInEvent, THandlerOutEvent, ToSwarm, dummy,
 };
 use libp2p::{Multiaddr, PeerId};
 
+use super::crowd::{Crowd, Place};
 use super::key::from_libp2p;
 use super::membership::Membership;
 
@@ -34,14 +35,16 @@ pub(super) struct NotAdmitted;
 pub(super) struct Door {
     membership: Membership,
     refused: Mutex<HashMap<PeerId, Instant>>,
+    crowd: Mutex<Crowd>,
     turned_away: AtomicU64,
 }
 
 impl Door {
-    pub(super) fn new(membership: Membership) -> Self {
+    pub(super) fn new(membership: Membership, max_connections: u32) -> Self {
         Self {
             membership,
             refused: Mutex::default(),
+            crowd: Mutex::new(Crowd::new(max_connections)),
             turned_away: AtomicU64::new(0),
         }
     }
@@ -62,6 +65,18 @@ impl Door {
             refused.remove(&oldest);
         }
         refused.insert(peer, now + REFUSED_FOR);
+        drop(refused);
+        self.forget(&peer);
+    }
+
+    /// Somebody has proven itself.
+    pub(super) fn prove(&self, peer: PeerId) {
+        self.crowd().prove(peer);
+    }
+
+    /// Who had proven itself is gone.
+    pub(super) fn forget(&self, peer: &PeerId) {
+        self.crowd().forget(peer);
     }
 
     /// Connections that were refused.
@@ -73,24 +88,46 @@ impl Door {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn crowd(&self) -> MutexGuard<'_, Crowd> {
+        self.crowd.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn deny(&self) -> NotAdmitted {
+        self.turned_away.fetch_add(1, Ordering::Relaxed);
+        NotAdmitted
+    }
+
     fn check(&self, peer: &PeerId, now: Instant) -> Result<(), NotAdmitted> {
         let may = from_libp2p(peer).is_some_and(|peer| self.membership.admission.may_connect(peer));
         let refused = self.refused().get(peer).is_some_and(|until| *until > now);
         if may && !refused {
             return Ok(());
         }
-        self.turned_away.fetch_add(1, Ordering::Relaxed);
-        Err(NotAdmitted)
+        Err(self.deny())
+    }
+
+    /// Whether everybody who may connect is a member.
+    const fn is_proof(&self) -> bool {
+        self.membership.admission.is_proven()
     }
 }
 
 /// The door, where libp2p asks.
 #[derive(Debug)]
-pub(super) struct Gate(pub(super) Arc<Door>);
+pub(super) struct Gate {
+    door: Arc<Door>,
+    /// Connections of strangers that have to go.
+    out: VecDeque<(ConnectionId, PeerId)>,
+}
 
 impl Gate {
+    pub(super) const fn new(door: Arc<Door>) -> Self {
+        let out = VecDeque::new();
+        Self { door, out }
+    }
+
     fn pass(&self, peer: &PeerId) -> Result<dummy::ConnectionHandler, ConnectionDenied> {
-        self.0
+        self.door
             .check(peer, Instant::now())
             .map_err(ConnectionDenied::new)?;
         Ok(dummy::ConnectionHandler)
@@ -101,14 +138,44 @@ impl NetworkBehaviour for Gate {
     type ConnectionHandler = dummy::ConnectionHandler;
     type ToSwarm = std::convert::Infallible;
 
+    fn handle_pending_inbound_connection(
+        &mut self,
+        id: ConnectionId,
+        _: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<(), ConnectionDenied> {
+        if self.door.crowd().begins(id, Place::of(remote)) {
+            return Ok(());
+        }
+        Err(ConnectionDenied::new(self.door.deny()))
+    }
+
     fn handle_established_inbound_connection(
         &mut self,
         _: ConnectionId,
         peer: PeerId,
         _: &Multiaddr,
-        _: &Multiaddr,
+        remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.pass(&peer)
+        let passed = self.pass(&peer)?;
+        if !self.door.is_proof() && !self.door.crowd().may_enter(&peer, Place::of(remote)) {
+            return Err(ConnectionDenied::new(self.door.deny()));
+        }
+        Ok(passed)
+    }
+
+    /// Others say who else there is: whom a node may not be connected with it does not dial.
+    fn handle_pending_outbound_connection(
+        &mut self,
+        _: ConnectionId,
+        peer: Option<PeerId>,
+        _: &[Multiaddr],
+        _: Endpoint,
+    ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
+        if let Some(peer) = peer {
+            self.pass(&peer)?;
+        }
+        Ok(Vec::new())
     }
 
     fn handle_established_outbound_connection(
@@ -122,7 +189,22 @@ impl NetworkBehaviour for Gate {
         self.pass(&peer)
     }
 
-    fn on_swarm_event(&mut self, _: FromSwarm<'_>) {}
+    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
+        let mut crowd = self.door.crowd();
+        match event {
+            FromSwarm::ConnectionEstablished(new) => {
+                crowd.begun(new.connection_id);
+                if !self.door.is_proof() && new.endpoint.is_listener() {
+                    let place = Place::of(new.endpoint.get_remote_address());
+                    self.out
+                        .extend(crowd.enter(new.connection_id, new.peer_id, place));
+                }
+            }
+            FromSwarm::ConnectionClosed(over) => crowd.leave(over.connection_id),
+            FromSwarm::ListenFailure(none) => crowd.begun(none.connection_id),
+            _ => {}
+        }
+    }
 
     fn on_connection_handler_event(
         &mut self,
@@ -133,8 +215,16 @@ impl NetworkBehaviour for Gate {
         match event {}
     }
 
+    /// What has to go came up with an event, after which libp2p polls.
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
-        Poll::Pending
+        let Some((connection, peer_id)) = self.out.pop_front() else {
+            return Poll::Pending;
+        };
+        self.door.deny();
+        Poll::Ready(ToSwarm::CloseConnection {
+            peer_id,
+            connection: CloseConnection::One(connection),
+        })
     }
 }
 
@@ -146,10 +236,8 @@ mod tests {
     use crate::libp2p::membership::NetworkId;
 
     fn door(admission: Admission) -> Door {
-        Door::new(Membership {
-            network: NetworkId::default(),
-            admission,
-        })
+        let network = NetworkId::default();
+        Door::new(Membership { network, admission }, 1024)
     }
 
     #[test]

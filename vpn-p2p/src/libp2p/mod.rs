@@ -13,6 +13,7 @@
 //! | [`body`] | what a node says about itself, beside its addresses |
 //! | `addresses` | to whom packets go, what waits, whose sources are let in |
 //! | [`config`] | where a node listens, whom it knows, its bounds |
+//! | `crowd` | how many may be connected who have not proven themselves |
 //! | `gate` | who may be connected |
 //! | [`key`] | how peers are called by libp2p |
 //! | `known` | the file of peers that were met |
@@ -44,6 +45,7 @@ pub mod admission;
 mod behaviour;
 pub mod body;
 pub mod config;
+mod crowd;
 mod gate;
 pub mod key;
 mod known;

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::{Boxed, Transport as _};
 use libp2p::core::upgrade::Version;
@@ -12,7 +11,7 @@ use libp2p::identity::Keypair;
 use libp2p::{PeerId, noise, quic, relay, tcp, yamux};
 
 use super::config::NodeError;
-use super::screen::Screened;
+use super::screen::{Screen, Screened};
 
 /// Streams of one connection: the pools of both ends take [`MAX_STREAMS`](crate::streams::config::MAX_STREAMS)
 /// at the very most, the directory and the rest a few.
@@ -37,7 +36,7 @@ const UPGRADE: Duration = Duration::from_secs(10);
 type Network = (Boxed<(PeerId, StreamMuxerBox)>, relay::client::Behaviour);
 
 /// The transport of a node, and the part of it that finds circuits.
-pub(super) fn network(keys: &Keypair, inside: Arc<[IpNet]>) -> Result<Network, NodeError> {
+pub(super) fn network(keys: &Keypair, screen: Arc<Screen>) -> Result<Network, NodeError> {
     let (circuits, client) = relay::client::new(keys.public().to_peer_id());
     let noise = || noise::Config::new(keys).map_err(|_| NodeError::Key);
     let mut yamux = yamux::Config::default();
@@ -68,7 +67,7 @@ pub(super) fn network(keys: &Keypair, inside: Arc<[IpNet]>) -> Result<Network, N
         .map(|ready, _| ready.into_inner())
         .or_transport(tcp)
         .map(|ready, _| ready.into_inner());
-    Ok((Screened::new(all, inside).boxed(), client))
+    Ok((Screened::new(all, screen).boxed(), client))
 }
 
 fn boxed_pair<M>((peer, muxer): (PeerId, M)) -> (PeerId, StreamMuxerBox)

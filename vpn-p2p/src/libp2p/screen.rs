@@ -1,5 +1,5 @@
-//! Decides which addresses are dialled: none inside the network that the node itself is the way to,
-//! or its packets would go round in circles.
+//! Decides which addresses are dialled: none inside the network that the node itself is the way to, or
+//! its packets would go round in circles; and none of the machine or the link that others only say.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -11,6 +11,8 @@ use libp2p::Multiaddr;
 use libp2p::core::transport::{DialOpts, ListenerId, Transport, TransportError, TransportEvent};
 use libp2p::multiaddr::Protocol;
 
+use super::config::NodeConfig;
+
 /// The IP address that an address of libp2p begins with.
 pub(super) fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
     match address.iter().next()? {
@@ -20,24 +22,62 @@ pub(super) fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
     }
 }
 
-/// Whether an address may be dialled, or told to others: it begins with an IP address (names are
+/// Whether an address can be a node's: it begins with an IP address (names are
 /// resolved by who configures them) that is a host's and in none of these networks.
-pub(super) fn is_outside(address: &Multiaddr, inside: &[IpNet]) -> bool {
+fn is_outside(address: &Multiaddr, inside: &[IpNet]) -> bool {
     ip_of(address).is_some_and(|ip| {
         !ip.is_unspecified() && !ip.is_multicast() && !inside.iter().any(|net| net.contains(&ip))
     })
 }
 
-/// A transport that does not dial what is inside.
+/// What a node's addresses must not be.
+#[derive(Debug)]
+pub(super) struct Screen {
+    inside: Vec<IpNet>,
+    loopback: bool,
+    /// Hosts of bootstrap nodes: who configured them knows what they are.
+    configured: Vec<IpAddr>,
+}
+
+impl Screen {
+    pub(super) fn of(config: &NodeConfig) -> Self {
+        Self {
+            inside: config.inside.clone(),
+            loopback: config.loopback,
+            configured: config.bootstrap.iter().filter_map(ip_of).collect(),
+        }
+    }
+
+    /// Whether an address is worth telling others, and dialling because others told it: one of this
+    /// machine or of a link leads each to another host, or makes it knock where somebody else wants.
+    pub(super) fn may_tell(&self, address: &Multiaddr) -> bool {
+        let Some(ip) = ip_of(address) else {
+            return false;
+        };
+        let link_local = match ip {
+            IpAddr::V4(ip) => ip.is_link_local(),
+            IpAddr::V6(ip) => ip.is_unicast_link_local(),
+        };
+        is_outside(address, &self.inside) && !link_local && (self.loopback || !ip.is_loopback())
+    }
+
+    /// Whether an address may be dialled.
+    pub(super) fn may_dial(&self, address: &Multiaddr) -> bool {
+        let is_configured = ip_of(address).is_some_and(|ip| self.configured.contains(&ip));
+        self.may_tell(address) || (is_configured && is_outside(address, &self.inside))
+    }
+}
+
+/// A transport that does not dial what must not be.
 #[derive(Debug)]
 pub(super) struct Screened<T> {
     inner: T,
-    inside: Arc<[IpNet]>,
+    screen: Arc<Screen>,
 }
 
 impl<T> Screened<T> {
-    pub(super) const fn new(inner: T, inside: Arc<[IpNet]>) -> Self {
-        Self { inner, inside }
+    pub(super) const fn new(inner: T, screen: Arc<Screen>) -> Self {
+        Self { inner, screen }
     }
 }
 
@@ -64,7 +104,7 @@ impl<T: Transport + Unpin> Transport for Screened<T> {
         address: Multiaddr,
         options: DialOpts,
     ) -> Result<Self::Dial, TransportError<Self::Error>> {
-        if !is_outside(&address, &self.inside) {
+        if !self.screen.may_dial(&address) {
             return Err(TransportError::MultiaddrNotSupported(address));
         }
         self.inner.dial(address, options)
@@ -82,12 +122,19 @@ impl<T: Transport + Unpin> Transport for Screened<T> {
 mod tests {
     use super::*;
 
+    fn screen(loopback: bool) -> Screen {
+        let mut config = NodeConfig::new(crate::libp2p::Admission::list([]));
+        config.inside = vec!["10.7.0.0/16".parse().unwrap(), "fd07::/64".parse().unwrap()];
+        config.bootstrap = vec!["/ip4/169.254.1.1/tcp/1".parse().unwrap()];
+        config.loopback = loopback;
+        Screen::of(&config)
+    }
+
     #[test]
     fn nothing_inside_and_nothing_without_a_host_is_dialled() {
-        let inside = ["10.7.0.0/16".parse().unwrap(), "fd07::/64".parse().unwrap()];
-        let outside = |text: &str| is_outside(&text.parse().unwrap(), &inside);
-        assert!(outside("/ip4/192.0.2.1/udp/1/quic-v1"));
-        assert!(outside("/ip6/2001:db8::1/tcp/1"));
+        let may = |text: &str| screen(true).may_dial(&text.parse().unwrap());
+        assert!(may("/ip4/192.0.2.1/udp/1/quic-v1"));
+        assert!(may("/ip6/2001:db8::1/tcp/1"));
         for wrong in [
             "/ip4/10.7.3.4/udp/1/quic-v1",
             "/ip6/fd07::2/tcp/1",
@@ -96,7 +143,26 @@ mod tests {
             "/dns4/example.org/tcp/1",
             "/p2p-circuit",
         ] {
-            assert!(!outside(wrong), "{wrong}");
+            assert!(!may(wrong), "{wrong}");
         }
+    }
+
+    #[test]
+    fn what_others_say_leads_neither_to_the_machine_nor_to_its_link() {
+        let [own, link, configured] = [
+            "/ip4/127.0.0.1/tcp/1",
+            "/ip6/fe80::1/tcp/1",
+            "/ip4/169.254.1.1/udp/1/quic-v1",
+        ]
+        .map(|text| text.parse::<Multiaddr>().unwrap());
+        for (address, usual, testing) in [
+            (&own, false, true),
+            (&link, false, false),
+            (&configured, true, true),
+        ] {
+            assert_eq!(screen(false).may_dial(address), usual, "{address}");
+            assert_eq!(screen(true).may_dial(address), testing, "{address}");
+        }
+        assert!(!screen(true).may_tell(&configured));
     }
 }

@@ -78,14 +78,15 @@
 //!
 //! | | |
 //! |---|---|
-//! | connections | 1024 at most, 6 to one peer; one without streams is closed after a minute, and 4 members are kept company with |
+//! | connections | 1024 at most, 6 to one peer, with a network key a quarter of them strangers', 16 from one address; one without streams is closed after a minute, and 4 members are kept company with |
 //! | a QUIC connection | up to 16 MiB under way, 4 MiB per stream; over TCP Yamux starts at 256 KiB per stream and follows what is taken |
 //! | directory | each record at 20 nodes; published when it changes and every 20 minutes, valid for an hour; 65,536 records kept for others |
 //! | questions | 64 addresses at a time, 4,096 remembered; "nobody" for 2 s, doubled up to a minute |
 //! | relaying (`relay = true`) | 1,024 places, 512 circuits, 4 h and 64 GiB each: libp2p's own bounds (2 minutes, 128 KiB) are for finding each other |
 //!
 //! `status` shows what the directory took: `queries`, `requests` (messages for them), `unanswered`,
-//! `asked` (messages of others), `kept` and `kept_bytes`; `invalid` and `old` count what was refused.
+//! `asked` (messages of others), `kept` and `kept_bytes`; `invalid`, `old` and `too_many` count what was refused,
+//! `rubbish` answers in which nothing is believed.
 //!
 //! # Known limits
 //!
@@ -102,7 +103,7 @@
 //! | What | How |
 //! |---|---|
 //! | the pure parts: admission, bodies, addresses, what a DHT keeps | `cargo test -p vpn-p2p --features libp2p --lib -- libp2p kademlia` |
-//! | nodes on loopback: first packets, claims, spoofed sources, strangers, the directory's contract | `cargo test -p vpn-p2p --features libp2p --test libp2p` |
+//! | nodes on loopback: first packets, claims, spoofed sources, strangers, a member that lies, a crash, the directory's contract | `cargo test -p vpn-p2p --features libp2p --test libp2p` |
 //! | programs in namespaces, and behind NATs (root) | `cargo test -p vpn-examples --features libp2p --test libp2p_node` |
 //! | throughput beside bare streams | `cargo bench -p vpn-benches --features libp2p --bench libp2p` |
 //! | your own directory or stream | the suites of `vpn_core::testing::conformance`, [`streams::memory`](crate::streams::memory) |

@@ -39,7 +39,10 @@ struct Fixture {
 }
 
 async fn pair() -> Fixture {
-    let start = |n: u8, config: NodeConfig| Node::start(config, &identity(n)).unwrap();
+    let start = |n: u8, mut config: NodeConfig| {
+        config.inside.push("100.64.0.0/24".parse().unwrap());
+        Node::start(config, &identity(n)).unwrap()
+    };
     let far = start(20, config(everybody(), &[]));
     let mut endpoints = far.endpoints();
     endpoints.wait_for(|all| !all.is_empty()).await.unwrap();

@@ -12,6 +12,7 @@ mod below;
 mod conformance;
 mod crash;
 mod directory;
+mod hostile;
 mod leases;
 mod members;
 mod packets;

@@ -12,29 +12,23 @@ use libp2p::{Multiaddr, PeerId, Swarm, swarm};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, interval};
 
+use super::keep::Keep;
 use super::query::Queries;
 use super::relays::Relays;
-use super::{Command, Shared, hello};
+use super::{Command, Shared};
 use crate::libp2p::behaviour::Behaviour;
 use crate::libp2p::config::{NodeConfig, NodeError};
 use crate::libp2p::gate::Door;
-use crate::libp2p::key::{from_libp2p, to_libp2p};
+use crate::libp2p::key::to_libp2p;
 use crate::libp2p::known;
 use crate::libp2p::network::network;
-use crate::libp2p::screen::is_outside;
+use crate::libp2p::screen::Screen;
 
 /// How often what is due is looked for.
 const TICK: Duration = Duration::from_millis(500);
 
-/// How long a peer has to prove itself.
-pub(super) const PROVE_WITHIN: Duration = Duration::from_secs(10);
-
 /// How often what expired is thrown away, and known peers are written down.
 const CLEAN_UP: Duration = Duration::from_secs(60);
-
-/// What a peer says about its age was true so long ago, at most: a connection that is younger than that
-/// and dead ends by its silence.
-const ON_THE_WAY: Duration = Duration::from_secs(2);
 
 /// Peers of the file that are dialled when a node starts; the directory leads to the others.
 const DIAL_KNOWN: usize = 16;
@@ -68,6 +62,7 @@ pub(super) struct Driver {
     /// Relayed connections that a direct one took over from, and when they end.
     pub(super) leaving: Vec<(Instant, ConnectionId)>,
     pub(super) queries: Queries,
+    pub(super) keep: Keep,
     pub(super) relays: Relays,
     /// Where members were, for the next start.
     pub(super) known: BTreeMap<PeerId, Vec<Multiaddr>>,
@@ -79,8 +74,9 @@ pub(super) fn swarm(
     config: &NodeConfig,
     keys: &Keypair,
     door: Arc<Door>,
+    screen: Arc<Screen>,
 ) -> Result<Swarm<Behaviour>, NodeError> {
-    let (transport, circuits) = network(keys, config.inside.clone().into())?;
+    let (transport, circuits) = network(keys, screen)?;
     let behaviour = Behaviour::new(config, keys, door, circuits);
     let own = keys.public().to_peer_id();
     let swarm_config =
@@ -125,6 +121,7 @@ impl Driver {
             certified: BTreeMap::new(),
             leaving: Vec::new(),
             queries: Queries::default(),
+            keep: Keep::new(config.max_records, &config.inside),
             relays,
             known: BTreeMap::new(),
             clean_up: Instant::now() + CLEAN_UP,
@@ -179,7 +176,9 @@ impl Driver {
             } => {
                 let kad = &mut self.swarm.behaviour_mut().kad;
                 let membership = self.shared.door.membership();
-                self.queries.put(kad, membership, key, value, lives, reply);
+                let keep = &mut self.keep;
+                self.queries
+                    .put(kad, keep, membership, key, value, lives, reply);
             }
             Command::Admit {
                 peer,
@@ -246,9 +245,8 @@ impl Driver {
 
     /// Dials, unless that is under way.
     pub(super) fn dial(&mut self, peer: PeerId, endpoints: Vec<Multiaddr>) {
-        let inside = &self.shared.config.inside;
         let mut endpoints = endpoints;
-        endpoints.retain(|endpoint| is_outside(endpoint, inside));
+        endpoints.retain(|endpoint| self.shared.screen.may_dial(endpoint));
         let options = DialOpts::peer_id(peer)
             .addresses(endpoints)
             .extend_addresses_through_behaviour()
@@ -267,123 +265,8 @@ impl Driver {
         }
     }
 
-    /// Says who we are, unless that is a stranger who came by itself: it has to begin.
-    pub(super) fn tell(&self, name: PeerId) {
-        let Some(peer) = from_libp2p(&name) else {
-            return;
-        };
-        let mut connections = self.connections.values();
-        let is_known = self.shared.door.membership().admission.is_proven()
-            || self.shared.standing().admitted.contains(&peer)
-            || connections.any(|other| other.peer == name && other.is_dialer);
-        if is_known {
-            self.shared.spawn(hello::tell(self.shared.clone(), peer));
-        }
-    }
-
-    /// A peer's certificate counts until then.
-    fn is_certified(&mut self, name: PeerId, until: Option<u64>) {
-        match until {
-            Some(until) if self.swarm.is_connected(&name) => {
-                self.certified.insert(name, until);
-            }
-            _ => {
-                self.certified.remove(&name);
-            }
-        }
-    }
-
-    /// A peer runs since then: connections that are older are those of a process that is gone.
-    fn leave_the_dead(&mut self, name: PeerId, since: Option<std::time::Instant>) {
-        let Some(since) = since.and_then(|since| since.checked_sub(ON_THE_WAY)) else {
-            return;
-        };
-        let dead = |other: &Connection| other.peer == name && other.since < since;
-        let dead = self.connections.iter().filter(|(_, other)| dead(other));
-        for connection in dead.map(|(id, _)| *id).collect::<Vec<_>>() {
-            tracing::debug!(peer = %name, "it was started again: its former connection is closed");
-            self.swarm.close_connection(connection);
-        }
-    }
-
-    /// A peer has proven that it is a member.
-    pub(super) fn admit(&mut self, peer: vpn_core::PeerId, endpoints: Vec<Multiaddr>) {
-        let Some(name) = to_libp2p(peer) else { return };
-        if !self.swarm.is_connected(&name) {
-            return;
-        }
-        self.unproven.remove(&name);
-        {
-            let mut standing = self.shared.standing();
-            if standing.admitted.is_empty() {
-                standing.arrived = Some(std::time::Instant::now());
-            }
-            standing.admitted.insert(peer);
-        }
-        self.shared.changed.notify_waiters();
-        let mut all = endpoints;
-        all.extend(self.identified.get(&name).into_iter().flatten().cloned());
-        self.learn(name, all);
-    }
-
-    /// Members' addresses go to the directory's table, and to the next start.
-    pub(super) fn learn(&mut self, name: PeerId, mut endpoints: Vec<Multiaddr>) {
-        endpoints.sort();
-        endpoints.dedup();
-        endpoints.retain(|endpoint| self.may_tell(endpoint));
-        let kad = &mut self.swarm.behaviour_mut().kad;
-        for endpoint in &endpoints {
-            kad.add_address(&name, endpoint.clone());
-        }
-        if !endpoints.is_empty() {
-            self.known.insert(name, endpoints);
-        }
-        while self.known.len() > known::MAX_KNOWN {
-            self.known.pop_first();
-        }
-    }
-
-    /// Whether an address is worth telling others, and dialling because others told it.
-    pub(super) fn may_tell(&self, address: &Multiaddr) -> bool {
-        let config = &self.shared.config;
-        let Some(ip) = crate::libp2p::screen::ip_of(address) else {
-            return false;
-        };
-        let link_local = match ip {
-            std::net::IpAddr::V4(ip) => ip.is_link_local(),
-            std::net::IpAddr::V6(ip) => ip.is_unicast_link_local(),
-        };
-        is_outside(address, &config.inside) && !link_local && (config.loopback || !ip.is_loopback())
-    }
-
-    fn refuse(&mut self, peer: vpn_core::PeerId) {
-        let Some(name) = to_libp2p(peer) else { return };
-        self.unproven.remove(&name);
-        self.certified.remove(&name);
-        self.shared.standing().admitted.remove(&peer);
-        self.shared.door.refuse(name, std::time::Instant::now());
-        // It may be gone already.
-        let _ = self.swarm.disconnect_peer_id(name);
-    }
-
     fn on_tick(&mut self, now: Instant) {
-        let late: Vec<PeerId> = self
-            .unproven
-            .iter()
-            .filter(|(_, until)| **until <= now)
-            .map(|(peer, _)| *peer)
-            .collect();
-        for peer in late.iter().filter_map(from_libp2p) {
-            tracing::info!(%peer, "did not prove that it is a member");
-            self.refuse(peer);
-        }
-        let unix = hello::unix();
-        let over = self.certified.iter().filter(|(_, until)| **until <= unix);
-        let over: Vec<_> = over.filter_map(|(name, _)| from_libp2p(name)).collect();
-        for peer in over {
-            tracing::info!(%peer, "its certificate expired");
-            self.refuse(peer);
-        }
+        self.put_out(now);
         for (_, connection) in self.leaving.extract_if(.., |(at, _)| *at <= now) {
             self.swarm.close_connection(connection);
         }
@@ -391,7 +274,7 @@ impl Driver {
         if now >= self.clean_up {
             self.clean_up = now + CLEAN_UP;
             let kad = &mut self.swarm.behaviour_mut().kad;
-            self.queries.sweep(kad, std::time::Instant::now());
+            self.keep.sweep(kad, std::time::Instant::now());
             self.waiting.retain(|_, waiting| {
                 waiting.retain(|waiting| !waiting.is_closed());
                 !waiting.is_empty()

@@ -8,7 +8,8 @@ use libp2p::swarm::{ConnectionId, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, dcutr, identify, ping};
 use tokio::time::Instant;
 
-use super::driver::{Connection, Driver, PROVE_WITHIN};
+use super::driver::{Connection, Driver};
+use super::members::PROVE_WITHIN;
 use super::status::LinkStatus;
 use crate::libp2p::behaviour::{BehaviourEvent, KADEMLIA};
 use crate::libp2p::key::from_libp2p;
@@ -25,7 +26,7 @@ impl Driver {
         match event {
             SwarmEvent::NewListenAddr { address, .. } => {
                 // Who relays says by these where: without one, nobody can have a place.
-                if self.shared.config.relay.is_some() && self.may_tell(&address) {
+                if self.shared.config.relay.is_some() && self.shared.screen.may_tell(&address) {
                     self.swarm.add_external_address(address);
                 }
                 self.look_where_we_are();
@@ -182,6 +183,7 @@ impl Driver {
             standing.links.remove(&peer);
             standing.admitted.remove(&peer);
             drop(standing);
+            self.shared.door.forget(&name);
             self.identified.remove(&name);
             self.unproven.remove(&name);
             self.certified.remove(&name);
@@ -208,7 +210,10 @@ impl Driver {
         let is_circuit =
             |address: &Multiaddr| address.iter().any(|part| part == Protocol::P2pCircuit);
         let announced = self.shared.config.announce.iter();
-        let listening = self.swarm.listeners().filter(|a| self.may_tell(a));
+        let listening = self
+            .swarm
+            .listeners()
+            .filter(|a| self.shared.screen.may_tell(a));
         let mut all: Vec<Multiaddr> = announced.chain(listening).cloned().collect();
         // A circuit's address ends with our name, which is in the record.
         for address in &mut all {

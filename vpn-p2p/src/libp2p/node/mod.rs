@@ -7,9 +7,12 @@ mod announce;
 mod driver;
 mod events;
 mod hello;
+mod keep;
+mod members;
 mod places;
 mod query;
 mod relays;
+mod shares;
 mod status;
 mod voice;
 
@@ -34,6 +37,7 @@ use super::config::{NodeConfig, NodeError};
 use super::gate::Door;
 use super::key::{keypair, to_libp2p};
 use super::membership::{Membership, NetworkId, NotBelieved};
+use super::screen::Screen;
 use crate::directory::records::Valid;
 use crate::identity::Identity;
 use driver::Driver;
@@ -98,6 +102,7 @@ pub(crate) struct Shared {
     pub(super) id: PeerId,
     pub(super) config: NodeConfig,
     pub(super) door: Arc<Door>,
+    pub(super) screen: Arc<Screen>,
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) streams: Mutex<libp2p_stream::Control>,
     pub(super) closing: CancellationToken,
@@ -193,18 +198,21 @@ impl Node {
         tokio::runtime::Handle::try_current().map_err(|_| NodeError::NoRuntime)?;
         config.validate()?;
         let keys = keypair(identity).ok_or(NodeError::Key)?;
-        let door = Arc::new(Door::new(Membership {
+        let membership = Membership {
             network: NetworkId::of(&config.network),
             admission: config.admission.clone(),
-        }));
+        };
+        let door = Arc::new(Door::new(membership, config.max_connections));
+        let screen = Arc::new(Screen::of(&config));
         let (commands, orders) = mpsc::channel(COMMANDS);
-        let mut swarm = driver::swarm(&config, &keys, door.clone())?;
+        let mut swarm = driver::swarm(&config, &keys, door.clone(), screen.clone())?;
         driver::listen(&mut swarm, &config)?;
         let mut streams = swarm.behaviour().streams.new_control();
         let hellos = streams.accept(hello::PROTOCOL);
         let shared = Arc::new(Shared {
             id: identity.id(),
             door,
+            screen,
             commands,
             streams: Mutex::new(streams),
             closing: CancellationToken::new(),

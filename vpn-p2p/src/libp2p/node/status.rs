@@ -37,6 +37,10 @@ pub struct Counters {
     pub old: u64,
     /// Not kept: there is no room.
     pub full: u64,
+    /// Not kept: who gave them gave too many.
+    pub too_many: u64,
+    /// Answers to our questions with nothing in them that is believed.
+    pub rubbish: u64,
 }
 
 /// One connection.

@@ -1,0 +1,125 @@
+//! Decides what follows from who a connected peer is: a member, one whose time to prove that is over, one
+//! that was started again.
+
+use std::time::Duration;
+
+use libp2p::{Multiaddr, PeerId};
+use tokio::time::Instant;
+
+use super::driver::{Connection, Driver};
+use super::hello;
+use crate::libp2p::key::{from_libp2p, to_libp2p};
+use crate::libp2p::known;
+
+/// How long a peer has to prove itself.
+pub(super) const PROVE_WITHIN: Duration = Duration::from_secs(10);
+
+/// What a peer says about its age was true so long ago, at most: a connection that is younger than that
+/// and dead ends by its silence.
+const ON_THE_WAY: Duration = Duration::from_secs(2);
+
+impl Driver {
+    /// Says who we are, unless that is a stranger who came by itself: it has to begin.
+    pub(super) fn tell(&self, name: PeerId) {
+        let Some(peer) = from_libp2p(&name) else {
+            return;
+        };
+        let mut connections = self.connections.values();
+        let is_known = self.shared.door.membership().admission.is_proven()
+            || self.shared.standing().admitted.contains(&peer)
+            || connections.any(|other| other.peer == name && other.is_dialer);
+        if is_known {
+            self.shared.spawn(hello::tell(self.shared.clone(), peer));
+        }
+    }
+
+    /// A peer's certificate counts until then.
+    pub(super) fn is_certified(&mut self, name: PeerId, until: Option<u64>) {
+        match until {
+            Some(until) if self.swarm.is_connected(&name) => {
+                self.certified.insert(name, until);
+            }
+            _ => {
+                self.certified.remove(&name);
+            }
+        }
+    }
+
+    /// A peer runs since then: connections that are older are those of a process that is gone.
+    pub(super) fn leave_the_dead(&mut self, name: PeerId, since: Option<std::time::Instant>) {
+        let Some(since) = since.and_then(|since| since.checked_sub(ON_THE_WAY)) else {
+            return;
+        };
+        let dead = |other: &Connection| other.peer == name && other.since < since;
+        let dead = self.connections.iter().filter(|(_, other)| dead(other));
+        for connection in dead.map(|(id, _)| *id).collect::<Vec<_>>() {
+            tracing::debug!(peer = %name, "it was started again: its former connection is closed");
+            self.swarm.close_connection(connection);
+        }
+    }
+
+    /// A peer has proven that it is a member.
+    pub(super) fn admit(&mut self, peer: vpn_core::PeerId, endpoints: Vec<Multiaddr>) {
+        let Some(name) = to_libp2p(peer) else { return };
+        if !self.swarm.is_connected(&name) {
+            return;
+        }
+        self.unproven.remove(&name);
+        {
+            let mut standing = self.shared.standing();
+            if standing.admitted.is_empty() {
+                standing.arrived = Some(std::time::Instant::now());
+            }
+            standing.admitted.insert(peer);
+        }
+        self.shared.door.prove(name);
+        self.shared.changed.notify_waiters();
+        let mut all = endpoints;
+        all.extend(self.identified.get(&name).into_iter().flatten().cloned());
+        self.learn(name, all);
+    }
+
+    /// Members' addresses go to the directory's table, and to the next start.
+    pub(super) fn learn(&mut self, name: PeerId, mut endpoints: Vec<Multiaddr>) {
+        endpoints.sort();
+        endpoints.dedup();
+        endpoints.retain(|endpoint| self.shared.screen.may_tell(endpoint));
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        for endpoint in &endpoints {
+            kad.add_address(&name, endpoint.clone());
+        }
+        if !endpoints.is_empty() {
+            self.known.insert(name, endpoints);
+        }
+        while self.known.len() > known::MAX_KNOWN {
+            self.known.pop_first();
+        }
+    }
+
+    pub(super) fn refuse(&mut self, peer: vpn_core::PeerId) {
+        let Some(name) = to_libp2p(peer) else { return };
+        self.unproven.remove(&name);
+        self.certified.remove(&name);
+        self.shared.standing().admitted.remove(&peer);
+        self.shared.door.refuse(name, std::time::Instant::now());
+        // It may be gone already.
+        let _ = self.swarm.disconnect_peer_id(name);
+    }
+
+    /// Puts out who did not prove itself in time, and whose certificate ended.
+    pub(super) fn put_out(&mut self, now: Instant) {
+        let late = self.unproven.iter().filter(|(_, until)| **until <= now);
+        let late: Vec<_> = late.filter_map(|(name, _)| from_libp2p(name)).collect();
+        for peer in late {
+            tracing::info!(%peer, "did not prove that it is a member");
+            self.refuse(peer);
+        }
+        let unix = hello::unix();
+        let over = self.certified.iter().filter(|(_, until)| **until <= unix);
+        let over: Vec<_> = over.filter_map(|(name, _)| from_libp2p(name)).collect();
+        for peer in over {
+            tracing::info!(%peer, "its certificate expired");
+            self.refuse(peer);
+        }
+    }
+}
