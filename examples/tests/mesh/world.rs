@@ -8,8 +8,9 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 /// How long a daemon may take to say `ready`, and to end.
 pub(crate) const READY: Duration = Duration::from_secs(8);
 
-/// The promise for a direct way, from the second join on.
-pub(crate) const DIRECT: Duration = Duration::from_secs(3);
+/// Longer than a direct way takes on a busy machine. What is promised is measured elsewhere: by the lab's own
+/// tests, and by `.ci/lab-mesh`.
+pub(crate) const DIRECT: Duration = Duration::from_secs(20);
 
 /// The hub of all tests.
 pub(crate) const HUB: &str = "198.51.100.1:51820";
