@@ -1,5 +1,5 @@
-//! How-tos, tuning and troubleshooting. The mesh and libp2p have chapters of their own: `manual::mesh`,
-//! `manual::libp2p`.
+//! How-tos, tuning and troubleshooting. Directories, the mesh and libp2p have chapters of their own:
+//! `manual::directories`, `manual::mesh`, `manual::libp2p`.
 #![cfg_attr(
     feature = "wireguard",
     doc = r#"
@@ -123,6 +123,9 @@ fn serve(underlay: Arc<dyn Underlay>) -> Result<(), Box<dyn std::error::Error>> 
 //! | drops `refused` | the system would not send: no route, or a packet filter |
 //! | `tx_lost` in the statistics grows | the socket was full, and then its network went: those packets count as sent |
 
+#[cfg(feature = "directory")]
+#[cfg_attr(docsrs, doc(cfg(feature = "directory")))]
+pub mod directories;
 #[cfg(feature = "libp2p")]
 #[cfg_attr(docsrs, doc(cfg(feature = "libp2p")))]
 pub mod libp2p;

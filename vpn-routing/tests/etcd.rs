@@ -7,106 +7,19 @@
     reason = "a test"
 )]
 
-use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use etcd_client::Client;
-use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use vpn_core::testing::conformance::{RuleFixture, rule_source};
 use vpn_core::{OwnerMatch, Rule, RuleId, RuleSource};
+use vpn_lab_etcd::{Server, Wire};
 use vpn_routing::source::{EtcdRules, EtcdRulesConfig};
 
-/// A server that ends with this.
-struct Server {
-    folder: PathBuf,
-    ports: [u16; 2],
-    child: Option<Child>,
-}
-
-static COUNT: AtomicU32 = AtomicU32::new(0);
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
-
-impl Server {
-    /// `None` where etcd is not installed. With `VPN_LAB_REQUIRED=1`, as in CI, that is a failure.
-    async fn start() -> Option<Self> {
-        if Command::new("etcd").arg("--version").output().is_err() {
-            let required = std::env::var_os("VPN_LAB_REQUIRED").is_some_and(|value| value == "1");
-            assert!(
-                !required,
-                "this test must not be skipped here: etcd is missing"
-            );
-            println!("SKIPPED: etcd is not installed (Debian: etcd-server)");
-            return None;
-        }
-        let name = format!(
-            "etcd-rules-{}-{}",
-            std::process::id(),
-            COUNT.fetch_add(1, SeqCst)
-        );
-        let mut server = Self {
-            folder: std::env::temp_dir().join(name),
-            ports: [free_port(), free_port()],
-            child: None,
-        };
-        let _ = std::fs::remove_dir_all(&server.folder);
-        server.run().await;
-        Some(server)
-    }
-
-    fn endpoint(&self) -> String {
-        format!("127.0.0.1:{}", self.ports[0])
-    }
-
-    async fn run(&mut self) {
-        let [clients, peers] = self.ports.map(|port| format!("http://127.0.0.1:{port}"));
-        let child = Command::new("etcd")
-            .arg(format!("--data-dir={}", self.folder.display()))
-            .arg(format!("--listen-client-urls={clients}"))
-            .arg(format!("--advertise-client-urls={clients}"))
-            .arg(format!("--listen-peer-urls={peers}"))
-            .arg(format!("--initial-advertise-peer-urls={peers}"))
-            .arg(format!("--initial-cluster=default={peers}"))
-            .args(["--logger=zap", "--log-level=error"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        self.child = Some(child);
-        for _ in 0..600 {
-            if TcpStream::connect(self.endpoint()).await.is_ok() {
-                return;
-            }
-            sleep(Duration::from_millis(50)).await;
-        }
-        panic!("etcd does not start");
-    }
-
-    fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-
-    async fn client(&self) -> Client {
-        Client::connect([self.endpoint()], None).await.unwrap()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.kill();
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
+async fn connect(server: &Server) -> Client {
+    Client::connect([server.endpoint()], None).await.unwrap()
 }
 
 fn rules(server: &Server, prefix: &str) -> EtcdRules {
@@ -190,7 +103,7 @@ impl RuleFixture for Fixture {
 
 #[tokio::test]
 async fn it_keeps_the_contract_of_a_source() {
-    let Some(server) = Server::start().await else {
+    let Some(server) = Server::start() else {
         return;
     };
     let round = AtomicU32::new(0);
@@ -199,7 +112,7 @@ async fn it_keeps_the_contract_of_a_source() {
         Fixture {
             rules: rules(&server, &prefix),
             witness: rules(&server, &prefix),
-            client: server.client().await,
+            client: connect(&server).await,
             key: format!("{prefix}all"),
         }
     };
@@ -208,11 +121,11 @@ async fn it_keeps_the_contract_of_a_source() {
 
 #[tokio::test]
 async fn a_change_is_seen_within_50_ms() {
-    let Some(server) = Server::start().await else {
+    let Some(server) = Server::start() else {
         return;
     };
     let rules = rules(&server, "vpn/rules/");
-    let mut client = server.client().await;
+    let mut client = connect(&server).await;
     become_uids(&rules, &[]).await;
     let mut took = Vec::new();
     for uid in 1..=200 {
@@ -230,10 +143,10 @@ async fn a_change_is_seen_within_50_ms() {
 
 #[tokio::test]
 async fn a_broken_entry_keeps_its_last_good_rules_and_is_told() {
-    let Some(server) = Server::start().await else {
+    let Some(server) = Server::start() else {
         return;
     };
-    let mut client = server.client().await;
+    let mut client = connect(&server).await;
     client.put("vpn/rules/a", text(&[1]), None).await.unwrap();
     client.put("vpn/rules/b", text(&[2]), None).await.unwrap();
     client
@@ -265,10 +178,10 @@ async fn a_broken_entry_keeps_its_last_good_rules_and_is_told() {
 
 #[tokio::test]
 async fn rules_stay_while_etcd_is_away_and_go_on_across_a_compaction() {
-    let Some(mut server) = Server::start().await else {
+    let Some(mut server) = Server::start() else {
         return;
     };
-    let mut client = server.client().await;
+    let mut client = connect(&server).await;
     client.put("vpn/rules/a", text(&[1]), None).await.unwrap();
     let rules = rules(&server, "vpn/rules/");
     become_uids(&rules, &[1]).await;
@@ -278,10 +191,10 @@ async fn rules_stay_while_etcd_is_away_and_go_on_across_a_compaction() {
     let said = format!("{:?}", rules.trouble().unwrap());
     assert!(said.contains(&server.endpoint()), "{said}");
     // What is written before the follower is back is compacted away, but for the last.
-    server.run().await;
+    server.run();
     let mut revision = 0;
     for uid in 2..20 {
-        client = server.client().await;
+        client = connect(&server).await;
         let put = client.put("vpn/rules/a", text(&[uid]), None);
         let put = timeout(Duration::from_secs(20), put).await.unwrap();
         revision = put.map_or(revision, |put| put.header().unwrap().revision());
@@ -295,7 +208,7 @@ async fn rules_stay_while_etcd_is_away_and_go_on_across_a_compaction() {
 
 #[tokio::test]
 async fn before_etcd_was_ever_there_there_are_no_rules_and_not_none() {
-    let Some(mut server) = Server::start().await else {
+    let Some(mut server) = Server::start() else {
         return;
     };
     server.kill();
@@ -303,7 +216,7 @@ async fn before_etcd_was_ever_there_there_are_no_rules_and_not_none() {
     let rules = EtcdRules::start(config.request(Duration::from_millis(500))).unwrap();
     let refused = rules.load().await.unwrap_err();
     assert!(format!("{refused:?}").contains(&server.endpoint()));
-    server.run().await;
+    server.run();
     timeout(Duration::from_secs(20), rules.changed())
         .await
         .unwrap();
@@ -313,4 +226,73 @@ async fn before_etcd_was_ever_there_there_are_no_rules_and_not_none() {
         }
     };
     timeout(Duration::from_secs(20), loads).await.unwrap();
+}
+
+#[tokio::test]
+async fn another_etcd_is_loaded_also_if_that_fails_at_first() {
+    let (Some(one), Some(other)) = (Server::start(), Server::start()) else {
+        return;
+    };
+    let (mut first, mut second) = (connect(&one).await, connect(&other).await);
+    let mut wire = Wire::to(&one);
+    let config = EtcdRulesConfig::new([wire.endpoint()], "vpn/rules/");
+    let rules = EtcdRules::start(config).unwrap();
+    first.put("vpn/rules/a", text(&[1]), None).await.unwrap();
+    // The first one's revision is beyond all rules of the other, and below the other's.
+    for _ in 0..50 {
+        first.put("elsewhere", "", None).await.unwrap();
+    }
+    become_uids(&rules, &[1]).await;
+    first.put("vpn/rules/a", text(&[2]), None).await.unwrap();
+    become_uids(&rules, &[2]).await;
+    let long = format!("#{}\n", "x".repeat(8192));
+    second
+        .put("vpn/rules/b", long + &text(&[3]), None)
+        .await
+        .unwrap();
+    for _ in 0..100 {
+        second.put("elsewhere", "", None).await.unwrap();
+    }
+    // It is asked how it stands, and breaks off while everything is loaded.
+    wire.cut();
+    wire.lead_to(&other, 4096);
+    wire.mend();
+    let tried = timeout(Duration::from_secs(20), async {
+        while wire.carried() < 4 {
+            sleep(Duration::from_millis(50)).await;
+        }
+    });
+    tried.await.unwrap();
+    assert_eq!(uids(&rules).await, [2]);
+    wire.cut();
+    wire.lead_to(&other, u64::MAX);
+    wire.mend();
+    become_uids(&rules, &[3]).await;
+}
+
+#[tokio::test]
+async fn what_is_too_long_is_told_and_keeps_no_other_rules_from_being_loaded() {
+    let options = ["--max-request-bytes=40000000".to_owned()];
+    let Some(server) = Server::start_with("http", &options) else {
+        return;
+    };
+    let mut client = connect(&server).await;
+    // A page of these is longer than a page may be, and one of them is by itself.
+    for (key, bytes) in (0..16).map(|key| (key, 3 << 20)).chain([(16, 33 << 20)]) {
+        let key = format!("vpn/rules/long-{key:02}");
+        client.put(key, vec![b'#'; bytes], None).await.unwrap();
+    }
+    client.put("vpn/rules/z", text(&[7]), None).await.unwrap();
+    let rules = rules(&server, "vpn/rules/");
+    become_uids(&rules, &[7]).await;
+    let said = rules.trouble().unwrap().to_string();
+    assert!(said.contains("long-00") && said.contains("1 MiB"), "{said}");
+    for key in 0..16 {
+        let key = format!("vpn/rules/long-{key:02}");
+        client.delete(key, None).await.unwrap();
+    }
+    client.put("vpn/rules/z", text(&[8]), None).await.unwrap();
+    become_uids(&rules, &[8]).await;
+    let said = rules.trouble().unwrap().to_string();
+    assert!(said.contains("long-16") && said.contains("1 MiB"), "{said}");
 }

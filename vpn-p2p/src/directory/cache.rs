@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
+use std::ops::Range;
 
 use vpn_core::{PeerId, PeerRecord};
 
@@ -63,8 +64,9 @@ pub struct Cache {
 struct Entry {
     number: u64,
     records: Vec<PeerRecord>,
-    /// Until when it is used without asking.
-    fresh: u64,
+    /// From when to when it is used without asking: earlier than it was remembered is it only by a
+    /// clock that went back, and then it would be used for as long as that.
+    fresh: Range<u64>,
 }
 
 impl Cache {
@@ -92,7 +94,7 @@ impl Cache {
         let entry = Entry {
             number,
             records,
-            fresh: unix.saturating_add(for_seconds),
+            fresh: unix..unix.saturating_add(for_seconds),
         };
         self.entries.insert(question, entry);
         self.order.push_back((question, number));
@@ -108,7 +110,7 @@ impl Cache {
         let valid = entry.records.iter().filter(|record| record.expires > unix);
         let valid: Vec<PeerRecord> = valid.cloned().collect();
         let nobody = entry.records.is_empty();
-        match (entry.fresh > unix, valid.is_empty()) {
+        match (entry.fresh.contains(&unix), valid.is_empty()) {
             (true, false) => Remembered::Fresh(valid),
             (true, true) if nobody => Remembered::Fresh(valid),
             (false, false) => Remembered::Stale(valid),
@@ -215,6 +217,16 @@ mod tests {
         );
         let address = Question::Address([10, 0, 0, 1].into());
         assert_eq!(cache.get(address, 101), Remembered::Nothing);
+    }
+
+    #[test]
+    fn what_was_remembered_by_a_clock_that_was_ahead_is_asked_for_again() {
+        let mut cache = Cache::new(CacheConfig::default());
+        cache.put(peer(1), vec![], 9000);
+        cache.put(peer(2), vec![record(2, 10_000)], 9000);
+        assert_eq!(cache.get(peer(1), 100), Remembered::Nothing);
+        let there = Remembered::Stale(vec![record(2, 10_000)]);
+        assert_eq!(cache.get(peer(2), 100), there);
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub struct CheckedDirectory<D> {
     clock: UnixClock,
     seen: Mutex<Seen>,
     /// Who asks something holds its lock meanwhile.
-    asking: Mutex<HashMap<Question, Arc<tokio::sync::Mutex<()>>>>,
+    asking: Asking,
     counts: Counts,
 }
 
@@ -32,6 +32,38 @@ pub struct CheckedDirectory<D> {
 struct Seen {
     book: Book,
     cache: Cache,
+}
+
+type Asking = Mutex<HashMap<Question, Arc<tokio::sync::Mutex<()>>>>;
+
+/// A place in the queue of those who ask the same. Given up when it is dropped, so that a lookup which
+/// is cancelled leaves no entry behind.
+struct Turn<'a> {
+    asking: &'a Asking,
+    question: Question,
+    mutex: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl<'a> Turn<'a> {
+    fn of(asking: &'a Asking, question: Question) -> Self {
+        let mut all = asking.lock().unwrap_or_else(PoisonError::into_inner);
+        let mutex = Arc::clone(all.entry(question).or_default());
+        Self {
+            asking,
+            question,
+            mutex,
+        }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut all = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        // This one's and the table's: nobody else waits.
+        if Arc::strong_count(&self.mutex) <= 2 {
+            all.remove(&self.question);
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -130,6 +162,13 @@ impl<D: PeerDirectory> CheckedDirectory<D> {
         }
     }
 
+    /// How many questions somebody asks or waits for.
+    #[cfg(test)]
+    pub(super) fn asking_for_test(&self) -> usize {
+        let asking = self.asking.lock();
+        asking.unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     #[cfg(test)]
     pub(super) fn enter_for_test(&self, record: PeerRecord) {
         self.enter(record);
@@ -149,22 +188,14 @@ impl<D: PeerDirectory> CheckedDirectory<D> {
         if let Some(found) = self.remembered(question) {
             return Ok(found);
         }
-        let turn = {
-            let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(asking.entry(question).or_default())
-        };
-        let held = turn.lock().await;
+        let turn = Turn::of(&self.asking, question);
+        let held = turn.mutex.lock().await;
         // Whoever asked before may have brought the answer.
         let answer = match self.remembered(question) {
             Some(found) => Ok(found),
             None => self.ask(question).await,
         };
         drop(held);
-        let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
-        // This function's and the table's: nobody else waits.
-        if Arc::strong_count(&turn) <= 2 {
-            asking.remove(&question);
-        }
         answer
     }
 

@@ -22,6 +22,7 @@
 //! | [`ChainDirectory`] | in several other directories, asked at once |
 //! | [`CheckedDirectory`] | in another; checks and remembers what it says |
 //! | `EtcdDirectory` | in etcd, copied here; leases addresses (feature `etcd`) |
+//! | `KademliaDirectory` | with the members themselves: a DHT (feature `libp2p`) |
 //!
 //! # Example
 //!
@@ -72,7 +73,8 @@
 //! # Ok(())
 //! # }
 //! ```
-//! | `kademlia` | with the members themselves: a DHT (feature `libp2p`) |
+//!
+//! Which one for what, files, leases, TLS: [`manual::directories`](crate::manual::directories).
 
 pub mod book;
 pub mod cache;

@@ -122,6 +122,33 @@ async fn a_file_keeps_the_contract_of_a_directory() {
     std::fs::remove_file(&path).unwrap();
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_lookup_that_is_cancelled_leaves_nothing_behind() {
+    let slow = Odd::with(&[record(1, 1, 1)], 1000).await;
+    let directory = Arc::new(checked(slow));
+    let peer = record(1, 1, 1).peer;
+    let ask = |directory: &Arc<CheckedDirectory<Odd>>| {
+        let directory = Arc::clone(directory);
+        tokio::spawn(async move { directory.resolve(peer).await })
+    };
+    let (first, second) = (ask(&directory), ask(&directory));
+    sleep(Duration::from_millis(100)).await;
+    assert_eq!(directory.asking_for_test(), 1);
+    first.abort();
+    assert!(first.await.is_err());
+    // Who waits behind it asks now.
+    assert_eq!(directory.asking_for_test(), 1);
+    let found = second.await.unwrap().unwrap();
+    assert_eq!(found.map(|record| record.peer), Some(peer));
+    for host in 2..100 {
+        let address = [100, 64, 0, host].into();
+        let asked = directory.resolve_address(address);
+        let cancelled = tokio::time::timeout(Duration::from_millis(10), asked).await;
+        assert!(cancelled.is_err());
+    }
+    assert_eq!(directory.asking_for_test(), 0);
+}
+
 /// Answers late, lies, or is away.
 #[derive(Debug)]
 struct Odd {

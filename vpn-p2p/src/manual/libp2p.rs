@@ -92,7 +92,8 @@
 //!
 //! * libp2p makes its own sockets, so they bear no mark: capture the VPN's own networks, as `libp2p-node`
 //!   does, and not the default route. Nothing inside [`inside`](crate::libp2p::NodeConfig::inside) is dialled.
-//! * Bootstrap nodes are addresses, not names; resolve names before.
+//! * Bootstrap nodes are addresses: what is dialled is screened by address. `libp2p-node` looks up those that begin with
+//!   `/dns4`, `/dns6` or `/dns` once, at its start; `/dnsaddr` is refused.
 //! * When a relayed connection ends for a direct one, what is on its streams and had not arrived is lost,
 //!   and counted `stream_lost`.
 //! * A stranger of a network with a key can use a relay for the ten seconds it has to prove itself.

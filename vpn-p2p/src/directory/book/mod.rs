@@ -3,10 +3,14 @@
 //! The largest sequence number of a peer is remembered for longer than its record: as long as an
 //! older record of the peer could still be valid, so that nobody can bring one back when the newer
 //! one expired.
+//!
+//! The clock may be wrong for a while. What expired by a clock that was ahead may come back, and it
+//! alone. What was entered by a clock that was ahead is no reason to refuse what is valid now.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
+use bytes::Bytes;
 use vpn_core::{PeerId, PeerRecord};
 
 use super::claims::{Conflict, Rank, rank};
@@ -33,7 +37,38 @@ struct Entry {
     sequence: u64,
     /// Until when no older record can be valid.
     remembered: u64,
-    record: Option<Valid>,
+    held: Held,
+}
+
+#[derive(Clone, Debug)]
+enum Held {
+    Record(Valid),
+    /// It was taken out. Its signature, so that it may come back, and no other of this number.
+    Signature(Bytes),
+}
+
+impl Entry {
+    const fn record(&self) -> Option<&Valid> {
+        match &self.held {
+            Held::Record(valid) => Some(valid),
+            Held::Signature(_) => None,
+        }
+    }
+
+    fn take(&mut self) -> Option<Valid> {
+        let signature = self.record()?.record().signature.clone();
+        match std::mem::replace(&mut self.held, Held::Signature(signature)) {
+            Held::Record(valid) => Some(valid),
+            Held::Signature(_) => None,
+        }
+    }
+
+    /// Whether this is what was taken out.
+    fn was(&self, record: &PeerRecord) -> bool {
+        let same = |signature: &Bytes| *signature == record.signature;
+        self.sequence == record.sequence
+            && matches!(&self.held, Held::Signature(signature) if same(signature))
+    }
 }
 
 impl Book {
@@ -81,7 +116,7 @@ impl Book {
         }
         // Before the signature: what is known already comes often, and this costs nothing.
         let known = self.peers.get(&peer);
-        let known = known.filter(|entry| entry.remembered > unix);
+        let known = known.filter(|entry| self.counts(entry, unix) && !entry.was(&record));
         if let Some(have) = known.map(|entry| entry.sequence)
             && have >= record.sequence
         {
@@ -102,7 +137,7 @@ impl Book {
         let entry = Entry {
             sequence: valid.record().sequence,
             remembered: self.terms.horizon(unix),
-            record: Some(valid),
+            held: Held::Record(valid),
         };
         self.peers.insert(peer, entry);
         let conflicts = addresses.into_iter();
@@ -113,8 +148,8 @@ impl Book {
 
     /// The newest record of a peer, if it is valid.
     pub fn get(&self, peer: PeerId, unix: u64) -> Option<&PeerRecord> {
-        let valid = self.peers.get(&peer)?.record.as_ref()?;
-        valid.lives(unix).then(|| valid.record())
+        let entry = self.peers.get(&peer)?;
+        self.believed(entry, unix).map(Valid::record)
     }
 
     /// The largest sequence number that this peer had, as long as it is remembered.
@@ -150,12 +185,9 @@ impl Book {
 
     /// All valid records, in no order.
     pub fn records(&self, unix: u64) -> impl Iterator<Item = &PeerRecord> {
-        let entries = self
-            .peers
-            .values()
-            .filter_map(|entry| entry.record.as_ref());
+        let entries = self.peers.values();
         entries
-            .filter(move |valid| valid.lives(unix))
+            .filter_map(move |entry| self.believed(entry, unix))
             .map(Valid::record)
     }
 
@@ -163,20 +195,24 @@ impl Book {
     pub fn remove(&mut self, peer: PeerId) -> Option<PeerRecord> {
         self.forget_claims(peer);
         let entry = self.peers.get_mut(&peer)?;
-        entry.record.take().map(Valid::into_record)
+        entry.take().map(Valid::into_record)
     }
 
     /// Takes out what expired, and returns whose records did. Lookups never return those in any case;
     /// this makes room. Goes through all.
     pub fn expire(&mut self, unix: u64) -> Vec<PeerId> {
-        let over = |entry: &Entry| entry.record.as_ref().is_some_and(|r| !r.lives(unix));
+        let over = |entry: &Entry| entry.record().is_some_and(|r| !r.lives(unix));
         let expired = self.peers.iter().filter(|(_, entry)| over(entry));
         let expired: Vec<PeerId> = expired.map(|(peer, _)| *peer).collect();
         for peer in &expired {
             self.remove(*peer);
         }
-        self.peers
-            .retain(|_, entry| entry.record.is_some() || entry.remembered > unix);
+        let horizon = self.terms.horizon(unix);
+        self.peers.retain(|_, entry| {
+            // From a clock that was ahead: it would be here for as long as that was.
+            entry.remembered = entry.remembered.min(horizon);
+            entry.record().is_some() || entry.remembered > unix
+        });
         expired
     }
 
@@ -190,11 +226,21 @@ impl Book {
         self.peers.is_empty()
     }
 
+    /// Its record, unless it is over, or would be refused now as too far ahead.
+    fn believed<'a>(&self, entry: &'a Entry, unix: u64) -> Option<&'a Valid> {
+        let horizon = self.terms.horizon(unix);
+        let valid = entry.record()?;
+        (valid.lives(unix) && valid.record().expires <= horizon).then_some(valid)
+    }
+
+    /// Whether its sequence number is a reason to refuse another.
+    fn counts(&self, entry: &Entry, unix: u64) -> bool {
+        let ahead = entry.remembered > self.terms.horizon(unix);
+        entry.remembered > unix && (!ahead || self.believed(entry, unix).is_some())
+    }
+
     fn forget_claims(&mut self, peer: PeerId) {
-        let record = self
-            .peers
-            .get(&peer)
-            .and_then(|entry| entry.record.as_ref());
+        let record = self.peers.get(&peer).and_then(Entry::record);
         let Some(valid) = record else { return };
         for address in &valid.record().addresses {
             self.claims.remove(&(*address, rank(*address, peer), peer));

@@ -66,6 +66,58 @@ fn an_expired_record_is_nowhere_also_before_it_is_taken_out() {
 }
 
 #[test]
+fn what_expired_by_a_clock_that_was_ahead_comes_back_and_nothing_else_of_its_number() {
+    let mut book = Book::new(TERMS);
+    let (older, held) = (
+        record(1, 4, NOW + 5000, &[4]),
+        record(1, 5, NOW + 3000, &[5]),
+    );
+    book.insert(held.clone(), NOW).unwrap();
+    // Two hours ahead for a moment: it is taken out.
+    assert_eq!(book.expire(NOW + 7200), [id(1)]);
+    let refused = Err(RecordError::Old { have: 5 });
+    assert_eq!(book.insert(older, NOW + 1), refused);
+    let other = record(1, 5, NOW + 4000, &[6]);
+    assert_eq!(book.insert(other.clone(), NOW + 1), refused);
+    book.insert(held.clone(), NOW + 1).unwrap();
+    assert_eq!(book.holder(address(5), NOW + 1), Some(&held));
+    // While it is there, it is nothing new.
+    assert_eq!(book.insert(held.clone(), NOW + 1), refused);
+    // So is one that was taken out by hand.
+    assert_eq!(book.remove(id(1)), Some(held.clone()));
+    assert_eq!(book.insert(other, NOW + 2), refused);
+    book.insert(held, NOW + 2).unwrap();
+}
+
+#[test]
+fn what_was_entered_by_a_clock_that_was_ahead_shuts_nobody_out() {
+    let mut book = Book::new(TERMS);
+    let year = 365 * 24 * 60 * 60;
+    book.insert(record(1, 900, NOW + year + 10, &[1]), NOW + year)
+        .unwrap();
+    // It would be refused now, so it is not believed, also without a successor.
+    assert_eq!(book.get(id(1), NOW), None);
+    assert_eq!(book.holder(address(1), NOW), None);
+    let now = record(1, 5, NOW + 10, &[2]);
+    book.insert(now.clone(), NOW).unwrap();
+    assert_eq!(book.get(id(1), NOW), Some(&now));
+    let refused = book.insert(record(1, 4, NOW + 10, &[3]), NOW);
+    assert_eq!(refused, Err(RecordError::Old { have: 5 }));
+    // Ahead by a minute: both are believed, and the newest counts as ever.
+    book.insert(record(2, 7, NOW + 1000, &[2]), NOW + 60)
+        .unwrap();
+    let refused = book.insert(record(2, 6, NOW + 1000, &[2]), NOW);
+    assert_eq!(refused, Err(RecordError::Old { have: 7 }));
+    // Numbers are not remembered for a year either.
+    book.insert(record(3, 1, NOW + year + 10, &[]), NOW + year)
+        .unwrap();
+    book.remove(id(3));
+    book.expire(NOW);
+    book.expire(NOW + MAX_VALIDITY + MAX_SKEW);
+    assert_eq!(book.sequence(id(3)), None);
+}
+
+#[test]
 fn two_claims_are_told_and_decided_alike_whoever_came_first() {
     let (one, two) = (
         record(1, 9, NOW + 10, &[1, 2]),

@@ -68,3 +68,19 @@ impl Connection {
         }
     }
 }
+
+/// gRPC's code for an answer that is longer than we take; etcd uses it as well, and says its name then.
+const OUT_OF_RANGE: i32 = 11;
+
+/// Whether an answer was refused here for its length: asked again, it would be as long.
+pub(super) fn is_too_long(error: &EtcdError) -> bool {
+    let EtcdError::Unavailable { cause, .. } = error else {
+        return false;
+    };
+    match cause.downcast_ref::<etcd_client::Error>() {
+        Some(etcd_client::Error::GRpcStatus(status)) => {
+            status.code() as i32 == OUT_OF_RANGE && !status.message().starts_with("etcdserver")
+        }
+        _ => false,
+    }
+}

@@ -46,12 +46,15 @@ pub enum EtcdError {
         /// How often it was tried.
         tries: u32,
     },
+    /// This directory was closed: start another.
+    #[error("this directory was closed")]
+    Closed,
 }
 
 impl From<EtcdError> for DirectoryError {
     fn from(error: EtcdError) -> Self {
         match error {
-            EtcdError::Config(_) => Self::Refused(Box::new(error)),
+            EtcdError::Config(_) | EtcdError::Closed => Self::Refused(Box::new(error)),
             other => Self::Unavailable(Box::new(other)),
         }
     }

@@ -40,6 +40,8 @@ pub(super) struct Holding {
     pub(super) addresses: Vec<(Pool, IpAddr)>,
     /// The record that was published last, and is put back if the lease is lost.
     pub(super) record: Option<PeerRecord>,
+    /// It was given back: nothing is to be had any more.
+    pub(super) is_closed: bool,
 }
 
 /// Asks etcd on behalf of one node.

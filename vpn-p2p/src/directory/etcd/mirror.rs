@@ -26,6 +26,14 @@ pub(super) struct Mirror {
     refused: u64,
 }
 
+/// What is loaded page by page, and counts when all of it is there: a copy of two moments would give
+/// addresses to nodes that do not have them. Bounded as the mirror is.
+#[derive(Debug, Default)]
+pub(super) struct Loading {
+    present: HashSet<PeerId>,
+    holders: HashMap<IpAddr, PeerId>,
+}
+
 impl Mirror {
     pub(super) fn new(keys: Keys, book: Book) -> Self {
         Self {
@@ -53,28 +61,44 @@ impl Mirror {
         self.revision = None;
     }
 
-    /// Replaces everything by what etcd has at a revision. Returns whose records are new.
-    pub(super) fn load<'a>(
+    /// An entry of what etcd has at a revision, while all of it is loaded. Returns whose record is newer
+    /// than one that was there all the time: what is new by itself is told when all is there.
+    pub(super) fn page(
         &mut self,
-        all: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
-        revision: i64,
+        loading: &mut Loading,
+        key: &[u8],
+        value: &[u8],
         unix: u64,
-    ) -> Vec<PeerId> {
-        let before = std::mem::take(&mut self.present);
-        self.holders.clear();
-        let mut news = Vec::new();
-        for (key, value) in all {
-            let Some(changed) = self.put(key, value, unix) else {
-                continue;
-            };
-            // Known, and there all the time: no news.
-            let newer = changed.newer || !before.contains(&changed.peer);
-            if newer {
-                news.push(changed.peer);
+    ) -> Option<PeerId> {
+        match self.keys.read(key)? {
+            Key::Address(address) => {
+                let holder = std::str::from_utf8(value).ok().and_then(unhex);
+                match holder.filter(|_| loading.holders.len() < self.max_holders) {
+                    Some(holder) => drop(loading.holders.insert(address, holder)),
+                    None => self.refused += 1,
+                }
+                None
+            }
+            Key::Record(peer) => {
+                let newer = self.enter(peer, value, unix)?;
+                loading.present.insert(peer);
+                let was_there = self.present.contains(&peer);
+                (newer && was_there).then_some(peer)
             }
         }
+    }
+
+    /// An entry that is too long to be fetched.
+    pub(super) fn skipped(&mut self) {
+        self.refused += 1;
+    }
+
+    /// All pages of this revision are there: they replace what was. Returns whose records are new.
+    pub(super) fn loaded(&mut self, all: Loading, revision: i64) -> Vec<PeerId> {
+        let before = std::mem::replace(&mut self.present, all.present);
+        self.holders = all.holders;
         self.revision = Some(revision);
-        news
+        self.present.difference(&before).copied().collect()
     }
 
     /// A key was written. Returns whose record is new.
@@ -110,23 +134,28 @@ impl Mirror {
                 None
             }
             Key::Record(peer) => {
-                let record = decode(value).ok().filter(|record| record.peer == peer);
-                let Some(record) = record else {
-                    self.refused += 1;
-                    return None;
-                };
-                let sequence = record.sequence;
-                let newer = match self.book.insert(record, unix) {
-                    Ok(_) => true,
-                    Err(RecordError::Old { have }) if have == sequence => false,
-                    Err(error) => {
-                        tracing::debug!(%peer, %error, "etcd has a record that is not believed");
-                        self.refused += 1;
-                        return None;
-                    }
-                };
+                let newer = self.enter(peer, value, unix)?;
                 let back = self.present.insert(peer);
                 Some(Changed { peer, newer, back })
+            }
+        }
+    }
+
+    /// Enters a peer's record: whether it is newer than what was known. `None` if it is not believed.
+    fn enter(&mut self, peer: PeerId, value: &[u8], unix: u64) -> Option<bool> {
+        let record = decode(value).ok().filter(|record| record.peer == peer);
+        let Some(record) = record else {
+            self.refused += 1;
+            return None;
+        };
+        let sequence = record.sequence;
+        match self.book.insert(record, unix) {
+            Ok(_) => Some(true),
+            Err(RecordError::Old { have }) if have == sequence => Some(false),
+            Err(error) => {
+                tracing::debug!(%peer, %error, "etcd has a record that is not believed");
+                self.refused += 1;
+                None
             }
         }
     }
@@ -246,16 +275,47 @@ mod tests {
         let all = [record(1, 1, 1), record(2, 1, 2), record(3, 1, 3)];
         write(&mut mirror, &all[0]);
         write(&mut mirror, &all[1]);
-        let there: Vec<(String, Vec<u8>)> = all[1..]
-            .iter()
-            .map(|record| (keys().record(record.peer), encode(record)))
-            .collect();
-        let there = there
-            .iter()
-            .map(|(key, value)| (key.as_bytes(), &value[..]));
-        assert_eq!(mirror.load(there, 7, NOW), [all[2].peer]);
+        let newer = record(2, 2, 2);
+        let mut loading = Loading::default();
+        let mut page = |mirror: &mut Mirror, record: &PeerRecord| {
+            let key = keys().record(record.peer);
+            mirror.page(&mut loading, key.as_bytes(), &encode(record), NOW)
+        };
+        assert_eq!(page(&mut mirror, &all[1]), None, "no news");
+        assert_eq!(page(&mut mirror, &all[2]), None, "when all is there");
+        // Until then nothing is gone, and nothing is there.
+        assert_eq!(mirror.get(all[0].peer, NOW), Some(&all[0]));
+        assert_eq!(mirror.get(all[2].peer, NOW), None);
+        assert_eq!(page(&mut mirror, &newer), Some(newer.peer));
+        assert_eq!(mirror.loaded(loading, 7), [all[2].peer]);
         assert_eq!(mirror.get(all[0].peer, NOW), None);
+        assert_eq!(mirror.get(all[2].peer, NOW), Some(&all[2]));
         assert_eq!(mirror.revision(), Some(7));
+    }
+
+    #[test]
+    fn leases_count_when_all_is_loaded_and_are_bounded() {
+        let mut mirror = mirror();
+        mirror.max_holders = 2;
+        let (one, two) = (record(1, 1, 9), record(2, 1, 9));
+        write(&mut mirror, &one);
+        write(&mut mirror, &two);
+        let of = |host: u8| keys().address([10, 0, 0, host].into());
+        mirror.written(of(9).as_bytes(), hex(one.peer).as_bytes(), NOW);
+        let mut loading = Loading::default();
+        for host in 8..20 {
+            let (key, holder) = (of(host), hex(two.peer));
+            mirror.page(&mut loading, key.as_bytes(), holder.as_bytes(), NOW);
+        }
+        let address = [10, 0, 0, 9].into();
+        assert_eq!(mirror.claimants(address, NOW), [one]);
+        for record in [&record(1, 2, 9), &two] {
+            let key = keys().record(record.peer);
+            mirror.page(&mut loading, key.as_bytes(), &encode(record), NOW);
+        }
+        mirror.loaded(loading, 7);
+        assert_eq!(mirror.claimants(address, NOW), [two]);
+        assert_eq!((mirror.holders.len(), mirror.counts().1), (2, 10));
     }
 
     #[test]

@@ -48,6 +48,7 @@ mod error;
 mod keep;
 mod keys;
 mod lease;
+mod load;
 mod mirror;
 mod watch;
 
@@ -203,14 +204,19 @@ impl EtcdDirectory {
         }
     }
 
-    /// Gives back what is leased, so that others can have it at once, and ends.
+    /// Gives back what is leased, so that others can have it at once, and ends: nothing is leased or
+    /// published any more, and nothing is followed.
     ///
     /// # Errors
     ///
     /// [`EtcdError`]; what is leased is free when its lease is over.
-    pub async fn close(self) -> Result<(), EtcdError> {
-        let lease = self.shared.holding.lock().await.lease.take();
+    pub async fn close(&self) -> Result<(), EtcdError> {
         self.tasks.iter().for_each(JoinHandle::abort);
+        let lease = {
+            let mut holding = self.shared.holding.lock().await;
+            holding.is_closed = true;
+            holding.lease.take()
+        };
         match lease {
             Some(lease) => self.shared.desk().revoke(lease).await,
             None => Ok(()),
@@ -228,6 +234,9 @@ impl Drop for EtcdDirectory {
 async fn lease_of(holding: &mut Holding, desk: Desk<'_>) -> Result<i64, EtcdError> {
     if let Some(lease) = holding.lease {
         return Ok(lease);
+    }
+    if holding.is_closed {
+        return Err(EtcdError::Closed);
     }
     let lease = desk.grant().await?;
     holding.lease = Some(lease);

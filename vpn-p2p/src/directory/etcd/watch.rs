@@ -6,17 +6,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{Client, Event, EventType, GetOptions, SortOrder, SortTarget, WatchOptions};
+use etcd_client::{Client, Event, EventType, GetOptions, WatchOptions};
 use tokio::time::{Instant, sleep};
 
 use super::Shared;
+use super::connection::is_too_long;
 use super::error::EtcdError;
+use super::load::load;
 
-/// Entries of one answer while loading: with records of the longest, about what one message may have.
-const PAGE: i64 = 512;
-
-/// Longest message, in bytes: what changed while etcd was not followed may come in one, and one that is
-/// refused would come again.
+/// Longest message, in bytes: what changed while etcd was not followed may come in one. If it is longer,
+/// everything is loaded anew, page by page.
 const MAX_MESSAGE: usize = 64 << 20;
 
 /// After a failure, the next attempt is made after this; twice as long after each further one.
@@ -47,7 +46,13 @@ pub(super) async fn follow(shared: Arc<Shared>) {
 /// Until something fails.
 async fn follow_once(shared: &Shared) -> EtcdError {
     match try_follow(shared).await {
-        Err(error) => error,
+        Err(error) => {
+            // It would come again.
+            if is_too_long(&error) {
+                shared.mirror().lost();
+            }
+            error
+        }
         Ok(()) => shared.ended("the watch ended"),
     }
 }
@@ -116,49 +121,16 @@ async fn resume(shared: &Shared, client: &mut Client, prefix: &str) -> Result<i6
     let there = shared.connection.within(there).await?;
     let header = there.header();
     let (cluster, revision) = header.map_or((0, 0), |h| (h.cluster_id(), h.revision()));
-    let same = shared.cluster(cluster);
+    if !shared.cluster(cluster) {
+        // For good: if loading fails now, the next attempt must not take the other's revision for ours.
+        shared.mirror().lost();
+    }
     let reached = shared.mirror().revision();
     match reached {
         // A watch from the future would be silent until then: it was restored from a copy.
-        Some(reached) if same && reached <= revision => Ok(reached),
+        Some(reached) if reached <= revision => Ok(reached),
         _ => load(shared, client, prefix).await,
     }
-}
-
-/// Everything at one revision, page by page.
-async fn load(shared: &Shared, client: &mut Client, prefix: &str) -> Result<i64, EtcdError> {
-    let mut client = client.kv_client().max_decoding_message_size(MAX_MESSAGE);
-    let mut all: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
-    let mut at = 0;
-    let mut from = prefix.as_bytes().to_vec();
-    let end = end_of(prefix.as_bytes());
-    loop {
-        let page = GetOptions::new()
-            .with_range(end.clone())
-            .with_sort(SortTarget::Key, SortOrder::Ascend)
-            .with_limit(PAGE)
-            .with_revision(at);
-        let page = shared
-            .connection
-            .within(client.get(from.clone(), Some(page)))
-            .await?;
-        if at == 0 {
-            at = page
-                .header()
-                .map_or(0, etcd_client::ResponseHeader::revision);
-        }
-        let entries = page.kvs().iter();
-        all.extend(entries.map(|entry| (entry.key().to_vec(), entry.value().to_vec())));
-        let Some((last, _)) = all.last().filter(|_| page.more()) else {
-            break;
-        };
-        from.clone_from(last);
-        from.push(0);
-    }
-    let entries = all.iter().map(|(key, value)| (&key[..], &value[..]));
-    let news = shared.mirror().load(entries, at, shared.clock.now());
-    news.into_iter().for_each(|peer| shared.news.tell(peer));
-    Ok(at)
 }
 
 fn apply(shared: &Shared, events: &[Event]) {
@@ -175,13 +147,4 @@ fn apply(shared: &Shared, events: &[Event]) {
     }
     drop(mirror);
     news.into_iter().for_each(|peer| shared.news.tell(peer));
-}
-
-/// The first key after all that begin with this; it ends with a slash, so there is one.
-fn end_of(prefix: &[u8]) -> Vec<u8> {
-    let mut end = prefix.to_vec();
-    if let Some(last) = end.last_mut() {
-        *last = last.saturating_add(1);
-    }
-    end
 }

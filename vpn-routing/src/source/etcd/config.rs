@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 /// How long one request may take, unless said otherwise.
 pub const REQUEST: Duration = Duration::from_secs(5);
 
@@ -12,9 +14,9 @@ pub struct EtcdRulesConfig {
     endpoints: Vec<String>,
     prefix: String,
     request: Duration,
-    user: Option<(String, String)>,
+    user: Option<(String, Zeroizing<String>)>,
     ca: Option<Vec<u8>>,
-    client: Option<(Vec<u8>, Vec<u8>)>,
+    client: Option<(Vec<u8>, Zeroizing<Vec<u8>>)>,
     server_name: Option<String>,
 }
 
@@ -36,10 +38,11 @@ impl EtcdRulesConfig {
         }
     }
 
-    /// User and password.
+    /// User and password. The password is overwritten when this is dropped, and in no `Debug`; the client
+    /// of etcd has a copy of its own while it is connected.
     #[must_use]
     pub fn user(mut self, name: impl Into<String>, password: impl Into<String>) -> Self {
-        self.user = Some((name.into(), password.into()));
+        self.user = Some((name.into(), Zeroizing::new(password.into())));
         self
     }
 
@@ -53,7 +56,7 @@ impl EtcdRulesConfig {
     /// With TLS, our certificate and its key, in PEM, where etcd asks for one.
     #[must_use]
     pub fn certificate(mut self, certificate: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
-        self.client = Some((certificate.into(), key.into()));
+        self.client = Some((certificate.into(), Zeroizing::new(key.into())));
         self
     }
 
@@ -113,14 +116,14 @@ impl EtcdRulesConfig {
             .with_require_leader(true);
         if let Some((name, password)) = &self.user {
             options = options
-                .with_user(name.clone(), password.clone())
+                .with_user(name.clone(), password.as_str())
                 .with_auto_token_refresh(true);
         }
         if let Some(ca) = &self.ca {
             let ca = etcd_client::Certificate::from_pem(ca);
             let mut tls = etcd_client::TlsOptions::new().ca_certificate(ca);
             if let Some((certificate, key)) = &self.client {
-                tls = tls.identity(etcd_client::Identity::from_pem(certificate, key));
+                tls = tls.identity(etcd_client::Identity::from_pem(certificate, key.as_slice()));
             }
             if let Some(name) = &self.server_name {
                 tls = tls.domain_name(name);

@@ -5,19 +5,17 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{Client, Event, EventType, GetOptions, SortOrder, SortTarget, WatchOptions};
+use etcd_client::{Client, Event, EventType, GetOptions, WatchOptions};
 use tokio::time::{Instant, sleep, timeout};
 use vpn_core::rule::RuleSourceError;
 
 use super::Shared;
+use super::load::{is_too_long, load};
 
-type Cause = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// Entries of one answer while loading: also the longest fit [`MAX_MESSAGE`].
-const PAGE: i64 = 16;
-
-/// Longest message, in bytes: what changed while etcd was not followed may come in one, and one that is
-/// refused would come again.
+/// Longest message, in bytes: what changed while etcd was not followed may come in one. If it is longer,
+/// everything is loaded anew, page by page.
 const MAX_MESSAGE: usize = 64 << 20;
 
 /// After a failure, the next attempt is made after this; twice as long after each further one.
@@ -35,6 +33,10 @@ pub(super) async fn follow(shared: Arc<Shared>) {
             Ok(()) => "the watch ended".into(),
             Err(cause) => cause,
         };
+        // It would come again.
+        if is_too_long(&cause) {
+            shared.state().revision = None;
+        }
         tracing::debug!(%cause, "rules in etcd are not followed");
         let place = shared.place();
         let cut = Arc::new(RuleSourceError::Unavailable { place, cause });
@@ -84,20 +86,27 @@ async fn follow_once(shared: &Shared, made: &mut Option<Client>) -> Result<(), C
             (None, Some(header)) if !message.created() => Some(header.revision()),
             _ => None,
         };
-        let mended = {
+        let (has_room, mended) = {
             let mut state = shared.state();
+            let mut has_room = false;
             for event in message.events() {
                 let Some(entry) = event.kv() else { continue };
                 match event.event_type() {
                     EventType::Put => state.table.written(entry.key(), entry.value()),
-                    EventType::Delete => state.table.deleted(entry.key()),
+                    EventType::Delete => has_room |= state.table.deleted(entry.key()),
                 }
             }
-            state.revision = state.revision.max(reached);
-            state.cut.take().is_some()
+            state.revision = match has_room {
+                true => None,
+                false => state.revision.max(reached),
+            };
+            (has_room, state.cut.take().is_some())
         };
         if mended || !message.events().is_empty() {
             shared.changes.count();
+        }
+        if has_room {
+            return Err("there may be room now for what was left out".into());
         }
         next = stream.message().await?;
     }
@@ -113,12 +122,13 @@ async fn resume(shared: &Shared, client: &mut Client) -> Result<i64, Cause> {
     let (cluster, revision) = header.map_or((0, 0), |h| (h.cluster_id(), h.revision()));
     let reached = {
         let mut state = shared.state();
-        let before = state.cluster.replace(cluster);
-        let same = before.is_none_or(|before| before == cluster);
+        if state.cluster.replace(cluster) != Some(cluster) {
+            // For good: if loading fails now, the next attempt must not take the other's revision for
+            // this one's.
+            state.revision = None;
+        }
         // A watch from the future would be silent until then: it was restored from a copy.
-        state
-            .revision
-            .filter(|reached| same && *reached <= revision)
+        state.revision.filter(|reached| *reached <= revision)
     };
     match reached {
         Some(reached) => Ok(reached),
@@ -126,56 +136,8 @@ async fn resume(shared: &Shared, client: &mut Client) -> Result<i64, Cause> {
     }
 }
 
-/// Everything at one revision, page by page.
-async fn load(shared: &Shared, client: &mut Client) -> Result<i64, Cause> {
-    let mut client = client.kv_client().max_decoding_message_size(MAX_MESSAGE);
-    let mut all: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
-    let mut at = 0;
-    let mut from = shared.config.prefix().as_bytes().to_vec();
-    let mut end = from.clone();
-    // The first key after all that begin with the prefix; it ends with a slash, so there is one.
-    if let Some(last) = end.last_mut() {
-        *last = last.saturating_add(1);
-    }
-    loop {
-        let page = GetOptions::new()
-            .with_range(end.clone())
-            .with_sort(SortTarget::Key, SortOrder::Ascend)
-            .with_limit(PAGE)
-            .with_revision(at);
-        let page = within(shared, client.get(from.clone(), Some(page))).await?;
-        if at == 0 {
-            at = page
-                .header()
-                .map_or(0, etcd_client::ResponseHeader::revision);
-        }
-        let entries = page.kvs().iter();
-        all.extend(entries.map(|entry| (entry.key().to_vec(), entry.value().to_vec())));
-        let Some((last, _)) = all
-            .last()
-            .filter(|_| page.more() && all.len() <= super::table::MAX_ENTRIES)
-        else {
-            break;
-        };
-        from.clone_from(last);
-        from.push(0);
-    }
-    let entries: Vec<(&[u8], &[u8])> = all
-        .iter()
-        .map(|(key, value)| (&key[..], &value[..]))
-        .collect();
-    {
-        let mut state = shared.state();
-        state.table.load(&entries);
-        state.revision = Some(at);
-    }
-    shared.changes.count();
-    shared.ready.send_replace(true);
-    Ok(at)
-}
-
 /// A request's answer, in time.
-async fn within<T>(
+pub(super) async fn within<T>(
     shared: &Shared,
     request: impl Future<Output = Result<T, etcd_client::Error>>,
 ) -> Result<T, Cause> {

@@ -26,6 +26,7 @@
 
 mod config;
 mod follow;
+mod load;
 mod table;
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};

@@ -23,10 +23,17 @@ pub(super) const MAX_BYTES: usize = 16 << 20;
 /// source, and before those that were added by hand.
 const FIRST: u32 = 1 << 31;
 
+/// Longest key, in bytes: keys are kept beside the rules, and told with what is wrong.
+pub(super) const MAX_KEY: usize = 1024;
+
 #[derive(Debug, Default)]
 pub(super) struct Table {
     entries: BTreeMap<String, Entry>,
     bytes: usize,
+    /// Something was left out for which there is no entry.
+    left_out: Option<Arc<RuleSourceError>>,
+    /// Something was left out for want of room.
+    is_full: bool,
 }
 
 #[derive(Debug, Default)]
@@ -39,13 +46,15 @@ struct Entry {
 impl Table {
     /// An entry was written.
     pub(super) fn written(&mut self, key: &[u8], value: &[u8]) {
-        let key = String::from_utf8_lossy(key).into_owned();
+        let Some(key) = self.room_for(key) else {
+            return;
+        };
         let known = self.entries.get(&key);
         let bytes = self.bytes - known.map_or(0, |entry| entry.bytes) + value.len();
-        let full = known.is_none() && self.entries.len() >= MAX_ENTRIES;
+        self.is_full |= bytes > MAX_BYTES;
         let read = match std::str::from_utf8(value) {
-            _ if full || bytes > MAX_BYTES => Err(wrong(&key, "there are too many rules")),
-            _ if value.len() > MAX_ENTRY => Err(wrong(&key, "longer than 1 MiB")),
+            _ if value.len() > MAX_ENTRY => Err(wrong(&key, TOO_LONG)),
+            _ if bytes > MAX_BYTES => Err(wrong(&key, TOO_MANY)),
             Err(_) => Err(wrong(&key, "not UTF-8")),
             Ok(text) => TomlRules::parse(Path::new(&key), text).map_err(Into::into),
         };
@@ -53,51 +62,73 @@ impl Table {
             Ok(good) => {
                 self.bytes = bytes;
                 let bytes = value.len();
+                let problem = None;
                 self.entries.insert(
                     key,
                     Entry {
                         bytes,
                         good,
-                        problem: None,
+                        problem,
                     },
                 );
             }
-            // Beyond the bound there is no room for its problem either, but for one.
-            Err(problem) if full => {
-                let last = self.entries.values_mut().next_back();
-                last.into_iter().for_each(|entry| {
-                    entry
-                        .problem
-                        .get_or_insert_with(|| Arc::new(problem_of(&problem)));
-                });
-            }
-            Err(problem) => {
-                self.entries.entry(key).or_default().problem = Some(Arc::new(problem));
-            }
+            Err(problem) => self.broken(key, problem),
         }
     }
 
-    /// An entry was deleted.
-    pub(super) fn deleted(&mut self, key: &[u8]) {
+    /// An entry that is too long to be fetched.
+    pub(super) fn skipped(&mut self, key: &[u8]) {
+        if let Some(key) = self.room_for(key) {
+            let problem = wrong(&key, TOO_LONG);
+            self.broken(key, problem);
+        }
+    }
+
+    /// Whether further entries would all be left out.
+    pub(super) fn has_all_it_may(&self) -> bool {
+        self.is_full && self.entries.len() >= MAX_ENTRIES
+    }
+
+    /// An entry was deleted. Whether there may be room now for what was left out: everything has to be
+    /// loaded anew then.
+    pub(super) fn deleted(&mut self, key: &[u8]) -> bool {
         let gone = self.entries.remove(&*String::from_utf8_lossy(key));
-        self.bytes -= gone.map_or(0, |entry| entry.bytes);
+        self.bytes -= gone.as_ref().map_or(0, |entry| entry.bytes);
+        gone.is_some() && self.is_full
     }
 
-    /// Replaces everything. What makes no sense keeps its last good rules here, too.
-    pub(super) fn load<'a>(&mut self, all: &[(&'a [u8], &'a [u8])]) {
-        let there = |key: &String| all.iter().any(|(there, _)| *there == key.as_bytes());
-        let gone: Vec<String> = self
-            .entries
-            .keys()
-            .filter(|key| !there(key))
-            .cloned()
-            .collect();
-        for key in gone {
-            self.deleted(key.as_bytes());
+    /// This was made from all that etcd has; what makes no sense there keeps its last good rules of
+    /// `before`. With these it may have twice [`MAX_BYTES`], and takes nothing more until it has less.
+    pub(super) fn keeps(&mut self, mut before: Self) {
+        for (key, entry) in &mut self.entries {
+            let had = before.entries.get_mut(key);
+            if entry.problem.is_some()
+                && let Some(had) = had
+            {
+                entry.good = std::mem::take(&mut had.good);
+                entry.bytes = had.bytes;
+                self.bytes += had.bytes;
+            }
         }
-        for (key, value) in all {
-            self.written(key, value);
+    }
+
+    /// The key, if it is known or there is room for another.
+    fn room_for(&mut self, key: &[u8]) -> Option<String> {
+        let name = String::from_utf8_lossy(&key[..key.len().min(MAX_KEY)]).into_owned();
+        if key.len() > MAX_KEY {
+            self.left_out = Some(Arc::new(wrong(&name, "its key is longer than 1 KiB")));
+            return None;
         }
+        if !self.entries.contains_key(&name) && self.entries.len() >= MAX_ENTRIES {
+            self.left_out = Some(Arc::new(wrong(&name, TOO_MANY)));
+            self.is_full = true;
+            return None;
+        }
+        Some(name)
+    }
+
+    fn broken(&mut self, key: String, problem: RuleSourceError) {
+        self.entries.entry(key).or_default().problem = Some(Arc::new(problem));
     }
 
     /// All rules, those of later keys newer, numbered anew.
@@ -123,9 +154,9 @@ impl Table {
 
     /// What is wrong with the first entry that is wrong.
     pub(super) fn problem(&self) -> Option<Arc<RuleSourceError>> {
-        self.entries
-            .values()
-            .find_map(|entry| entry.problem.clone())
+        let entries = self.entries.values();
+        let mut of_entry = entries.filter_map(|entry| entry.problem.clone());
+        of_entry.next().or_else(|| self.left_out.clone())
     }
 
     /// Which entry a rule is of: its key, and its place among that entry's rules, from 1.
@@ -143,27 +174,15 @@ impl Table {
     }
 }
 
+const TOO_LONG: &str = "longer than 1 MiB";
+
+const TOO_MANY: &str = "there are too many rules";
+
 fn wrong(key: &str, problem: &str) -> RuleSourceError {
     RuleSourceError::Invalid {
         place: key.to_owned(),
         entry: "the entry".to_owned(),
         problem: problem.to_owned(),
-    }
-}
-
-/// The same, for another owner: errors cannot be copied.
-fn problem_of(problem: &RuleSourceError) -> RuleSourceError {
-    match problem {
-        RuleSourceError::Invalid {
-            place,
-            entry,
-            problem,
-        } => RuleSourceError::Invalid {
-            place: place.clone(),
-            entry: entry.clone(),
-            problem: problem.clone(),
-        },
-        _ => wrong("etcd", "there are too many rules"),
     }
 }
 
@@ -223,9 +242,14 @@ mod tests {
         // Others go on meanwhile; the same whole.
         write(&mut table, "r/b", &rule(5));
         assert_ne!(matches(&table), before);
-        let (a, b) = (b"what".as_slice(), rule(2));
-        table.load(&[(b"r/a", a), (b"r/b", b.as_bytes())]);
+        let mut all = Table::default();
+        write(&mut all, "r/a", "what");
+        write(&mut all, "r/b", &rule(2));
+        all.keeps(table);
+        let mut table = all;
         assert_eq!(matches(&table), before);
+        assert_eq!(table.bytes, rule(1).len() + rule(2).len());
+        assert!(table.problem().is_some());
         write(&mut table, "r/a", &rule(1));
         assert!(table.problem().is_none());
     }
@@ -245,5 +269,25 @@ mod tests {
         }
         assert_eq!(table.bytes, MAX_BYTES);
         assert!(table.problem().is_some());
+        // Whoever follows loads everything anew when there is room again, and not before.
+        assert!(!table.deleted(b"r/none") && table.deleted(b"r/3"));
+        let mut table = Table::default();
+        write(&mut table, "r/a", &rule(1));
+        assert!(!table.deleted(b"r/a"));
+    }
+
+    #[test]
+    fn what_is_too_long_is_told_and_not_kept() {
+        let mut table = Table::default();
+        write(&mut table, "r/a", &rule(1));
+        table.skipped(b"r/a");
+        assert_eq!(matches(&table).len(), 1);
+        let said = table.problem().unwrap().to_string();
+        assert!(said.contains("r/a") && said.contains("1 MiB"), "{said}");
+        let mut table = Table::default();
+        write(&mut table, &"k".repeat(MAX_KEY + 1), &rule(1));
+        assert_eq!(table.entries.len(), 0);
+        let said = table.problem().unwrap().to_string();
+        assert!(said.contains("key") && said.len() < 2 * MAX_KEY, "{said}");
     }
 }

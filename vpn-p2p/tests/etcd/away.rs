@@ -1,0 +1,197 @@
+//! etcd is away, or one node's way to it is cut: what goes on, and how all is as it should be afterwards.
+
+use super::*;
+use vpn_lab_etcd::Wire;
+
+#[tokio::test]
+async fn while_etcd_is_away_all_goes_on_and_afterwards_leases_are_kept() {
+    let Some(mut server) = Server::start() else {
+        return;
+    };
+    let pools = [pool("10.7.0.0/24")];
+    let (one, two) = (
+        directory(server.endpoint(), 1),
+        directory(server.endpoint(), 2),
+    );
+    two.followed().await;
+    let address = one.lease(&pools, &[]).await.unwrap();
+    let said = record(1, 1, address.clone());
+    one.publish(said.clone()).await.unwrap();
+    becomes("the record is not seen", 5, async || {
+        knows(&two, &said).await
+    })
+    .await;
+    for _ in 0..2 {
+        server.kill();
+        becomes("it is not noticed", 10, async || !two.status().following).await;
+        // Longer than a lease.
+        let until = Instant::now() + LEASE * 2;
+        while Instant::now() < until {
+            let found = two.resolve_address(address[0]).await.unwrap();
+            assert_eq!(found, std::slice::from_ref(&said));
+            assert!(knows(&two, &said).await);
+            sleep(Duration::from_millis(200)).await;
+        }
+        assert!(two.resolve_address([10, 7, 0, 0].into()).await.is_err());
+        assert!(two.status().trouble.is_some());
+        server.run();
+        let back = Instant::now();
+        two.followed().await;
+        println!("followed again {:?} after etcd was back", back.elapsed());
+        // The address is still its own: nobody else gets it, also after a lease.
+        sleep(LEASE * 2).await;
+        let mut others = BTreeSet::from([address[0]]);
+        assert!(others.insert(two.lease(&pools, &address).await.unwrap()[0]));
+        assert_eq!(*one.addresses().borrow(), address);
+        assert!(knows(&two, &said).await);
+    }
+    let next = record(1, 2, address.clone());
+    one.publish(next.clone()).await.unwrap();
+    becomes("changes do not come in", 5, async || {
+        knows(&two, &next).await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_etcd_that_lost_everything_is_filled_again() {
+    let Some(mut server) = Server::start() else {
+        return;
+    };
+    let pools = [pool("10.7.0.0/24")];
+    let (one, two) = (
+        directory(server.endpoint(), 1),
+        directory(server.endpoint(), 2),
+    );
+    two.followed().await;
+    let address = one.lease(&pools, &[]).await.unwrap();
+    for sequence in 1..20 {
+        one.publish(record(1, sequence, address.clone()))
+            .await
+            .unwrap();
+    }
+    let said = record(1, 20, address.clone());
+    one.publish(said.clone()).await.unwrap();
+    becomes("the record is not seen", 5, async || {
+        knows(&two, &said).await
+    })
+    .await;
+    server.kill();
+    server.wipe();
+    server.run();
+    becomes("it is not there again", 30, async || {
+        two.status().following && knows(&two, &said).await && two.status().records == 1
+    })
+    .await;
+    assert_eq!(one.lease(&pools, &[]).await.unwrap(), address);
+    let asked = directory(server.endpoint(), 3);
+    asked.followed().await;
+    becomes("a third does not see it", 10, async || {
+        knows(&asked, &said).await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_was_cut_off_across_a_compaction_has_everything_afterwards() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let mut wire = Wire::to(&server);
+    let follower = directory(wire.endpoint(), 9);
+    let writer = directory(server.endpoint(), 1);
+    follower.followed().await;
+    let gone = directory(server.endpoint(), 3);
+    let passing = record(3, 1, Vec::new());
+    gone.publish(passing.clone()).await.unwrap();
+    becomes("the record is not seen", 5, async || {
+        knows(&follower, &passing).await
+    })
+    .await;
+    let before = follower.status().revision.unwrap();
+    wire.cut();
+    becomes("it is not noticed", 10, async || {
+        !follower.status().following
+    })
+    .await;
+    gone.close().await.unwrap();
+    for sequence in 1..50 {
+        writer
+            .publish(record(1, sequence, Vec::new()))
+            .await
+            .unwrap();
+    }
+    let mut client = etcd_client::Client::connect([server.endpoint()], None)
+        .await
+        .unwrap();
+    let now = client
+        .get("x", None)
+        .await
+        .unwrap()
+        .header()
+        .unwrap()
+        .revision();
+    client.compact(now, None).await.unwrap();
+    assert!(before < now);
+    wire.mend();
+    let last = record(1, 49, Vec::new());
+    becomes("the last is not seen", 20, async || {
+        knows(&follower, &last).await
+    })
+    .await;
+    becomes("what is gone stays", 5, async || {
+        !knows(&follower, &passing).await
+    })
+    .await;
+    let next = record(1, 50, Vec::new());
+    writer.publish(next.clone()).await.unwrap();
+    becomes("changes do not come in", 5, async || {
+        knows(&follower, &next).await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_was_cut_off_for_longer_than_its_lease_gets_another_address_if_its_own_is_taken() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let mut wire = Wire::to(&server);
+    let pools = [pool("10.7.0.0/31")];
+    let (one, two) = (
+        directory(wire.endpoint(), 1),
+        directory(server.endpoint(), 2),
+    );
+    two.followed().await;
+    let mut told = one.addresses();
+    let address = one.lease(&pools, &[]).await.unwrap();
+    assert_eq!(*told.borrow_and_update(), address);
+    let said = record(1, 1, address.clone());
+    one.publish(said.clone()).await.unwrap();
+    becomes("the record is not seen", 5, async || {
+        knows(&two, &said).await
+    })
+    .await;
+    wire.cut();
+    becomes("the record stays", 20, async || !knows(&two, &said).await).await;
+    assert_eq!(two.lease(&pools, &address).await.unwrap(), address);
+    wire.mend();
+    timeout(Duration::from_secs(20), told.changed())
+        .await
+        .unwrap()
+        .unwrap();
+    let now = told.borrow_and_update().clone();
+    assert_eq!(now.len(), 1);
+    assert_ne!(now, address);
+    // Its record claims the old address still, and that does not count.
+    becomes("the record is not back", 10, async || {
+        knows(&two, &said).await
+    })
+    .await;
+    assert_eq!(two.resolve_address(address[0]).await.unwrap(), []);
+    let refused = one.publish(said.clone()).await;
+    assert!(matches!(
+        refused,
+        Err(DirectoryError::Stale { have: 1, .. })
+    ));
+}

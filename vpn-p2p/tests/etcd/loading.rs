@@ -1,0 +1,103 @@
+//! Loading everything: from another etcd than before, and with what others wrote below the prefix.
+
+use super::*;
+use etcd_client::Client;
+use vpn_lab_etcd::Wire;
+
+async fn client(server: &Server) -> Client {
+    Client::connect([server.endpoint()], None).await.unwrap()
+}
+
+/// A key of the prefix that no directory writes so long a value under.
+async fn rubbish(server: &Server, key: &str, bytes: usize) {
+    let mut client = client(server).await;
+    client.put(key, vec![b'x'; bytes], None).await.unwrap();
+}
+
+#[tokio::test]
+async fn another_etcd_is_loaded_also_if_that_fails_at_first() {
+    let (Some(one), Some(other)) = (Server::start(), Server::start()) else {
+        return;
+    };
+    let mut wire = Wire::to(&one);
+    let follower = directory(wire.endpoint(), 9);
+    let gone = record(1, 1, Vec::new());
+    directory(one.endpoint(), 1)
+        .publish(gone.clone())
+        .await
+        .unwrap();
+    // The first one's revision is beyond all records of the other, and below the other's.
+    for _ in 0..100 {
+        rubbish(&one, "elsewhere", 1).await;
+    }
+    becomes("the record is not seen", 10, async || {
+        knows(&follower, &gone).await
+    })
+    .await;
+    let mut there = Vec::new();
+    for node in 20..80 {
+        let record = record(node, 1, Vec::new());
+        let directory = directory(other.endpoint(), node);
+        directory.publish(record.clone()).await.unwrap();
+        there.push((record, directory));
+    }
+    for _ in 0..100 {
+        rubbish(&other, "elsewhere", 1).await;
+    }
+    // It is asked how it stands, and breaks off while everything is loaded.
+    wire.cut();
+    wire.lead_to(&other, 4096);
+    wire.mend();
+    becomes("it is not tried again", 20, async || wire.carried() > 3).await;
+    assert!(!follower.status().following);
+    wire.cut();
+    wire.lead_to(&other, u64::MAX);
+    wire.mend();
+    follower.followed().await;
+    let mut missing = Vec::new();
+    for (record, _) in &there {
+        if !knows(&follower, record).await {
+            missing.push(record.peer);
+        }
+    }
+    assert!(missing.is_empty(), "{} are missing", missing.len());
+    assert!(!knows(&follower, &gone).await);
+}
+
+#[tokio::test]
+async fn what_others_wrote_below_the_prefix_keeps_nobody_from_loading() {
+    // One entry may be longer than a page here.
+    let options = ["--max-request-bytes=20000000".to_owned()];
+    let Some(server) = Server::start_with("http", &options) else {
+        return;
+    };
+    // Before, between and behind the records.
+    for number in 0..12 {
+        rubbish(&server, &format!("vpn/address/{number}"), 1 << 20).await;
+        rubbish(&server, &format!("vpn/record/{number:x}junk"), 1 << 20).await;
+        rubbish(&server, &format!("vpn/z{number}"), 1 << 20).await;
+    }
+    let hex = |node: u32| -> String {
+        let peer = identity(node).id();
+        peer.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    };
+    rubbish(&server, "vpn/address/10.7.0.1", 9 << 20).await;
+    rubbish(&server, &format!("vpn/record/{}", hex(99)), 9 << 20).await;
+    let mut all = Vec::new();
+    for node in 0..20 {
+        let record = record(node, 1, Vec::new());
+        let directory = directory(server.endpoint(), node);
+        directory.publish(record.clone()).await.unwrap();
+        all.push((record, directory));
+    }
+    let late = directory(server.endpoint(), 50);
+    let loaded = timeout(Duration::from_secs(20), late.followed()).await;
+    assert!(loaded.is_ok(), "{:?}", late.status());
+    for (record, _) in &all {
+        assert!(knows(&late, record).await, "{:?}", late.status());
+    }
+    let status = late.status();
+    assert_eq!(status.records, 20);
+    // The two that are too long; what is under no key of ours is none of our business.
+    assert_eq!(status.refused, 2, "{status:?}");
+}

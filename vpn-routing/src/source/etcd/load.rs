@@ -1,0 +1,93 @@
+//! Touches etcd: loads everything below the prefix at one revision, page by page, and puts it in force at
+//! once.
+//!
+//! Whoever may write there may write much, and long values: a page that is too long is asked for again
+//! with half as many entries, one entry that is too long is passed over and told, and what there is no
+//! room for is not kept.
+
+use etcd_client::{Client, GetOptions};
+
+use super::Shared;
+use super::follow::{Cause, within};
+use super::table::Table;
+
+/// Entries of one page: also the longest fit [`MAX_PAGE`].
+const PAGE: i64 = 16;
+
+/// Longest page, in bytes: twice of what may be ours.
+const MAX_PAGE: usize = 32 << 20;
+
+/// gRPC's code for an answer that is longer than we take; etcd uses it as well, and says its name then.
+const OUT_OF_RANGE: i32 = 11;
+
+/// The revision at which everything was loaded.
+pub(super) async fn load(shared: &Shared, client: &mut Client) -> Result<i64, Cause> {
+    let mut client = client.kv_client().max_decoding_message_size(MAX_PAGE);
+    // Rules of two moments together could send an app the wrong way, so nothing counts before all is there.
+    let mut table = Table::default();
+    let (mut at, mut limit) = (0, PAGE);
+    let mut from = shared.config.prefix().as_bytes().to_vec();
+    let mut end = from.clone();
+    // The first key after all that begin with the prefix; it ends with a slash, so there is one.
+    if let Some(last) = end.last_mut() {
+        *last = last.saturating_add(1);
+    }
+    loop {
+        // In the order of keys, as they are without being told.
+        let options = GetOptions::new()
+            .with_range(end.clone())
+            .with_limit(limit)
+            .with_revision(at);
+        let got = client.get(from.clone(), Some(options.clone()));
+        let page = match within(shared, got).await {
+            Err(cause) if is_too_long(&cause) && limit > 1 => {
+                limit /= 2;
+                continue;
+            }
+            Err(cause) if is_too_long(&cause) => {
+                let key_alone = options.with_keys_only();
+                let page = within(shared, client.get(from.clone(), Some(key_alone))).await?;
+                let keys = page.kvs().iter();
+                keys.for_each(|entry| table.skipped(entry.key()));
+                page
+            }
+            got => {
+                let page = got?;
+                limit = (limit * 2).min(PAGE);
+                let entries = page.kvs().iter();
+                entries.for_each(|entry| table.written(entry.key(), entry.value()));
+                page
+            }
+        };
+        if at == 0 {
+            at = page
+                .header()
+                .map_or(0, etcd_client::ResponseHeader::revision);
+        }
+        let more = page.more() && !table.has_all_it_may();
+        let Some(last) = page.kvs().last().filter(|_| more) else {
+            break;
+        };
+        from = last.key().to_vec();
+        from.push(0);
+    }
+    {
+        let mut state = shared.state();
+        table.keeps(std::mem::take(&mut state.table));
+        state.table = table;
+        state.revision = Some(at);
+    }
+    shared.changes.count();
+    shared.ready.send_replace(true);
+    Ok(at)
+}
+
+/// Whether an answer was refused here for its length: asked again, it would be as long.
+pub(super) fn is_too_long(cause: &Cause) -> bool {
+    match cause.downcast_ref::<etcd_client::Error>() {
+        Some(etcd_client::Error::GRpcStatus(status)) => {
+            status.code() as i32 == OUT_OF_RANGE && !status.message().starts_with("etcdserver")
+        }
+        _ => false,
+    }
+}
