@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -11,23 +10,21 @@ use vpn_core::rule::{
     RuleProtocol,
 };
 use vpn_core::{PeerId, RuleId, RuleSnapshot};
+use vpn_examples::etcd::{EtcdAccess, EtcdKeys};
 use vpn_examples::file::{FileError, parse, text_of};
 use vpn_p2p::identity::{Identity, peer_from_base64};
 use vpn_p2p::libp2p::config::everywhere;
 use vpn_p2p::libp2p::{
     Admission, Certificate, Libp2pTunnel, Multiaddr, NodeConfig, Own, RelayLimits,
 };
-use vpn_p2p::streams::config::MAX_STREAMS;
-use vpn_p2p::streams::{Overflow, PoolConfig};
-use vpn_resilience::{BackoffConfig, BreakerConfig, RetryConfig};
+use vpn_resilience::RetryConfig;
 
 use crate::error::Error;
+use crate::names::Named;
+use crate::vpn::Vpn;
 
 /// The tunnel's name in rules.
 pub(crate) const TUNNEL: &str = "libp2p";
-
-/// Longest time that makes sense anywhere: a year, in seconds.
-const MAX_SECONDS: u64 = 365 * 24 * 60 * 60;
 
 /// A whole file.
 #[derive(Clone, Debug, Deserialize)]
@@ -59,6 +56,12 @@ pub(crate) struct NodeTable {
     pub(crate) etcd_prefix: String,
     /// Seconds.
     pub(crate) etcd_lease: u64,
+    pub(crate) etcd_ca: Option<PathBuf>,
+    pub(crate) etcd_certificate: Option<PathBuf>,
+    pub(crate) etcd_key: Option<PathBuf>,
+    pub(crate) etcd_server_name: Option<String>,
+    pub(crate) etcd_user: Option<String>,
+    pub(crate) etcd_password_file: Option<PathBuf>,
     pub(crate) interface: String,
     pub(crate) control: PathBuf,
 }
@@ -80,8 +83,28 @@ impl Default for NodeTable {
             etcd: vec!["http://127.0.0.1:2379".to_owned()],
             etcd_prefix: "vpn/".to_owned(),
             etcd_lease: 300,
+            etcd_ca: None,
+            etcd_certificate: None,
+            etcd_key: None,
+            etcd_server_name: None,
+            etcd_user: None,
+            etcd_password_file: None,
             interface: "p2p0".to_owned(),
             control: "libp2p-node.sock".into(),
+        }
+    }
+}
+
+impl NodeTable {
+    fn etcd_keys(&self) -> EtcdKeys<'_> {
+        EtcdKeys {
+            prefix: "node.etcd_",
+            ca: self.etcd_ca.as_ref(),
+            certificate: self.etcd_certificate.as_ref(),
+            key: self.etcd_key.as_ref(),
+            server_name: self.etcd_server_name.as_deref(),
+            user: self.etcd_user.as_deref(),
+            password_file: self.etcd_password_file.as_ref(),
         }
     }
 }
@@ -94,75 +117,6 @@ pub(crate) enum Discovery {
     Dht,
     /// In etcd (feature `etcd`), which gives addresses as well.
     Etcd,
-}
-
-/// Which virtual address a node has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub(crate) enum VirtualIp {
-    /// One of the subnet, leased from etcd.
-    Auto,
-    /// This one.
-    Fixed(IpAddr),
-}
-
-impl TryFrom<String> for VirtualIp {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        if text == "auto" {
-            return Ok(Self::Auto);
-        }
-        let address = text
-            .parse()
-            .map_err(|_| format!("virtual_ip: {text:?} is no address, and not \"auto\""));
-        address.map(Self::Fixed)
-    }
-}
-
-/// The keys of document 004, with its names and defaults. Times are in seconds.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct Vpn {
-    pub(crate) enable: bool,
-    pub(crate) mtu: u16,
-    pub(crate) virtual_ip: Option<VirtualIp>,
-    pub(crate) subnet: IpNet,
-    pub(crate) routes: Vec<IpNet>,
-    pub(crate) unallowed_ports: Vec<u16>,
-    pub(crate) max_streams_per_peer: usize,
-    pub(crate) stream_idle_timeout: u64,
-    pub(crate) cleanup_interval: u64,
-    pub(crate) packet_buffer_size: usize,
-    pub(crate) circuit_breaker_failure_threshold: u32,
-    pub(crate) circuit_breaker_reset_timeout: u64,
-    pub(crate) circuit_breaker_success_threshold: u32,
-    pub(crate) retry_max_attempts: u32,
-    pub(crate) retry_initial_interval: u64,
-    pub(crate) retry_max_interval: u64,
-}
-
-impl Default for Vpn {
-    fn default() -> Self {
-        Self {
-            enable: true,
-            mtu: 1400,
-            virtual_ip: None,
-            subnet: IpNet::V4(ipnet::Ipv4Net::new_assert([10, 0, 0, 0].into(), 8)),
-            routes: Vec::new(),
-            unallowed_ports: Vec::new(),
-            max_streams_per_peer: 10,
-            stream_idle_timeout: 300,
-            cleanup_interval: 60,
-            packet_buffer_size: 100,
-            circuit_breaker_failure_threshold: 5,
-            circuit_breaker_reset_timeout: 60,
-            circuit_breaker_success_threshold: 2,
-            retry_max_attempts: 5,
-            retry_initial_interval: 1,
-            retry_max_interval: 30,
-        }
-    }
 }
 
 /// A member of the list.
@@ -183,6 +137,10 @@ pub(crate) struct Ready {
     pub(crate) own: Own,
     pub(crate) tunnel: Libp2pTunnel,
     pub(crate) retry: RetryConfig,
+    /// How etcd is talked to.
+    pub(crate) etcd: EtcdAccess,
+    /// Bootstrap nodes whose addresses have to be looked up.
+    pub(crate) names: Vec<Named>,
     pub(crate) config: Config,
 }
 
@@ -192,6 +150,24 @@ impl Ready {
         let vpn = &self.config.vpn;
         self.own.addresses = leased.iter().filter_map(|a| vpn.within(*a)).collect();
         self.tunnel.addresses = self.own.addresses.clone();
+    }
+
+    /// Looks up the bootstrap nodes that have names. One that is not found is an error if nobody else
+    /// is there to begin with.
+    pub(crate) async fn look_up(&mut self) -> Result<(), String> {
+        let mut missing = None;
+        for name in &self.names {
+            match name.look_up(self.retry).await {
+                Ok(found) => self.node.bootstrap.extend(found),
+                Err(problem) => {
+                    tracing::warn!(problem, "a bootstrap node is not found");
+                    missing = Some(problem);
+                }
+            }
+        }
+        let known = self.node.known_peers.as_ref();
+        let is_alone = self.node.bootstrap.is_empty() && !known.is_some_and(|file| file.exists());
+        missing.filter(|_| is_alone).map_or(Ok(()), Err)
     }
 }
 
@@ -224,7 +200,12 @@ impl Config {
             .map_err(|(key, problem)| wrong(key, problem))?;
         let mut node = NodeConfig::new(admission);
         node.listen = addresses("node.listen", &table.listen)?;
-        node.bootstrap = addresses("node.bootstrap", &table.bootstrap)?;
+        let bootstrap = addresses("node.bootstrap", &table.bootstrap)?;
+        let (bootstrap, names) =
+            crate::names::split(bootstrap).map_err(|problem| wrong("node.bootstrap", problem))?;
+        // As if each were somewhere: the rest of it has to be right as well.
+        node.bootstrap.clone_from(&bootstrap);
+        node.bootstrap.extend(names.iter().map(Named::anywhere));
         node.announce = addresses("node.announce", &table.announce)?;
         node.relay = table.relay.then(RelayLimits::default);
         node.use_relays = table.use_relays;
@@ -232,6 +213,11 @@ impl Config {
         node.inside = config.vpn.networks();
         node.validate()
             .map_err(|error| wrong("node", error.to_string()))?;
+        node.bootstrap = bootstrap;
+        let etcd = match table.discovery {
+            Discovery::Dht => EtcdAccess::default(),
+            Discovery::Etcd => table.etcd_keys().read(path)?,
+        };
         let certificate =
             match &table.certificate {
                 Some(file) => {
@@ -263,6 +249,8 @@ impl Config {
             own,
             tunnel,
             retry: config.vpn.retry(),
+            etcd,
+            names,
             config,
         })
     }
@@ -338,179 +326,6 @@ impl Config {
                 .collect(),
             inbound: all.into_iter().zip(1..).map(inbound).collect(),
             filters: forbidden.zip(1..).map(drop).collect(),
-        }
-    }
-}
-
-type Problem = (&'static str, String);
-
-impl Vpn {
-    /// Whether it makes sense; else which key does not, and why.
-    fn check(&self, discovery: Discovery) -> Result<(), Problem> {
-        let least = if self.subnet.addr().is_ipv6() {
-            1280
-        } else {
-            576
-        };
-        if self.mtu < least {
-            return Err((
-                "mtu",
-                format!("{} is less than {least}, which every host takes", self.mtu),
-            ));
-        }
-        self.check_addresses(discovery)?;
-        if let Some(port) = self.unallowed_ports.iter().find(|port| **port == 0) {
-            return Err(("unallowed_ports", format!("{port} is no port: 1 to 65535")));
-        }
-        if !(1..=MAX_STREAMS).contains(&self.max_streams_per_peer) {
-            let problem = format!("{}: 1 to {MAX_STREAMS}", self.max_streams_per_peer);
-            return Err(("max_streams_per_peer", problem));
-        }
-        if !(1..=65_536).contains(&self.packet_buffer_size) {
-            let problem = format!("{} packets: 1 to 65536", self.packet_buffer_size);
-            return Err(("packet_buffer_size", problem));
-        }
-        for (key, seconds) in [
-            ("stream_idle_timeout", self.stream_idle_timeout),
-            ("cleanup_interval", self.cleanup_interval),
-            (
-                "circuit_breaker_reset_timeout",
-                self.circuit_breaker_reset_timeout,
-            ),
-            ("retry_initial_interval", self.retry_initial_interval),
-            ("retry_max_interval", self.retry_max_interval),
-        ] {
-            if !(1..=MAX_SECONDS).contains(&seconds) {
-                return Err((key, format!("{seconds} seconds: 1 to {MAX_SECONDS}")));
-            }
-        }
-        for (key, count) in [
-            (
-                "circuit_breaker_failure_threshold",
-                self.circuit_breaker_failure_threshold,
-            ),
-            (
-                "circuit_breaker_success_threshold",
-                self.circuit_breaker_success_threshold,
-            ),
-            ("retry_max_attempts", self.retry_max_attempts),
-        ] {
-            if !(1..=1000).contains(&count) {
-                return Err((key, format!("{count}: 1 to 1000")));
-            }
-        }
-        if self.retry_max_interval < self.retry_initial_interval {
-            let problem = format!(
-                "{} is below retry_initial_interval, which is {}",
-                self.retry_max_interval, self.retry_initial_interval
-            );
-            return Err(("retry_max_interval", problem));
-        }
-        Ok(())
-    }
-
-    fn check_addresses(&self, discovery: Discovery) -> Result<(), Problem> {
-        if self.subnet.trunc() != self.subnet {
-            let problem = format!(
-                "{} has bits beside its length; {} is meant?",
-                self.subnet,
-                self.subnet.trunc()
-            );
-            return Err(("subnet", problem));
-        }
-        for route in &self.routes {
-            if route.addr().is_ipv4() != self.subnet.addr().is_ipv4() {
-                let problem = format!("{route} is not of the family of {}", self.subnet);
-                return Err(("routes", problem));
-            }
-        }
-        let address = match (self.virtual_ip, discovery) {
-            (Some(VirtualIp::Fixed(address)), _) => address,
-            (_, Discovery::Etcd) => return Ok(()),
-            (Some(VirtualIp::Auto), Discovery::Dht) => {
-                let problem = "\"auto\" is leased from etcd, so node.discovery has to be \"etcd\"";
-                return Err(("virtual_ip", problem.to_owned()));
-            }
-            (None, Discovery::Dht) if self.enable => {
-                return Err(("virtual_ip", "missing; or set enable = false".to_owned()));
-            }
-            (None, Discovery::Dht) => return Ok(()),
-        };
-        if !self.subnet.contains(&address) {
-            let problem = format!("{address} is outside its subnet {}", self.subnet);
-            return Err(("virtual_ip", problem));
-        }
-        let is_short = self.subnet.max_prefix_len() - self.subnet.prefix_len() > 1;
-        let ends = [self.subnet.network(), self.subnet.broadcast()];
-        if is_short && self.subnet.addr().is_ipv4() && ends.contains(&address) {
-            let problem = format!(
-                "{address} is the first or last address of {}, no host's",
-                self.subnet
-            );
-            return Err(("virtual_ip", problem));
-        }
-        Ok(())
-    }
-
-    /// The own address, with its network.
-    fn address(&self) -> Option<IpNet> {
-        match self.virtual_ip {
-            Some(VirtualIp::Fixed(address)) if self.enable => self.within(address),
-            _ => None,
-        }
-    }
-
-    fn within(&self, address: IpAddr) -> Option<IpNet> {
-        IpNet::new(address, self.subnet.prefix_len()).ok()
-    }
-
-    /// What etcd may give an address of: a fixed one is taken there too, so that nobody else gets it.
-    pub(crate) fn leased_from(&self) -> Option<IpNet> {
-        match self.virtual_ip {
-            _ if !self.enable => None,
-            Some(VirtualIp::Fixed(address)) => Some(address.into()),
-            _ => Some(self.subnet),
-        }
-    }
-
-    /// Where members are: the subnet, and what else leads to the tunnel.
-    pub(crate) fn networks(&self) -> Vec<IpNet> {
-        let mut all = vec![self.subnet];
-        all.extend(self.routes.iter().map(IpNet::trunc));
-        all.sort();
-        all.dedup();
-        all
-    }
-
-    fn pool(&self) -> PoolConfig {
-        let seconds = Duration::from_secs;
-        PoolConfig {
-            max_streams_per_peer: self.max_streams_per_peer,
-            stream_idle_timeout: seconds(self.stream_idle_timeout),
-            cleanup_interval: seconds(self.cleanup_interval),
-            packet_buffer_size: self.packet_buffer_size,
-            overflow: Overflow::DropNew,
-            breaker: BreakerConfig {
-                failure_threshold: self.circuit_breaker_failure_threshold,
-                reset_after: seconds(self.circuit_breaker_reset_timeout),
-                success_threshold: self.circuit_breaker_success_threshold,
-                ..BreakerConfig::default()
-            },
-            backoff: BackoffConfig {
-                base: seconds(self.retry_initial_interval),
-                cap: seconds(self.retry_max_interval),
-                ..BackoffConfig::default()
-            },
-            ..PoolConfig::default()
-        }
-    }
-
-    fn retry(&self) -> RetryConfig {
-        RetryConfig {
-            max_attempts: self.retry_max_attempts,
-            initial_interval: Duration::from_secs(self.retry_initial_interval),
-            max_interval: Duration::from_secs(self.retry_max_interval),
-            ..RetryConfig::default()
         }
     }
 }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::time::Duration;
+
 use super::*;
 
 fn of(vpn: &str, node: &str) -> Result<Ready, String> {
@@ -70,6 +72,26 @@ fn with_etcd_an_address_is_leased_unless_one_is_fixed() {
     // Outside its subnet it is as wrong as ever.
     let wrong = of("virtual_ip = \"192.168.0.1\"", etcd).unwrap_err();
     assert!(wrong.contains("outside its subnet"), "{wrong}");
+}
+
+#[test]
+fn a_bootstrap_node_by_name_is_no_address_until_it_is_looked_up() {
+    let id = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
+    let node = format!(
+        "bootstrap = [\"/dns4/a.example/udp/4001/quic-v1/p2p/{id}\", \"/ip4/192.0.2.9/tcp/4001/p2p/{id}\"]"
+    );
+    let ready = of("virtual_ip = \"10.0.0.1\"", &node).unwrap();
+    assert_eq!(ready.names.len(), 1);
+    let addresses = [format!("/ip4/192.0.2.9/tcp/4001/p2p/{id}")];
+    assert_eq!(
+        ready
+            .node
+            .bootstrap
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>(),
+        addresses
+    );
 }
 
 #[test]
@@ -171,6 +193,31 @@ fn what_makes_no_sense_is_said_with_file_key_and_reason() {
             good,
             "bootstrap = [\"/ip4/192.0.2.1/udp/1/quic-v1\"]",
             ["node", "/p2p/"],
+        ),
+        (
+            good,
+            "bootstrap = [\"/dnsaddr/a.example/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN\"]",
+            ["node.bootstrap", "/dns4"],
+        ),
+        (
+            good,
+            "bootstrap = [\"/dns4/a.example/tcp/4001\"]",
+            ["node", "/p2p/"],
+        ),
+        (
+            good,
+            "discovery = \"etcd\"\netcd_user = \"node\"",
+            ["node.etcd_user", "node.etcd_password_file"],
+        ),
+        (
+            good,
+            "discovery = \"etcd\"\netcd_ca = \"none.pem\"",
+            ["node.etcd_ca", "none.pem"],
+        ),
+        (
+            good,
+            "discovery = \"etcd\"\netcd_password = \"hunter2\"",
+            ["node.toml", "etcd_password"],
         ),
         (
             good,

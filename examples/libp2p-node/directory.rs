@@ -19,11 +19,17 @@ use crate::error::Error;
 /// Before a directory that failed is listened to again.
 const PAUSE: Duration = Duration::from_secs(5);
 
+/// How long giving the address back may take.
+#[cfg(feature = "etcd")]
+const CLOSE: Duration = Duration::from_secs(3);
+
 /// What is there before the node: etcd with our addresses, or nothing.
 pub(crate) struct Leased {
     directory: Option<Arc<dyn PeerDirectory>>,
     /// Those of this node, where etcd gives them.
     addresses: Option<watch::Receiver<Vec<IpAddr>>>,
+    #[cfg(feature = "etcd")]
+    etcd: Option<Arc<vpn_p2p::directory::EtcdDirectory>>,
 }
 
 impl Leased {
@@ -33,6 +39,8 @@ impl Leased {
             Discovery::Dht => Ok(Self {
                 directory: None,
                 addresses: None,
+                #[cfg(feature = "etcd")]
+                etcd: None,
             }),
             Discovery::Etcd => etcd(ready).await,
         }
@@ -53,6 +61,31 @@ impl Leased {
             }
         }
         std::future::pending().await
+    }
+
+    /// Gives back what etcd leases, so that others can have it at once: for who ends, and means it.
+    #[cfg_attr(
+        not(feature = "etcd"),
+        allow(
+            clippy::unused_async,
+            clippy::unused_self,
+            reason = "there is nothing to give back"
+        )
+    )]
+    pub(crate) async fn close(&self) {
+        #[cfg(feature = "etcd")]
+        if let Some(etcd) = &self.etcd {
+            match tokio::time::timeout(CLOSE, etcd.close()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    let error = vpn_examples::chain(&error);
+                    tracing::warn!(error, "the address is free when its lease is over");
+                }
+                Err(_) => {
+                    tracing::warn!("etcd is away: the address is free when its lease is over")
+                }
+            }
+        }
     }
 
     /// Tells the node of members that etcd knows: nobody else introduces it to any.
@@ -93,8 +126,9 @@ fn seed(ready: &Ready) -> u64 {
 
 #[cfg(feature = "etcd")]
 async fn etcd(ready: &Ready) -> Result<Leased, Error> {
-    use vpn_p2p::directory::etcd::{EtcdConfig, EtcdDirectory, EtcdError};
+    use vpn_p2p::directory::etcd::{EtcdConfig, EtcdDirectory, EtcdError, EtcdTls, EtcdUser};
     use vpn_p2p::directory::{Book, Pool, UnixClock};
+    use vpn_p2p::libp2p::Admission;
     use vpn_p2p::libp2p::body::TERMS;
     use vpn_resilience::Fault;
     use vpn_resilience::call::Policy as _;
@@ -105,7 +139,21 @@ async fn etcd(ready: &Ready) -> Result<Leased, Error> {
     let mut config = EtcdConfig::new(table.etcd.clone());
     config.prefix.clone_from(&table.etcd_prefix);
     config.lease = Duration::from_secs(table.etcd_lease);
-    let (peer, book) = (ready.identity.id(), Book::new(TERMS));
+    let access = ready.etcd.clone();
+    config.tls = access.tls.map(|tls| EtcdTls {
+        ca: tls.ca,
+        client: tls.client,
+        server_name: tls.server_name,
+    });
+    let user = access.user.as_ref();
+    config.user = user.map(|(name, password)| EtcdUser::new(name, password.as_str()));
+    // Whoever can write to etcd could fill the book with strangers otherwise.
+    let book = match &ready.node.admission {
+        Admission::Listed(members) => Book::new(TERMS).members(members.keys().copied()),
+        // Their certificates are in their records, and the node looks at them.
+        Admission::Network(_) => Book::new(TERMS),
+    };
+    let peer = ready.identity.id();
     let directory = EtcdDirectory::start(config, peer, book, UnixClock::default());
     let directory = directory.map_err(|error| Error::Argument(format!("node.etcd: {error}")))?;
     let directory = Arc::new(directory);
@@ -122,8 +170,9 @@ async fn etcd(ready: &Ready) -> Result<Leased, Error> {
         addresses = Some(directory.addresses());
     }
     Ok(Leased {
-        directory: Some(directory),
+        directory: Some(directory.clone()),
         addresses,
+        etcd: Some(directory),
     })
 }
 

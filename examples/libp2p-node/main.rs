@@ -11,9 +11,11 @@ mod config;
 mod daemon;
 mod directory;
 mod keys;
+mod names;
 mod report;
 mod run;
 mod top;
+mod vpn;
 
 use std::net::IpAddr;
 use std::path::PathBuf;

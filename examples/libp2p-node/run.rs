@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use vpn_core::{DropReason, InterfacePlan, TransportState, TunnelTransport};
 use vpn_examples::control::Listener;
+use vpn_examples::file::FileError;
 use vpn_examples::{chain, print};
 use vpn_p2p::libp2p::{Libp2pTransport, Node};
 use vpn_routing::RouterConfig;
@@ -39,6 +40,12 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) async fn run(path: &Path) -> Result<(), Error> {
     let mut stop = Signals::new().map_err(Error::Runtime)?;
     let mut ready = Config::read(path)?;
+    tokio::select! {
+        found = ready.look_up() => found.map_err(|problem| {
+            FileError::config(path, "node.bootstrap", problem)
+        })?,
+        () = stop.received() => return Ok(()),
+    }
     let mut is_first = true;
     loop {
         let mut leased = tokio::select! {
@@ -49,9 +56,18 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
             tracing::info!(?addresses, "etcd leases");
             ready.has(&addresses);
         }
-        match live(path, &ready, &mut leased, &mut stop, is_first).await? {
-            Ended::Stopped => return Ok(()),
-            Ended::AddressLost => tracing::warn!("the address is somebody else's now"),
+        let ended = live(path, &ready, &mut leased, &mut stop, is_first).await;
+        match ended {
+            // It goes on, and its next life takes over what this one has.
+            Ok(Ended::AddressLost) => tracing::warn!("the address is somebody else's now"),
+            Ok(Ended::Stopped) => {
+                leased.close().await;
+                return Ok(());
+            }
+            Err(error) => {
+                leased.close().await;
+                return Err(error);
+            }
         }
         is_first = false;
     }

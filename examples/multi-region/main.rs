@@ -19,6 +19,7 @@ mod control;
 mod daemon;
 mod direct;
 mod error;
+mod etcd;
 mod explain;
 mod host;
 mod kept;

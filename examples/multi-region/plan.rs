@@ -5,8 +5,10 @@ use std::hash::{Hash as _, Hasher as _};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use vpn_core::{GroupId, RuleSnapshot, RuleSource, TunnelId};
+use vpn_examples::etcd::EtcdAccess;
 use vpn_routing::group::GroupConfig;
 use vpn_routing::rules::RuleError;
 use vpn_routing::source::{Layered, SqliteRules, TomlRules};
@@ -19,6 +21,10 @@ use crate::kept::Kept;
 use crate::policy::Known;
 use crate::provider::Provider;
 
+/// How long the start waits for etcd: its rules may ask for a way past the tunnels. With the first try
+/// of tunnels it is less than `ready` may take.
+const ETCD_FIRST: Duration = Duration::from_secs(2);
+
 /// A configuration with the files of its providers.
 #[derive(Debug)]
 pub(crate) struct Loaded {
@@ -28,6 +34,8 @@ pub(crate) struct Loaded {
     pub(crate) tunnels: BTreeMap<String, Provider>,
     /// Hashes of the files' texts, by key (`tunnel.uk.wireguard`), to tell whether they change.
     pub(crate) prints: BTreeMap<String, u64>,
+    /// How etcd is talked to.
+    etcd: EtcdAccess,
 }
 
 impl Loaded {
@@ -53,11 +61,13 @@ impl Loaded {
                 prints.insert(format!("tunnel.{name}.{key}"), print_of(file));
             }
         }
+        let etcd = config.etcd.as_ref().map(|etcd| etcd.access(path));
         Ok(Self {
             path: path.to_owned(),
             config,
             tunnels,
             prints,
+            etcd: etcd.transpose()?.unwrap_or_default(),
         })
     }
 
@@ -74,9 +84,9 @@ impl Loaded {
         }
     }
 
-    /// Opens the rules: those of the configuration, and below them a database, which is made if it
-    /// is missing. A rule that cannot be put in force is an error here; later, at run time, it
-    /// blocks its app and is reported.
+    /// Opens the rules: those of the configuration, below them a database, which is made if it is
+    /// missing, and etcd. A rule of a file that cannot be put in force is an error here; later, at run
+    /// time, it blocks its app and is reported.
     /// With them comes who asks for a way past the tunnels.
     pub(crate) async fn open_rules(
         &self,
@@ -92,6 +102,16 @@ impl Loaded {
             self.accept(path, &added)?;
             rules.push(added);
             layers.push(kept.rules("database", Arc::new(database)));
+        }
+        if let Some(etcd) = &self.config.etcd {
+            let source = crate::etcd::follow(&self.path, etcd, &self.etcd)?;
+            // Not judged: what is wrong with one rule there is no reason for many hosts not to start.
+            match tokio::time::timeout(ETCD_FIRST, source.load()).await {
+                Ok(Ok(there)) => rules.push(there),
+                _ => tracing::warn!("until etcd was there once, everything is blocked"),
+            }
+            // It comes back by itself, and answers from memory: there is nothing to retry.
+            layers.push(source);
         }
         let direct = self.direct_asked_by(&rules);
         Ok((Arc::new(Layered::new(layers)), direct))

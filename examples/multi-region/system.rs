@@ -6,14 +6,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use vpn_core::{InterfacePlan, TunDevice};
+use vpn_core::{Bypass, InterfacePlan, TunDevice};
 use vpn_tun::dns::RESOLV_CONF;
 use vpn_tun::{
     Applier, CaptureConfig, DirectConfig, DnsApply, InterfaceName, Journal, Leave, LinuxTun,
     MarkedUnderlay, OnExit, RecoverError, Recovered, SystemDns, TunConfig,
 };
 
-use crate::config::{self, ApplyDns, Config, Offload};
+use crate::config::{self, ApplyDns, Config, Etcd, Offload};
 use crate::control::{State, state_of};
 use crate::error::{Error, chain, system};
 use crate::view;
@@ -31,6 +31,8 @@ pub(crate) struct SystemState {
     underlay: Arc<MarkedUnderlay>,
     capture: CaptureConfig,
     journal: Journal,
+    /// What goes around the capture, whatever the plan is.
+    ways: Vec<Bypass>,
 }
 
 impl SystemState {
@@ -79,6 +81,7 @@ impl SystemState {
             underlay: Arc::new(underlay),
             capture,
             journal,
+            ways: config.etcd.as_ref().map_or_else(Vec::new, Etcd::ways),
         })
     }
 
@@ -114,13 +117,23 @@ impl SystemState {
         self.applier
             .engage()
             .await
-            .map_err(system("cannot engage the capture"))
+            .map_err(system("cannot engage the capture"))?;
+        if self.ways.is_empty() {
+            return Ok(());
+        }
+        // Rules may come that way, before any tunnel makes a plan.
+        let mut plan = InterfacePlan::default();
+        plan.bypass.clone_from(&self.ways);
+        let applied = self.applier.apply(&plan).await;
+        applied.map_err(system("cannot lead around the capture what has to"))
     }
 
     /// Brings the system in line with the plan. A failure leaves the capture as it is: what cannot
     /// be addressed is not reachable, and nothing goes direct.
     pub(crate) async fn apply(&mut self, plan: &InterfacePlan) {
-        if let Err(error) = self.applier.apply(plan).await {
+        let mut whole = plan.clone();
+        whole.bypass.splice(0..0, self.ways.iter().cloned());
+        if let Err(error) = self.applier.apply(&whole).await {
             // The step names an address: for the debug level only.
             let cause = std::error::Error::source(&error)
                 .map(chain)

@@ -3,6 +3,7 @@
 pub mod control;
 pub mod draw;
 pub mod error;
+pub mod etcd;
 pub mod file;
 pub mod mesh;
 pub mod metrics;

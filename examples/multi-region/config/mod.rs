@@ -4,6 +4,7 @@ mod answers;
 mod bounds;
 mod breaker;
 mod dns;
+mod etcd;
 mod group;
 mod tunnel;
 mod value;
@@ -26,6 +27,7 @@ use answers::Answers;
 use bounds::{Hold, Limits, Timeouts};
 use breaker::Breaker;
 pub(crate) use dns::{ApplyDns, Dns};
+pub(crate) use etcd::Etcd;
 pub(crate) use group::Group;
 pub(crate) use tunnel::Tunnel;
 use value::Count;
@@ -67,6 +69,9 @@ pub(crate) struct Config {
         skip_serializing_if = "Option::is_none"
     )]
     pub(crate) rules: Option<PathBuf>,
+    /// Further rules in etcd (feature `etcd`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) etcd: Option<Etcd>,
     /// Where is written what to undo after a crash, 0600. Default `multi-region.journal`.
     #[serde(default = "journal")]
     pub(crate) journal: PathBuf,
@@ -344,9 +349,13 @@ impl Config {
             return wrong(key.to_owned(), problem);
         }
         let tables = [&self.rule, &self.inbound, &self.filter];
-        if self.rules.is_none() && tables.iter().all(|table| table.is_none()) {
+        let has_source = self.rules.is_some() || self.etcd.is_some();
+        if !has_source && tables.iter().all(|table| table.is_none()) {
             let problem = "missing; name a database, or write [[rule]] tables here";
             return wrong("rules".to_owned(), problem.to_owned());
+        }
+        if let Some((key, problem)) = self.etcd.as_ref().and_then(Etcd::problem) {
+            return wrong(format!("etcd.{key}"), problem);
         }
         if let Some(problem) = self.metrics.and_then(vpn_examples::metrics::wrong_address) {
             return wrong("metrics".to_owned(), problem.to_owned());

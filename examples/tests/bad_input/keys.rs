@@ -8,6 +8,39 @@ fn keys() {
     let place = Place::new();
     let cases = [
         ("[timeouts]\nudp = 5", "toml:2:", "udp"),
+        ("[etcd]\nendpoints = []", "etcd.endpoints", "1 to 16"),
+        (
+            "[etcd]\nendpoints = [\"etcd.example:2379\"]",
+            "toml:2:",
+            "endpoints",
+        ),
+        (
+            "[etcd]\nendpoints = [\"127.0.0.1:1\"]\nprefix = \"x\"",
+            "etcd.prefix",
+            "slash",
+        ),
+        (
+            "[etcd]\nendpoints = [\"192.0.2.7:2379\"]",
+            "etcd.ca",
+            "without TLS",
+        ),
+        (
+            "[etcd]\nendpoints = [\"127.0.0.1:1\"]\npassword = \"x\"",
+            "toml:3:",
+            "password",
+        ),
+        #[cfg(feature = "etcd")]
+        (
+            "[etcd]\nendpoints = [\"127.0.0.1:1\"]\nuser = \"x\"",
+            "etcd.user",
+            "etcd.password_file",
+        ),
+        #[cfg(feature = "etcd")]
+        (
+            "[etcd]\nendpoints = [\"192.0.2.7:1\"]\nca = \"none.pem\"",
+            "etcd.ca",
+            "none.pem",
+        ),
         ("[interface]\nmtu = 1000", "toml:2:", "mtu"),
         (
             "[interface]\nmtu = 9000",

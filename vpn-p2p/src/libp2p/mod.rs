@@ -58,7 +58,7 @@ pub mod transport;
 
 pub use admission::{Admission, Certificate, Refusal};
 pub use config::{NodeConfig, NodeError, RelayLimits};
-pub use libp2p::{Multiaddr, Stream, StreamProtocol};
+pub use libp2p::{Multiaddr, Stream, StreamProtocol, multiaddr};
 pub use libp2p_stream::{AlreadyRegistered, IncomingStreams};
 pub use membership::{Membership, NetworkId, NotBelieved};
 pub use node::{Node, NodeStatus, Own};
