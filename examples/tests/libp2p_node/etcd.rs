@@ -1,14 +1,15 @@
-//! Machines that find each other through etcd, and get their addresses from it.
+//! Machines that find each other through etcd, and get their addresses from it, over TLS with certificates
+//! of both sides.
 
 use std::collections::BTreeSet;
 use std::net::TcpStream;
-use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use vpn_lab::{Namespace, Process};
+use vpn_lab_etcd::{Papers, SERVER_NAME};
 
 use super::traffic::{Long, iperf3_server, pings};
 use super::world::{LIMIT, Network, machines, outer, until};
@@ -22,19 +23,10 @@ const LEASE: u64 = 5;
 /// Six addresses, so that four nodes want the same one now and then.
 const VPN: &str = "virtual_ip = \"auto\"\nsubnet = \"10.9.0.0/29\"";
 
-fn etcd(switch: &Namespace, folder: &TempDir) -> Process {
-    let (clients, peers) = (format!("http://{ETCD}:2379"), format!("http://{ETCD}:2380"));
-    let mut command = Command::new("etcd");
-    command
-        .arg(format!("--data-dir={}", folder.path().display()))
-        .arg(format!("--listen-client-urls={clients}"))
-        .arg(format!("--advertise-client-urls={clients}"))
-        .arg(format!("--listen-peer-urls={peers}"))
-        .arg(format!("--initial-advertise-peer-urls={peers}"))
-        .arg(format!("--initial-cluster=default={peers}"))
-        .args(["--logger=zap", "--log-level=error"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+fn etcd(switch: &Namespace, folder: &TempDir, papers: &Papers) -> Process {
+    let address = ETCD.parse().expect("an address");
+    let mut command = vpn_lab_etcd::command(folder.path(), address, [2379, 2380], "https");
+    command.args(papers.options());
     let process = switch.spawn(command).expect("etcd");
     until("etcd's answer", || {
         let tried = switch.run(|| {
@@ -62,10 +54,18 @@ fn with_etcd_addresses_are_leased_and_traffic_goes_on_without_it() {
     let at = format!("address add {ETCD}/24 dev br0");
     switch.ip(&at).expect("an address");
     let data = TempDir::new().expect("a folder");
-    let mut server = etcd(&switch, &data);
+    let papers = Papers::new();
+    let mut server = etcd(&switch, &data, &papers);
     let network = Network::new(5, &outer(0));
-    let table =
-        format!("discovery = \"etcd\"\netcd = [\"http://{ETCD}:2379\"]\netcd_lease = {LEASE}");
+    let file = |name: &str| papers.path(name).display().to_string();
+    let table = format!(
+        "discovery = \"etcd\"\netcd = [\"https://{ETCD}:2379\"]\netcd_lease = {LEASE}\n\
+         etcd_server_name = \"{SERVER_NAME}\"\netcd_ca = \"{}\"\n\
+         etcd_certificate = \"{}\"\netcd_key = \"{}\"",
+        file("ca.pem"),
+        file("client.pem"),
+        file("client.key"),
+    );
     let start = |number: usize| network.start_with(&machines[number], number, &table, VPN);
     let mut nodes: Vec<_> = (0..3).map(start).collect();
     let mut addresses: Vec<_> = (0..3).map(|number| own(&network, number)).collect();
@@ -101,7 +101,7 @@ fn with_etcd_addresses_are_leased_and_traffic_goes_on_without_it() {
     long.survives();
 
     // It comes back: who had an address has it, and there is room for a fourth.
-    server = etcd(&switch, &data);
+    server = etcd(&switch, &data, &papers);
     let from = Instant::now();
     nodes.push(start(3));
     addresses.push(own(&network, 3));
@@ -144,6 +144,12 @@ fn with_etcd_addresses_are_leased_and_traffic_goes_on_without_it() {
         let what = "its ping";
         until(what, || pings(&machines[4], &addresses[number], 5));
     }
+    // One that is told to end gives its address back: it is another's at once.
+    nodes.pop().expect("the last").ends();
+    let from = Instant::now();
+    nodes.push(network.start_with(&machines[2], 2, &table, &wanted));
+    println!("and another's {:?} after it was stopped", from.elapsed());
+    assert_eq!(own(&network, 2), addresses[2]);
     for node in nodes {
         node.ends();
     }
