@@ -199,6 +199,27 @@ families! {
         HUB_NEIGHBOURS = Family::gauge("vpn_hub_neighbours", &["hub", "state"],
             "Other hubs that are here, and that are away.");
     ];
+    /// Of a node of a network without a hub.
+    NODE: [
+        NODE_CONNECTIONS = Family::gauge("vpn_node_connections", &["node", "path"],
+            "Connections with peers that are there, direct ones and those through a relay.");
+        NODE_CONNECTED = Family::counter("vpn_node_connected_total", &["node", "path"],
+            "Connections that were made.");
+        NODE_MEMBERS = Family::gauge("vpn_node_members", &["node"],
+            "Connected peers that have proven to be members.");
+        NODE_PUNCHED = Family::counter("vpn_node_punched_total", &["node", "outcome"],
+            "Holes for a direct way that were punched, and that could not be.");
+        NODE_TURNED_AWAY = Family::counter("vpn_node_turned_away_total", &["node"],
+            "Connections that were refused.");
+        NODE_QUESTIONS = Family::counter("vpn_node_questions_total", &["node"],
+            "Questions to the directory that members keep.");
+        NODE_MESSAGES = Family::counter("vpn_node_messages_total", &["node", "what"],
+            "Messages for these, those without an answer, and messages of others.");
+        NODE_RECORDS = Family::counter("vpn_node_records_total", &["node", "outcome"],
+            "Records that others gave or answered with: kept, or why not.");
+        NODE_KEPT_BYTES = Family::counter("vpn_node_kept_bytes_total", &["node"],
+            "Bytes of the records that were kept.").of(Unit::Bytes);
+    ];
     /// Of the directory of peers.
     DIRECTORY: [
         DIRECTORY_RECORDS = Family::gauge("vpn_directory_records", &[], "Records that are known.");

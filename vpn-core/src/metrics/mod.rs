@@ -33,6 +33,7 @@ pub mod facade;
 pub mod families;
 mod hub;
 mod mesh;
+mod node;
 #[cfg(feature = "prometheus")]
 #[cfg_attr(docsrs, doc(cfg(feature = "prometheus")))]
 pub mod prometheus;
@@ -43,6 +44,7 @@ mod tunnel;
 
 pub use hub::{Hub, Mesh};
 pub use mesh::{Directory, Path, Pool};
+pub use node::Node;
 pub use resilience::{Breaker, Life, Limit, Retry, Task};
 pub use router::{Dns, GroupMember, Router, Rules};
 pub use snapshot::Snapshot;

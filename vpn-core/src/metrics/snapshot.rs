@@ -1,8 +1,8 @@
 //! Everything at one moment.
 
 use super::{
-    Breaker, Directory, Dns, GroupMember, Hub, Life, Limit, Measured, Mesh, Path, Pool, Retry,
-    Router, Rules, Task, Tunnel, Visit,
+    Breaker, Directory, Dns, GroupMember, Hub, Life, Limit, Measured, Mesh, Node, Path, Pool,
+    Retry, Router, Rules, Task, Tunnel, Visit,
 };
 
 /// What a program counts at one moment: the parts it has, filled by their owners.
@@ -37,6 +37,8 @@ pub struct Snapshot {
     pub meshes: Vec<Mesh>,
     /// Hubs this process is.
     pub hubs: Vec<Hub>,
+    /// Nodes of networks without a hub.
+    pub nodes: Vec<Node>,
     /// The directory of peers.
     pub directory: Option<Directory>,
 }
@@ -66,6 +68,7 @@ impl Snapshot {
         each(&self.paths, visit);
         each(&self.meshes, visit);
         each(&self.hubs, visit);
+        each(&self.nodes, visit);
         each(&self.directory, visit);
     }
 }

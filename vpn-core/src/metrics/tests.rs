@@ -62,6 +62,11 @@ fn full() -> Snapshot {
             packets: vec![("relayed", 1)],
             ..Hub::default()
         }],
+        nodes: vec![Node {
+            messages: vec![("sent", 1)],
+            records: vec![("kept", 1)],
+            ..Node::default()
+        }],
         directory: Some(Directory::default()),
     }
 }

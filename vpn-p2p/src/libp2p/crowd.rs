@@ -7,11 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 
-use libp2p::multiaddr::Protocol;
 use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId};
 
-use super::screen::ip_of;
+use super::screen::{ip_of, relay_of};
 
 /// Strangers of one IPv4 address or one IPv6 network of 64 bits: a few members behind one NAT that start
 /// together; further ones come again.
@@ -34,14 +33,10 @@ pub(super) enum Place {
 }
 
 impl Place {
-    pub(super) fn of(remote: &Multiaddr) -> Self {
-        let mut last = None;
-        for part in remote {
-            match part {
-                Protocol::P2p(peer) => last = Some(peer),
-                Protocol::P2pCircuit => return last.map_or(Self::Unknown, Self::Relay),
-                _ => {}
-            }
+    /// `local`: where it came in. A circuit names its relay there, and the other end is only a name.
+    pub(super) fn of(local: &Multiaddr, remote: &Multiaddr) -> Self {
+        if let Some(relay) = relay_of(local) {
+            return Self::Relay(relay);
         }
         match ip_of(remote) {
             Some(IpAddr::V6(ip)) => Self::Ip(Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into()),
@@ -147,8 +142,9 @@ mod tests {
         ConnectionId::new_unchecked(n)
     }
 
-    fn place(text: &str) -> Place {
-        Place::of(&text.parse().unwrap())
+    fn place(remote: &str) -> Place {
+        let local = "/ip4/192.0.2.9/tcp/1".parse().unwrap();
+        Place::of(&local, &remote.parse().unwrap())
     }
 
     fn at(n: usize) -> Place {
@@ -158,8 +154,12 @@ mod tests {
     #[test]
     fn a_place_is_an_address_a_network_or_a_relay() {
         let relay = PeerId::random();
-        let through = format!("/ip4/192.0.2.1/tcp/1/p2p/{relay}/p2p-circuit/p2p/{relay}");
-        assert_eq!(place(&through), Place::Relay(relay));
+        let through = format!("/ip4/192.0.2.1/tcp/1/p2p/{relay}/p2p-circuit");
+        let other = format!("/p2p/{}", PeerId::random());
+        assert_eq!(
+            Place::of(&through.parse().unwrap(), &other.parse().unwrap()),
+            Place::Relay(relay)
+        );
         assert_eq!(place("/ip4/192.0.2.1/tcp/1"), place("/ip4/192.0.2.1/tcp/2"));
         assert_eq!(
             place("/ip6/2001:db8::1/udp/1/quic-v1"),

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
+use libp2p::core::{ConnectedPoint, Endpoint};
 use libp2p::swarm::{
     CloseConnection, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler,
     THandlerInEvent, THandlerOutEvent, ToSwarm, dummy,
@@ -141,10 +141,10 @@ impl NetworkBehaviour for Gate {
     fn handle_pending_inbound_connection(
         &mut self,
         id: ConnectionId,
-        _: &Multiaddr,
+        local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
-        if self.door.crowd().begins(id, Place::of(remote)) {
+        if self.door.crowd().begins(id, Place::of(local, remote)) {
             return Ok(());
         }
         Err(ConnectionDenied::new(self.door.deny()))
@@ -154,11 +154,11 @@ impl NetworkBehaviour for Gate {
         &mut self,
         _: ConnectionId,
         peer: PeerId,
-        _: &Multiaddr,
+        local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
         let passed = self.pass(&peer)?;
-        if !self.door.is_proof() && !self.door.crowd().may_enter(&peer, Place::of(remote)) {
+        if !self.door.is_proof() && !self.door.crowd().may_enter(&peer, Place::of(local, remote)) {
             return Err(ConnectionDenied::new(self.door.deny()));
         }
         Ok(passed)
@@ -194,8 +194,13 @@ impl NetworkBehaviour for Gate {
         match event {
             FromSwarm::ConnectionEstablished(new) => {
                 crowd.begun(new.connection_id);
-                if !self.door.is_proof() && new.endpoint.is_listener() {
-                    let place = Place::of(new.endpoint.get_remote_address());
+                if !self.door.is_proof()
+                    && let ConnectedPoint::Listener {
+                        local_addr,
+                        send_back_addr,
+                    } = new.endpoint
+                {
+                    let place = Place::of(local_addr, send_back_addr);
                     self.out
                         .extend(crowd.enter(new.connection_id, new.peer_id, place));
                 }

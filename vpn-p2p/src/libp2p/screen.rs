@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use ipnet::IpNet;
-use libp2p::Multiaddr;
 use libp2p::core::transport::{DialOpts, ListenerId, Transport, TransportError, TransportEvent};
 use libp2p::multiaddr::Protocol;
+use libp2p::{Multiaddr, PeerId};
 
 use super::config::NodeConfig;
 
@@ -20,6 +20,19 @@ pub(super) fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
         Protocol::Ip6(ip) => Some(ip.into()),
         _ => None,
     }
+}
+
+/// The relay of a circuit's address.
+pub(super) fn relay_of(address: &Multiaddr) -> Option<PeerId> {
+    let mut last = None;
+    for part in address {
+        match part {
+            Protocol::P2p(peer) => last = Some(peer),
+            Protocol::P2pCircuit => return last,
+            _ => {}
+        }
+    }
+    None
 }
 
 /// Whether an address can be a node's: it begins with an IP address (names are
@@ -121,6 +134,16 @@ impl<T: Transport + Unpin> Transport for Screened<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_circuit_names_its_relay() {
+        let [relay, peer] = [(); 2].map(|()| PeerId::random());
+        let of = |text: String| relay_of(&text.parse().unwrap());
+        let place = "/ip4/192.0.2.1/tcp/1/p2p";
+        let circuit = format!("{place}/{relay}/p2p-circuit/p2p/{peer}");
+        assert_eq!(of(circuit), Some(relay));
+        assert_eq!(of(format!("{place}/{peer}")), None);
+    }
 
     fn screen(loopback: bool) -> Screen {
         let mut config = NodeConfig::new(crate::libp2p::Admission::list([]));

@@ -39,7 +39,8 @@
 //!    Of several claims of an address the one with the smallest hash of address and key wins, at every node.
 //! 3. The peer is dialled at all places its record names, QUIC and TCP and through relays, and the first
 //!    connection is used. A relayed one is replaced: both ends punch a hole (DCUtR), new streams go the
-//!    direct way, and the relayed connection ends half a second later.
+//!    direct way, and the relayed connection ends half a second later. Where that fails it is tried again after
+//!    40 s, and then less and less often, every ten minutes in the end.
 //! 4. Packets go over a pool of streams, each connection of an app in order ([`streams`](crate::streams)).
 //!
 //! # Who may be a member

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, interval};
 
 use super::keep::Keep;
+use super::punch::Punching;
 use super::query::Queries;
 use super::relays::Relays;
 use super::{Command, Shared};
@@ -39,10 +40,13 @@ const MAX_WAITING: usize = 4096;
 type Waiting = Vec<oneshot::Sender<Result<(), String>>>;
 
 /// A connection, as it is remembered.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Connection {
     pub(super) peer: PeerId,
     pub(super) is_relayed: bool,
+    /// The relay between.
+    pub(super) relay: Option<PeerId>,
+    pub(super) remote: Multiaddr,
     pub(super) is_dialer: bool,
     pub(super) since: std::time::Instant,
 }
@@ -64,6 +68,7 @@ pub(super) struct Driver {
     pub(super) queries: Queries,
     pub(super) keep: Keep,
     pub(super) relays: Relays,
+    pub(super) punching: Punching,
     /// Where members were, for the next start.
     pub(super) known: BTreeMap<PeerId, Vec<Multiaddr>>,
     clean_up: Instant,
@@ -123,6 +128,7 @@ impl Driver {
             queries: Queries::default(),
             keep: Keep::new(config.max_records, &config.inside),
             relays,
+            punching: Punching::default(),
             known: BTreeMap::new(),
             clean_up: Instant::now() + CLEAN_UP,
             shared: shared.clone(),
@@ -214,6 +220,7 @@ impl Driver {
             }
             Command::NetworkChanged => {
                 self.relays.network_changed(Instant::now());
+                self.punching.network_changed(Instant::now());
                 self.shared.renew.notify_one();
             }
         }
@@ -271,6 +278,7 @@ impl Driver {
             self.swarm.close_connection(connection);
         }
         self.look_after_relays(now);
+        self.punch_again(now);
         if now >= self.clean_up {
             self.clean_up = now + CLEAN_UP;
             let kad = &mut self.swarm.behaviour_mut().kad;

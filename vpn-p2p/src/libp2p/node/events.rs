@@ -13,6 +13,7 @@ use super::members::PROVE_WITHIN;
 use super::status::LinkStatus;
 use crate::libp2p::behaviour::{BehaviourEvent, KADEMLIA};
 use crate::libp2p::key::from_libp2p;
+use crate::libp2p::screen::relay_of;
 
 /// How long a relayed connection stays beside a direct one: its streams end with it, and what is on
 /// them should have arrived.
@@ -68,10 +69,13 @@ impl Driver {
             }
             SwarmEvent::OutgoingConnectionError {
                 peer_id: Some(peer),
+                connection_id,
                 error,
-                ..
-            } if !self.swarm.is_connected(&peer) => {
-                self.tell_waiting(&peer, &Err(error.to_string()));
+            } => {
+                self.punching.not_made(connection_id);
+                if !self.swarm.is_connected(&peer) {
+                    self.tell_waiting(&peer, &Err(error.to_string()));
+                }
             }
             SwarmEvent::Behaviour(BehaviourEvent::Kad(event)) => self.on_directory(event),
             SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received {
@@ -120,6 +124,11 @@ impl Driver {
         let new = Connection {
             peer: name,
             is_relayed,
+            relay: match endpoint {
+                ConnectedPoint::Dialer { address, .. } => relay_of(address),
+                ConnectedPoint::Listener { local_addr, .. } => relay_of(local_addr),
+            },
+            remote: endpoint.get_remote_address().clone(),
             is_dialer: endpoint.is_dialer(),
             since: std::time::Instant::now(),
         };
@@ -140,10 +149,16 @@ impl Driver {
         let of_peer: Vec<_> = all.filter(|(_, other)| other.peer == name).collect();
         if of_peer.iter().any(|(_, other)| !other.is_relayed) {
             for (other, connection) in of_peer {
-                if connection.is_relayed && self.leaving.iter().all(|(_, known)| known != other) {
+                let leaves = |(at, known): &(Instant, ConnectionId)| {
+                    known == other && *at <= now + LEAVE_AFTER
+                };
+                if connection.is_relayed && !self.leaving.iter().any(leaves) {
                     self.leaving.push((now + LEAVE_AFTER, *other));
                 }
             }
+        }
+        if let Some(end) = self.punching.ends(id, is_relayed, now) {
+            self.leaving.push((end, id));
         }
         self.relays.connected(&name, now);
         self.tell_waiting(&name, &Ok(()));
