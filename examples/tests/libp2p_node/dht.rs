@@ -83,6 +83,21 @@ fn six_machines_find_each_other_and_go_on_without_the_first() {
         until("an answer", || pings(&machines[other], &inner(3), 5));
     }
     println!("one came back without the first after {:?}", from.elapsed());
+
+    // One is killed and started again at once: the others believe in connections that are dead.
+    let mut killed = nodes[4].take().expect("it runs");
+    killed.process.signal(Signal::SIGKILL);
+    drop(killed);
+    let from = Instant::now();
+    nodes[4] = Some(network.start(&machines[4], 4, ""));
+    for other in [1, 2, 3, 5] {
+        until("an answer", || pings(&machines[other], &inner(4), 1));
+        until("a ping", || pings(&machines[4], &inner(other), 1));
+    }
+    let took = from.elapsed();
+    println!("one that was killed is back after {took:?}");
+    // A silent connection is believed in for 20 s.
+    assert!(took < Duration::from_secs(12), "{took:?}");
     for node in nodes.into_iter().flatten() {
         node.ends();
     }
