@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use tokio::sync::broadcast;
 use tokio::time::timeout;
 use vpn_core::{
-    Authority, DirectoryError, DropCounters, PeerDirectory, PeerId, PeerRecord,
+    Authority, DirectoryError, DropCounters, DropReason, PeerDirectory, PeerId, PeerRecord,
     TunnelTransport as _,
 };
 use vpn_p2p::directory::winner;
@@ -172,4 +172,24 @@ async fn a_claim_without_a_lease_is_nothing() {
         .await
         .expect("it was never heard");
     arrives(&one, &holder).await;
+}
+
+/// Where claims decide, a node that has just arrived asks again for a while; a directory that decides knows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn that_an_address_is_nobodys_is_believed_of_who_decides_at_once() {
+    let office = Office::new();
+    let (one, other) = (
+        member(&office, 1, address(1)),
+        member(&office, 2, address(2)),
+    );
+    arrives(&one, &other).await;
+    one.send_from(one.1, address(99), 1);
+    let dropped = async {
+        while one.0.status().drops.get(DropReason::NoSession) == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(Duration::from_secs(3), dropped)
+        .await
+        .expect("it is asked again and again");
 }

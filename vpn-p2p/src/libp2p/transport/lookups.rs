@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::broadcast;
 use tokio::time::{sleep, timeout};
-use vpn_core::{DropCounters, PeerRecord};
+use vpn_core::{Authority, DropCounters, PeerRecord};
 
 use super::Shared;
 use crate::libp2p::node::unix;
@@ -95,8 +95,9 @@ async fn look_up(shared: Arc<Shared>, address: IpAddr) {
             let found = shared.directory.resolve_address(address).await;
             drop(turn);
             let is_nobody = found.as_ref().is_ok_and(Vec::is_empty);
-            // Who has just arrived does not know who to ask yet.
-            if is_nobody && shared.node.is_new() {
+            // Who has just arrived does not know who to ask yet; where the directory decides, it knows.
+            let decides = shared.directory.authority() == Authority::Directory;
+            if is_nobody && !decides && shared.node.is_new() {
                 sleep(ASK_AGAIN).await;
                 continue;
             }
