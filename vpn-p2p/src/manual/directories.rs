@@ -11,13 +11,16 @@
 //! |---|---|---|---|
 //! | [`StaticDirectory`](crate::directory::StaticDirectory) | a handful of nodes whose places are known, or what is known has to outlive everything else | always answers; read again when it is told to | learn anything: somebody writes the file |
 //! | [`MemoryDirectory`](crate::directory::MemoryDirectory) | tests; a program that hears of peers in a way of its own | takes newer valid records only | outlive the process |
-//! | `KademliaDirectory` (feature `libp2p`) | no place may have to be there: members keep the records themselves | finds who published within the last hour, also after any node died; two who claim one address are both shown, and one of them wins everywhere | decide who *gets* an address, or say "nobody" for certain; a claim takes a moment to be everywhere |
+//! | `KademliaDirectory` (feature `libp2p`) | no place may have to be there: members keep the records themselves | finds who published within the last hour, also after any node died; two who claim one address are both shown, and one of them wins everywhere | decide who *gets* an address, or say "nobody" for certain; hand an address on before its dead holder's record ends, an hour later |
 //! | `EtcdDirectory` (feature `etcd`) | there is an etcd, or addresses have to be given out | an address is one node's at a time; every node has a copy, so lookups ask nobody and go on while etcd is away; a change is everywhere within milliseconds | start a new node without etcd |
 //! | [`ChainDirectory`](crate::directory::ChainDirectory) | several of these at once | asks all, each within its budget; the newest valid answer counts; "nobody" only if all who answer say so | make two of them agree whose an address is: of several claims the smaller hash wins |
 //! | [`CheckedDirectory`](crate::directory::CheckedDirectory) | around any other, one of your own too | only believed records, the newest that was ever seen; asks the same once a minute; answers with what is still valid where the other is away | |
 //!
 //! Lookups are never on the way of a packet: the tunnel keeps what it knows, and what it does not know it
-//! asks for beside the packets, which wait, bounded.
+//! asks for beside the packets, which wait, bounded. Where the directory decides whose an address is, it follows
+//! the directory's news, and asks again when who has an address cannot be connected: with a thousand nodes and
+//! every twentieth message lost, packets for an address that became another's go astray for 22 s at most, 4 in
+//! 1,000 of all.
 //!
 //! # Records
 //!
@@ -137,6 +140,7 @@
 //! | the pure parts, and the contract of the directories without a network | `cargo test -p vpn-p2p --features directory --lib directory` |
 //! | etcd itself: races for addresses, crashes, compaction, lost data, TLS, users | `cargo test -p vpn-p2p --features etcd --test etcd` (Debian: etcd-server) |
 //! | 1,000 nodes on virtual time: lookups, staleness, traffic | `cargo test -p vpn-p2p --features directory --test directory_scale -- --nocapture` |
+//! | for how long packets go astray when an address becomes another's | `cargo test -p vpn-p2p --features libp2p --lib stale -- --nocapture` |
 //! | your own | `vpn_core::testing::conformance::peer_directory` |
 //!
 //! # Troubleshooting

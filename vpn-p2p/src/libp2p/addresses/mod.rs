@@ -11,6 +11,8 @@
 
 mod holders;
 #[cfg(test)]
+mod stale;
+#[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
