@@ -50,6 +50,7 @@ pub(crate) struct NodeTable {
     pub(crate) use_relays: bool,
     pub(crate) known_peers: Option<PathBuf>,
     pub(crate) network: Option<String>,
+    pub(crate) network_name: String,
     pub(crate) certificate: Option<PathBuf>,
     pub(crate) discovery: Discovery,
     pub(crate) etcd: Vec<String>,
@@ -78,6 +79,7 @@ impl Default for NodeTable {
             use_relays: true,
             known_peers: None,
             network: None,
+            network_name: String::new(),
             certificate: None,
             discovery: Discovery::Dht,
             etcd: vec!["http://127.0.0.1:2379".to_owned()],
@@ -208,6 +210,7 @@ impl Config {
         node.bootstrap.extend(names.iter().map(Named::anywhere));
         node.announce = addresses("node.announce", &table.announce)?;
         node.relay = table.relay.then(RelayLimits::default);
+        node.network.clone_from(&table.network_name);
         node.use_relays = table.use_relays;
         node.known_peers = table.known_peers.as_ref().map(|file| folder.join(file));
         node.inside = config.vpn.networks();

@@ -52,6 +52,8 @@ fn the_example_of_the_document_is_read_literally() {
     assert_eq!(least.tunnel.dispatch.pool, *pool);
     let without = of("enable = false", "").unwrap();
     assert!(without.own.addresses.is_empty());
+    let named = of(EXAMPLE, "network_name = \"home\"").unwrap();
+    assert_eq!([least.node.network, named.node.network], ["", "home"]);
 }
 
 #[test]

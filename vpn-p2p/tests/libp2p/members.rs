@@ -1,13 +1,13 @@
 //! Who is let in.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::world::{Member, PATIENCE, address, config, everybody, identity, own};
 use tokio::time::{sleep, timeout};
-use vpn_core::{DropCounters, PacketBatch, TunnelTransport as _};
+use vpn_core::{DropCounters, PacketBatch, PeerDirectory as _, TunnelTransport as _};
 use vpn_p2p::directory::Draft;
 use vpn_p2p::libp2p::body::{Body, TERMS};
-use vpn_p2p::libp2p::{Admission, Certificate};
+use vpn_p2p::libp2p::{Admission, Certificate, Node, Own};
 
 async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let waiting = async {
@@ -61,6 +61,97 @@ async fn with_a_network_key_members_are_who_has_a_certificate() {
     two.send(&one, 1);
     assert_eq!(one.receive().await, (two.address, 1));
     drop((without, forged, thief));
+}
+
+/// Strangers of a network with a key that say nothing, and come again when they are put out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_do_not_take_the_places_of_members() {
+    let admission = || Admission::Network(identity(50).id());
+    let mut few = config(admission(), &[]);
+    few.max_connections = 16;
+    let one = Member::with(1, few, until_then(1, 600)).await;
+    let places = one.node.addresses();
+    let begun = Instant::now();
+    let strangers: Vec<_> = (60..84)
+        .map(|n| {
+            let only = config(Admission::list([identity(1).id()]), &places);
+            Node::start(only, &identity(n)).unwrap()
+        })
+        .collect();
+    let connected = || strangers.iter().map(|s| s.status().counters.connections);
+    until("all of them knocked", || connected().all(|times| times > 0)).await;
+    let here = || one.node.status().peers.len();
+    until("a quarter is theirs", || here() <= 4).await;
+    let two = Member::with(2, config(admission(), &places), until_then(2, 600)).await;
+    until("admitted", || one.node.is_admitted(two.node.id())).await;
+    // Before anybody's ten seconds are over.
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(9), "{took:?}");
+    two.is_found_by(&one).await;
+    assert_eq!(one.node.status().admitted, [two.node.id()]);
+}
+
+/// What a member says is said in one network: it is not believed in another one with the same members.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_of_another_network_are_none_of_this_one() {
+    let named = |name: &str, places: &[_]| {
+        let mut config = config(everybody(), places);
+        config.network = name.to_owned();
+        config
+    };
+    let one = Member::with(1, named("home", &[]), own(&[address(1)])).await;
+    let places = one.node.addresses();
+    let other = Member::with(2, named("work", &places), own(&[address(2)])).await;
+    until("refused", || {
+        one.node.status().not_believed > 0 && one.node.status().admitted.is_empty()
+    })
+    .await;
+    let two = Member::with(3, named("home", &places), own(&[address(3)])).await;
+    two.up().await;
+    two.is_found_by(&one).await;
+    assert_eq!(one.node.status().admitted, [two.node.id()]);
+    let found = one.directory.resolve(other.node.id()).await;
+    assert_eq!(found.unwrap(), None);
+}
+
+/// Certified by network 50 for so many seconds.
+fn until_then(n: u8, lives: u64) -> Own {
+    let mut own = own(&[address(n)]);
+    let end = vpn_p2p::directory::UnixClock::default().now() + lives;
+    let certificate = Certificate::issue(&identity(50), identity(n).id(), end, &[]);
+    own.certificate = Some(certificate);
+    own
+}
+
+/// Who is connected when its certificate ends is a member no longer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_is_one_until_its_certificate_ends() {
+    let admission = || Admission::Network(identity(50).id());
+    let one = Member::with(1, config(admission(), &[]), until_then(1, 600)).await;
+    let places = one.node.addresses();
+    let two = Member::with(2, config(admission(), &places), until_then(2, 4)).await;
+    until("admitted", || one.node.is_admitted(two.node.id())).await;
+    until("put out", || one.node.status().peers.is_empty()).await;
+    assert!(!one.node.is_admitted(two.node.id()));
+    assert!(one.node.status().turned_away > 0);
+}
+
+/// The next certificate is said before the first one ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_with_a_new_certificate_stays() {
+    let admission = || Admission::Network(identity(50).id());
+    let one = Member::with(1, config(admission(), &[]), until_then(1, 600)).await;
+    let places = one.node.addresses();
+    let two = Member::with(2, config(admission(), &places), until_then(2, 4)).await;
+    until("admitted", || one.node.is_admitted(two.node.id())).await;
+    let directory = two.directory.clone();
+    let again = two
+        .node
+        .announce(until_then(2, 600), identity(2), directory);
+    again.unwrap();
+    sleep(Duration::from_secs(6)).await;
+    assert!(one.node.is_admitted(two.node.id()));
+    assert_eq!(one.node.status().turned_away, 0);
 }
 
 /// Two claim one address: at every node the same one has it, and each tells of it.
