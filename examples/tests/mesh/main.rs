@@ -124,7 +124,7 @@ fn without_udp_it_is_the_relay_by_tcp_and_says_so() {
         mesh.status("a"),
         mesh.status("b")
     );
-    mesh.until_path("a", "b", "relay-tcp", Duration::from_secs(5));
+    mesh.until_path("a", "b", "relay-tcp", DIRECT);
     let link = mesh.status("a")["hubs"][0].clone();
     assert_eq!(link["carrier"], "tls");
     assert_eq!(link["why"], "UDP is not answered");
