@@ -38,6 +38,8 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 pub struct Server {
     folder: PathBuf,
     ports: [u16; 2],
+    /// Where it says how it is, without TLS.
+    health: SocketAddr,
     scheme: &'static str,
     options: Vec<String>,
     child: Option<Child>,
@@ -100,6 +102,16 @@ pub fn put(etcd: SocketAddr, key: &str, value: &str) -> io::Result<()> {
     }
 }
 
+/// Whether the one that says so there has a leader and answers.
+fn is_well(health: SocketAddr) -> io::Result<bool> {
+    let mut stream = TcpStream::connect_timeout(&health, Duration::from_secs(1))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.write_all(b"GET /health HTTP/1.1\r\nHost: etcd\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer.starts_with("HTTP/1.1 200"))
+}
+
 /// A port of loopback that nobody has at the moment.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind((LOOPBACK, 0)).expect("a port");
@@ -121,6 +133,7 @@ impl Server {
         let mut server = Self {
             folder: std::env::temp_dir().join(name),
             ports: [free_port(), free_port()],
+            health: SocketAddr::new(LOOPBACK, free_port()),
             scheme,
             options: options.to_vec(),
             child: None,
@@ -140,13 +153,16 @@ impl Server {
         self.ports[0]
     }
 
-    /// Starts it again, with what it had. Blocks until it takes connections.
+    /// Starts it again, with what it had. Blocks until it answers: it takes connections before, and one
+    /// that is killed while it writes its first log never starts again.
     pub fn run(&mut self) {
         let mut command = command(&self.folder, LOOPBACK, self.ports, self.scheme);
-        command.args(&self.options);
+        command
+            .arg(format!("--listen-metrics-urls=http://{}", self.health))
+            .args(&self.options);
         self.child = Some(command.spawn().expect("etcd"));
         let from = Instant::now();
-        while TcpStream::connect((LOOPBACK, self.port())).is_err() {
+        while !is_well(self.health).unwrap_or(false) {
             assert!(from.elapsed() < STARTS_WITHIN, "etcd does not start");
             sleep(Duration::from_millis(20));
         }
