@@ -91,7 +91,6 @@
 //! | the peer told of no address to try | it is told to be relayed only, or knows none: see `relay-only` below |
 //! | no direct way answered | NATs with a port per destination, or a firewall: forward a port on one side, or have IPv6 |
 //! | the direct way failed too often lately | it answers again, and is taken after a pause that grows to a minute |
-//! | the direct way is too narrow for large packets | less than 1280 bytes fit through it, and the relay takes them; it is tried again after ten minutes |
 //! | the relay before lost the peer | another hub relays now |
 //! | the session ended | the peer was restarted or is gone; attempts go on for as long as packets want it |
 //! | the policy wants it so | `relay-only`, `direct-only` or `deny` is configured for it |

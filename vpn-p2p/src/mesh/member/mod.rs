@@ -291,19 +291,6 @@ impl Member {
         hubs.chain(direct).collect()
     }
 
-    /// Datagrams to there are too small for packets of 1280 bytes, and those of relays are not: who is
-    /// reached there directly is relayed.
-    pub fn too_narrow(&mut self, to: SocketAddr, now: Instant) {
-        for slot in 0..self.entries.len() {
-            if let Some(entry) = self.entry_mut(Slot(slot))
-                && entry.peer.way() == Some(Way::Direct(to))
-            {
-                entry.peer.too_narrow(Way::Direct(to), now);
-            }
-        }
-        self.settle(now);
-    }
-
     /// Wants to know this peer, and be connected with it.
     pub fn connect(&mut self, peer: PeerId, now: Instant) {
         match self.slot_of(peer) {

@@ -206,9 +206,6 @@ impl Shared {
         for to in core.widths.unmeasured(&in_use, now) {
             core.widths.measured(to, self.underlay.mtu_to(to), now);
         }
-        for to in core.widths.too_narrow(&in_use) {
-            core.member.too_narrow(to, now);
-        }
         let mtu = core.widths.inner(&in_use);
         if mtu != self.mtu.swap(mtu, Ordering::Relaxed) {
             tracing::debug!(mtu, "the tunnel's MTU is that of its narrowest way");

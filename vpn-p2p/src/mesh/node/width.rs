@@ -17,8 +17,7 @@ const OVERHEAD_V6: u16 = 80;
 const MIN_MTU: u16 = 576;
 
 /// The least that a direct way counts as: what IPv6 needs (RFC 8200 §5). One peer, by where it says that it
-/// is, never takes IPv6 from all others. It is relayed instead; with no relay, what is larger than its way
-/// takes is lost to it alone.
+/// is, never takes IPv6 from all others; what is larger than its way takes is lost to it alone.
 const MIN_DIRECT: u16 = 1280;
 
 /// Places that are measured at a time: each costs a socket and a look-up of a route. The rest is
@@ -75,35 +74,23 @@ impl Widths {
         self.paths.insert(to.ip(), (path, now));
     }
 
-    /// What is left for an inner packet by this way, if the system knows.
-    fn left(&self, (to, relayed): &InUse) -> Option<u16> {
-        let path = self.paths.get(&to.ip())?.0?;
-        let outer = if to.is_ipv4() {
-            OVERHEAD_V4
-        } else {
-            OVERHEAD_V6
-        };
-        let front = if *relayed { RELAY_HEADER as u16 } else { 0 };
-        Some(path.saturating_sub(outer + front))
-    }
-
     /// Largest inner packet that fits all of these.
     pub(super) fn inner(&self, in_use: &[InUse]) -> u16 {
-        let of_one = |way: &InUse| {
-            let least = if way.1 { MIN_MTU } else { MIN_DIRECT };
-            Some(self.left(way)?.max(least))
+        let of_one = |(to, relayed): &InUse| {
+            let path = self.paths.get(&to.ip())?.0?;
+            let outer = if to.is_ipv4() {
+                OVERHEAD_V4
+            } else {
+                OVERHEAD_V6
+            };
+            let (front, least) = match relayed {
+                true => (RELAY_HEADER as u16, MIN_MTU),
+                false => (0, MIN_DIRECT),
+            };
+            Some(path.saturating_sub(outer + front).max(least))
         };
         let narrowest = in_use.iter().filter_map(of_one).min();
         narrowest.map_or(self.most, |left| left.min(self.most))
-    }
-
-    /// Direct ways by which packets are lost that the tunnel lets through, though relays take them.
-    pub(super) fn too_narrow(&self, in_use: &[InUse]) -> Vec<SocketAddr> {
-        let mtu = self.inner(in_use);
-        let relayed = in_use.iter().any(|(_, relayed)| *relayed);
-        let direct = in_use.iter().filter(|(_, is_relay)| relayed && !is_relay);
-        let narrow = direct.filter(|way| self.left(way).is_some_and(|left| left < mtu));
-        narrow.map(|(to, _)| *to).collect()
     }
 }
 
@@ -145,17 +132,9 @@ mod tests {
         let (narrow, relay) = (at("192.0.2.1:1"), at("198.51.100.1:3"));
         widths.measured(narrow, Some(600), now);
         widths.measured(relay, Some(1500), now);
-        let both = [(narrow, false), (relay, true)];
-        assert_eq!(widths.inner(&both), 1280);
-        assert_eq!(widths.too_narrow(&both), [narrow]);
-        assert!(
-            widths.too_narrow(&both[..1]).is_empty(),
-            "there is no relay"
-        );
+        assert_eq!(widths.inner(&[(narrow, false), (relay, true)]), 1280);
         widths.measured(relay, Some(1200), now);
-        assert!(widths.inner(&both) < 1200);
-        widths.measured(narrow, Some(1200), now);
-        assert!(widths.too_narrow(&both).is_empty(), "relays are narrower");
+        assert!(widths.inner(&[(narrow, false), (relay, true)]) < 1200);
     }
 
     #[test]

@@ -44,7 +44,7 @@ impl Paths {
         let in_use = self.current.filter(|way| way.is_direct());
         let in_use = in_use.and_then(|way| self.track(way)).filter(|track| {
             // Proven once and not dead since: it may be silent for long without being doubted.
-            track.proof.is_some() && !(track.narrow && packets_relayed.is_some())
+            track.proof.is_some()
         });
         let fresh = |track: &&Track| {
             let proven = |at| now.saturating_duration_since(at) <= self.config.proof;

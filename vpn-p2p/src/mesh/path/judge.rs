@@ -242,7 +242,7 @@ impl Paths {
         let mut ended = Vec::new();
         for track in self.tracks.iter_mut().filter(|track| track.way.is_direct()) {
             if track.held_until.is_some_and(|until| until <= now) {
-                track.free();
+                track.held_until = None;
                 ended.push(track.way);
             }
         }

@@ -68,10 +68,6 @@ const TRIGGER: Duration = Duration::from_millis(300);
 /// send to them, whoever they are: by this, four rounds in that time.
 const RESTART_EVERY: Duration = Duration::from_secs(3);
 
-/// How long a way that is too narrow is not used: as long as hosts remember how wide a path is
-/// (RFC 1191 §6.3).
-const NARROW: Duration = Duration::from_secs(600);
-
 /// See [`TRIGGER`].
 const TRIGGER_MAX: Duration = Duration::from_secs(300);
 
@@ -301,19 +297,6 @@ impl Paths {
         self.start_rounds(now);
     }
 
-    /// Large packets do not fit by this way: they go by a relay, if there is one, and the way is tried
-    /// again after `NARROW`.
-    pub fn too_narrow(&mut self, way: Way, now: Instant) {
-        if self.policy != Policy::Allow || self.relays().next().is_none() {
-            return;
-        }
-        if let Some(track) = self.track_mut(way).filter(|track| track.way.is_direct()) {
-            track.held_until = Some(now + NARROW);
-            track.narrow = true;
-            self.choose(now, Why::Narrow);
-        }
-    }
-
     /// When [`handle_timeout`](Self::handle_timeout) has something to do.
     pub fn next_timeout(&self) -> Option<Instant> {
         if !self.ready {
@@ -380,8 +363,6 @@ impl Paths {
             Why::NoCandidates
         } else if self.why == Why::Silent && self.rounds.is_early() {
             Why::Silent
-        } else if direct().any(|track| track.narrow) {
-            Why::Narrow
         } else if direct().any(|track| track.held_until.is_some() && track.proof.is_some()) {
             Why::HeldBack
         } else if !self.ready {

@@ -79,8 +79,6 @@ pub enum Why {
     Unanswered,
     /// A direct way answers, but failed too often lately; it has to wait.
     HeldBack,
-    /// The direct way takes no packet of 1280 bytes, and the relay does.
-    Narrow,
     /// The peer cannot be reached by the relay before it any more.
     RelayGone,
     /// The session ended: nothing is proven any more.
@@ -101,7 +99,6 @@ impl fmt::Display for Why {
             Self::NoCandidates => "the peer told of no address to try",
             Self::Unanswered => "no direct way answered",
             Self::HeldBack => "the direct way failed too often lately",
-            Self::Narrow => "the direct way is too narrow for large packets",
             Self::RelayGone => "the relay before lost the peer",
             Self::SessionLost => "the session ended",
             Self::Policy => "the policy wants it so",

@@ -47,8 +47,6 @@ pub(super) struct Track {
     pub(super) deaths: u32,
     /// Not to be used before.
     pub(super) held_until: Option<Instant>,
-    /// It is held back because no large packet fits, and a relay takes them.
-    pub(super) narrow: bool,
     /// When datagrams heard by it may bring about the next probe, and the pause after that.
     pub(super) trigger: Option<(Instant, Duration)>,
     probes: Vec<Probe>,
@@ -72,7 +70,6 @@ impl Track {
             one_sided: false,
             deaths: 0,
             held_until: None,
-            narrow: false,
             trigger: None,
             probes: Vec::new(),
             history: 0,
@@ -185,13 +182,7 @@ impl Track {
     /// Its past is forgiven.
     pub(super) fn forgive(&mut self) {
         self.deaths = 0;
-        self.free();
-    }
-
-    /// It may be used again.
-    pub(super) fn free(&mut self) {
         self.held_until = None;
-        self.narrow = false;
     }
 
     pub(super) fn is_held(&self, now: Instant) -> bool {

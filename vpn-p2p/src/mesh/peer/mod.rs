@@ -328,12 +328,6 @@ impl Peer {
         self.forward_path_events();
     }
 
-    /// Large packets do not fit by this direct way.
-    pub fn too_narrow(&mut self, way: Way, now: Instant) {
-        self.paths.too_narrow(way, now);
-        self.forward_path_events();
-    }
-
     /// Ends session and attempts; the peer is told. A later demand starts anew.
     pub fn stop(&mut self, now: Instant) {
         if self.is_ready() {

@@ -220,31 +220,3 @@ fn a_record_that_is_told_again_or_names_other_places_leaves_a_proven_way() {
     assert_eq!(pair.ends[0].moves.len(), moves);
     assert!(pair.gap(1, from) <= ms(10), "not a packet less");
 }
-
-#[test]
-fn a_way_that_is_too_narrow_is_used_again_after_a_while_or_with_no_relay() {
-    let mut pair = Pair::new(&[15], Policy::Allow);
-    pair.run(ms(5000), BUSY);
-    let way = pair.way(0).unwrap();
-    let narrow = |pair: &mut Pair| {
-        let now = pair.now;
-        pair.ends[0].paths.too_narrow(way, now);
-        pair.drain(0);
-    };
-    narrow(&mut pair);
-    let from = pair.now - pair.start;
-    pair.run(ms(590_000), BUSY);
-    assert_eq!(pair.way(0), Some(RELAY));
-    assert_eq!(pair.ends[0].paths.status().why, Why::Narrow);
-    pair.run(ms(40_000), BUSY);
-    assert_eq!(pair.way(0), Some(way));
-    assert!(pair.gap(1, from) <= ms(15), "not a packet less");
-    // Small packets are better than none.
-    narrow(&mut pair);
-    let now = pair.now;
-    pair.ends[0].paths.set_relays(&[], now);
-    pair.run(ms(5000), BUSY);
-    assert_eq!(pair.way(0), Some(way));
-    narrow(&mut pair);
-    assert_eq!(pair.way(0), Some(way));
-}
