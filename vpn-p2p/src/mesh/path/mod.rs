@@ -152,6 +152,9 @@ impl Paths {
             _ => Why::Relay,
         };
         self.choose(now, why);
+        if self.current.is_none() && self.is_active(now) {
+            self.start_rounds(now);
+        }
     }
 
     /// Where the peer may be found, as its newest record says. The caller leaves out what it will
@@ -273,6 +276,12 @@ impl Paths {
             self.active = Some(now);
             self.wake_rounds(now);
         }
+    }
+
+    /// Packets wait, for there is no way: one is looked for, unless that is under way.
+    pub fn wanted(&mut self, now: Instant) {
+        self.active = Some(now);
+        self.wake_rounds(now);
     }
 
     /// Anything at all was sent by this way, handshakes too: its keepalive is due later.

@@ -273,6 +273,8 @@ impl Peer {
         self.last_packet = Some(now);
         if !self.is_ready() {
             self.attempts.want(now);
+        } else if self.paths.current().is_none() {
+            self.paths.wanted(now);
         }
     }
 

@@ -229,3 +229,31 @@ fn what_waited_is_sent_if_it_fits_and_counted_as_what_it_came_to() {
     let counters = status.peers[0].counters;
     assert_eq!(counters.tx_relayed[0] + counters.tx_direct[0], 1);
 }
+
+/// Nobody relays, and the line was cut for longer than anybody tries: packets that wait are a reason to
+/// look for it again.
+#[test]
+fn a_direct_way_is_found_again_without_a_hub() {
+    let mut world = World::new(2, |_, _| {});
+    world.run(Duration::from_millis(100));
+    world.send(0, 1, b"1");
+    world.run(Duration::from_secs(2));
+    assert_eq!(world.stage(0, 1), Some(Stage::Direct));
+    world.hub = None;
+    for n in 0..100u8 {
+        world.send(0, 1, &[n]);
+        world.run(Duration::from_secs(1));
+    }
+    world.got(1);
+    world.closed = world.members.iter().map(|(at, _)| *at).collect();
+    world.send(0, 1, b"lost");
+    world.run(Duration::from_secs(90));
+    world.closed.clear();
+    let mut after = 0;
+    while world.got(1).is_empty() {
+        after += 1;
+        assert!(after < 50, "for 5 s");
+        world.send(0, 1, b"again");
+        world.run(Duration::from_millis(100));
+    }
+}
