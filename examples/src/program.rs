@@ -22,6 +22,8 @@ pub fn log(default: &str) {
         .with_writer(std::io::stderr)
         // Colours are not compiled in, and asking for them is a panic.
         .with_ansi(false)
+        // Nobody may be reading it any more, and saying so there would be a panic.
+        .log_internal_errors(false)
         .init();
 }
 

@@ -77,6 +77,8 @@ struct World {
     other: Node,
     /// It said Bye, was silent, its record is over, or the list has another one.
     may_be_gone: bool,
+    /// The list named it, the last time.
+    was_listed: bool,
 }
 
 /// The other hub's, and not among those of strangers.
@@ -186,6 +188,7 @@ impl World {
             member,
             other,
             may_be_gone: false,
+            was_listed: false,
         }
     }
 
@@ -307,9 +310,15 @@ impl World {
                 if !by_token {
                     next.token = None;
                 }
-                self.hub.readmit(&next).unwrap();
+                let was_here = self.hub.is_member(self.member.at);
+                let gone = self.hub.readmit(&next).unwrap();
                 while self.hub.poll().is_some() {}
-                self.may_be_gone = true;
+                let is_here = self.hub.is_member(self.member.at);
+                assert!(listed || by_token || !is_here);
+                assert!(gone > 0 || is_here == was_here);
+                // By the same token as before: nobody has to go.
+                self.may_be_gone |= listed || !by_token || self.was_listed;
+                self.was_listed = listed;
             }
             Step::Wait(seconds) => {
                 let later = self.clock.now() + Duration::from_secs(seconds.into());

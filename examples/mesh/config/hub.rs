@@ -220,6 +220,10 @@ impl Hub {
             Ok(serde_json::Value::Object(keys)) => keys,
             _ => serde_json::Map::new(),
         };
+        // Rules that name a member have its addresses, as they were.
+        if self.inbound_rules("").ok() != next.inbound_rules("").ok() {
+            return Some("member.inbound".to_owned());
+        }
         let (ours, theirs) = (keys(self), keys(next));
         let names = ours.keys().chain(theirs.keys());
         let mut names = names.filter(|name| !TAKEN_OVER.contains(&name.as_str()));

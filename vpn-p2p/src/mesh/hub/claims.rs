@@ -8,6 +8,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
 use super::config::{Admitted, List};
+use crate::mesh::member::is_broadcast_of;
 use crate::mesh::record::Record;
 use crate::mesh::wire::{Refusal, Tag};
 
@@ -70,6 +71,11 @@ impl Claims {
             }
             if !networks.iter().any(|network| network.contains(&address)) {
                 return refused("it is in no network of the hub");
+            }
+            if let IpAddr::V4(v4) = address
+                && networks.iter().any(|network| is_broadcast_of(network, v4))
+            {
+                return refused("everybody has it");
             }
             if list.is_behind_another(address, tag) {
                 return refused("it is in a network behind another member");

@@ -5,7 +5,7 @@
 //! address, and before it for the configuration's word.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
@@ -26,6 +26,15 @@ pub struct Conflict {
     pub holder: Option<PeerId>,
     /// Who gets nothing.
     pub claimant: PeerId,
+}
+
+/// Whether an address is that of everybody in a network (RFC 919 §7; RFC 3021 has none in networks of
+/// two).
+pub(in crate::mesh) fn is_broadcast_of(network: &IpNet, address: Ipv4Addr) -> bool {
+    match network {
+        IpNet::V4(net) => net.prefix_len() < 31 && net.broadcast() == address,
+        IpNet::V6(_) => false,
+    }
 }
 
 /// Whose each address and network is.
@@ -86,11 +95,28 @@ impl Addresses {
     /// Whether an address is one member's, known or not: never that of who has a network around it.
     fn is_somebodys(&self, address: IpAddr) -> bool {
         let inside = self.inside.iter().any(|net| net.contains(&address));
-        inside || self.is_own(address) || self.pinned.contains_key(&address)
+        let one = inside && !self.is_broadcast(address);
+        one || self.is_own(address) || self.pinned.contains_key(&address)
+    }
+
+    /// Whether it is everybody's: of this link, or of a network of the mesh.
+    pub(super) fn is_broadcast(&self, address: IpAddr) -> bool {
+        let IpAddr::V4(address) = address else {
+            return false;
+        };
+        address.is_broadcast() || self.inside.iter().any(|net| is_broadcast_of(net, address))
     }
 
     pub(super) fn is_own(&self, address: IpAddr) -> bool {
         self.own.contains(&address)
+    }
+
+    /// Whether all of these are the peer's, but for those that can be nobody's.
+    pub(super) fn has_all(&self, slot: Slot, addresses: &[IpAddr]) -> bool {
+        addresses.iter().all(|address| match self.of.get(address) {
+            Some((holder, _)) => *holder == slot,
+            None => !self.is_somebodys(*address),
+        })
     }
 
     /// Gives the peer what it claims and nobody else has, and takes from it what it does not claim

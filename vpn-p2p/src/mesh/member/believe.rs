@@ -49,10 +49,13 @@ impl Member {
             .peer
             .record()
             .map(|known| known.record().sequence);
-        if known.is_some_and(|known| known >= record.record().sequence) {
+        let said = record.record();
+        // The same again is news where somebody else had what it claims, and is gone.
+        let is_known =
+            known == Some(said.sequence) && self.addresses.has_all(slot, &said.addresses);
+        if is_known || known.is_some_and(|known| known > said.sequence) {
             return Some(slot);
         }
-        let said = record.record();
         let routes = admitted(&said.routes, &self.entry(slot)?.peer.rules().routes);
         let conflicts = self.addresses.assign(slot, peer, &said.addresses, &routes);
         for conflict in conflicts {

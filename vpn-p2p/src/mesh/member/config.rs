@@ -62,19 +62,6 @@ impl MemberConfig {
             .any(|net| net.contains(&address))
     }
 
-    /// Whether it is everybody's: of this link, or of a network of ours (RFC 919 §7; RFC 3021 has none
-    /// in networks of two).
-    pub(super) fn is_broadcast(&self, address: IpAddr) -> bool {
-        let IpAddr::V4(address) = address else {
-            return false;
-        };
-        address.is_broadcast()
-            || self.inside().iter().any(|net| match net {
-                IpNet::V4(net) => net.prefix_len() < 31 && net.broadcast() == address,
-                IpNet::V6(_) => false,
-            })
-    }
-
     /// Networks in which each address is one member's own.
     pub(super) fn inside(&self) -> Vec<IpNet> {
         let own = self.addresses.iter().map(IpNet::trunc);

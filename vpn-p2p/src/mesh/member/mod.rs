@@ -20,6 +20,7 @@
 //! | `timers` | who is woken when |
 
 mod addresses;
+pub(in crate::mesh) use addresses::is_broadcast_of;
 mod believe;
 mod config;
 

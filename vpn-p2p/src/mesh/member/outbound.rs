@@ -68,7 +68,7 @@ impl Member {
     }
 
     fn unknown(&mut self, dst: IpAddr, packet: &Packet, now: Instant) -> Outlet {
-        let for_all = dst.is_multicast() || self.config.is_broadcast(dst);
+        let for_all = dst.is_multicast() || self.addresses.is_broadcast(dst);
         if for_all || self.addresses.is_own(dst) {
             return Outlet::Drop(DropReason::NotRoutable);
         }

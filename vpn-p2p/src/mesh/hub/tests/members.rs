@@ -57,7 +57,7 @@ fn only_the_list_and_the_token_admit() {
     );
     assert_eq!(other.register(&mut world), Ok(false));
     // Of somebody else's, nothing.
-    for theirs in ["10.77.0.1", "10.78.0.1"] {
+    for theirs in ["10.77.0.1", "10.78.0.1", "10.77.0.255"] {
         let mut thief = Node::new(udp("192.0.2.3:3"), &[theirs]);
         thief.join(&mut world);
         let refused = thief.register(&mut world);

@@ -217,6 +217,30 @@ fn claims_without_number_are_refused_and_not_all_remembered() {
     assert_eq!(world.members[0].1.addresses.peer(own), None);
 }
 
+/// A key was replaced, and its address is another key's: as soon as nobody vouches for the one before.
+#[test]
+fn an_address_is_its_heirs_once_its_holder_is_gone_by_the_same_record() {
+    let mut world = World::new(1, |_, _| {});
+    let blank = world.members[0].1.own_record().record().clone();
+    let (now, address) = (world.now, address(5));
+    let people = [7, 8].map(|n| Identity::from_bytes(&[n; 32]));
+    let [before, heir] = people.map(|who| {
+        let record = crate::mesh::record::Record {
+            peer: who.id(),
+            addresses: vec![address],
+            ..blank.clone()
+        };
+        record.sign(&who)
+    });
+    let member = &mut world.members[0].1;
+    let first = member.believe(before, now, UNIX).unwrap();
+    let second = member.believe(heir.clone(), now, UNIX).unwrap();
+    assert_eq!(member.addresses.peer(address), Some(first), "a conflict");
+    member.expire(first, now);
+    member.believe(heir, now, UNIX);
+    assert_eq!(member.addresses.peer(address), Some(second));
+}
+
 /// A NAT that shows another address all the time: hubs, and everybody who knows us, hear of it now and
 /// then.
 #[test]
