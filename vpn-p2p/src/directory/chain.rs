@@ -65,7 +65,8 @@ struct Late(Duration);
 #[error("its task ended")]
 struct Ended;
 
-/// Several directories as one.
+/// Several directories as one. They may disagree, so it is [claims](vpn_core::Authority::Claims) that decide,
+/// also where one of them gives addresses away: with that one, use it alone.
 #[derive(Debug)]
 pub struct ChainDirectory {
     links: Vec<Link>,

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use vpn_core::{DirectoryError, PeerDirectory, PeerId, PeerRecord};
+use vpn_core::{Authority, DirectoryError, PeerDirectory, PeerId, PeerRecord};
 
 use super::book::Book;
 use super::cache::{Cache, CacheConfig, Question, Remembered};
@@ -213,12 +213,17 @@ impl<D: PeerDirectory> CheckedDirectory<D> {
             Question::Peer(peer) => self.inner.resolve(peer).await.map(Vec::from_iter),
             Question::Address(address) => self.inner.resolve_address(address).await,
         };
+        // Where the directory decides, it is not outvoted by what was claimed before.
+        let decides = matches!(question, Question::Address(_))
+            && self.inner.authority() == Authority::Directory;
         match answer {
             Ok(records) => {
+                let named: Vec<PeerId> = records.iter().map(|record| record.peer).collect();
                 for record in records {
                     self.enter(record);
                 }
-                let found = self.known(question);
+                let mut found = self.known(question);
+                found.retain(|record| !decides || named.contains(&record.peer));
                 let now = self.clock.now();
                 self.seen().cache.put(question, found.clone(), now);
                 Ok(found)
@@ -226,7 +231,7 @@ impl<D: PeerDirectory> CheckedDirectory<D> {
             Err(error) => {
                 self.counts.failed.fetch_add(1, Relaxed);
                 let known = self.known(question);
-                if known.is_empty() {
+                if known.is_empty() || decides {
                     return Err(error);
                 }
                 self.counts.stale.fetch_add(1, Relaxed);
@@ -251,6 +256,11 @@ impl<D: PeerDirectory> PeerDirectory for CheckedDirectory<D> {
     async fn resolve(&self, peer: PeerId) -> Result<Option<PeerRecord>, DirectoryError> {
         let mut found = self.look_up(Question::Peer(peer)).await?;
         Ok(found.pop())
+    }
+
+    /// That of the directory behind it.
+    fn authority(&self) -> Authority {
+        self.inner.authority()
     }
 
     /// Whose it is first.

@@ -341,3 +341,54 @@ async fn while_the_directory_is_away_valid_records_are_used() {
     assert!(directory.resolve_address(address).await.is_err(), "expired");
     assert!(directory.resolve(record(2, 1, 1).peer).await.is_err());
 }
+
+/// Gives each address to who is named here.
+#[derive(Debug)]
+struct Leases(std::sync::Mutex<Vec<PeerRecord>>, AtomicBool);
+
+#[async_trait]
+impl PeerDirectory for Leases {
+    async fn publish(&self, _: PeerRecord) -> Result<(), DirectoryError> {
+        Ok(())
+    }
+
+    async fn resolve(&self, peer: PeerId) -> Result<Option<PeerRecord>, DirectoryError> {
+        let all = self.0.lock().unwrap();
+        Ok(all.iter().find(|record| record.peer == peer).cloned())
+    }
+
+    async fn resolve_address(&self, _: IpAddr) -> Result<Vec<PeerRecord>, DirectoryError> {
+        if self.1.load(SeqCst) {
+            return Err(DirectoryError::Unavailable("away".into()));
+        }
+        Ok(self.0.lock().unwrap().clone())
+    }
+
+    async fn changed(&self) -> Result<PeerRecord, DirectoryError> {
+        std::future::pending().await
+    }
+
+    fn authority(&self) -> vpn_core::Authority {
+        vpn_core::Authority::Directory
+    }
+}
+
+#[tokio::test]
+async fn what_a_directory_that_decides_gives_to_another_is_another_ones() {
+    let time = Arc::new(AtomicU64::new(NOW));
+    let source = Arc::clone(&time);
+    let clock = UnixClock::new(move || source.load(SeqCst));
+    let inner = Leases(vec![record(1, 1, 1)].into(), AtomicBool::new(false));
+    let directory = CheckedDirectory::new(inner, Book::new(TERMS), CacheConfig::default(), clock);
+    assert_eq!(directory.authority(), vpn_core::Authority::Directory);
+    let address = record(1, 1, 1).addresses[0];
+    for peer in [1, 2, 1] {
+        time.fetch_add(100, SeqCst);
+        *directory.inner().0.lock().unwrap() = vec![record(peer, 1, 1)];
+        let found = directory.resolve_address(address).await.unwrap();
+        assert_eq!(found, [record(peer, 1, 1)], "whoever claimed it before");
+    }
+    time.fetch_add(100, SeqCst);
+    directory.inner().1.store(true, SeqCst);
+    assert!(directory.resolve_address(address).await.is_err());
+}
