@@ -101,3 +101,38 @@ async fn what_others_wrote_below_the_prefix_keeps_nobody_from_loading() {
     // The two that are too long; what is under no key of ours is none of our business.
     assert_eq!(status.refused, 2, "{status:?}");
 }
+
+#[tokio::test]
+async fn what_others_wrote_keeps_nobody_from_leasing_and_publishing() {
+    let options = ["--max-request-bytes=20000000".to_owned()];
+    let Some(server) = Server::start_with("http", &options) else {
+        return;
+    };
+    let node = identity(1).id();
+    let hex: String = node.0.iter().map(|byte| format!("{byte:02x}")).collect();
+    rubbish(&server, &format!("vpn/record/{hex}"), 9 << 20).await;
+    rubbish(&server, &format!("vpn/node/{hex}/10.7.0.0_31"), 9 << 20).await;
+    // Taken addresses are listed when those that were tried blindly are taken.
+    for number in 0..6 {
+        let long = format!("vpn/address/{}{number}", "x".repeat(1 << 20));
+        rubbish(&server, &long, 1).await;
+    }
+    let pools = [pool("10.7.0.0/31")];
+    let two = directory(server.endpoint(), 2);
+    let first = two.lease(&pools, &[]).await.unwrap();
+    let one = directory(server.endpoint(), 1);
+    let address = one.lease(&pools, &first).await.unwrap();
+    assert_ne!(address, first);
+    let refused = directory(server.endpoint(), 3).lease(&pools, &[]).await;
+    assert!(
+        matches!(refused, Err(EtcdError::Exhausted { .. })),
+        "{refused:?}"
+    );
+    let said = record(1, 1, address);
+    one.publish(said.clone()).await.unwrap();
+    two.followed().await;
+    becomes("the record is not seen", 10, async || {
+        knows(&two, &said).await
+    })
+    .await;
+}

@@ -8,14 +8,13 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use etcd_client::{
-    Client, Compare, CompareOp, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp,
-};
+use etcd_client::{Client, Compare, CompareOp, GetOptions, GetResponse, PutOptions, Txn, TxnOp};
 use vpn_core::{DirectoryError, PeerId, PeerRecord};
 
-use super::connection::Connection;
+use super::connection::{Connection, is_too_long};
 use super::error::EtcdError;
 use super::keys::{Keys, hex};
+use super::load::end_of;
 use crate::directory::pool::Pool;
 use crate::directory::records::{RecordError, decode, encode};
 
@@ -133,9 +132,22 @@ impl Desk<'_> {
         })
     }
 
+    /// An entry; of one that is too long to be ours, the key alone.
+    async fn entry(self, client: &mut Client, key: &str) -> Result<GetResponse, EtcdError> {
+        match self.connection.within(client.get(key, None)).await {
+            Err(error) if is_too_long(&error) => {
+                let key_alone = GetOptions::new().with_keys_only();
+                self.connection
+                    .within(client.get(key, Some(key_alone)))
+                    .await
+            }
+            there => there,
+        }
+    }
+
     /// What etcd says this node has of a pool.
     async fn had(self, client: &mut Client, node: &str, pool: &Pool) -> Result<Had, EtcdError> {
-        let there = self.connection.within(client.get(node, None)).await?;
+        let there = self.entry(client, node).await?;
         let entry = there.kvs().first();
         let address = entry.and_then(|entry| entry.value_str().ok()?.parse().ok());
         Ok(Had {
@@ -192,19 +204,38 @@ impl Desk<'_> {
 
     /// Taken addresses, of all prefixes; and whether these are all.
     async fn taken(self, client: &mut Client) -> Result<(HashSet<IpAddr>, bool), EtcdError> {
-        let options = GetOptions::new()
-            .with_prefix()
-            .with_keys_only()
-            .with_sort(SortTarget::Key, SortOrder::Ascend)
-            .with_limit(LISTED);
         let prefix = self.keys.addresses();
-        let there = client.get(prefix.as_str(), Some(options));
-        let there = self.connection.within(there).await?;
-        let addresses = there.kvs().iter().filter_map(|entry| {
-            let address = entry.key_str().ok()?.strip_prefix(&prefix)?;
-            address.parse().ok()
-        });
-        Ok((addresses.collect(), !there.more()))
+        let (mut from, end) = (prefix.clone().into_bytes(), end_of(prefix.as_bytes()));
+        let (mut taken, mut left, mut page) = (HashSet::new(), LISTED, LISTED);
+        loop {
+            page = page.min(left);
+            let options = GetOptions::new()
+                .with_range(end.clone())
+                .with_keys_only()
+                .with_limit(page);
+            let there = client.get(from.clone(), Some(options));
+            let there = match self.connection.within(there).await {
+                // Others may have written long keys.
+                Err(error) if is_too_long(&error) && page > 1 => {
+                    page /= 2;
+                    continue;
+                }
+                there => there?,
+            };
+            taken.extend(there.kvs().iter().filter_map(|entry| {
+                let address = entry.key_str().ok()?.strip_prefix(&prefix)?;
+                address.parse::<IpAddr>().ok()
+            }));
+            left -= i64::try_from(there.kvs().len()).unwrap_or(left);
+            let Some(last) = there.kvs().last().filter(|_| there.more()) else {
+                return Ok((taken, true));
+            };
+            if left <= 0 {
+                return Ok((taken, false));
+            }
+            from = last.key().to_vec();
+            from.push(0);
+        }
     }
 
     /// Writes a record if it is newer than what is there; the same again for the lease's sake only where
@@ -218,10 +249,7 @@ impl Desk<'_> {
         let mut client = self.connection.client().await?;
         let key = self.keys.record(record.peer);
         for _ in 0..WRITES {
-            let there = self
-                .connection
-                .within(client.get(key.as_str(), None))
-                .await?;
+            let there = self.entry(&mut client, &key).await?;
             let entry = there.kvs().first();
             // What is no record is overwritten.
             let have = entry.and_then(|entry| decode(entry.value()).ok());
@@ -248,8 +276,7 @@ impl Desk<'_> {
     /// A record as etcd has it now.
     pub(super) async fn read(self, peer: PeerId) -> Result<Option<PeerRecord>, EtcdError> {
         let mut client = self.connection.client().await?;
-        let there = client.get(self.keys.record(peer), None);
-        let there = self.connection.within(there).await?;
+        let there = self.entry(&mut client, &self.keys.record(peer)).await?;
         let entry = there.kvs().first();
         Ok(entry.and_then(|entry| decode(entry.value()).ok()))
     }

@@ -80,7 +80,7 @@ fn enter(shared: &Shared, loading: &mut Loading, page: &etcd_client::GetResponse
 }
 
 /// The first key after all that begin with this; it ends with a slash, so there is one.
-fn end_of(prefix: &[u8]) -> Vec<u8> {
+pub(super) fn end_of(prefix: &[u8]) -> Vec<u8> {
     let mut end = prefix.to_vec();
     if let Some(last) = end.last_mut() {
         *last = last.saturating_add(1);
