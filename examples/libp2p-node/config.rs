@@ -140,6 +140,7 @@ pub(crate) struct Ready {
     pub(crate) tunnel: Libp2pTunnel,
     pub(crate) retry: RetryConfig,
     /// How etcd is talked to.
+    #[cfg_attr(not(feature = "etcd"), allow(dead_code, reason = "read and checked"))]
     pub(crate) etcd: EtcdAccess,
     /// Bootstrap nodes whose addresses have to be looked up.
     pub(crate) names: Vec<Named>,

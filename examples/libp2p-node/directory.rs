@@ -15,6 +15,7 @@ use vpn_resilience::decorate::{Decorated, directory_fault};
 
 use crate::config::{Discovery, Ready};
 use crate::error::Error;
+use crate::report;
 
 /// Before a directory that failed is listened to again.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -86,6 +87,29 @@ impl Leased {
                 }
             }
         }
+    }
+
+    /// How etcd fares, now and later.
+    #[cfg(feature = "etcd")]
+    pub(crate) fn etcd(&self) -> impl Fn() -> Option<report::Etcd> + Clone + use<> {
+        let etcd = self.etcd.clone();
+        move || {
+            let status = etcd.as_ref()?.status();
+            Some(report::Etcd {
+                following: status.following,
+                revision: status.revision,
+                records: status.records,
+                refused: status.refused,
+                trouble: status.trouble,
+            })
+        }
+    }
+
+    /// There is none.
+    #[cfg(not(feature = "etcd"))]
+    #[allow(clippy::unused_self, reason = "as with the feature")]
+    pub(crate) fn etcd(&self) -> impl Fn() -> Option<report::Etcd> + Clone + use<> {
+        || None
     }
 
     /// Tells the node of members that etcd knows: nobody else introduces it to any.

@@ -34,8 +34,25 @@ pub(crate) struct Report {
     pub(crate) refused: u64,
     /// What the directory took, and what others asked of our part of it.
     pub(crate) directory: BTreeMap<String, u64>,
+    /// How etcd fares, where it is the directory.
+    pub(crate) etcd: Option<Etcd>,
     pub(crate) punched: u64,
     pub(crate) not_punched: u64,
+}
+
+/// The copy of what etcd has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Etcd {
+    /// Whether changes come in now.
+    pub(crate) following: bool,
+    /// Up to which revision this is; none before everything was loaded.
+    pub(crate) revision: Option<i64>,
+    pub(crate) records: usize,
+    /// Entries that were not believed.
+    pub(crate) refused: u64,
+    /// Why changes do not come in, or did not last time.
+    pub(crate) trouble: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -210,6 +227,15 @@ impl Report {
             .map(|(what, count)| format!("{what} {count}"))
             .collect();
         let _ = writeln!(out, "\ndirectory: {}", directory.join(", "));
+        if let Some(etcd) = &self.etcd {
+            let how = match (&etcd.trouble, etcd.following) {
+                (_, true) => "followed",
+                (Some(trouble), false) => trouble,
+                (None, false) => "not there yet",
+            };
+            let (records, refused) = (etcd.records, etcd.refused);
+            let _ = writeln!(out, "etcd: {how}; {records} records, {refused} refused");
+        }
         for (reason, count) in &self.drops {
             let _ = writeln!(out, "dropped, {reason}: {count}");
         }

@@ -116,10 +116,11 @@ async fn live(
     let serving = {
         let (node, tunnel, name) = (node.clone(), tunnel.clone(), table.name.clone());
         let own: Vec<IpAddr> = ready.own.addresses.iter().map(IpNet::addr).collect();
-        let shutdown = shutdown.clone();
+        let (shutdown, etcd) = (shutdown.clone(), leased.etcd());
         let answer = move |Request::Status: Request| {
             let tunnel = tunnel.as_ref().map(|tunnel| tunnel.status());
-            let report = Report::new(&name, &own, &node.status(), tunnel.as_ref());
+            let mut report = Report::new(&name, &own, &node.status(), tunnel.as_ref());
+            report.etcd = etcd();
             let said: Value = serde_json::to_value(report)
                 .unwrap_or_else(|error| json!({ "error": error.to_string() }));
             async move { said }

@@ -207,6 +207,10 @@ impl Vpn {
     }
 
     /// What etcd may give an address of: a fixed one is taken there too, so that nobody else gets it.
+    #[cfg_attr(
+        not(feature = "etcd"),
+        allow(dead_code, reason = "nobody gives addresses out")
+    )]
     pub(crate) fn leased_from(&self) -> Option<IpNet> {
         match self.virtual_ip {
             _ if !self.enable => None,

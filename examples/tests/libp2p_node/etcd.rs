@@ -99,6 +99,14 @@ fn with_etcd_addresses_are_leased_and_traffic_goes_on_without_it() {
         thread::sleep(Duration::from_millis(500));
     }
     long.survives();
+    let told = network.status(0)["etcd"].clone();
+    assert_eq!(told["following"], false, "{told}");
+    assert!(
+        told["trouble"]
+            .as_str()
+            .is_some_and(|why| why.contains(ETCD)),
+        "{told}"
+    );
 
     // It comes back: who had an address has it, and there is room for a fourth.
     server = etcd(&switch, &data, &papers);
@@ -118,6 +126,13 @@ fn with_etcd_addresses_are_leased_and_traffic_goes_on_without_it() {
             }
         }
     }
+
+    let told = network.status(0)["etcd"].clone();
+    assert_eq!(
+        (&told["following"], &told["records"]),
+        (&true.into(), &4.into()),
+        "{told}"
+    );
 
     // One dies: until its lease is over, nobody else gets its address.
     let mut dead = nodes.remove(2);

@@ -53,6 +53,17 @@
 //! instead, until the app gives up. The same counts when the choice of a group changes, or a
 //! fallback takes over.
 //!
+//! # The same rules on many hosts
+//!
+//! `source::EtcdRules` (feature `etcd`) follows texts of rules in etcd: each key below a prefix is one, written as
+//! a file is, and those of later keys are newer. A change is in force everywhere within milliseconds; a text that
+//! makes no sense keeps its last good rules, and `trouble` says which key it is. While etcd is away its rules stay.
+//! Before it was there once nothing is known of them, and a [`Layered`](crate::source) source has no rules at all:
+//! what they would forbid is not let out by accident. One text is 1 MiB at most, 4,096 of them 16 MiB.
+//!
+//! The host's way to etcd must not need rules: capture around it, and name it by address. Give whoever writes
+//! there a role for the prefix, and everybody TLS.
+//!
 //! # A rule that cannot be carried out
 //!
 //! It blocks what it matches and is listed in
