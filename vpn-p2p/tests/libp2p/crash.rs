@@ -78,8 +78,6 @@ async fn a_node_that_crashed_and_is_started_again_is_reached_at_once() {
     first.member().up().await;
     first.member().is_found_by(&stays).await;
     both_ways(&stays, first.member(), 1).await;
-    // Longer than what a peer says about its age may have been under way.
-    tokio::time::sleep(Duration::from_secs(3)).await;
     first.crash();
     let begun = Instant::now();
     let again = Process::start(2, &places).await;

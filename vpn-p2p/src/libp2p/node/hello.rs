@@ -31,17 +31,19 @@ pub(super) const PROTOCOL: StreamProtocol = StreamProtocol::new("/vpn/hello/2");
 /// How long hearing may take.
 const WITHIN: Duration = Duration::from_secs(10);
 
-/// After how long without its answer a peer did not hear it.
-const HEARD_WITHIN: Duration = Duration::from_secs(2);
-
-/// Pauses after that; with a network key a peer has ten seconds to prove itself.
-const AGAIN: [Duration; 5] = [
-    Duration::from_millis(100),
-    Duration::from_millis(300),
-    Duration::from_secs(1),
-    Duration::from_secs(3),
-    Duration::from_secs(10),
+/// After how long without its answer a peer did not hear it, and the pause after that. The first ones are
+/// short: of two connections one may be dead. With a network key a peer has ten seconds to prove itself.
+const AGAIN: [[Duration; 2]; 6] = [
+    [Duration::from_millis(500), Duration::from_millis(50)],
+    [Duration::from_millis(500), Duration::from_millis(100)],
+    [Duration::from_secs(1), Duration::from_millis(300)],
+    [Duration::from_secs(2), Duration::from_secs(1)],
+    [Duration::from_secs(2), Duration::from_secs(3)],
+    [Duration::from_secs(2), Duration::from_secs(10)],
 ];
+
+/// What a peer says without being asked was under way for so long, at most.
+const ON_THE_WAY: Duration = Duration::from_millis(300);
 
 /// Bytes in front of the record: for how many milliseconds the sender runs.
 const RUNS: usize = 8;
@@ -54,15 +56,16 @@ pub(crate) fn unix() -> u64 {
 /// Tells one peer who this node is, if it is anybody yet, until that was heard. libp2p drops streams that
 /// come faster than they are accepted, and whoever opened them is not told.
 pub(super) async fn tell(shared: Arc<Shared>, peer: PeerId) {
-    for pause in AGAIN {
+    for [within, pause] in AGAIN {
         if shared.own_record().is_none() {
             return;
         }
-        match timeout(HEARD_WITHIN, tell_once(&shared, peer)).await {
+        let asked = Instant::now();
+        match timeout(within, tell_once(&shared, peer)).await {
             Ok(Ok(answer)) => {
                 // Who does not know us as a member answers without a record.
                 if answer.len() > RUNS {
-                    judge(&shared, peer, &answer).await;
+                    judge(&shared, peer, &answer, asked).await;
                 }
                 return;
             }
@@ -159,15 +162,17 @@ fn leave(room: &Mutex<Listening>, ticket: Ticket) {
 
 async fn hear(shared: &Shared, peer: PeerId, mut stream: Stream) -> io::Result<()> {
     let bytes = read(&mut stream).await?;
-    let is_believed = judge(shared, peer, &bytes).await;
+    let said = Instant::now();
+    let said = said.checked_sub(ON_THE_WAY).unwrap_or(said);
+    let is_believed = judge(shared, peer, &bytes, said).await;
     // Strangers are not told who we are.
     let is_member = is_believed || shared.standing().admitted.contains(&peer);
     stream.write_all(&words(shared, is_member)).await?;
     stream.close().await
 }
 
-/// What follows from what a peer says about itself; whether that is believed.
-async fn judge(shared: &Shared, peer: PeerId, bytes: &[u8]) -> bool {
+/// What follows from what a peer says about itself, not before `said`; whether that is believed.
+async fn judge(shared: &Shared, peer: PeerId, bytes: &[u8], said: Instant) -> bool {
     let Some((runs, record)) = bytes.split_first_chunk::<RUNS>() else {
         return false;
     };
@@ -188,7 +193,7 @@ async fn judge(shared: &Shared, peer: PeerId, bytes: &[u8]) -> bool {
                     Admission::Listed(_) => None,
                     Admission::Network(_) => body.certificate.as_ref().map(Certificate::expires),
                 },
-                since: Instant::now().checked_sub(runs),
+                since: said.checked_sub(runs),
             }
         }
         other => {

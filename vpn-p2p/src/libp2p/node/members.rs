@@ -14,10 +14,6 @@ use crate::libp2p::known;
 /// How long a peer has to prove itself.
 pub(super) const PROVE_WITHIN: Duration = Duration::from_secs(10);
 
-/// What a peer says about its age was true so long ago, at most: a connection that is younger than that
-/// and dead ends by its silence.
-const ON_THE_WAY: Duration = Duration::from_secs(2);
-
 impl Driver {
     /// Says who we are, unless that is a stranger who came by itself: it has to begin.
     pub(super) fn tell(&self, name: PeerId) {
@@ -45,11 +41,9 @@ impl Driver {
         }
     }
 
-    /// A peer runs since then: connections that are older are those of a process that is gone.
+    /// A peer runs since then, or later: connections that are older are those of a process that is gone.
     pub(super) fn leave_the_dead(&mut self, name: PeerId, since: Option<std::time::Instant>) {
-        let Some(since) = since.and_then(|since| since.checked_sub(ON_THE_WAY)) else {
-            return;
-        };
+        let Some(since) = since else { return };
         let dead = |other: &Connection| other.peer == name && other.since < since;
         let dead = self.connections.iter().filter(|(_, other)| dead(other));
         for connection in dead.map(|(id, _)| *id).collect::<Vec<_>>() {

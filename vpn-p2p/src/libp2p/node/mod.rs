@@ -84,7 +84,7 @@ pub(crate) enum Command {
         endpoints: Vec<Multiaddr>,
         /// When its certificate ends, in seconds since the Unix epoch.
         until: Option<u64>,
-        /// Since when it runs: connections that are older are those of a process that is gone.
+        /// It did not run before: connections that are older are those of a process that is gone.
         since: Option<std::time::Instant>,
     },
     /// A directory says that this member can be reached there.
