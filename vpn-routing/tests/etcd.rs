@@ -303,3 +303,25 @@ async fn what_is_too_long_is_told_and_keeps_no_other_rules_from_being_loaded() {
     let said = rules.trouble().unwrap().to_string();
     assert!(said.contains("long-16") && said.contains("1 MiB"), "{said}");
 }
+
+#[tokio::test]
+async fn more_changes_than_one_message_may_have_are_loaded() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let mut client = connect(&server).await;
+    client.put("vpn/rules/a", text(&[1]), None).await.unwrap();
+    let mut wire = Wire::to(&server);
+    let config = EtcdRulesConfig::new([wire.endpoint()], "vpn/rules/");
+    let rules = EtcdRules::start(config).unwrap();
+    become_uids(&rules, &[1]).await;
+    wire.cut();
+    // etcd tells a thousand changes at once.
+    for _ in 0..70 {
+        let long = vec![b'#'; 1 << 20];
+        client.put("vpn/rules/b", long, None).await.unwrap();
+    }
+    client.put("vpn/rules/a", text(&[2]), None).await.unwrap();
+    wire.mend();
+    become_uids(&rules, &[2]).await;
+}

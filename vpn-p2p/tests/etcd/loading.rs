@@ -136,3 +136,31 @@ async fn what_others_wrote_keeps_nobody_from_leasing_and_publishing() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn more_news_than_one_message_may_have_are_loaded() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let mut wire = Wire::to(&server);
+    let follower = directory(wire.endpoint(), 9);
+    follower.followed().await;
+    wire.cut();
+    becomes("it is not noticed", 10, async || {
+        !follower.status().following
+    })
+    .await;
+    let one = directory(server.endpoint(), 1);
+    one.publish(record(1, 1, Vec::new())).await.unwrap();
+    // etcd tells a thousand changes at once.
+    for _ in 0..70 {
+        rubbish(&server, "vpn/rubbish", 1 << 20).await;
+    }
+    let said = record(1, 2, Vec::new());
+    one.publish(said.clone()).await.unwrap();
+    wire.mend();
+    becomes("it is not followed again", 20, async || {
+        follower.status().following && knows(&follower, &said).await
+    })
+    .await;
+}
