@@ -6,6 +6,7 @@ mod breaker;
 mod dns;
 mod etcd;
 mod group;
+mod host;
 mod tunnel;
 mod value;
 
@@ -18,7 +19,6 @@ use serde::{Deserialize, Deserializer, Serialize};
 use vpn_examples::file;
 pub(crate) use vpn_examples::file::regular;
 use vpn_routing::RouterConfig;
-use vpn_routing::engine::MAX_WORKERS;
 use vpn_routing::group::MAX_GROUPS;
 
 use crate::error::Error;
@@ -29,8 +29,8 @@ use breaker::Breaker;
 pub(crate) use dns::{ApplyDns, Dns};
 pub(crate) use etcd::Etcd;
 pub(crate) use group::Group;
+pub(crate) use host::{Control, Direct, Interface, Offload, OnExit};
 pub(crate) use tunnel::Tunnel;
-use value::Count;
 
 /// Names a rule or `default` uses for something that is not a tunnel.
 const RESERVED: [&str; 2] = ["direct", "block"];
@@ -131,77 +131,6 @@ fn database<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Er
 
 fn journal() -> PathBuf {
     PathBuf::from("multi-region.journal")
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum OnExit {
-    #[default]
-    Block,
-    Open,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Direct {
-    #[default]
-    Auto,
-    Always,
-    Never,
-}
-
-/// `[interface]`
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct Interface {
-    /// Name of the interface. Default `vpn0`.
-    pub(crate) name: String,
-    /// Its MTU in bytes. Default none: that of the widest tunnel.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    mtu: Option<Count<1280, 65_535>>,
-    /// Whether the kernel hands over what apps send at once as one packet of up to 64 KiB. Default
-    /// `auto`; buffers for such packets are forty times as large.
-    pub(crate) offload: Offload,
-    /// Workers, each with a queue of the interface and tunnels of its own. Default 1; more than one
-    /// per core do not pay.
-    pub(crate) workers: Count<1, MAX_WORKERS>,
-}
-
-/// `interface.offload`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Offload {
-    /// If a self-test shows that this kernel does it right.
-    #[default]
-    Auto,
-    Off,
-}
-
-impl Default for Interface {
-    fn default() -> Self {
-        Self {
-            name: "vpn0".to_owned(),
-            mtu: None,
-            offload: Offload::Auto,
-            workers: Count(1),
-        }
-    }
-}
-
-/// `[control]`
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct Control {
-    /// Path of the control socket, 0600. Default `multi-region.sock`.
-    pub(crate) socket: PathBuf,
-}
-
-impl Default for Control {
-    fn default() -> Self {
-        Self {
-            socket: PathBuf::from("multi-region.sock"),
-        }
-    }
 }
 
 /// `[mesh]`
