@@ -16,12 +16,11 @@ use async_trait::async_trait;
 use criterion::{Criterion, criterion_group, criterion_main};
 use futures_util::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
 use tokio::sync::Notify;
-use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 use vpn_benches::side_by_side;
 use vpn_core::testing::build;
 use vpn_core::{DropCounters, Offload, PacketBatch, PeerId};
 use vpn_p2p::identity::Identity;
-use vpn_p2p::libp2p::{Admission, IncomingStreams, Node, NodeConfig, StreamProtocol};
+use vpn_p2p::libp2p::{Admission, IncomingStreams, Node, NodeConfig, PacketStream, StreamProtocol};
 use vpn_p2p::streams::{
     Budget, DispatchConfig, Dispatcher, Overflow, PeerOpener, PoolConfig, Stream, StreamOpener,
     StreamPool,
@@ -39,7 +38,9 @@ struct To(Node, PeerId);
 #[async_trait]
 impl StreamOpener for To {
     async fn open(&self) -> io::Result<Box<dyn Stream>> {
-        Ok(Box::new(self.0.open(self.1, POOLED).await?.compat()))
+        Ok(Box::new(PacketStream::new(
+            self.0.open(self.1, POOLED).await?,
+        )))
     }
 }
 
@@ -149,7 +150,7 @@ async fn ends(
     let accepting = there.clone();
     tokio::spawn(async move {
         while let Some((_, stream)) = streams.next().await {
-            let _ = accepting.accept(Box::new(stream.compat()));
+            let _ = accepting.accept(Box::new(PacketStream::new(stream)));
         }
     });
     here.writable().await.unwrap();
@@ -218,7 +219,9 @@ struct Many(Node);
 #[async_trait]
 impl PeerOpener for Many {
     async fn open(&self, peer: PeerId) -> io::Result<Box<dyn Stream>> {
-        Ok(Box::new(self.0.open(peer, POOLED).await?.compat()))
+        Ok(Box::new(PacketStream::new(
+            self.0.open(peer, POOLED).await?,
+        )))
     }
 }
 
@@ -241,7 +244,7 @@ async fn take(mut streams: IncomingStreams, arrived: Arc<Arrived>, reads: bool) 
     let mut batch = PacketBatch::new(64, 66_000);
     loop {
         tokio::select! {
-            Some((_, stream)) = streams.next() => pool.accept(Box::new(stream.compat())).unwrap(),
+            Some((_, stream)) = streams.next() => pool.accept(Box::new(PacketStream::new(stream))).unwrap(),
             Ok(()) = pool.readable(), if reads => {
                 let count = pool.try_recv(&mut batch).unwrap() as u64;
                 batch.clear();

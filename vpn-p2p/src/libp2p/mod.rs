@@ -20,7 +20,7 @@
 //! | [`membership`] | which records are believed |
 //! | `network` | QUIC, TCP with Noise and Yamux, circuits |
 //! | [`node`] | the task that has all of libp2p's state |
-//! | `opener`, [`transport`] | streams of packets, and the tunnel over them |
+//! | `opener`, `wire`, [`transport`] | streams of packets, and the tunnel over them |
 //! | `screen` | which addresses are dialled: none inside the VPN itself |
 //!
 //! # What holds
@@ -55,6 +55,7 @@ pub mod node;
 mod opener;
 mod screen;
 pub mod transport;
+mod wire;
 
 pub use admission::{Admission, Certificate, Refusal};
 pub use config::{NodeConfig, NodeError, RelayLimits};
@@ -63,3 +64,4 @@ pub use libp2p_stream::{AlreadyRegistered, IncomingStreams};
 pub use membership::{Membership, NetworkId, NotBelieved};
 pub use node::{Node, NodeStatus, Own};
 pub use transport::{Libp2pTransport, Libp2pTunnel, TunnelError, TunnelStatus};
+pub use wire::PacketStream;

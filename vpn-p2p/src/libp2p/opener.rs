@@ -7,12 +7,12 @@ use std::time::Instant;
 use async_trait::async_trait;
 use libp2p::{Multiaddr, StreamProtocol};
 use tokio::sync::Notify;
-use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 use vpn_core::{PeerDirectory, PeerId};
 
 use super::addresses::Addresses;
 use super::body::Body;
 use super::node::{Node, unix};
+use super::wire::PacketStream;
 use crate::streams::{PeerOpener, Stream};
 
 /// The protocol's name of streams of packets.
@@ -76,6 +76,6 @@ impl PeerOpener for Opener {
             self.node.connect(peer, self.endpoints(peer)).await?;
         }
         let stream = self.node.open(peer, PACKETS).await?;
-        Ok(Box::new(stream.compat()))
+        Ok(Box::new(PacketStream::new(stream)))
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
-use super::world::{Member, PATIENCE};
+use super::world::{Member, PATIENCE, address, config, everybody, own};
 use vpn_p2p::libp2p::Multiaddr;
 
 /// A member with a runtime of its own: when that is gone, nothing of it says goodbye.
@@ -88,4 +88,25 @@ async fn a_node_that_crashed_and_is_started_again_is_reached_at_once() {
     let links = stays.node.status().peers;
     assert_eq!(links.len(), 1);
     assert_eq!(links[0].1.len(), 1, "a dead connection is kept: {links:?}");
+}
+
+/// The defect: the file was written when a node ended and once a minute, so who was killed before that was
+/// nobody's acquaintance, and waited until the others noticed its silence.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whom_a_node_met_is_written_down_soon() {
+    let folder = std::env::temp_dir().join(format!("libp2p-soon-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = folder.join("known-peers");
+    let stays = Member::new(1, &[]).await;
+    let mut config = config(everybody(), &stays.node.addresses());
+    config.known_peers = Some(path.clone());
+    let other = Member::with(2, config, own(&[address(2)])).await;
+    other.up().await;
+    let met = Instant::now();
+    let known = || std::fs::read_to_string(&path).unwrap_or_default();
+    while known().is_empty() {
+        assert!(met.elapsed() < Duration::from_secs(15), "nobody is known");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
 }

@@ -28,7 +28,7 @@ use crate::libp2p::screen::Screen;
 /// How often what is due is looked for.
 const TICK: Duration = Duration::from_millis(500);
 
-/// How often what expired is thrown away, and known peers are written down.
+/// How often what expired is thrown away, and known peers are written down, whoever of them is here now.
 const CLEAN_UP: Duration = Duration::from_secs(60);
 
 /// Peers of the file that are dialled when a node starts; the directory leads to the others.
@@ -71,6 +71,8 @@ pub(super) struct Driver {
     pub(super) punching: Punching,
     /// Where members were, for the next start.
     pub(super) known: BTreeMap<PeerId, Vec<Multiaddr>>,
+    /// When the known peers are written down, if they are others than before.
+    pub(super) unwritten: Option<Instant>,
     clean_up: Instant,
 }
 
@@ -130,6 +132,7 @@ impl Driver {
             relays,
             punching: Punching::default(),
             known: BTreeMap::new(),
+            unwritten: None,
             clean_up: Instant::now() + CLEAN_UP,
             shared: shared.clone(),
         };
@@ -279,6 +282,9 @@ impl Driver {
         }
         self.look_after_relays(now);
         self.punch_again(now);
+        if self.unwritten.take_if(|at| *at <= now).is_some() {
+            self.remember();
+        }
         if now >= self.clean_up {
             self.clean_up = now + CLEAN_UP;
             let kad = &mut self.swarm.behaviour_mut().kad;

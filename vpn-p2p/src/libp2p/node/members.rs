@@ -14,6 +14,10 @@ use crate::libp2p::known;
 /// How long a peer has to prove itself.
 pub(super) const PROVE_WITHIN: Duration = Duration::from_secs(10);
 
+/// After how long a new known peer is written down, with others that come meanwhile: a node that is killed
+/// finds its way back by them.
+const WRITE_AFTER: Duration = Duration::from_secs(2);
+
 impl Driver {
     /// Says who we are, unless that is a stranger who came by itself: it has to begin.
     pub(super) fn tell(&self, name: PeerId) {
@@ -82,8 +86,9 @@ impl Driver {
         for endpoint in &endpoints {
             kad.add_address(&name, endpoint.clone());
         }
-        if !endpoints.is_empty() {
+        if !endpoints.is_empty() && self.known.get(&name) != Some(&endpoints) {
             self.known.insert(name, endpoints);
+            self.unwritten.get_or_insert(Instant::now() + WRITE_AFTER);
         }
         while self.known.len() > known::MAX_KNOWN {
             self.known.pop_first();

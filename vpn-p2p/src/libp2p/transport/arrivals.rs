@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use libp2p_stream::IncomingStreams;
 use tokio::time::timeout;
-use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 use vpn_core::PeerId;
 
 use super::Shared;
 use crate::libp2p::key::from_libp2p;
 use crate::libp2p::node::unix;
+use crate::libp2p::wire::PacketStream;
 
 /// How long a stream may wait until it is known who opened it.
 const KNOWN: Duration = Duration::from_secs(10);
@@ -119,7 +119,9 @@ pub(super) async fn accept(shared: Arc<Shared>, mut incoming: IncomingStreams) {
             };
             if timeout(KNOWN, known).await.is_err() {
                 tracing::debug!(%peer, "a stream of somebody unknown is refused");
-            } else if let Err(error) = accepting.dispatcher.accept(peer, Box::new(stream.compat()))
+            } else if let Err(error) = accepting
+                .dispatcher
+                .accept(peer, Box::new(PacketStream::new(stream)))
             {
                 tracing::debug!(%peer, %error, "a stream is refused");
             }
