@@ -14,6 +14,7 @@ use vpn_examples::etcd::{EtcdAccess, EtcdKeys};
 use vpn_examples::file::{FileError, parse, text_of};
 use vpn_p2p::identity::{Identity, peer_from_base64};
 use vpn_p2p::libp2p::config::everywhere;
+use vpn_p2p::libp2p::multiaddr::Protocol;
 use vpn_p2p::libp2p::{
     Admission, Certificate, Libp2pTunnel, Multiaddr, NodeConfig, Own, RelayLimits,
 };
@@ -161,7 +162,14 @@ impl Ready {
         let mut missing = None;
         for name in &self.names {
             match name.look_up(self.retry).await {
-                Ok(found) => self.node.bootstrap.extend(found),
+                // A resolver may say what it likes: what is inside the network is not asked there.
+                Ok(found) => self.node.bootstrap.extend(found.into_iter().filter(|at| {
+                    let inside = node_is_inside(at, &self.node.inside);
+                    if inside {
+                        tracing::warn!(%at, "a bootstrap node is not in the network that it leads to");
+                    }
+                    !inside
+                })),
                 Err(problem) => {
                     tracing::warn!(problem, "a bootstrap node is not found");
                     missing = Some(problem);
@@ -172,6 +180,25 @@ impl Ready {
         let is_alone = self.node.bootstrap.is_empty() && !known.is_some_and(|file| file.exists());
         missing.filter(|_| is_alone).map_or(Ok(()), Err)
     }
+}
+
+/// Whether an endpoint of etcd is on another host, as far as it says.
+fn is_beyond(endpoint: &str) -> bool {
+    let at = endpoint.split_once("://").map_or(endpoint, |(_, at)| at);
+    let host = at.rsplit_once(':').map_or(at, |(host, _)| host);
+    let host = host.trim_matches(['[', ']']);
+    let is_loopback = |ip: IpAddr| ip.is_loopback();
+    host != "localhost" && !host.parse().is_ok_and(is_loopback)
+}
+
+/// Whether somebody is said to be at an address that only the network itself leads to.
+fn node_is_inside(at: &Multiaddr, inside: &[IpNet]) -> bool {
+    let ip = match at.iter().next() {
+        Some(Protocol::Ip4(ip)) => IpAddr::V4(ip),
+        Some(Protocol::Ip6(ip)) => IpAddr::V6(ip),
+        _ => return false,
+    };
+    inside.iter().any(|net| net.contains(&ip))
 }
 
 impl Config {
@@ -220,7 +247,21 @@ impl Config {
         node.bootstrap = bootstrap;
         let etcd = match table.discovery {
             Discovery::Dht => EtcdAccess::default(),
-            Discovery::Etcd => table.etcd_keys().read(path)?,
+            Discovery::Etcd => {
+                let beyond = table.etcd.iter().find(|at| is_beyond(at));
+                if let (Some(beyond), None) = (beyond, &table.etcd_ca) {
+                    let problem = format!(
+                        "missing; {beyond} is not this host, and who is in between would have the password"
+                    );
+                    match table.etcd_user {
+                        Some(_) => return Err(wrong("node.etcd_ca", problem).into()),
+                        None => tracing::warn!(
+                            "node.etcd_ca is missing: who is between here and {beyond} gives addresses away"
+                        ),
+                    }
+                }
+                table.etcd_keys().read(path)?
+            }
         };
         let certificate =
             match &table.certificate {

@@ -76,6 +76,44 @@ fn with_etcd_an_address_is_leased_unless_one_is_fixed() {
     assert!(wrong.contains("outside its subnet"), "{wrong}");
 }
 
+/// Whoever is in between would have the password.
+#[test]
+fn a_password_goes_to_another_host_by_tls_alone() {
+    let etcd = |endpoint: &str, user: &str| {
+        let node = format!("discovery = \"etcd\"\netcd = [\"{endpoint}\"]\n{user}");
+        of("", &node).map(drop)
+    };
+    let user = "etcd_user = \"a\"\netcd_password_file = \"none\"";
+    for beyond in [
+        "http://192.0.2.7:2379",
+        "etcd.example:2379",
+        "[2001:db8::7]:2379",
+    ] {
+        let refused = etcd(beyond, user).unwrap_err();
+        assert!(
+            refused.contains("node.etcd_ca") && refused.contains(beyond),
+            "{refused}"
+        );
+        etcd(beyond, "").unwrap();
+    }
+    for here in ["http://127.0.0.1:2379", "localhost:2379", "[::1]:2379"] {
+        let refused = etcd(here, user).unwrap_err();
+        assert!(refused.contains("none"), "its file is not there: {refused}");
+    }
+}
+
+#[test]
+fn an_answer_of_dns_inside_the_network_is_told_from_others() {
+    let inside = ["10.0.0.0/8".parse().unwrap()];
+    for (at, is) in [
+        ("/ip4/10.1.2.3/tcp/1", true),
+        ("/ip4/192.0.2.1/tcp/1", false),
+        ("/ip6/::1/tcp/1", false),
+    ] {
+        assert_eq!(node_is_inside(&at.parse().unwrap(), &inside), is, "{at}");
+    }
+}
+
 #[test]
 fn a_bootstrap_node_by_name_is_no_address_until_it_is_looked_up() {
     let id = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";

@@ -15,7 +15,6 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use vpn_core::{DropReason, InterfacePlan, TransportState, TunnelTransport};
 use vpn_examples::control::Listener;
-use vpn_examples::file::FileError;
 use vpn_examples::{chain, print};
 use vpn_p2p::libp2p::{Libp2pTransport, Node};
 use vpn_routing::RouterConfig;
@@ -41,8 +40,9 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
     let mut stop = Signals::new().map_err(Error::Runtime)?;
     let mut ready = Config::read(path)?;
     tokio::select! {
+        // A resolver that has no answer yet may have one at the next start.
         found = ready.look_up() => found.map_err(|problem| {
-            FileError::config(path, "node.bootstrap", problem)
+            Error::Unanswered(format!("{}: node.bootstrap: {problem}", path.display()))
         })?,
         () = stop.received() => return Ok(()),
     }

@@ -81,7 +81,7 @@ impl Fleet {
     }
 
     fn rule(&self, text: &str) {
-        self.put("vpn/rules/fleet", text).expect("it is written");
+        self.put("vpn-rules/fleet", text).expect("it is written");
     }
 
     fn error(&self) -> String {
@@ -131,7 +131,7 @@ fn a_change_is_in_force_and_what_makes_no_sense_changes_nothing() {
     // No tunnel is named: the old rule goes on.
     fleet.rule("[[rule]]\nuid = 1002\n");
     until("its problem in status", || {
-        fleet.error().contains("vpn/rules/fleet")
+        fleet.error().contains("vpn-rules/fleet")
     });
     fleet.lab.only(1002, "fr", "http4");
     fleet.rule(&to("uk"));

@@ -235,6 +235,35 @@ async fn before_etcd_was_ever_there_there_are_no_rules_and_not_none() {
     timeout(LONG, loads).await.unwrap();
 }
 
+/// Whoever lost all rules did not mean it.
+#[tokio::test]
+async fn an_etcd_that_came_back_empty_takes_no_rules_away() {
+    let Some(mut server) = Server::start() else {
+        return;
+    };
+    let mut client = connect(&server).await;
+    for uid in 1..5 {
+        client.put("vpn/rules/a", text(&[uid]), None).await.unwrap();
+    }
+    let rules = rules(&server, "vpn/rules/");
+    become_uids(&rules, &[4]).await;
+    server.kill();
+    server.wipe();
+    server.run();
+    let told = async {
+        while !format!("{:?}", rules.trouble()).contains("those of before stay") {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(LONG, told).await.unwrap();
+    assert_eq!(uids(&rules).await, [4]);
+    client = connect(&server).await;
+    client.put("vpn/rules/a", text(&[9]), None).await.unwrap();
+    become_uids(&rules, &[9]).await;
+    client.delete("vpn/rules/a", None).await.unwrap();
+    become_uids(&rules, &[]).await;
+}
+
 #[tokio::test]
 async fn another_etcd_is_loaded_also_if_that_fails_at_first() {
     let (Some(one), Some(other)) = (Server::start(), Server::start()) else {

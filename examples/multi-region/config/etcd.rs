@@ -18,7 +18,7 @@ pub(crate) struct Etcd {
     /// Where etcd is, `ADDRESS:PORT`, at least one. No names: they would be looked up through tunnels
     /// that only rules lead to.
     pub(crate) endpoints: Vec<SocketAddr>,
-    /// What the keys of rules begin with. Default `vpn/rules/`.
+    /// What the keys of rules begin with. Default `vpn-rules/`.
     #[serde(default = "prefix")]
     pub(crate) prefix: String,
     /// The authority that signed etcd's certificate, in PEM. Required beyond this host.
@@ -42,7 +42,7 @@ pub(crate) struct Etcd {
 }
 
 fn prefix() -> String {
-    "vpn/rules/".to_owned()
+    "vpn-rules/".to_owned()
 }
 
 impl Etcd {

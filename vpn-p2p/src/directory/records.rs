@@ -54,6 +54,12 @@ impl Terms {
         unix.saturating_add(self.max_validity)
             .saturating_add(self.max_skew)
     }
+
+    /// Whether its peer signed this record for this purpose, at whatever time.
+    pub(crate) fn are_signed_in(&self, record: &PeerRecord) -> bool {
+        let signed = signed_bytes(self.context, record);
+        identity::verify(record.peer, &signed, &record.signature)
+    }
 }
 
 /// Why a record is not taken.
@@ -154,8 +160,7 @@ impl Valid {
         if record.expires > terms.horizon(unix) {
             return Err(RecordError::TooFar);
         }
-        let signed = signed_bytes(terms.context, &record);
-        if !identity::verify(record.peer, &signed, &record.signature) {
+        if !terms.are_signed_in(&record) {
             return Err(RecordError::Forged);
         }
         Ok(Self(record))

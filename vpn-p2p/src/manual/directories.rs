@@ -116,6 +116,9 @@
 //! etcdctl auth enable
 //! ```
 //!
+//! Rules for many hosts are kept below another prefix, `vpn-rules/`, with a user of their own: neither prefix may
+//! begin with the other, or who may say where it is could say where everybody's packets go.
+//!
 //! | `libp2p-node` | `multi-region` | What it says |
 //! |---|---|---|
 //! | `node.etcd` | `etcd.endpoints` | where it is |

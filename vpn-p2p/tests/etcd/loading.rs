@@ -137,6 +137,32 @@ async fn what_others_wrote_keeps_nobody_from_leasing_and_publishing() {
     .await;
 }
 
+/// Whoever may write there could otherwise name a number that leaves none larger.
+#[tokio::test]
+async fn what_a_peer_did_not_sign_for_this_is_no_reason_to_refuse_its_record() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let (own, purpose) = (pool("10.7.0.0/24"), Terms::new(b"another purpose\0"));
+    let one = directory(server.endpoint(), 1);
+    let address = one.lease(&[own], &[]).await.unwrap();
+    let peer = identity(1).id();
+    let clock = UnixClock::default();
+    let config = config(server.endpoint());
+    let other = EtcdDirectory::start(config, peer, Book::new(purpose), clock).unwrap();
+    let draft = Draft {
+        addresses: Vec::new(),
+        sequence: u64::MAX - 1,
+        expires: UnixClock::default().now() + 3600,
+        body: Default::default(),
+    };
+    let signed = draft.sign(&identity(1), &purpose).unwrap();
+    other.publish(signed).await.unwrap();
+    let said = record(1, 1, address);
+    one.publish(said.clone()).await.unwrap();
+    assert_eq!(one.resolve(peer).await.unwrap(), Some(said));
+}
+
 #[tokio::test]
 async fn more_news_than_one_message_may_have_are_loaded() {
     let Some(server) = Server::start() else {

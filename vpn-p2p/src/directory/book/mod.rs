@@ -235,8 +235,9 @@ impl Book {
 
     /// Whether its sequence number is a reason to refuse another.
     fn counts(&self, entry: &Entry, unix: u64) -> bool {
-        let ahead = entry.remembered > self.terms.horizon(unix);
-        entry.remembered > unix && (!ahead || self.believed(entry, unix).is_some())
+        // Also while the number is not remembered for long enough: by a clock that was behind.
+        let remembered = entry.remembered > unix && entry.remembered <= self.terms.horizon(unix);
+        remembered || self.believed(entry, unix).is_some()
     }
 
     fn forget_claims(&mut self, peer: PeerId) {

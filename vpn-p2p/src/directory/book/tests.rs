@@ -117,6 +117,18 @@ fn what_was_entered_by_a_clock_that_was_ahead_shuts_nobody_out() {
     assert_eq!(book.sequence(id(3)), None);
 }
 
+/// A clock that was wrong for a moment is no reason to go back.
+#[test]
+fn a_clock_that_was_behind_for_a_moment_forgets_no_number_of_a_record_that_is_held() {
+    let mut book = Book::new(TERMS);
+    let newest = record(1, 2, NOW + 10, &[1]);
+    book.insert(newest.clone(), NOW).unwrap();
+    book.expire(0);
+    let refused = book.insert(record(1, 1, NOW + 10, &[3]), NOW);
+    assert_eq!(refused, Err(RecordError::Old { have: 2 }));
+    assert_eq!(book.get(id(1), NOW), Some(&newest));
+}
+
 #[test]
 fn two_claims_are_told_and_decided_alike_whoever_came_first() {
     let (one, two) = (

@@ -16,7 +16,7 @@ use super::error::EtcdError;
 use super::keys::{Keys, hex};
 use super::load::end_of;
 use crate::directory::pool::Pool;
-use crate::directory::records::{RecordError, decode, encode};
+use crate::directory::records::{RecordError, Terms, decode, encode};
 
 /// So often an address that looked free may turn out to be taken.
 const TRIES: u32 = 128;
@@ -49,6 +49,7 @@ pub(super) struct Desk<'a> {
     pub(super) connection: &'a Connection,
     pub(super) keys: &'a Keys,
     pub(super) peer: PeerId,
+    pub(super) terms: Terms,
 }
 
 impl Desk<'_> {
@@ -251,8 +252,11 @@ impl Desk<'_> {
         for _ in 0..WRITES {
             let there = self.entry(&mut client, &key).await?;
             let entry = there.kvs().first();
-            // What is no record is overwritten.
+            // What is no record, or was not signed by this peer, is overwritten: anybody who may write there
+            // could name a number that leaves none larger.
             let have = entry.and_then(|entry| decode(entry.value()).ok());
+            let have =
+                have.filter(|have| have.peer == record.peer && self.terms.are_signed_in(have));
             let have = have.map(|record| record.sequence);
             if let Some(have) = have
                 && (have > record.sequence || (have == record.sequence && !again))

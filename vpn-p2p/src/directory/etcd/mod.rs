@@ -249,6 +249,7 @@ impl Shared {
             connection: &self.connection,
             keys: &self.keys,
             peer: self.peer,
+            terms: *self.mirror().terms(),
         }
     }
 

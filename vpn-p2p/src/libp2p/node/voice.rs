@@ -107,8 +107,11 @@ impl Voice {
     /// Somebody has a record of this node with this number: what is said next is newer. False if there
     /// is no larger number.
     pub(super) fn outdated(&mut self, have: u64) -> bool {
-        self.last = self.last.max(have.saturating_add(1));
-        have < u64::MAX
+        let Some(newer) = have.checked_add(1) else {
+            return false;
+        };
+        self.last = self.last.max(newer);
+        true
     }
 
     /// Until when the certificate counts, in seconds since the Unix epoch.

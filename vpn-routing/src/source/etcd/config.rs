@@ -21,7 +21,7 @@ pub struct EtcdRulesConfig {
 }
 
 impl EtcdRulesConfig {
-    /// The rules below this prefix (`vpn/rules/`, say) at these endpoints: `HOST:PORT`, `http://…` or
+    /// The rules below this prefix (`vpn-rules/`, say, and nothing that others may write) at these endpoints: `HOST:PORT`, `http://…` or
     /// `https://…`. Without user and TLS, so for loopback only.
     pub fn new(
         endpoints: impl IntoIterator<Item = impl Into<String>>,

@@ -122,13 +122,16 @@ async fn resume(shared: &Shared, client: &mut Client) -> Result<i64, Cause> {
     let (cluster, revision) = header.map_or((0, 0), |h| (h.cluster_id(), h.revision()));
     let reached = {
         let mut state = shared.state();
-        if state.cluster.replace(cluster) != Some(cluster) {
+        let before = state.cluster.replace(cluster);
+        // A watch from the future would be silent until then: it was restored from a copy.
+        let went_back = state.revision.is_some_and(|reached| reached > revision);
+        if before != Some(cluster) || went_back {
             // For good: if loading fails now, the next attempt must not take the other's revision for
             // this one's.
             state.revision = None;
+            state.is_another |= before.is_some();
         }
-        // A watch from the future would be silent until then: it was restored from a copy.
-        state.revision.filter(|reached| *reached <= revision)
+        state.revision
     };
     match reached {
         Some(reached) => Ok(reached),

@@ -73,6 +73,13 @@ pub(super) async fn load(shared: &Shared, client: &mut Client) -> Result<i64, Ca
     }
     {
         let mut state = shared.state();
+        // It lost what it had, and may have it again in a moment; who wants no rules deletes them there.
+        if state.is_another && table.is_empty() && !state.table.is_empty() {
+            return Err(
+                "etcd is another one, or restored, and has no rules: those of before stay".into(),
+            );
+        }
+        state.is_another = false;
         table.keeps(std::mem::take(&mut state.table));
         state.table = table;
         state.revision = Some(at);

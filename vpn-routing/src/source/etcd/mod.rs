@@ -68,6 +68,8 @@ struct State {
     revision: Option<i64>,
     /// Which etcd it was.
     cluster: Option<u64>,
+    /// It is another one, or has another history, since the table was loaded.
+    is_another: bool,
     /// Why etcd is not followed now.
     cut: Option<Arc<RuleSourceError>>,
 }

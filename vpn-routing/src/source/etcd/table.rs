@@ -44,6 +44,11 @@ struct Entry {
 }
 
 impl Table {
+    /// Whether there is no entry at all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.left_out.is_none()
+    }
+
     /// An entry was written.
     pub(super) fn written(&mut self, key: &[u8], value: &[u8]) {
         let Some(key) = self.room_for(key) else {
