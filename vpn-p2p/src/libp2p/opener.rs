@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use libp2p::{Multiaddr, StreamProtocol};
@@ -17,6 +17,9 @@ use crate::streams::{PeerOpener, Stream};
 
 /// The protocol's name of streams of packets.
 pub(super) const PACKETS: StreamProtocol = StreamProtocol::new("/vpn/packets/1");
+
+/// How long a peer may take to be connected before it is asked where else it is.
+const ANSWERS: Duration = Duration::from_secs(1);
 
 pub(super) struct Opener {
     pub(super) node: Node,
@@ -67,13 +70,20 @@ impl Opener {
 #[async_trait]
 impl PeerOpener for Opener {
     async fn open(&self, peer: PeerId) -> io::Result<Box<dyn Stream>> {
-        let endpoints = self.endpoints(peer);
-        if let Err(error) = self.node.connect(peer, endpoints).await {
-            // What is known of it is old, perhaps.
-            if !self.ask(peer).await {
-                return Err(error);
+        let known = self.node.connect(peer, self.endpoints(peer));
+        tokio::pin!(known);
+        let outcome = tokio::select! {
+            outcome = &mut known => Some(outcome),
+            () = tokio::time::sleep(ANSWERS) => None,
+        };
+        if !matches!(outcome, Some(Ok(()))) {
+            // What is known of it is old, perhaps; places that do not answer take ten seconds.
+            let is_new = self.ask(peer).await;
+            match outcome {
+                Some(Err(error)) if !is_new => return Err(error),
+                None if !is_new => known.await?,
+                _ => self.node.connect(peer, self.endpoints(peer)).await?,
             }
-            self.node.connect(peer, self.endpoints(peer)).await?;
         }
         let stream = self.node.open(peer, PACKETS).await?;
         Ok(Box::new(PacketStream::new(stream)))

@@ -28,10 +28,14 @@ const LIAR: u8 = 15;
 struct Lies {
     kad: kad::Behaviour<MemoryStore>,
     identify: identify::Behaviour,
+    streams: libp2p_stream::Behaviour,
 }
 
-/// What it wants others to keep goes in here.
-struct Liar(mpsc::Sender<(Slot, Vec<u8>)>);
+struct Liar {
+    /// What it wants others to keep goes in here.
+    lies: mpsc::Sender<(Slot, Vec<u8>)>,
+    streams: libp2p_stream::Control,
+}
 
 impl Liar {
     /// Connected with this member, answering with these values, and telling of a peer that is nobody.
@@ -51,7 +55,12 @@ impl Liar {
                 kad.set_mode(Some(kad::Mode::Server));
                 let identify = identify::Config::new("/vpn/1".to_owned(), keys.public());
                 let identify = identify::Behaviour::new(identify);
-                Lies { kad, identify }
+                let streams = libp2p_stream::Behaviour::new();
+                Lies {
+                    kad,
+                    identify,
+                    streams,
+                }
             })
             .unwrap()
             .with_swarm_config(|config| {
@@ -73,6 +82,7 @@ impl Liar {
         while !matches!(swarm.next().await, Some(SwarmEvent::NewListenAddr { .. })) {}
         swarm.dial(victim.node.addresses()[0].clone()).unwrap();
         let name = to_libp2p(victim.node.id()).unwrap();
+        let streams = swarm.behaviour().streams.new_control();
         let (sender, mut lies) = mpsc::channel::<(Slot, Vec<u8>)>(1);
         tokio::spawn(async move {
             loop {
@@ -93,13 +103,16 @@ impl Liar {
             }
         };
         timeout(PATIENCE, admitted).await.unwrap();
-        Self(sender)
+        Self {
+            lies: sender,
+            streams,
+        }
     }
 
     /// Wants this kept, and returns what changed at the victim.
     async fn put(&self, victim: &Member, slot: Slot, value: Vec<u8>) -> [u64; 3] {
         let before = counted(victim);
-        self.0.send((slot, value)).await.unwrap();
+        self.lies.send((slot, value)).await.unwrap();
         let noticed = async {
             while counted(victim) == before {
                 sleep(Duration::from_millis(10)).await;
@@ -202,7 +215,7 @@ async fn forged_replayed_expired_and_rolled_back_records_are_not_kept() {
         let mut sequence = 11;
         while victim.node.status().counters.too_many == 0 {
             let next = record(5, sequence, claim, 600);
-            liar.0.send((own, of(&next))).await.unwrap();
+            liar.lies.send((own, of(&next))).await.unwrap();
             sequence += 1;
         }
     };
@@ -263,4 +276,26 @@ async fn who_answers_with_rubbish_leads_nobody_astray() {
     // Whom the liar told of is no member: nobody knocked there.
     let knocked = trap.recv_from(&mut [0; 2000]);
     assert_eq!(knocked.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+}
+
+/// Here it does not lie, but it never says who it is: the directory does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_opens_streams_and_says_nothing_is_asked_about() {
+    let member = Member::new(1, &[]).await;
+    let mut mute = Liar::new(&member, Vec::new(), None).await;
+    let record = record(LIAR, 1, address(LIAR), 600);
+    let own = Slot::Peer(record.peer);
+    let kept = mute.put(&member, own, pack(std::slice::from_ref(&record)));
+    assert_eq!(kept.await, [1, 0, 0]);
+    assert!(!member.transport.status().records.contains(&record));
+    let name = to_libp2p(member.node.id()).unwrap();
+    let protocol = StreamProtocol::new("/vpn/packets/1");
+    let stream = mute.streams.open_stream(name, protocol).await.unwrap();
+    let known = async {
+        while !member.transport.status().records.contains(&record) {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, known).await.expect("nobody was asked");
+    drop(stream);
 }

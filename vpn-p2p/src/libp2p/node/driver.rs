@@ -31,6 +31,9 @@ const TICK: Duration = Duration::from_millis(500);
 /// How often what expired is thrown away, and known peers are written down, whoever of them is here now.
 const CLEAN_UP: Duration = Duration::from_secs(60);
 
+/// Places of one peer that are dialled while its first ones do not answer.
+const MAX_DIALLED: usize = 32;
+
 /// Peers of the file that are dialled when a node starts; the directory leads to the others.
 const DIAL_KNOWN: usize = 16;
 
@@ -57,6 +60,8 @@ pub(super) struct Driver {
     orders: mpsc::Receiver<Command>,
     pub(super) waiting: HashMap<PeerId, Waiting>,
     pub(super) connections: HashMap<ConnectionId, Connection>,
+    /// Where who is not connected was dialled, until one attempt is over.
+    pub(super) dialled: HashMap<PeerId, Vec<Multiaddr>>,
     /// Where connected peers say they listen.
     pub(super) identified: HashMap<PeerId, Vec<Multiaddr>>,
     /// Who has not proven itself yet, and until when it may.
@@ -123,6 +128,7 @@ impl Driver {
             orders,
             waiting: HashMap::new(),
             connections: HashMap::new(),
+            dialled: HashMap::new(),
             identified: HashMap::new(),
             unproven: BTreeMap::new(),
             certified: BTreeMap::new(),
@@ -253,19 +259,38 @@ impl Driver {
         let _ = reply.send(answer);
     }
 
-    /// Dials, unless that is under way.
+    /// Dials. If that is under way already, the places it does not know of yet are dialled beside: those
+    /// before may be of a network that is not ours, and cost ten seconds.
     pub(super) fn dial(&mut self, peer: PeerId, endpoints: Vec<Multiaddr>) {
         let mut endpoints = endpoints;
         endpoints.retain(|endpoint| self.shared.screen.may_dial(endpoint));
         let options = DialOpts::peer_id(peer)
-            .addresses(endpoints)
+            .addresses(endpoints.clone())
             .extend_addresses_through_behaviour()
             .condition(PeerCondition::DisconnectedAndNotDialing)
             .build();
+        let dialled = self.dialled.entry(peer).or_default();
         match self.swarm.dial(options) {
-            // What is under way already ends as well.
-            Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {}
-            Err(error) => self.tell_waiting(&peer, &Err(error.to_string())),
+            Ok(()) => *dialled = endpoints,
+            Err(DialError::DialPeerConditionFalse(_)) => {
+                endpoints.retain(|endpoint| !dialled.contains(endpoint));
+                if endpoints.is_empty() || dialled.len() >= MAX_DIALLED {
+                    // What is under way ends as well.
+                    return;
+                }
+                dialled.extend(endpoints.iter().cloned());
+                let options = DialOpts::peer_id(peer)
+                    .addresses(endpoints)
+                    .condition(PeerCondition::Disconnected)
+                    .build();
+                if let Err(error) = self.swarm.dial(options) {
+                    tracing::debug!(%peer, %error, "nothing more to dial");
+                }
+            }
+            Err(error) => {
+                self.dialled.remove(&peer);
+                self.tell_waiting(&peer, &Err(error.to_string()));
+            }
         }
     }
 
@@ -285,6 +310,8 @@ impl Driver {
         if self.unwritten.take_if(|at| *at <= now).is_some() {
             self.remember();
         }
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        self.queries.settle(kad, now.into_std());
         if now >= self.clean_up {
             self.clean_up = now + CLEAN_UP;
             let kad = &mut self.swarm.behaviour_mut().kad;

@@ -73,6 +73,7 @@ impl Driver {
                 error,
             } => {
                 self.punching.not_made(connection_id);
+                self.dialled.remove(&peer);
                 if !self.swarm.is_connected(&peer) {
                     self.tell_waiting(&peer, &Err(error.to_string()));
                 }
@@ -161,6 +162,7 @@ impl Driver {
             self.leaving.push((end, id));
         }
         self.relays.connected(&name, now);
+        self.dialled.remove(&name);
         self.tell_waiting(&name, &Ok(()));
         // On each: it may be the first one of a peer that was started again, while the connection it had
         // before is not known to be dead yet.

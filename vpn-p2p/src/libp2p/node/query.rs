@@ -25,6 +25,9 @@ const MAX_QUERIES: usize = 256;
 /// is on its way to them.
 const ENOUGH: usize = 4;
 
+/// How long others may take after the first answer.
+const SETTLE: Duration = Duration::from_millis(500);
+
 type Answers = Result<Vec<Vec<u8>>, String>;
 
 #[derive(Debug)]
@@ -33,6 +36,8 @@ enum Query {
         reply: oneshot::Sender<Answers>,
         slot: Slot,
         found: Vec<Vec<u8>>,
+        /// Since when there is an answer.
+        since: Option<Instant>,
     },
     Put(oneshot::Sender<Result<(), String>>),
 }
@@ -48,8 +53,13 @@ impl Queries {
             Some(_) if self.0.len() >= MAX_QUERIES => too_many(),
             Some(slot) => {
                 let id = kad.get_record(RecordKey::from(key));
-                let found = Vec::new();
-                self.0.insert(id, Query::Get { reply, slot, found });
+                let get = Query::Get {
+                    reply,
+                    slot,
+                    found: Vec::new(),
+                    since: None,
+                };
+                self.0.insert(id, get);
                 return;
             }
         };
@@ -104,7 +114,9 @@ impl Queries {
     ) -> bool {
         match (self.0.get_mut(&id), result) {
             (
-                Some(Query::Get { slot, found, .. }),
+                Some(Query::Get {
+                    slot, found, since, ..
+                }),
                 QueryResult::GetRecord(Ok(GetRecordOk::FoundRecord(record))),
             ) => {
                 let value = record.record.value;
@@ -115,6 +127,7 @@ impl Queries {
                 // Rubbish must not end a question that others would answer.
                 if is_believed {
                     found.push(value);
+                    since.get_or_insert_with(Instant::now);
                 }
                 let is_enough = found.len() >= ENOUGH;
                 if is_enough && let Some(mut query) = kad.query_mut(&id) {
@@ -138,6 +151,22 @@ impl Queries {
             _ => {}
         }
         true
+    }
+
+    /// Ends questions that have an answer and wait for others: nodes that cannot be reached hold them up
+    /// for ten seconds, and who asks holds packets for five.
+    pub(super) fn settle(&mut self, kad: &mut Kad, now: Instant) {
+        let is_late = |since: Option<Instant>| since.is_some_and(|since| now >= since + SETTLE);
+        let late = self.0.iter().filter_map(|(id, query)| match query {
+            Query::Get { since, .. } if is_late(*since) => Some(*id),
+            _ => None,
+        });
+        for id in late.collect::<Vec<_>>() {
+            if let Some(mut query) = kad.query_mut(&id) {
+                query.finish();
+            }
+            self.answer(id, Ok(()));
+        }
     }
 
     fn answer(&mut self, id: QueryId, outcome: Result<(), String>) {

@@ -16,6 +16,9 @@ use crate::libp2p::known::named;
 const FIRST: Duration = Duration::from_secs(2);
 const LAST: Duration = Duration::from_secs(32);
 
+/// By how much QUIC is ahead of TCP: holes are punched for the protocol that a relay saw.
+const QUIC_FIRST: Duration = Duration::from_millis(400);
+
 /// Members that a node stays connected with, so that it is found and the tunnel is up when nobody sends
 /// anything.
 const COMPANY: usize = 4;
@@ -31,6 +34,8 @@ const PLACES: usize = 2;
 struct Place {
     addresses: Vec<Multiaddr>,
     dial: Again,
+    /// When it is dialled by TCP as well.
+    also: Option<Instant>,
     reserve: Again,
     listener: Option<ListenerId>,
 }
@@ -77,6 +82,7 @@ impl Relays {
             let place = places.entry(peer).or_insert_with(|| Place {
                 addresses: Vec::new(),
                 dial: Again::new(now),
+                also: None,
                 reserve: Again::new(now),
                 listener: None,
             });
@@ -124,7 +130,14 @@ impl Driver {
         let mut dial = Vec::new();
         for (peer, place) in &mut self.relays.places {
             if !self.swarm.is_connected(peer) {
-                if place.dial.is_due(now) {
+                let quic = place.addresses.iter().filter(|address| is_quic(address));
+                let quic: Vec<_> = quic.cloned().collect();
+                let is_due = place.dial.is_due(now);
+                if is_due && !quic.is_empty() {
+                    place.also = Some(now + QUIC_FIRST);
+                    dial.push((*peer, quic));
+                } else if is_due || place.also.is_some_and(|at| at <= now) {
+                    place.also = None;
                     dial.push((*peer, place.addresses.clone()));
                 }
                 continue;
@@ -169,4 +182,8 @@ impl Driver {
             self.dial(peer, addresses);
         }
     }
+}
+
+fn is_quic(address: &Multiaddr) -> bool {
+    address.iter().any(|part| part == Protocol::QuicV1)
 }

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use vpn_core::PeerId;
 
 use super::Shared;
+use super::lookups::who_is;
 use crate::libp2p::key::from_libp2p;
 use crate::libp2p::node::unix;
 use crate::libp2p::wire::PacketStream;
@@ -115,7 +116,14 @@ pub(super) async fn accept(shared: Arc<Shared>, mut incoming: IncomingStreams) {
             let _place = place;
             let known = async {
                 accepting.node.admitted(peer).await;
-                is_known(&accepting, peer).await;
+                let asking = async {
+                    who_is(&accepting, peer).await;
+                    std::future::pending().await
+                };
+                tokio::select! {
+                    () = is_known(&accepting, peer) => {}
+                    () = asking => {}
+                }
             };
             if timeout(KNOWN, known).await.is_err() {
                 tracing::debug!(%peer, "a stream of somebody unknown is refused");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::broadcast;
 use tokio::time::{sleep, timeout};
-use vpn_core::{Authority, DropCounters, PeerRecord};
+use vpn_core::{Authority, DropCounters, PeerId, PeerRecord};
 
 use super::Shared;
 use crate::libp2p::node::unix;
@@ -16,6 +16,9 @@ const LOOKUP: Duration = Duration::from_millis(4500);
 
 /// Pause before a node that has just arrived asks again who has an address.
 const ASK_AGAIN: Duration = Duration::from_millis(300);
+
+/// How long a member may take to say who it is, before the directory is asked.
+const SAYS_IT: Duration = Duration::from_secs(1);
 
 /// Pause before a directory that failed is listened to again.
 const LISTEN_AGAIN: Duration = Duration::from_secs(5);
@@ -84,6 +87,25 @@ pub(super) async fn ask(shared: Arc<Shared>) {
         for address in questions {
             shared.spawn(look_up(shared.clone(), address));
         }
+    }
+}
+
+/// Asks who a member is that opens streams and does not say it itself.
+pub(super) async fn who_is(shared: &Shared, peer: PeerId) {
+    sleep(SAYS_IT).await;
+    if shared.addresses().record(peer, unix()).is_some() {
+        return;
+    }
+    let turn = shared.turns.acquire().await;
+    let found = shared.directory.resolve(peer).await;
+    drop(turn);
+    match found {
+        Ok(Some(record)) => match shared.node.believe(record) {
+            Ok((valid, _)) => shared.learn(valid.into_record()),
+            Err(error) => tracing::debug!(%peer, %error, "a record is not believed"),
+        },
+        Ok(None) => tracing::debug!(%peer, "nobody says who this is"),
+        Err(error) => tracing::debug!(%peer, %error, "nobody says who this is"),
     }
 }
 
