@@ -87,6 +87,9 @@
 //! * While the node lives it renews the lease, three times as often as needed. Whoever crashes and is back
 //!   before the lease is over (300 s unless said otherwise) has its address; later it gets the same if nobody
 //!   took it, for its first choice follows from its key.
+//! * Its word counts: [`authority`](vpn_core::PeerDirectory::authority) says that, and the tunnel over libp2p asks
+//!   again whenever a record changes, or who had an address cannot be reached. A [`ChainDirectory`](crate::directory::ChainDirectory) or
+//!   [`CheckedDirectory`](crate::directory::CheckedDirectory) around it decides by claims, as long as records live: give the tunnel etcd itself.
 //! * A node that dies frees its address when its lease is over; `close` frees it at once. Call it where a
 //!   node ends on purpose.
 //! * **etcd is away**: nobody gives anything up. Addresses, records and lookups go on from the copy, for as long
