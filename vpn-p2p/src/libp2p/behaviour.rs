@@ -22,8 +22,15 @@ const PROTOCOL: &str = "/vpn/1";
 /// Connections to one peer: each side dials once by each of relay and direct way, and holes are punched.
 const PER_PEER: u32 = 6;
 
-/// Connections that are being made in each direction.
+/// Connections that are being made by us.
 const PENDING: u32 = 128;
+
+/// Connections that are being made by others. Many, for one by QUIC costs its sender a packet from any
+/// source, and is waited for: [`super::crowd`] has fewer for each place.
+const COMING: u32 = 2048;
+
+/// Longest message of the directory, in bytes: a record, and 20 peers with as many addresses as count.
+const MAX_PACKET: usize = 64 << 10;
 
 /// How long a question to the directory may take: those who wait for it hold packets for 5 s.
 const QUERY: Duration = Duration::from_secs(10);
@@ -57,7 +64,7 @@ impl Behaviour {
     ) -> Self {
         let own = keys.public().to_peer_id();
         let limits = connection_limits::ConnectionLimits::default()
-            .with_max_pending_incoming(Some(PENDING))
+            .with_max_pending_incoming(Some(COMING))
             .with_max_pending_outgoing(Some(PENDING))
             .with_max_established(Some(config.max_connections))
             .with_max_established_per_peer(Some(PER_PEER));
@@ -91,6 +98,7 @@ fn directory(own: PeerId, max_records: usize) -> kad::Behaviour<MemoryStore> {
     };
     let mut config = kad::Config::new(KADEMLIA);
     config
+        .set_max_packet_size(MAX_PACKET)
         .set_query_timeout(QUERY)
         // By several ways that share nobody: who lies about who is near leads one of them astray.
         .disjoint_query_paths(true)

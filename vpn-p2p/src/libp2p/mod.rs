@@ -53,6 +53,7 @@ pub mod membership;
 mod network;
 pub mod node;
 mod opener;
+mod order;
 mod screen;
 pub mod transport;
 mod wire;

@@ -147,13 +147,19 @@ impl Driver {
                 path: path.clone(),
                 cause,
             })?;
+            // In the order of the file: those who were there last come first.
+            let mut first: Vec<PeerId> = Vec::new();
             for (peer, address) in known {
-                driver.known.entry(peer).or_default().push(address);
+                let addresses = driver.known.entry(peer).or_default();
+                if addresses.is_empty() && first.len() < DIAL_KNOWN {
+                    first.push(peer);
+                }
+                addresses.push(address);
             }
-        }
-        let known: Vec<_> = driver.known.clone().into_iter().collect();
-        for (peer, addresses) in known.iter().take(DIAL_KNOWN) {
-            driver.dial(*peer, addresses.clone());
+            for peer in first {
+                let addresses = driver.known.get(&peer).cloned().unwrap_or_default();
+                driver.dial(peer, addresses);
+            }
         }
         Ok(driver)
     }

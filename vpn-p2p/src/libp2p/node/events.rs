@@ -12,7 +12,9 @@ use super::driver::{Connection, Driver};
 use super::members::PROVE_WITHIN;
 use super::status::LinkStatus;
 use crate::libp2p::behaviour::{BehaviourEvent, KADEMLIA};
+use crate::libp2p::body::MAX_ENDPOINTS;
 use crate::libp2p::key::from_libp2p;
+use crate::libp2p::order::best;
 use crate::libp2p::screen::relay_of;
 
 /// How long a relayed connection stays beside a direct one: its streams end with it, and what is on
@@ -231,32 +233,21 @@ impl Driver {
             .swarm
             .listeners()
             .filter(|a| self.shared.screen.may_tell(a));
-        let mut all: Vec<Multiaddr> = announced.chain(listening).cloned().collect();
+        let mut listening: Vec<Multiaddr> = listening.cloned().collect();
         // A circuit's address ends with our name, which is in the record.
-        for address in &mut all {
+        for address in &mut listening {
             if is_circuit(address) && matches!(address.iter().last(), Some(Protocol::P2p(_))) {
                 address.pop();
             }
         }
-        // QUIC before TCP, and the relay's ways last: few enough are told that one of each fits.
-        all.sort_by_key(|address| (is_circuit(address), rank(address), address.clone()));
-        all.dedup();
-        let circuits = all.iter().filter(|address| is_circuit(address)).count();
-        let direct = crate::libp2p::body::MAX_ENDPOINTS.saturating_sub(circuits.min(2));
-        let mut kept = 0;
-        all.retain(|address| {
-            kept += usize::from(!is_circuit(address));
-            is_circuit(address) || kept <= direct
-        });
+        // Who configures an address knows that it leads here.
+        let mut all: Vec<Multiaddr> = announced.take(MAX_ENDPOINTS).cloned().collect();
+        listening.retain(|address| !all.contains(address));
+        all.extend(best(listening, MAX_ENDPOINTS - all.len()));
         self.shared.endpoints.send_if_modified(|now| {
             let is_new = *now != all;
             *now = all;
             is_new
         });
     }
-}
-
-fn rank(address: &Multiaddr) -> u8 {
-    let is_quic = address.iter().any(|part| part == Protocol::QuicV1);
-    u8::from(!is_quic)
 }

@@ -8,8 +8,10 @@ use tokio::time::Instant;
 
 use super::driver::{Connection, Driver};
 use super::hello;
+use crate::libp2p::body::MAX_ENDPOINTS;
 use crate::libp2p::key::{from_libp2p, to_libp2p};
 use crate::libp2p::known;
+use crate::libp2p::order::best;
 
 /// How long a peer has to prove itself.
 pub(super) const PROVE_WITHIN: Duration = Duration::from_secs(10);
@@ -48,7 +50,12 @@ impl Driver {
     /// A peer runs since then, or later: connections that are older are those of a process that is gone.
     pub(super) fn leave_the_dead(&mut self, name: PeerId, since: Option<std::time::Instant>) {
         let Some(since) = since else { return };
-        let dead = |other: &Connection| other.peer == name && other.since < since;
+        let of_peer = self.connections.values().filter(|other| other.peer == name);
+        let newest = of_peer.map(|other| other.since).max();
+        // By the newest it said so, or could have: that one lives, however wrong its clock.
+        let dead = |other: &Connection| {
+            other.peer == name && other.since < since && Some(other.since) != newest
+        };
         let dead = self.connections.iter().filter(|(_, other)| dead(other));
         for connection in dead.map(|(id, _)| *id).collect::<Vec<_>>() {
             tracing::debug!(peer = %name, "it was started again: its former connection is closed");
@@ -79,14 +86,18 @@ impl Driver {
 
     /// Members' addresses go to the directory's table, and to the next start.
     pub(super) fn learn(&mut self, name: PeerId, mut endpoints: Vec<Multiaddr>) {
-        endpoints.sort();
-        endpoints.dedup();
         endpoints.retain(|endpoint| self.shared.screen.may_tell(endpoint));
+        let endpoints = best(endpoints, MAX_ENDPOINTS);
+        let is_new = !endpoints.is_empty() && self.known.get(&name) != Some(&endpoints);
         let kad = &mut self.swarm.behaviour_mut().kad;
+        if is_new {
+            // The table only ever adds, and tells everybody all that it has.
+            kad.remove_peer(&name);
+        }
         for endpoint in &endpoints {
             kad.add_address(&name, endpoint.clone());
         }
-        if !endpoints.is_empty() && self.known.get(&name) != Some(&endpoints) {
+        if is_new {
             self.known.insert(name, endpoints);
             self.unwritten.get_or_insert(Instant::now() + WRITE_AFTER);
         }
