@@ -13,12 +13,19 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::{join_all, try_join, try_join_all};
 use tokio::sync::{Mutex, broadcast};
+use tokio::time::timeout;
 use vpn_core::{DirectoryError, PeerDirectory, PeerId, PeerRecord};
 
 use self::slot::{Slot, newest, pack, unpack};
 use crate::libp2p::node::{Command, Node, unix};
+
+/// How long others may take to say what they have of this node, before it is told them anew.
+const KNOWN: Duration = Duration::from_secs(5);
+
+/// By how much the own key is ahead of the claims of addresses.
+const AHEAD: Duration = Duration::from_secs(1);
 
 /// The DHT that this node is part of, as a directory. It keeps no answers: who asks does.
 ///
@@ -96,7 +103,11 @@ impl PeerDirectory for KademliaDirectory {
         }
         let own = Slot::Peer(record.peer);
         let again = self.unfinished().as_ref() == Some(&record);
-        if let Some(known) = self.get(own).await?.first()
+        // One node that does not answer can hold this up for as long as a question may take: what nobody
+        // says, nobody is asked to forget.
+        let known = timeout(KNOWN, self.get(own)).await;
+        let known = known.ok().and_then(Result::ok).unwrap_or_default();
+        if let Some(known) = known.first()
             && known.sequence >= record.sequence
             && !(again && *known == record)
         {
@@ -106,10 +117,16 @@ impl PeerDirectory for KademliaDirectory {
             });
         }
         *self.unfinished() = Some(record.clone());
-        // First where it decides what of the rest is old.
-        self.put(own, &record).await?;
+        // First where it decides what of the rest is old, as far as that does not take long.
+        let own = self.put(own, &record);
+        tokio::pin!(own);
+        let early = timeout(AHEAD, &mut own).await;
         let claims = record.addresses.iter().map(|a| Slot::Address(*a));
-        try_join_all(claims.map(|slot| self.put(slot, &record))).await?;
+        let claims = try_join_all(claims.map(|slot| self.put(slot, &record)));
+        match early {
+            Ok(done) => drop((done?, claims.await?)),
+            Err(_) => drop(try_join(own, claims).await?),
+        }
         *self.unfinished() = None;
         // Nobody may listen.
         let _ = self.node.shared().heard.send(record);

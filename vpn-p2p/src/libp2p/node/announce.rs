@@ -34,7 +34,7 @@ const AGAIN: [Duration; 5] = [
 ];
 
 /// How long the directory may take for one attempt.
-const PUBLISH: Duration = Duration::from_secs(15);
+const PUBLISH: Duration = Duration::from_secs(45);
 
 /// Attempts in a row without a pause, while the directory has a newer record of this node.
 const NEWER: u32 = 3;

@@ -77,6 +77,9 @@ impl Driver {
                 self.punching.not_made(connection_id);
                 self.dialled.remove(&peer);
                 if !self.swarm.is_connected(&peer) {
+                    // The table keeps who is gone for as long as it has room, tells it to everybody, and each
+                    // question waits for it. It is there again when it is heard.
+                    self.swarm.behaviour_mut().kad.remove_peer(&peer);
                     self.tell_waiting(&peer, &Err(error.to_string()));
                 }
             }
