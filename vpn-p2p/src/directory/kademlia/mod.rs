@@ -129,7 +129,7 @@ impl PeerDirectory for KademliaDirectory {
         }
         *self.unfinished() = None;
         // Nobody may listen.
-        let _ = self.node.shared().heard.send(record);
+        let _ = self.node.shared().heard.send(record.clone());
         Ok(())
     }
 
