@@ -244,7 +244,7 @@ async fn lease_of(holding: &mut Holding, desk: Desk<'_>) -> Result<i64, EtcdErro
 }
 
 impl Shared {
-    const fn desk(&self) -> Desk<'_> {
+    fn desk(&self) -> Desk<'_> {
         Desk {
             connection: &self.connection,
             keys: &self.keys,
