@@ -17,10 +17,7 @@ async fn while_etcd_is_away_all_goes_on_and_afterwards_leases_are_kept() {
     let address = one.lease(&pools, &[]).await.unwrap();
     let said = record(1, 1, address.clone());
     one.publish(said.clone()).await.unwrap();
-    becomes("the record is not seen", 5, async || {
-        knows(&two, &said).await
-    })
-    .await;
+    sees(&two, &said, 5).await;
     for _ in 0..2 {
         server.kill();
         becomes("it is not noticed", 10, async || !two.status().following).await;
@@ -72,10 +69,7 @@ async fn an_etcd_that_lost_everything_is_filled_again() {
     }
     let said = record(1, 20, address.clone());
     one.publish(said.clone()).await.unwrap();
-    becomes("the record is not seen", 5, async || {
-        knows(&two, &said).await
-    })
-    .await;
+    sees(&two, &said, 5).await;
     server.kill();
     server.wipe();
     server.run();
@@ -104,10 +98,7 @@ async fn who_was_cut_off_across_a_compaction_has_everything_afterwards() {
     let gone = directory(server.endpoint(), 3);
     let passing = record(3, 1, Vec::new());
     gone.publish(passing.clone()).await.unwrap();
-    becomes("the record is not seen", 5, async || {
-        knows(&follower, &passing).await
-    })
-    .await;
+    sees(&follower, &passing, 5).await;
     let before = follower.status().revision.unwrap();
     wire.cut();
     becomes("it is not noticed", 10, async || {
@@ -168,10 +159,7 @@ async fn who_was_cut_off_for_longer_than_its_lease_gets_another_address_if_its_o
     assert_eq!(*told.borrow_and_update(), address);
     let said = record(1, 1, address.clone());
     one.publish(said.clone()).await.unwrap();
-    becomes("the record is not seen", 5, async || {
-        knows(&two, &said).await
-    })
-    .await;
+    sees(&two, &said, 5).await;
     wire.cut();
     becomes("the record stays", 20, async || !knows(&two, &said).await).await;
     assert_eq!(two.lease(&pools, &address).await.unwrap(), address);

@@ -75,6 +75,14 @@ async fn becomes(what: &str, within: u64, mut is: impl AsyncFnMut() -> bool) {
     assert!(waited.await.is_ok(), "{what}");
 }
 
+/// Within so many seconds this directory has that record.
+async fn sees(directory: &EtcdDirectory, record: &PeerRecord, within: u64) {
+    becomes("the record is not seen", within, async || {
+        knows(directory, record).await
+    })
+    .await;
+}
+
 async fn knows(directory: &EtcdDirectory, record: &PeerRecord) -> bool {
     directory.resolve(record.peer).await.ok().flatten().as_ref() == Some(record)
 }
@@ -191,10 +199,7 @@ async fn a_node_that_dies_frees_its_address_after_its_lease() {
     let address = one.lease(&pools, &[]).await.unwrap();
     let said = record(1, 1, address.clone());
     one.publish(said.clone()).await.unwrap();
-    becomes("the record is not seen", 5, async || {
-        knows(&two, &said).await
-    })
-    .await;
+    sees(&two, &said, 5).await;
     assert!(two.lease(&pools, &[]).await.is_err());
     // While it lives, it keeps it: longer than a lease.
     sleep(LEASE * 2).await;
