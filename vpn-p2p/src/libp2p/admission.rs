@@ -135,7 +135,9 @@ pub enum Refusal {
 pub enum Admission {
     /// These, each with the addresses it may claim (none named: any). Others are not connected.
     Listed(BTreeMap<PeerId, Vec<IpAddr>>),
-    /// Whoever shows a [`Certificate`] of this key. Others are disconnected after ten seconds.
+    /// Whoever shows a [`Certificate`] of this key. Others are disconnected after ten seconds, in which they
+    /// learn nothing of other members: their questions to the DHT wait for the proof, as does what they want
+    /// kept there. Members read all of it.
     Network(PeerId),
 }
 

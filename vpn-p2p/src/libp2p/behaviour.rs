@@ -11,6 +11,7 @@ use libp2p::{PeerId, StreamProtocol, connection_limits, dcutr, identify, kad, pi
 
 use super::config::{NodeConfig, RelayLimits};
 use super::gate::{Door, Gate};
+use super::held::Held;
 use crate::directory::kademlia::slot::MAX_VALUE;
 
 /// The protocol's name of the directory: a network of its own, not that of libp2p's public nodes.
@@ -48,7 +49,7 @@ pub(super) struct Behaviour {
     limits: connection_limits::Behaviour,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
-    pub(super) kad: kad::Behaviour<MemoryStore>,
+    pub(super) kad: Held<kad::Behaviour<MemoryStore>>,
     circuits: relay::client::Behaviour,
     relay: Toggle<relay::Behaviour>,
     punch: dcutr::Behaviour,
@@ -74,11 +75,11 @@ impl Behaviour {
             .with_push_listen_addr_updates(true);
         let relay = config.relay.as_ref().map(|limits| relaying(own, limits));
         Self {
-            gate: Gate::new(door),
+            gate: Gate::new(door.clone()),
             limits: connection_limits::Behaviour::new(limits),
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::default(),
-            kad: directory(own, config.max_records),
+            kad: Held::new(directory(own, config.max_records), door),
             circuits,
             relay: relay.into(),
             punch: dcutr::Behaviour::new(own),

@@ -128,6 +128,11 @@ impl Crowd {
         self.proven.insert(peer);
     }
 
+    /// Whether a peer has proven that it is a member.
+    pub(super) fn has_proven(&self, peer: &PeerId) -> bool {
+        self.proven.contains(peer)
+    }
+
     /// It is gone, or is a member no longer.
     pub(super) fn forget(&mut self, peer: &PeerId) {
         self.proven.remove(peer);

@@ -106,6 +106,11 @@ impl Door {
         Err(self.deny())
     }
 
+    /// Whether this peer has proven that it is a member, or needs not.
+    pub(super) fn is_member(&self, peer: &PeerId) -> bool {
+        self.is_proof() || self.crowd().has_proven(peer)
+    }
+
     /// Whether everybody who may connect is a member.
     const fn is_proof(&self) -> bool {
         self.membership.admission.is_proven()

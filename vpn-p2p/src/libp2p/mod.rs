@@ -15,6 +15,7 @@
 //! | [`config`] | where a node listens, whom it knows, its bounds |
 //! | `crowd` | how many may be connected who have not proven themselves |
 //! | `gate` | who may be connected |
+//! | `held` | when a peer's questions to the DHT are seen |
 //! | [`key`] | how peers are called by libp2p |
 //! | `known` | the file of peers that were met |
 //! | [`membership`] | which records are believed |
@@ -27,7 +28,8 @@
 //!
 //! * **Who is who.** A peer is its Ed25519 key; libp2p proves it for each connection. Who is not on the
 //!   list is not connected; with a network key, who shows no certificate within ten seconds is
-//!   disconnected, and nothing of it is kept.
+//!   disconnected, and nothing of it is kept. Until then it can ask nothing of the DHT: what it asks and
+//!   gives waits for its proof. What libp2p tells everybody is where the node listens, and its version.
 //! * **Whose an address is** says the peer's signed record; of several claims one wins, at every node
 //!   alike ([`claims`](crate::directory::claims)), and all are told of. Where a directory gives addresses
 //!   out ([`Authority::Directory`](vpn_core::Authority::Directory)), a claim counts only if it has it too;
@@ -47,6 +49,7 @@ pub mod body;
 pub mod config;
 mod crowd;
 mod gate;
+mod held;
 pub mod key;
 mod known;
 pub mod membership;

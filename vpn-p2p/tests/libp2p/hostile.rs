@@ -5,11 +5,9 @@ use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use libp2p::identity::Keypair;
-use libp2p::kad::store::{MemoryStore, RecordStore as _};
-use libp2p::kad::{self, Quorum, Record};
-use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
-use libp2p::{Multiaddr, StreamProtocol, SwarmBuilder, identify};
+use libp2p::kad::store::RecordStore as _;
+use libp2p::kad::{Quorum, Record};
+use libp2p::{Multiaddr, StreamProtocol};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use vpn_core::{PeerDirectory as _, PeerRecord};
@@ -19,17 +17,11 @@ use vpn_p2p::libp2p::body::{Body, TERMS};
 use vpn_p2p::libp2p::key::to_libp2p;
 use vpn_p2p::libp2p::node::Counters;
 
+use super::by_hand::{listen, swarm};
 use super::world::{Member, PATIENCE, address, identity};
 
 /// Number of the liar.
 const LIAR: u8 = 15;
-
-#[derive(NetworkBehaviour)]
-struct Lies {
-    kad: kad::Behaviour<MemoryStore>,
-    identify: identify::Behaviour,
-    streams: libp2p_stream::Behaviour,
-}
 
 struct Liar {
     /// What it wants others to keep goes in here.
@@ -44,29 +36,7 @@ impl Liar {
         answers: Vec<(Slot, Vec<u8>)>,
         nobody: Option<Multiaddr>,
     ) -> Self {
-        let keys = Keypair::ed25519_from_bytes([LIAR; 32]).unwrap();
-        let mut swarm = SwarmBuilder::with_existing_identity(keys)
-            .with_tokio()
-            .with_quic()
-            .with_behaviour(|keys| {
-                let own = keys.public().to_peer_id();
-                let config = kad::Config::new(StreamProtocol::new("/vpn/kad/1"));
-                let mut kad = kad::Behaviour::with_config(own, MemoryStore::new(own), config);
-                kad.set_mode(Some(kad::Mode::Server));
-                let identify = identify::Config::new("/vpn/1".to_owned(), keys.public());
-                let identify = identify::Behaviour::new(identify);
-                let streams = libp2p_stream::Behaviour::new();
-                Lies {
-                    kad,
-                    identify,
-                    streams,
-                }
-            })
-            .unwrap()
-            .with_swarm_config(|config| {
-                config.with_idle_connection_timeout(Duration::from_secs(600))
-            })
-            .build();
+        let mut swarm = swarm(LIAR);
         for (slot, value) in answers {
             let kad = &mut swarm.behaviour_mut().kad;
             kad.store_mut().put(Record::new(slot.key(), value)).unwrap();
@@ -75,11 +45,7 @@ impl Liar {
             let kad = &mut swarm.behaviour_mut().kad;
             kad.add_address(&libp2p::PeerId::random(), place);
         }
-        swarm
-            .listen_on("/ip4/127.0.0.1/udp/0/quic-v1".parse().unwrap())
-            .unwrap();
-        // Before it dials, so that it can say where it listens.
-        while !matches!(swarm.next().await, Some(SwarmEvent::NewListenAddr { .. })) {}
+        listen(&mut swarm).await;
         swarm.dial(victim.node.addresses()[0].clone()).unwrap();
         let name = to_libp2p(victim.node.id()).unwrap();
         let streams = swarm.behaviour().streams.new_control();

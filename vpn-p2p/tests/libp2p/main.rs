@@ -9,6 +9,7 @@
 )]
 
 mod below;
+mod by_hand;
 mod conformance;
 mod crash;
 mod directory;
@@ -16,4 +17,5 @@ mod hostile;
 mod leases;
 mod members;
 mod packets;
+mod strangers;
 mod world;

@@ -78,6 +78,7 @@ impl Driver {
             standing.admitted.insert(peer);
         }
         self.shared.door.prove(name);
+        self.swarm.behaviour_mut().kad.open(&name);
         self.shared.changed.notify_waiters();
         let mut all = endpoints;
         all.extend(self.identified.get(&name).into_iter().flatten().cloned());
