@@ -46,7 +46,8 @@ pub struct NodeConfig {
     pub listen: Vec<Multiaddr>,
     /// Nodes by which others are found, each with `/p2p/…` at its end.
     pub bootstrap: Vec<Multiaddr>,
-    /// Addresses it says it has, beside those it listens on: of a port that is forwarded.
+    /// Addresses it says it has, beside those it listens on: of a port that is forwarded. A relay
+    /// gives its members these alone, or what it listens on if there are none.
     pub announce: Vec<Multiaddr>,
     /// What it relays for others. Default: nothing.
     pub relay: Option<RelayLimits>,

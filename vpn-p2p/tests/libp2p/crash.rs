@@ -6,6 +6,7 @@ use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
 use super::world::{Member, PATIENCE, address, config, everybody, own};
+use vpn_core::{DirectoryError, PeerDirectory as _};
 use vpn_p2p::libp2p::Multiaddr;
 
 /// A member with a runtime of its own: when that is gone, nothing of it says goodbye.
@@ -109,4 +110,29 @@ async fn whom_a_node_met_is_written_down_soon() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// The defect: the task that says who the node is has the directory, and that had the node.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_dropped_ends() {
+    let member = Member::new(1, &[]).await;
+    let endpoint = member.node.endpoints().borrow()[0].to_string();
+    let port: u16 = endpoint.split('/').nth(4).unwrap().parse().unwrap();
+    assert!(std::net::UdpSocket::bind(("127.0.0.1", port)).is_err());
+    let Member {
+        node,
+        directory,
+        transport,
+        ..
+    } = member;
+    let own = node.id();
+    drop((node, transport));
+    let free = async {
+        while std::net::UdpSocket::bind(("127.0.0.1", port)).is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, free).await.expect("it lives on");
+    let asked = directory.resolve(own).await;
+    assert!(matches!(asked, Err(DirectoryError::Unavailable(_))));
 }

@@ -17,5 +17,6 @@ mod hostile;
 mod leases;
 mod members;
 mod packets;
+mod relays;
 mod strangers;
 mod world;

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use vpn_core::{DirectoryError, PeerDirectory, PeerId, PeerRecord};
 
 use self::slot::{Slot, newest, pack, unpack};
-use crate::libp2p::node::{Command, Node, unix};
+use crate::libp2p::node::{Command, Node, Shared, unix};
 
 /// How long others may take to say what they have of this node, before it is told them anew.
 const KNOWN: Duration = Duration::from_secs(5);
@@ -32,7 +32,8 @@ const AHEAD: Duration = Duration::from_secs(1);
 /// A node that knows nobody cannot publish ([`Unavailable`](DirectoryError::Unavailable)): a record
 /// must be with somebody else to be found.
 pub struct KademliaDirectory {
-    node: Node,
+    /// No handle: who announces by this directory is one of the node's own tasks, and would keep it for ever.
+    node: Arc<Shared>,
     news: Mutex<broadcast::Receiver<PeerRecord>>,
     /// What could not be given to others, and is with us only: it may be tried again as it is.
     unfinished: std::sync::Mutex<Option<PeerRecord>>,
@@ -41,15 +42,17 @@ pub struct KademliaDirectory {
 impl fmt::Debug for KademliaDirectory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KademliaDirectory")
-            .field("node", &self.node.id())
+            .field("node", &self.node.id)
             .finish_non_exhaustive()
     }
 }
 
 impl KademliaDirectory {
-    /// That of this node.
+    /// That of this node. It is [`Unavailable`](DirectoryError::Unavailable) when that has ended: the directory
+    /// does not keep it.
     pub fn new(node: Node) -> Arc<Self> {
-        let news = Mutex::new(node.heard());
+        let node = node.shared().clone();
+        let news = Mutex::new(node.heard.subscribe());
         let unfinished = std::sync::Mutex::default();
         Arc::new(Self {
             node,
@@ -61,7 +64,7 @@ impl KademliaDirectory {
     /// What is believed of what is under this key: of each peer its newest record.
     async fn get(&self, slot: Slot) -> Result<Vec<PeerRecord>, DirectoryError> {
         let key = slot.key();
-        let asked = self.node.shared().ask(|reply| Command::Get { key, reply });
+        let asked = self.node.ask(|reply| Command::Get { key, reply });
         let found = asked.await.map_err(unavailable)?.map_err(io::Error::other);
         let mut records = Vec::new();
         for record in found.map_err(unavailable)?.iter().flat_map(|v| unpack(v)) {
@@ -80,7 +83,7 @@ impl KademliaDirectory {
     async fn put(&self, slot: Slot, record: &PeerRecord) -> Result<(), DirectoryError> {
         let (key, value) = (slot.key(), pack(std::slice::from_ref(record)));
         let lives = Duration::from_secs(record.expires.saturating_sub(unix()));
-        let asked = self.node.shared().ask(|reply| Command::Put {
+        let asked = self.node.ask(|reply| Command::Put {
             key,
             value,
             lives,
@@ -129,7 +132,7 @@ impl PeerDirectory for KademliaDirectory {
         }
         *self.unfinished() = None;
         // Nobody may listen.
-        let _ = self.node.shared().heard.send(record.clone());
+        let _ = self.node.heard.send(record.clone());
         Ok(())
     }
 

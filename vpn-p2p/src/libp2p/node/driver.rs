@@ -16,6 +16,7 @@ use super::keep::Keep;
 use super::punch::Punching;
 use super::query::Queries;
 use super::relays::Relays;
+use super::remember::Memory;
 use super::{Command, Shared};
 use crate::libp2p::behaviour::Behaviour;
 use crate::libp2p::config::{NodeConfig, NodeError};
@@ -78,6 +79,7 @@ pub(super) struct Driver {
     pub(super) known: BTreeMap<PeerId, Vec<Multiaddr>>,
     /// When the known peers are written down, if they are others than before.
     pub(super) unwritten: Option<Instant>,
+    pub(super) memory: Memory,
     clean_up: Instant,
 }
 
@@ -98,6 +100,12 @@ pub(super) fn swarm(
 
 /// Listens where it shall: one address is enough.
 pub(super) fn listen(swarm: &mut Swarm<Behaviour>, config: &NodeConfig) -> Result<(), NodeError> {
+    if config.relay.is_some() {
+        // Those who have a place here are told where: behind a NAT, only its owner knows.
+        for address in &config.announce {
+            swarm.add_external_address(address.clone());
+        }
+    }
     let mut first = None;
     let mut listening = config.listen.is_empty();
     for address in &config.listen {
@@ -139,6 +147,7 @@ impl Driver {
             punching: Punching::default(),
             known: BTreeMap::new(),
             unwritten: None,
+            memory: Memory::default(),
             clean_up: Instant::now() + CLEAN_UP,
             shared: shared.clone(),
         };
@@ -175,7 +184,7 @@ impl Driver {
                 _ = tick.tick() => self.on_tick(Instant::now()),
             }
         }
-        self.remember();
+        self.remember_at_the_end().await;
     }
 
     fn on_order(&mut self, order: Command) {
@@ -313,8 +322,8 @@ impl Driver {
         }
         self.look_after_relays(now);
         self.punch_again(now);
-        if self.unwritten.take_if(|at| *at <= now).is_some() {
-            self.remember();
+        if self.unwritten.is_some_and(|at| at <= now) && self.remember() {
+            self.unwritten = None;
         }
         let kad = &mut self.swarm.behaviour_mut().kad;
         self.queries.settle(kad, now.into_std());
@@ -327,30 +336,6 @@ impl Driver {
                 !waiting.is_empty()
             });
             self.remember();
-        }
-    }
-
-    /// Writes down who is known.
-    fn remember(&self) {
-        let Some(path) = &self.shared.config.known_peers else {
-            return;
-        };
-        // Those who are connected first: they are there.
-        let (here, gone): (Vec<_>, Vec<_>) = self
-            .known
-            .iter()
-            .partition(|(peer, _)| self.swarm.is_connected(peer));
-        let all = here.into_iter().chain(gone);
-        let all = all.flat_map(|(peer, addresses)| {
-            let addresses = addresses.iter().take(4);
-            addresses.map(|address| (*peer, address.clone()))
-        });
-        let all: Vec<_> = all.take(known::MAX_KNOWN).collect();
-        if all.is_empty() {
-            return;
-        }
-        if let Err(error) = known::write(path, &all) {
-            tracing::warn!(%error, path = %path.display(), "the known peers are not written down");
         }
     }
 }

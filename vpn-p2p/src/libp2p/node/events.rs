@@ -28,14 +28,19 @@ impl Driver {
     pub(super) fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::NewListenAddr { address, .. } => {
-                // Who relays says by these where: without one, nobody can have a place.
-                if self.shared.config.relay.is_some() && self.shared.screen.may_tell(&address) {
+                // Who relays says by these where: without one, nobody can have a place. Where the way in is
+                // configured, the addresses of this side of a NAT lead nobody here.
+                let config = &self.shared.config;
+                let is_told = config.relay.is_some() && config.announce.is_empty();
+                if is_told && self.shared.screen.may_tell(&address) {
                     self.swarm.add_external_address(address);
                 }
                 self.look_where_we_are();
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => {
-                self.swarm.remove_external_address(&address);
+                if !self.shared.config.announce.contains(&address) {
+                    self.swarm.remove_external_address(&address);
+                }
                 self.look_where_we_are();
             }
             SwarmEvent::ListenerClosed {

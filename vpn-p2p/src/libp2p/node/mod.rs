@@ -14,6 +14,7 @@ mod places;
 mod punch;
 mod query;
 mod relays;
+mod remember;
 mod shares;
 mod status;
 mod voice;
@@ -101,7 +102,7 @@ pub(crate) enum Command {
 
 /// What a node's tasks and its handle share.
 pub(crate) struct Shared {
-    pub(super) id: PeerId,
+    pub(crate) id: PeerId,
     pub(super) config: NodeConfig,
     pub(super) door: Arc<Door>,
     pub(super) screen: Arc<Screen>,
@@ -164,6 +165,11 @@ impl Shared {
             .spawn(async move { closing.run_until_cancelled(task).await });
     }
 
+    /// Believes a record as one of a member of this network, now.
+    pub(crate) fn believe(&self, record: PeerRecord) -> Result<(Valid, Body), NotBelieved> {
+        self.door.membership().believe(record, unix())
+    }
+
     /// Orders something, and waits for what became of it.
     pub(crate) async fn ask<T>(
         &self,
@@ -177,7 +183,7 @@ impl Shared {
 }
 
 /// A node that runs: its task lives on the runtime it was started on until [`close`](Self::close), or
-/// until the last handle is dropped.
+/// until the last handle is dropped. A tunnel has a handle, a directory of the node's has none.
 #[derive(Clone, Debug)]
 pub struct Node(Arc<Handle>);
 
@@ -357,7 +363,7 @@ impl Node {
     ///
     /// [`NotBelieved`], except for what only who knows other records can say.
     pub fn believe(&self, record: PeerRecord) -> Result<(Valid, Body), NotBelieved> {
-        self.0.0.door.membership().believe(record, unix())
+        self.0.0.believe(record)
     }
 
     /// The network below is another one, or the machine slept: it dials anew at once.
