@@ -59,7 +59,9 @@
 //! a file is, and those of later keys are newer. A change is in force everywhere within milliseconds; a text that
 //! makes no sense keeps its last good rules, and `trouble` says which key it is. While etcd is away its rules stay.
 //! Before it was there once nothing is known of them, and a [`Layered`](crate::source) source has no rules at all:
-//! what they would forbid is not let out by accident. One text is 1 MiB at most, 4,096 of them 16 MiB.
+//! what they would forbid is not let out by accident; so it is until each of them could be read once. A rule for
+//! a user that the host does not have is about nobody until it has one. One text is 1 MiB at most, 4,096 of them
+//! 16 MiB; beyond, rules in force stay and newcomers are left out.
 //!
 //! The host's way to etcd must not need rules: capture around it, and name it by address. Give whoever writes
 //! there a role for the prefix, and everybody TLS.

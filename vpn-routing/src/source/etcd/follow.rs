@@ -11,6 +11,8 @@ use vpn_core::rule::RuleSourceError;
 
 use super::Shared;
 use super::load::{is_too_long, load};
+use super::past::{Past, past};
+use super::read::Written;
 
 pub(super) type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -86,16 +88,17 @@ async fn follow_once(shared: &Shared, made: &mut Option<Client>) -> Result<(), C
             (None, Some(header)) if !message.created() => Some(header.revision()),
             _ => None,
         };
+        let read = shared.read(written_in(message.events())).await?;
         let (has_room, mended) = {
             let mut state = shared.state();
             let mut has_room = false;
-            for event in message.events() {
-                let Some(entry) = event.kv() else { continue };
-                match event.event_type() {
-                    EventType::Put => state.table.written(entry.key(), entry.value()),
-                    EventType::Delete => has_room |= state.table.deleted(entry.key()),
-                }
+            for entry in read {
+                has_room |= match entry.said {
+                    Some(said) => state.table.written(&entry.key, entry.revision, said),
+                    None => state.table.deleted(&entry.key),
+                };
             }
+            shared.judge(&state);
             state.revision = match has_room {
                 true => None,
                 false => state.revision.max(reached),
@@ -120,7 +123,7 @@ async fn resume(shared: &Shared, client: &mut Client) -> Result<i64, Cause> {
     let there = within(shared, there).await?;
     let header = there.header();
     let (cluster, revision) = header.map_or((0, 0), |h| (h.cluster_id(), h.revision()));
-    let reached = {
+    let (reached, newest) = {
         let mut state = shared.state();
         let before = state.cluster.replace(cluster);
         // A watch from the future would be silent until then: it was restored from a copy.
@@ -131,12 +134,36 @@ async fn resume(shared: &Shared, client: &mut Client) -> Result<i64, Cause> {
             state.revision = None;
             state.is_another |= before.is_some();
         }
-        state.revision
+        (state.revision, state.table.newest())
     };
-    match reached {
-        Some(reached) => Ok(reached),
-        None => load(shared, client).await,
+    if let Some(reached) = reached {
+        let past = match newest {
+            Some(newest) => past(shared, client, newest, reached).await?,
+            // There is nothing that it could be known by, and little to load.
+            None => Past::Compacted,
+        };
+        if past == Past::Same {
+            return Ok(reached);
+        }
+        let mut state = shared.state();
+        state.revision = None;
+        state.is_another |= past == Past::Other;
     }
+    load(shared, client).await
+}
+
+/// What was written and deleted.
+fn written_in(events: &[Event]) -> Vec<Written> {
+    let of = |event: &Event| {
+        let entry = event.kv()?;
+        let is_put = event.event_type() == EventType::Put;
+        Some(Written {
+            key: entry.key().to_vec(),
+            revision: entry.mod_revision(),
+            value: is_put.then(|| entry.value().to_vec()),
+        })
+    };
+    events.iter().filter_map(of).collect()
 }
 
 /// A request's answer, in time.

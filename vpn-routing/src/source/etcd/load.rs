@@ -9,7 +9,8 @@ use etcd_client::{Client, GetOptions};
 
 use super::Shared;
 use super::follow::{Cause, within};
-use super::table::Table;
+use super::read::Written;
+use super::table::{Table, name_of};
 
 /// Entries of one page: also the longest fit [`MAX_PAGE`].
 const PAGE: i64 = 16;
@@ -24,7 +25,8 @@ const OUT_OF_RANGE: i32 = 11;
 pub(super) async fn load(shared: &Shared, client: &mut Client) -> Result<i64, Cause> {
     let mut client = client.kv_client().max_decoding_message_size(MAX_PAGE);
     // Rules of two moments together could send an app the wrong way, so nothing counts before all is there.
-    let mut table = Table::default();
+    let (mut there, mut newcomers) = (Table::default(), Table::default());
+    let known = shared.known();
     let (mut at, mut limit) = (0, PAGE);
     let mut from = shared.config.prefix().as_bytes().to_vec();
     let mut end = from.clone();
@@ -39,7 +41,7 @@ pub(super) async fn load(shared: &Shared, client: &mut Client) -> Result<i64, Ca
             .with_limit(limit)
             .with_revision(at);
         let got = client.get(from.clone(), Some(options.clone()));
-        let page = match within(shared, got).await {
+        let (page, has_values) = match within(shared, got).await {
             Err(cause) if is_too_long(&cause) && limit > 1 => {
                 limit /= 2;
                 continue;
@@ -47,16 +49,11 @@ pub(super) async fn load(shared: &Shared, client: &mut Client) -> Result<i64, Ca
             Err(cause) if is_too_long(&cause) => {
                 let key_alone = options.with_keys_only();
                 let page = within(shared, client.get(from.clone(), Some(key_alone))).await?;
-                let keys = page.kvs().iter();
-                keys.for_each(|entry| table.skipped(entry.key()));
-                page
+                (page, false)
             }
             got => {
-                let page = got?;
                 limit = (limit * 2).min(PAGE);
-                let entries = page.kvs().iter();
-                entries.for_each(|entry| table.written(entry.key(), entry.value()));
-                page
+                (got?, true)
             }
         };
         if at == 0 {
@@ -64,29 +61,65 @@ pub(super) async fn load(shared: &Shared, client: &mut Client) -> Result<i64, Ca
                 .header()
                 .map_or(0, etcd_client::ResponseHeader::revision);
         }
-        let more = page.more() && !table.has_all_it_may();
-        let Some(last) = page.kvs().last().filter(|_| more) else {
+        let mut last = page.kvs().last().map(|entry| entry.key().to_vec());
+        let more = page.more();
+        for entry in shared.read(written_in(&page, has_values)).await? {
+            let is_known = name_of(&entry.key).is_ok_and(|key| known.contains(key));
+            let table = match is_known {
+                true => &mut there,
+                false => &mut newcomers,
+            };
+            match entry.said {
+                Some(said) => drop(table.written(&entry.key, entry.revision, said)),
+                None => table.skipped(&entry.key, entry.revision),
+            }
+        }
+        // No further newcomer is let in: those that are known are asked for, each with what follows it.
+        if newcomers.is_full() {
+            let last = last.take().filter(|_| more);
+            let after = |last: Vec<u8>| known.iter().find(|key| key.as_bytes() > &last[..]);
+            if let Some(next) = last.and_then(after) {
+                from = next.clone().into_bytes();
+                continue;
+            }
+        }
+        let Some(last) = last.filter(|_| more) else {
             break;
         };
-        from = last.key().to_vec();
+        from = last;
         from.push(0);
     }
     {
         let mut state = shared.state();
+        let is_empty = there.is_empty() && newcomers.is_empty();
         // It lost what it had, and may have it again in a moment; who wants no rules deletes them there.
-        if state.is_another && table.is_empty() && !state.table.is_empty() {
+        if state.is_another && is_empty && !state.table.is_empty() {
             return Err(
                 "etcd is another one, or restored, and has no rules: those of before stay".into(),
             );
         }
         state.is_another = false;
-        table.keeps(std::mem::take(&mut state.table));
-        state.table = table;
+        let before = match shared.is_ready() {
+            true => std::mem::take(&mut state.table),
+            // They were never in force.
+            false => Table::default(),
+        };
+        state.table = Table::after(before, there, newcomers);
         state.revision = Some(at);
+        shared.judge(&state);
     }
     shared.changes.count();
-    shared.ready.send_replace(true);
     Ok(at)
+}
+
+/// The entries of a page; without values, they are too long.
+fn written_in(page: &etcd_client::GetResponse, has_values: bool) -> Vec<Written> {
+    let entries = page.kvs().iter().map(|entry| Written {
+        key: entry.key().to_vec(),
+        revision: entry.mod_revision(),
+        value: has_values.then(|| entry.value().to_vec()),
+    });
+    entries.collect()
 }
 
 /// Whether an answer was refused here for its length: asked again, it would be as long.

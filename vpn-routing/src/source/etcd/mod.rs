@@ -3,7 +3,11 @@
 //! Each key below the prefix has the text of a file of rules as its value, as `TomlRules` reads it; the
 //! rules of all keys are in force together, those of later keys newer. An entry that makes no sense keeps
 //! its last good rules and is told by [`trouble`](RuleSource::trouble); so is that etcd cannot be
-//! reached, and the rules stay. Users and programs are looked up on each host.
+//! reached, and the rules stay. Users and programs are looked up on each host; a rule for a user that
+//! is not there is about nobody until it is.
+//!
+//! Until every entry could be read once, there are no rules at all and loading fails: nobody knows what the
+//! one that could not would forbid.
 //!
 //! Whoever can write below the prefix decides what leaves by which tunnel, on every host: give etcd TLS
 //! and users.
@@ -27,8 +31,14 @@
 mod config;
 mod follow;
 mod load;
+mod past;
+mod read;
 mod table;
+#[cfg(test)]
+mod tests;
+mod text;
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -42,6 +52,7 @@ pub use config::{EtcdRulesConfig, REQUEST};
 
 use super::changes::Changes;
 use table::Table;
+use text::Users;
 
 /// Rules in etcd. See the [crate documentation of sources](crate::source).
 #[derive(Debug)]
@@ -49,7 +60,7 @@ pub struct EtcdRules {
     shared: Arc<Shared>,
     /// Which change the last `load` saw.
     loaded: AtomicU64,
-    task: JoinHandle<()>,
+    tasks: [JoinHandle<()>; 2],
 }
 
 #[derive(Debug)]
@@ -57,7 +68,8 @@ struct Shared {
     config: EtcdRulesConfig,
     state: Mutex<State>,
     changes: Changes,
-    /// Whether everything was loaded once.
+    users: Arc<Users>,
+    /// Whether everything was loaded and could be read once.
     ready: tokio::sync::watch::Sender<bool>,
 }
 
@@ -86,6 +98,10 @@ impl EtcdRules {
     ///
     /// The configuration makes no sense.
     pub fn start(config: EtcdRulesConfig) -> Result<Self, EtcdRulesError> {
+        Self::start_with(config, Users::default())
+    }
+
+    fn start_with(config: EtcdRulesConfig, users: Users) -> Result<Self, EtcdRulesError> {
         if let Some(problem) = config.problem() {
             return Err(EtcdRulesError(problem));
         }
@@ -93,13 +109,17 @@ impl EtcdRules {
             config,
             state: Mutex::default(),
             changes: Changes::new(),
+            users: Arc::new(users),
             ready: tokio::sync::watch::Sender::new(false),
         });
-        let task = tokio::spawn(follow::follow(Arc::clone(&shared)));
+        let tasks = [
+            tokio::spawn(follow::follow(Arc::clone(&shared))),
+            tokio::spawn(read::read_again(Arc::clone(&shared))),
+        ];
         Ok(Self {
             shared,
             loaded: AtomicU64::new(0),
-            task,
+            tasks,
         })
     }
 
@@ -113,13 +133,35 @@ impl EtcdRules {
 
 impl Drop for EtcdRules {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_ready(&self) -> bool {
+        *self.ready.borrow()
+    }
+
+    /// Whether rules are in force: from when every entry could be read. Nobody knows what one that
+    /// never could would forbid; later ones change nothing of what is in force.
+    fn judge(&self, state: &State) {
+        let is_whole = !state.table.is_full() && state.table.unknown().is_none();
+        if state.revision.is_some() && is_whole {
+            self.ready
+                .send_if_modified(|ready| !std::mem::replace(ready, true));
+        }
+    }
+
+    /// The keys of rules that are in force, or were.
+    fn known(&self) -> BTreeSet<String> {
+        match self.is_ready() {
+            true => self.state().table.keys().cloned().collect(),
+            false => BTreeSet::new(),
+        }
     }
 
     fn place(&self) -> String {
@@ -141,9 +183,10 @@ impl RuleSource for EtcdRules {
         if is_ready {
             return Ok(state.table.snapshot());
         }
-        let cause = match &state.cut {
-            Some(cut) => Arc::clone(cut).into(),
-            None => "it does not answer".into(),
+        let cause = match (&state.cut, state.table.unknown()) {
+            (Some(cut), _) => Arc::clone(cut).into(),
+            (None, Some(unknown)) => unknown.into(),
+            (None, None) => "it does not answer".into(),
         };
         let place = self.shared.place();
         Err(RuleSourceError::Unavailable { place, cause })

@@ -1,16 +1,18 @@
 //! Which rules are in force, by what etcd has: each entry is read by itself, and one that makes no sense
 //! keeps its last good rules. Pure.
+//!
+//! Of more entries than there is room for, those that were there before go on, and newcomers are left out:
+//! nobody takes rules out of force by writing others.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use vpn_core::rule::RuleSourceError;
 use vpn_core::{RuleId, RuleSnapshot};
 
-use crate::source::toml::TomlRules;
+use super::text::Said;
 
-/// Entries in all; further ones are refused, and told.
+/// Entries in all; further ones are left out, and told.
 pub(super) const MAX_ENTRIES: usize = 4096;
 
 /// Longest entry, in bytes: etcd takes none that is longer, unless it is told to.
@@ -30,6 +32,8 @@ pub(super) const MAX_KEY: usize = 1024;
 pub(super) struct Table {
     entries: BTreeMap<String, Entry>,
     bytes: usize,
+    /// Bytes of the texts that are to be read again.
+    held: usize,
     /// Something was left out for which there is no entry.
     left_out: Option<Arc<RuleSourceError>>,
     /// Something was left out for want of room.
@@ -38,9 +42,15 @@ pub(super) struct Table {
 
 #[derive(Debug, Default)]
 struct Entry {
+    /// When it was written: etcd's revision.
+    written: i64,
+    /// Of the text whose rules are in force.
     bytes: usize,
-    good: RuleSnapshot,
+    /// `None` if no text of it could ever be read.
+    good: Option<RuleSnapshot>,
     problem: Option<Arc<RuleSourceError>>,
+    /// The text, if it is to be read again.
+    again: Option<Arc<str>>,
 }
 
 impl Table {
@@ -49,100 +59,184 @@ impl Table {
         self.entries.is_empty() && self.left_out.is_none()
     }
 
-    /// An entry was written.
-    pub(super) fn written(&mut self, key: &[u8], value: &[u8]) {
+    /// An entry was written. Whether there may be room now for what was left out: everything has to be
+    /// loaded anew then.
+    pub(super) fn written(&mut self, key: &[u8], written: i64, said: Said) -> bool {
         let Some(key) = self.room_for(key) else {
-            return;
+            return false;
         };
-        let known = self.entries.get(&key);
-        let bytes = self.bytes - known.map_or(0, |entry| entry.bytes) + value.len();
-        self.is_full |= bytes > MAX_BYTES;
-        let read = match std::str::from_utf8(value) {
-            _ if value.len() > MAX_ENTRY => Err(wrong(&key, TOO_LONG)),
-            _ if bytes > MAX_BYTES => Err(wrong(&key, TOO_MANY)),
-            Err(_) => Err(wrong(&key, "not UTF-8")),
-            Ok(text) => TomlRules::parse(Path::new(&key), text).map_err(Into::into),
+        let had = self.entries.get(&key).map_or(0, |entry| entry.bytes);
+        let bytes = self.bytes - had + said.bytes;
+        let fits = bytes <= MAX_BYTES;
+        self.is_full |= !fits;
+        let too_many = || Arc::new(wrong(&key, TOO_MANY));
+        let problem = match fits {
+            true => said.problem,
+            false => Some(too_many()),
         };
-        match read {
-            Ok(good) => {
-                self.bytes = bytes;
-                let bytes = value.len();
-                let problem = None;
-                self.entries.insert(
-                    key,
-                    Entry {
-                        bytes,
-                        good,
-                        problem,
-                    },
-                );
-            }
-            Err(problem) => self.broken(key, problem),
+        let good = said.rules.filter(|_| fits);
+        let again = said.again.filter(|_| fits);
+        let entry = self.noted(key, written, problem, again);
+        if good.is_none() {
+            return false;
         }
+        (entry.good, entry.bytes, self.bytes) = (good, said.bytes, bytes);
+        self.is_full && said.bytes < had
     }
 
     /// An entry that is too long to be fetched.
-    pub(super) fn skipped(&mut self, key: &[u8]) {
+    pub(super) fn skipped(&mut self, key: &[u8], written: i64) {
         if let Some(key) = self.room_for(key) {
-            let problem = wrong(&key, TOO_LONG);
-            self.broken(key, problem);
+            let problem = Some(Arc::new(wrong(&key, TOO_LONG)));
+            self.noted(key, written, problem, None);
         }
     }
 
-    /// Whether further entries would all be left out.
-    pub(super) fn has_all_it_may(&self) -> bool {
-        self.is_full && self.entries.len() >= MAX_ENTRIES
+    fn noted(
+        &mut self,
+        key: String,
+        written: i64,
+        problem: Option<Arc<RuleSourceError>>,
+        again: Option<Arc<str>>,
+    ) -> &mut Entry {
+        let entry = self.entries.entry(key).or_default();
+        self.held -= held(entry);
+        // What is not held is read when it is written, or loaded.
+        entry.again = again.filter(|text| self.held + text.len() <= MAX_BYTES);
+        self.held += held(entry);
+        (entry.written, entry.problem) = (written, problem);
+        entry
+    }
+
+    /// Whether something was left out for want of room.
+    pub(super) const fn is_full(&self) -> bool {
+        self.is_full
     }
 
     /// An entry was deleted. Whether there may be room now for what was left out: everything has to be
     /// loaded anew then.
     pub(super) fn deleted(&mut self, key: &[u8]) -> bool {
-        let gone = self.entries.remove(&*String::from_utf8_lossy(key));
-        self.bytes -= gone.as_ref().map_or(0, |entry| entry.bytes);
-        gone.is_some() && self.is_full
+        let Ok(name) = name_of(key) else {
+            return self.left_out.is_some();
+        };
+        let gone = self.entries.remove(name);
+        if let Some(entry) = &gone {
+            self.bytes -= entry.bytes;
+            self.held -= held(entry);
+        }
+        // What was left out has no entry: it may be this one.
+        (gone.is_some() && self.is_full) || (gone.is_none() && self.left_out.is_some())
     }
 
-    /// This was made from all that etcd has; what makes no sense there keeps its last good rules of
-    /// `before`. With these it may have twice [`MAX_BYTES`], and takes nothing more until it has less.
-    pub(super) fn keeps(&mut self, mut before: Self) {
-        for (key, entry) in &mut self.entries {
-            let had = before.entries.get_mut(key);
-            if entry.problem.is_some()
-                && let Some(had) = had
-            {
-                entry.good = std::mem::take(&mut had.good);
+    /// All that etcd has: of the entries that were there before, and of newcomers. What makes no sense
+    /// keeps its last good rules of `before`; with these it may have twice [`MAX_BYTES`], and takes
+    /// nothing more until it has less.
+    pub(super) fn after(mut before: Self, there: Self, newcomers: Self) -> Self {
+        let mut all = there;
+        for (key, entry) in &mut all.entries {
+            if let (None, Some(had)) = (&entry.good, before.entries.get_mut(key)) {
+                entry.good = had.good.take();
                 entry.bytes = had.bytes;
-                self.bytes += had.bytes;
+                all.bytes += had.bytes;
             }
         }
+        all.is_full |= newcomers.is_full;
+        all.left_out = all.left_out.or(newcomers.left_out);
+        for (key, mut entry) in newcomers.entries {
+            if all.room_for(key.as_bytes()).is_none() {
+                continue;
+            }
+            if all.bytes + entry.bytes > MAX_BYTES {
+                all.is_full = true;
+                entry = Entry {
+                    written: entry.written,
+                    problem: Some(Arc::new(wrong(&key, TOO_MANY))),
+                    ..Entry::default()
+                };
+            }
+            all.bytes += entry.bytes;
+            all.held += held(&entry);
+            all.entries.insert(key, entry);
+        }
+        all
+    }
+
+    /// The keys of all entries.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &String> {
+        self.entries.keys()
+    }
+
+    /// The entry that was written last, and when.
+    pub(super) fn newest(&self) -> Option<(String, i64)> {
+        let newest = self.entries.iter().max_by_key(|(_, entry)| entry.written);
+        newest.map(|(key, entry)| (key.clone(), entry.written))
+    }
+
+    /// What could never be read, or was left out: nobody knows what it would forbid.
+    pub(super) fn unknown(&self) -> Option<Arc<RuleSourceError>> {
+        let unread = self.entries.values().filter(|entry| entry.good.is_none());
+        let mut of_entry = unread.filter_map(|entry| entry.problem.clone());
+        of_entry.next().or_else(|| self.left_out.clone())
+    }
+
+    /// The texts that are to be read again.
+    pub(super) fn texts_to_read_again(&self) -> Vec<(String, Arc<str>)> {
+        let texts = self.entries.iter();
+        let again = texts.filter_map(|(key, entry)| Some((key.clone(), entry.again.clone()?)));
+        again.collect()
+    }
+
+    /// What a text says that was read again. Whether that is something else.
+    pub(super) fn read_again(&mut self, key: &str, text: &Arc<str>, said: Said) -> bool {
+        let Some(entry) = self.entries.get_mut(key) else {
+            return false;
+        };
+        // It may have been written meanwhile.
+        if !entry
+            .again
+            .as_ref()
+            .is_some_and(|now| Arc::ptr_eq(now, text))
+        {
+            return false;
+        }
+        let is_other = match &said.rules {
+            Some(_) => said.rules != entry.good || said.again.is_none(),
+            None => said.again.is_none(),
+        };
+        let written = entry.written;
+        self.written(key.as_bytes(), written, said);
+        is_other
     }
 
     /// The key, if it is known or there is room for another.
     fn room_for(&mut self, key: &[u8]) -> Option<String> {
-        let name = String::from_utf8_lossy(&key[..key.len().min(MAX_KEY)]).into_owned();
-        if key.len() > MAX_KEY {
-            self.left_out = Some(Arc::new(wrong(&name, "its key is longer than 1 KiB")));
-            return None;
-        }
-        if !self.entries.contains_key(&name) && self.entries.len() >= MAX_ENTRIES {
-            self.left_out = Some(Arc::new(wrong(&name, TOO_MANY)));
+        let name = match name_of(key) {
+            Ok(name) => name,
+            Err(problem) => {
+                let begin = String::from_utf8_lossy(&key[..key.len().min(MAX_KEY)]);
+                self.left_out = Some(Arc::new(wrong(&begin, problem)));
+                return None;
+            }
+        };
+        if !self.entries.contains_key(name) && self.entries.len() >= MAX_ENTRIES {
+            self.left_out = Some(Arc::new(wrong(name, TOO_MANY)));
             self.is_full = true;
             return None;
         }
-        Some(name)
-    }
-
-    fn broken(&mut self, key: String, problem: RuleSourceError) {
-        self.entries.entry(key).or_default().problem = Some(Arc::new(problem));
+        Some(name.to_owned())
     }
 
     /// All rules, those of later keys newer, numbered anew.
     pub(super) fn snapshot(&self) -> RuleSnapshot {
         let mut all = RuleSnapshot::default();
-        for entry in self.entries.values() {
-            all.rules.extend(entry.good.rules.iter().cloned());
-            all.inbound.extend(entry.good.inbound.iter().cloned());
-            all.filters.extend(entry.good.filters.iter().cloned());
+        for good in self
+            .entries
+            .values()
+            .filter_map(|entry| entry.good.as_ref())
+        {
+            all.rules.extend(good.rules.iter().cloned());
+            all.inbound.extend(good.inbound.iter().cloned());
+            all.filters.extend(good.filters.iter().cloned());
         }
         let number = |at: usize| RuleId::of_file(FIRST | u32::try_from(at + 1).unwrap_or(u32::MAX));
         for (at, rule) in all.rules.iter_mut().enumerate() {
@@ -157,11 +251,19 @@ impl Table {
         all
     }
 
-    /// What is wrong with the first entry that is wrong.
+    /// What is wrong: with the first entry that is wrong; that something was left out; or that a user is
+    /// not on this host, which may well be so for long, and hides nothing worse.
     pub(super) fn problem(&self) -> Option<Arc<RuleSourceError>> {
-        let entries = self.entries.values();
-        let mut of_entry = entries.filter_map(|entry| entry.problem.clone());
-        of_entry.next().or_else(|| self.left_out.clone())
+        let first = |is_of_users| {
+            let of = move |entry: &&Entry| {
+                (entry.again.is_some() && entry.good.is_some()) == is_of_users
+            };
+            let mut entries = self.entries.values().filter(of);
+            entries.find_map(|entry| entry.problem.clone())
+        };
+        first(false)
+            .or_else(|| self.left_out.clone())
+            .or_else(|| first(true))
     }
 
     /// Which entry a rule is of: its key, and its place among that entry's rules, from 1.
@@ -169,7 +271,8 @@ impl Table {
         let place = rule.place_in_file()?.checked_sub(FIRST)?;
         let mut before = 0;
         for (key, entry) in &self.entries {
-            let rules = u32::try_from(entry.good.rules.len()).ok()?;
+            let good = entry.good.as_ref().map_or(0, |good| good.rules.len());
+            let rules = u32::try_from(good).ok()?;
             if place > before && place - before <= rules {
                 return Some((key, place - before));
             }
@@ -179,11 +282,23 @@ impl Table {
     }
 }
 
-const TOO_LONG: &str = "longer than 1 MiB";
+fn held(entry: &Entry) -> usize {
+    entry.again.as_ref().map_or(0, |text| text.len())
+}
+
+pub(super) const TOO_LONG: &str = "longer than 1 MiB";
 
 const TOO_MANY: &str = "there are too many rules";
 
-fn wrong(key: &str, problem: &str) -> RuleSourceError {
+/// The key as a text, or why it is none of ours.
+pub(super) fn name_of(key: &[u8]) -> Result<&str, &'static str> {
+    if key.len() > MAX_KEY {
+        return Err("its key is longer than 1 KiB");
+    }
+    std::str::from_utf8(key).map_err(|_| "its key is not UTF-8")
+}
+
+pub(super) fn wrong(key: &str, problem: &str) -> RuleSourceError {
     RuleSourceError::Invalid {
         place: key.to_owned(),
         entry: "the entry".to_owned(),
@@ -192,107 +307,4 @@ fn wrong(key: &str, problem: &str) -> RuleSourceError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn rule(uid: u32) -> String {
-        format!("[[rule]]\nuid = {uid}\nto = \"uk\"\n")
-    }
-
-    fn write(table: &mut Table, key: &str, text: &str) {
-        table.written(key.as_bytes(), text.as_bytes());
-    }
-
-    fn matches(table: &Table) -> Vec<String> {
-        let rules = table.snapshot().rules;
-        rules.iter().map(|rule| rule.matches.to_string()).collect()
-    }
-
-    #[test]
-    fn rules_of_all_entries_are_in_force_in_the_order_of_keys() {
-        let mut table = Table::default();
-        write(&mut table, "r/b", &rule(2));
-        write(&mut table, "r/a", &format!("{}{}", rule(0), rule(1)));
-        let there = table.snapshot();
-        assert_eq!(matches(&table).len(), 3);
-        assert!(there.rules.is_sorted_by(|a, b| a.id < b.id));
-        let origins: Vec<_> = there.rules.iter().map(|r| table.origin(r.id)).collect();
-        assert_eq!(
-            origins,
-            [Some(("r/a", 1)), Some(("r/a", 2)), Some(("r/b", 1))]
-        );
-        assert!(RuleId::of_file(9999) < there.rules[0].id && there.rules[2].id < RuleId(1));
-        assert_eq!(table.origin(RuleId(1)), None);
-        table.deleted(b"r/a");
-        assert_eq!(matches(&table).len(), 1);
-        table.deleted(b"r/b");
-        table.deleted(b"r/b");
-        assert_eq!((matches(&table).len(), table.bytes), (0, 0));
-    }
-
-    #[test]
-    fn an_entry_that_makes_no_sense_keeps_its_last_good_rules_and_is_told() {
-        let mut table = Table::default();
-        write(&mut table, "r/a", &rule(1));
-        write(&mut table, "r/b", &rule(2));
-        let before = matches(&table);
-        for broken in ["[[rule]]\nuid = 1\n", "what", &rule(3).repeat(40_000)] {
-            write(&mut table, "r/a", broken);
-            assert_eq!(matches(&table), before);
-            let said = table.problem().unwrap().to_string();
-            assert!(said.contains("r/a"), "{said}");
-        }
-        table.written(b"r/a", b"\xff");
-        assert!(table.problem().is_some());
-        // Others go on meanwhile; the same whole.
-        write(&mut table, "r/b", &rule(5));
-        assert_ne!(matches(&table), before);
-        let mut all = Table::default();
-        write(&mut all, "r/a", "what");
-        write(&mut all, "r/b", &rule(2));
-        all.keeps(table);
-        let mut table = all;
-        assert_eq!(matches(&table), before);
-        assert_eq!(table.bytes, rule(1).len() + rule(2).len());
-        assert!(table.problem().is_some());
-        write(&mut table, "r/a", &rule(1));
-        assert!(table.problem().is_none());
-    }
-
-    #[test]
-    fn there_is_a_bound_and_it_is_told() {
-        let mut table = Table::default();
-        for key in 0..MAX_ENTRIES + 10 {
-            write(&mut table, &format!("r/{key:05}"), "");
-        }
-        assert_eq!(table.entries.len(), MAX_ENTRIES);
-        assert!(table.problem().is_some());
-        let mut table = Table::default();
-        let long = format!("#{}", "x".repeat(MAX_ENTRY - 1));
-        for key in 0..17 {
-            write(&mut table, &format!("r/{key}"), &long);
-        }
-        assert_eq!(table.bytes, MAX_BYTES);
-        assert!(table.problem().is_some());
-        // Whoever follows loads everything anew when there is room again, and not before.
-        assert!(!table.deleted(b"r/none") && table.deleted(b"r/3"));
-        let mut table = Table::default();
-        write(&mut table, "r/a", &rule(1));
-        assert!(!table.deleted(b"r/a"));
-    }
-
-    #[test]
-    fn what_is_too_long_is_told_and_not_kept() {
-        let mut table = Table::default();
-        write(&mut table, "r/a", &rule(1));
-        table.skipped(b"r/a");
-        assert_eq!(matches(&table).len(), 1);
-        let said = table.problem().unwrap().to_string();
-        assert!(said.contains("r/a") && said.contains("1 MiB"), "{said}");
-        let mut table = Table::default();
-        write(&mut table, &"k".repeat(MAX_KEY + 1), &rule(1));
-        assert_eq!(table.entries.len(), 0);
-        let said = table.problem().unwrap().to_string();
-        assert!(said.contains("key") && said.len() < 2 * MAX_KEY, "{said}");
-    }
-}
+mod tests;

@@ -72,7 +72,7 @@ fn owner(table: &Table<'_>) -> Result<Option<OwnerMatch>, TomlError> {
     }
     let owner = match key {
         "uid" => table.number("uid")?.map(OwnerMatch::Uid),
-        "user" => table.with("user", uid_of)?.map(OwnerMatch::Uid),
+        "user" => table.user("user")?.map(OwnerMatch::Uid),
         "exe" => table.with("exe", executable)?.map(OwnerMatch::Executable),
         "cgroup" => table.with("cgroup", parse_cgroup)?.map(OwnerMatch::Cgroup),
         _ => table.with("package", name)?.map(OwnerMatch::Package),
@@ -168,12 +168,11 @@ fn name(text: &str) -> Result<String, &'static str> {
     }
 }
 
-fn uid_of(user: &str) -> Result<u32, String> {
-    match nix::unistd::User::from_name(user) {
-        Ok(Some(user)) => Ok(user.uid.as_raw()),
-        Ok(None) => Err(format!("there is no user {user:?}")),
-        Err(error) => Err(format!("{user:?} cannot be looked up: {error}")),
-    }
+/// A user of this host; `None` if there is none of this name. May take as long as the system's name service.
+pub(in crate::source) fn uid_of(user: &str) -> Result<Option<u32>, String> {
+    let found = nix::unistd::User::from_name(user);
+    let found = found.map_err(|error| format!("{user:?} cannot be looked up: {error}"))?;
+    Ok(found.map(|user| user.uid.as_raw()))
 }
 
 /// The kernel reports executables by their real path. One that is not there may come.

@@ -26,6 +26,8 @@ use vpn_core::rule::RuleSourceError;
 use vpn_core::{RuleSnapshot, RuleSource};
 
 use super::changes::Changes;
+#[cfg(feature = "etcd")]
+pub(super) use entry::uid_of;
 pub use error::TomlError;
 use parse::Others;
 use watch::Watch;
@@ -143,6 +145,16 @@ impl TomlRules {
             return Err(TomlError::TooLarge { path: path.into() });
         }
         parse::parse(path, text, Others::Unknown)
+    }
+
+    /// The same, with users as somebody else knows them.
+    #[cfg(feature = "etcd")]
+    pub(super) fn parse_with(
+        path: &Path,
+        text: &str,
+        users: parse::Users<'_>,
+    ) -> Result<RuleSnapshot, TomlError> {
+        parse::parse_with(path, text, Others::Unknown, users)
     }
 
     /// The file.

@@ -21,9 +21,24 @@ pub(super) enum Others {
 
 const TABLES: [&str; 3] = ["rule", "inbound", "filter"];
 
+/// Who a user is, by name; or what is wrong with it.
+pub(super) type Users<'a> = &'a dyn Fn(&str) -> Result<u32, String>;
+
 /// All rules of a file's text.
 pub(super) fn parse(path: &Path, text: &str, others: Others) -> Result<RuleSnapshot, TomlError> {
-    let file = File { path, text };
+    let known =
+        |user: &str| entry::uid_of(user)?.ok_or_else(|| format!("there is no user {user:?}"));
+    parse_with(path, text, others, &known)
+}
+
+/// The same, with users as somebody else knows them.
+pub(super) fn parse_with(
+    path: &Path,
+    text: &str,
+    others: Others,
+    users: Users<'_>,
+) -> Result<RuleSnapshot, TomlError> {
+    let file = File { path, text, users };
     let document = DeTable::parse(text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start);
         file.syntax(at, error.message().replace('\n', " "))
@@ -55,6 +70,7 @@ fn list(names: &[&str]) -> String {
 struct File<'a> {
     path: &'a Path,
     text: &'a str,
+    users: Users<'a>,
 }
 
 impl<'a> File<'a> {
@@ -151,6 +167,11 @@ impl<'a> Table<'a> {
         let text = self.text(key)?;
         text.map(|text| read(text).map_err(|error| self.wrong(key, error.to_string())))
             .transpose()
+    }
+
+    /// A user's number, if the key is there.
+    pub(super) fn user(&self, key: &str) -> Result<Option<u32>, TomlError> {
+        self.with(key, self.file.users)
     }
 
     /// A value of a text that says itself how it is read.

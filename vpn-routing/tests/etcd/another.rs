@@ -1,0 +1,107 @@
+//! Another etcd than before: empty, restored, or made anew.
+
+use super::*;
+use vpn_lab_etcd::Wire;
+
+/// Whoever lost all rules did not mean it.
+#[tokio::test]
+async fn an_etcd_that_came_back_empty_takes_no_rules_away() {
+    let Some(mut server) = Server::start() else {
+        return;
+    };
+    let mut client = connect(&server).await;
+    for uid in 1..5 {
+        client.put("vpn/rules/a", text(&[uid]), None).await.unwrap();
+    }
+    let rules = rules(&server, "vpn/rules/");
+    become_uids(&rules, &[4]).await;
+    server.kill();
+    server.wipe();
+    server.run();
+    let told = async {
+        while !format!("{:?}", rules.trouble()).contains("those of before stay") {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(LONG, told).await.unwrap();
+    assert_eq!(uids(&rules).await, [4]);
+    client = connect(&server).await;
+    client.put("vpn/rules/a", text(&[9]), None).await.unwrap();
+    become_uids(&rules, &[9]).await;
+    client.delete("vpn/rules/a", None).await.unwrap();
+    become_uids(&rules, &[]).await;
+}
+
+#[tokio::test]
+async fn another_etcd_is_loaded_also_if_that_fails_at_first() {
+    let (Some(one), Some(other)) = (Server::start(), Server::start()) else {
+        return;
+    };
+    let (mut first, mut second) = (connect(&one).await, connect(&other).await);
+    let mut wire = Wire::to(&one);
+    let config = EtcdRulesConfig::new([wire.endpoint()], "vpn/rules/");
+    let rules = EtcdRules::start(config).unwrap();
+    first.put("vpn/rules/a", text(&[1]), None).await.unwrap();
+    // The first one's revision is beyond all rules of the other, and below the other's.
+    for _ in 0..50 {
+        first.put("elsewhere", "", None).await.unwrap();
+    }
+    become_uids(&rules, &[1]).await;
+    first.put("vpn/rules/a", text(&[2]), None).await.unwrap();
+    become_uids(&rules, &[2]).await;
+    let long = format!("#{}\n", "x".repeat(8192));
+    second
+        .put("vpn/rules/b", long + &text(&[3]), None)
+        .await
+        .unwrap();
+    for _ in 0..100 {
+        second.put("elsewhere", "", None).await.unwrap();
+    }
+    // It is asked how it stands, and breaks off while everything is loaded.
+    wire.cut();
+    wire.lead_to(&other, 4096);
+    wire.mend();
+    let tried = timeout(LONG, async {
+        while wire.carried() < 4 {
+            sleep(Duration::from_millis(50)).await;
+        }
+    });
+    tried.await.unwrap();
+    assert_eq!(uids(&rules).await, [2]);
+    wire.cut();
+    wire.lead_to(&other, u64::MAX);
+    wire.mend();
+    become_uids(&rules, &[3]).await;
+}
+
+/// It has the same id, and no revision goes back.
+#[tokio::test]
+async fn an_etcd_that_was_made_anew_and_has_overtaken_us_is_another_one() {
+    let Some(mut server) = Server::start() else {
+        return;
+    };
+    let mut client = connect(&server).await;
+    client.put("vpn/rules/a", text(&[1]), None).await.unwrap();
+    client.put("vpn/rules/b", text(&[2]), None).await.unwrap();
+    let before = client.get("x", None).await.unwrap();
+    let mut wire = Wire::to(&server);
+    let config = EtcdRulesConfig::new([wire.endpoint()], "vpn/rules/");
+    let rules = EtcdRules::start(config).unwrap();
+    become_uids(&rules, &[1, 2]).await;
+    wire.cut();
+    server.kill();
+    server.wipe();
+    server.run();
+    client = connect(&server).await;
+    // All that is new happens before the revision that was reached.
+    client.put("vpn/rules/b", text(&[3]), None).await.unwrap();
+    for _ in 0..100 {
+        client.put("elsewhere", "", None).await.unwrap();
+    }
+    let now = client.get("x", None).await.unwrap();
+    let (before, now) = (before.header().unwrap(), now.header().unwrap());
+    assert_eq!(before.cluster_id(), now.cluster_id());
+    assert!(before.revision() < now.revision());
+    wire.mend();
+    become_uids(&rules, &[3]).await;
+}
