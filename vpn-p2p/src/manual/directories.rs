@@ -37,7 +37,8 @@
 //! * **It is small**: 4,096 bytes, 8 addresses.
 //!
 //! A clock that was wrong for a while does no lasting harm: what expired by a clock that was ahead comes
-//! back, what was entered by it is not believed and shuts nobody out.
+//! back, what was entered by it is not believed and shuts nobody out. With etcd, what was refused by it is looked
+//! at again within five seconds.
 //!
 //! ```
 //! use vpn_p2p::directory::{Book, CacheConfig, CheckedDirectory, Draft, StaticDirectory, Terms, UnixClock};
@@ -96,7 +97,7 @@
 //!   as it takes; when etcd is back every lease has its whole time again.
 //! * **One node is cut off** for longer than its lease, and others are not: its address may be given away. Then
 //!   it gets another, and `addresses()` tells; a node begins again with that one.
-//! * **etcd lost everything**, or is another one: each node writes what it has again; of two that want one
+//! * **etcd lost everything**, or is another one, also if it was made anew with the same options: each node writes what it has again; of two that want one
 //!   address the first has it.
 //!
 //! Shorter leases free addresses sooner, and cost a request per node and third of a lease. Under 60 s, a

@@ -1,6 +1,8 @@
 //! etcd is away, or one node's way to it is cut: what goes on, and how all is as it should be afterwards.
 
 use super::*;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use vpn_lab_etcd::Wire;
 
 #[tokio::test]
@@ -84,6 +86,85 @@ async fn an_etcd_that_lost_everything_is_filled_again() {
         knows(&asked, &said).await
     })
     .await;
+}
+
+/// It has the same id, and no revision goes back: of what happened before that no watch tells.
+#[tokio::test]
+async fn an_etcd_that_was_made_anew_and_has_overtaken_us_is_loaded() {
+    let Some(mut server) = Server::start() else {
+        return;
+    };
+    let pools = [pool("10.7.0.0/31")];
+    let one = directory(server.endpoint(), 1);
+    let address = one.lease(&pools, &[]).await.unwrap();
+    let gone = record(1, 1, address.clone());
+    one.publish(gone.clone()).await.unwrap();
+    let mut wire = Wire::to(&server);
+    let follower = directory(wire.endpoint(), 9);
+    follower.followed().await;
+    sees(&follower, &gone, 10).await;
+    let reached = follower.status().revision.unwrap();
+    wire.cut();
+    drop(one);
+    server.kill();
+    server.wipe();
+    server.run();
+    // The address is another's now, before the revision that was reached.
+    let two = directory(server.endpoint(), 2);
+    assert_eq!(two.lease(&pools, &address).await.unwrap(), address);
+    let said = record(2, 1, address.clone());
+    two.publish(said.clone()).await.unwrap();
+    let mut client = etcd_client::Client::connect([server.endpoint()], None)
+        .await
+        .unwrap();
+    let mut now = 0;
+    while now <= reached + 10 {
+        let put = client.put("elsewhere", "", None).await.unwrap();
+        now = put.header().unwrap().revision();
+    }
+    wire.mend();
+    becomes("what happened before is missed", 60, async || {
+        let found = follower.resolve_address(address[0]).await;
+        found.is_ok_and(|found| found == std::slice::from_ref(&said))
+    })
+    .await;
+    assert_eq!(follower.status().records, 1);
+}
+
+/// As on a router whose clock begins in 1970, and one whose clock is ahead for a while.
+#[tokio::test]
+async fn who_had_a_wrong_clock_knows_everybody_soon_after_it_is_right() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let one = directory(server.endpoint(), 1);
+    let address: IpAddr = [10, 7, 0, 1].into();
+    let said = record(1, 1, vec![address]);
+    one.publish(said.clone()).await.unwrap();
+    let wrong = Arc::new(AtomicU64::new(1));
+    let clock = {
+        let (right, wrong) = (UnixClock::default(), Arc::clone(&wrong));
+        UnixClock::new(move || match wrong.load(SeqCst) {
+            0 => right.now(),
+            wrong => wrong,
+        })
+    };
+    let (config, peer) = (config(server.endpoint()), identity(9).id());
+    let follower = EtcdDirectory::start(config, peer, Book::new(TERMS), clock).unwrap();
+    follower.followed().await;
+    let is_known = async || {
+        let found = follower.resolve_address(address).await;
+        found.is_ok_and(|found| found == std::slice::from_ref(&said))
+    };
+    assert!(!is_known().await);
+    // Longer than records live.
+    for next in [0, UnixClock::default().now() + 100_000, 0] {
+        wrong.store(next, SeqCst);
+        becomes("the clock does not count", 60, async || {
+            is_known().await == (next == 0)
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

@@ -80,6 +80,8 @@ async fn what_others_wrote_below_the_prefix_keeps_nobody_from_loading() {
     };
     rubbish(&server, "vpn/address/10.7.0.1", 9 << 20).await;
     rubbish(&server, &format!("vpn/record/{}", hex(99)), 9 << 20).await;
+    // Not asked for at all.
+    rubbish(&server, "vpn/rules/1", 9 << 20).await;
     let mut all = Vec::new();
     for node in 0..20 {
         let record = record(node, 1, Vec::new());

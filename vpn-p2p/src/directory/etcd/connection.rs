@@ -74,13 +74,22 @@ const OUT_OF_RANGE: i32 = 11;
 
 /// Whether an answer was refused here for its length: asked again, it would be as long.
 pub(super) fn is_too_long(error: &EtcdError) -> bool {
+    out_of_range(error).is_some_and(|message| !message.starts_with("etcdserver"))
+}
+
+/// Whether etcd does not have a revision any more, or not yet.
+pub(super) fn is_out_of_range(error: &EtcdError) -> bool {
+    out_of_range(error).is_some_and(|message| message.starts_with("etcdserver"))
+}
+
+fn out_of_range(error: &EtcdError) -> Option<&str> {
     let EtcdError::Unavailable { cause, .. } = error else {
-        return false;
+        return None;
     };
     match cause.downcast_ref::<etcd_client::Error>() {
-        Some(etcd_client::Error::GRpcStatus(status)) => {
-            status.code() as i32 == OUT_OF_RANGE && !status.message().starts_with("etcdserver")
+        Some(etcd_client::Error::GRpcStatus(status)) if status.code() as i32 == OUT_OF_RANGE => {
+            Some(status.message())
         }
-        _ => false,
+        _ => None,
     }
 }

@@ -38,6 +38,10 @@ impl Keys {
         format!("{}record/{}", self.0, hex(peer))
     }
 
+    pub(super) fn records(&self) -> String {
+        format!("{}record/", self.0)
+    }
+
     pub(super) fn addresses(&self) -> String {
         format!("{}address/", self.0)
     }

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use vpn_core::{PeerId, PeerRecord};
 
 use super::keys::{Key, Keys, unhex};
+use super::past::Witness;
 use crate::directory::book::Book;
 use crate::directory::records::{MAX_ADDRESSES, RecordError, decode};
 
@@ -23,6 +24,8 @@ pub(super) struct Mirror {
     max_holders: usize,
     /// Up to which revision of etcd this is; `None` before it was loaded.
     revision: Option<i64>,
+    /// By what etcd is known again.
+    witness: Option<Witness>,
     refused: u64,
 }
 
@@ -32,6 +35,7 @@ pub(super) struct Mirror {
 pub(super) struct Loading {
     present: HashSet<PeerId>,
     holders: HashMap<IpAddr, PeerId>,
+    witness: Option<Witness>,
 }
 
 impl Mirror {
@@ -43,6 +47,7 @@ impl Mirror {
             present: HashSet::new(),
             holders: HashMap::new(),
             revision: None,
+            witness: None,
             refused: 0,
         }
     }
@@ -54,6 +59,22 @@ impl Mirror {
     /// Everything up to this revision was applied.
     pub(super) fn reached(&mut self, revision: i64) {
         self.revision = self.revision.max(Some(revision));
+    }
+
+    /// An event was applied: a key of ours was written at this revision, or deleted.
+    pub(super) fn applied(&mut self, key: &[u8], revision: i64, is_written: bool) {
+        match is_written {
+            true if self.keys.read(key).is_some() => {
+                Witness::wrote(&mut self.witness, key, revision);
+            }
+            true => {}
+            false => Witness::deleted(&mut self.witness, key),
+        }
+    }
+
+    /// By what etcd is known again; `None` if there is nothing.
+    pub(super) fn witness(&self) -> Option<Witness> {
+        self.witness.clone()
     }
 
     /// It has to be loaded anew; until then it says what it said.
@@ -68,9 +89,12 @@ impl Mirror {
         loading: &mut Loading,
         key: &[u8],
         value: &[u8],
+        written: i64,
         unix: u64,
     ) -> Option<PeerId> {
-        match self.keys.read(key)? {
+        let read = self.keys.read(key)?;
+        Witness::wrote(&mut loading.witness, key, written);
+        match read {
             Key::Address(address) => {
                 let holder = std::str::from_utf8(value).ok().and_then(unhex);
                 match holder.filter(|_| loading.holders.len() < self.max_holders) {
@@ -97,6 +121,7 @@ impl Mirror {
     pub(super) fn loaded(&mut self, all: Loading, revision: i64) -> Vec<PeerId> {
         let before = std::mem::replace(&mut self.present, all.present);
         self.holders = all.holders;
+        self.witness = all.witness;
         self.revision = Some(revision);
         self.present.difference(&before).copied().collect()
     }
@@ -279,7 +304,7 @@ mod tests {
         let mut loading = Loading::default();
         let mut page = |mirror: &mut Mirror, record: &PeerRecord| {
             let key = keys().record(record.peer);
-            mirror.page(&mut loading, key.as_bytes(), &encode(record), NOW)
+            mirror.page(&mut loading, key.as_bytes(), &encode(record), 1, NOW)
         };
         assert_eq!(page(&mut mirror, &all[1]), None, "no news");
         assert_eq!(page(&mut mirror, &all[2]), None, "when all is there");
@@ -305,13 +330,13 @@ mod tests {
         let mut loading = Loading::default();
         for host in 8..20 {
             let (key, holder) = (of(host), hex(two.peer));
-            mirror.page(&mut loading, key.as_bytes(), holder.as_bytes(), NOW);
+            mirror.page(&mut loading, key.as_bytes(), holder.as_bytes(), 1, NOW);
         }
         let address = [10, 0, 0, 9].into();
         assert_eq!(mirror.claimants(address, NOW), [one]);
         for record in [&record(1, 2, 9), &two] {
             let key = keys().record(record.peer);
-            mirror.page(&mut loading, key.as_bytes(), &encode(record), NOW);
+            mirror.page(&mut loading, key.as_bytes(), &encode(record), 1, NOW);
         }
         mirror.loaded(loading, 7);
         assert_eq!(mirror.claimants(address, NOW), [two]);

@@ -50,6 +50,8 @@ mod keys;
 mod lease;
 mod load;
 mod mirror;
+mod past;
+mod wall;
 mod watch;
 
 use std::net::IpAddr;

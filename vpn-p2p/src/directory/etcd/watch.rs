@@ -13,6 +13,7 @@ use super::Shared;
 use super::connection::is_too_long;
 use super::error::EtcdError;
 use super::load::load;
+use super::wall::Wall;
 
 /// Longest message, in bytes: what changed while etcd was not followed may come in one. If it is longer,
 /// everything is loaded anew, page by page.
@@ -27,12 +28,16 @@ const LONGEST: Duration = Duration::from_secs(5);
 /// How often what expired is taken out.
 const EXPIRE: Duration = Duration::from_secs(60);
 
+/// How often it is seen whether the clock was set: so long after it is right again, everybody is known.
+const LOOK: Duration = Duration::from_secs(5);
+
 /// Follows etcd until the task is aborted.
 pub(super) async fn follow(shared: Arc<Shared>) {
     let mut pause = PAUSE;
+    let mut wall = Wall::new(shared.clock.now(), Instant::now());
     loop {
         let began = Instant::now();
-        let ended = follow_once(&shared).await;
+        let ended = follow_once(&shared, &mut wall).await;
         shared.following(Err(&ended));
         tracing::debug!(error = %ended, "etcd is not followed");
         pause = match began.elapsed() > LONGEST {
@@ -44,8 +49,8 @@ pub(super) async fn follow(shared: Arc<Shared>) {
 }
 
 /// Until something fails.
-async fn follow_once(shared: &Shared) -> EtcdError {
-    match try_follow(shared).await {
+async fn follow_once(shared: &Shared, wall: &mut Wall) -> EtcdError {
+    match try_follow(shared, wall).await {
         Err(error) => {
             // It would come again.
             if is_too_long(&error) {
@@ -57,10 +62,13 @@ async fn follow_once(shared: &Shared) -> EtcdError {
     }
 }
 
-async fn try_follow(shared: &Shared) -> Result<(), EtcdError> {
+async fn try_follow(shared: &Shared, wall: &mut Wall) -> Result<(), EtcdError> {
     let connection = &shared.connection;
     let mut client = connection.client().await?;
     let prefix = shared.keys.prefix().to_owned();
+    if wall.was_set(shared.clock.now(), Instant::now()) {
+        shared.mirror().lost();
+    }
     let from = resume(shared, &mut client, &prefix).await?;
     let mut watcher = client.watch_client().max_decoding_message_size(MAX_MESSAGE);
     let options = WatchOptions::new()
@@ -70,7 +78,7 @@ async fn try_follow(shared: &Shared) -> Result<(), EtcdError> {
     let mut stream = connection
         .within(watcher.watch(prefix, Some(options)))
         .await?;
-    let mut expire = Instant::now() + EXPIRE;
+    let (mut look, mut expire) = (Instant::now() + LOOK, Instant::now() + EXPIRE);
     let mut created = false;
     loop {
         // That the watch is there is told at once; its events come when they come.
@@ -78,9 +86,18 @@ async fn try_follow(shared: &Shared) -> Result<(), EtcdError> {
             false => connection.within(stream.message()).await?,
             true => tokio::select! {
                 message = stream.message() => message.map_err(|cause| shared.unavailable(cause))?,
-                () = tokio::time::sleep_until(expire) => {
-                    shared.mirror().expire(shared.clock.now());
-                    expire = Instant::now() + EXPIRE;
+                () = tokio::time::sleep_until(look) => {
+                    let now = Instant::now();
+                    look = now + LOOK;
+                    if wall.was_set(shared.clock.now(), now) {
+                        // What was refused by the old clock may be right by the new one.
+                        shared.mirror().lost();
+                        return Err(shared.ended("the clock was set"));
+                    }
+                    if now >= expire {
+                        shared.mirror().expire(shared.clock.now());
+                        expire = now + EXPIRE;
+                    }
                     continue;
                 }
             },
@@ -125,12 +142,21 @@ async fn resume(shared: &Shared, client: &mut Client, prefix: &str) -> Result<i6
         // For good: if loading fails now, the next attempt must not take the other's revision for ours.
         shared.mirror().lost();
     }
-    let reached = shared.mirror().revision();
-    match reached {
-        // A watch from the future would be silent until then: it was restored from a copy.
-        Some(reached) if reached <= revision => Ok(reached),
-        _ => load(shared, client, prefix).await,
+    let (reached, witness) = {
+        let mirror = shared.mirror();
+        (mirror.revision(), mirror.witness())
+    };
+    // A watch from the future would be silent until then: it was restored from a copy. Where there is
+    // nothing that it could be known by, there is little to load.
+    let known = reached.filter(|reached| *reached <= revision).zip(witness);
+    if let Some((reached, witness)) = known
+        && witness.is_there(shared, client, reached).await?
+    {
+        return Ok(reached);
     }
+    // Also if loading fails.
+    shared.mirror().lost();
+    load(shared, client).await
 }
 
 fn apply(shared: &Shared, events: &[Event]) {
@@ -138,6 +164,8 @@ fn apply(shared: &Shared, events: &[Event]) {
     let mut mirror = shared.mirror();
     for event in events {
         let Some(entry) = event.kv() else { continue };
+        let is_written = event.event_type() == EventType::Put;
+        mirror.applied(entry.key(), entry.mod_revision(), is_written);
         match event.event_type() {
             EventType::Put => {
                 news.extend(mirror.written(entry.key(), entry.value(), shared.clock.now()));
