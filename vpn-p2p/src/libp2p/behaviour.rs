@@ -12,6 +12,7 @@ use libp2p::{PeerId, StreamProtocol, connection_limits, dcutr, identify, kad, pi
 use super::config::{NodeConfig, RelayLimits};
 use super::gate::{Door, Gate};
 use super::held::Held;
+use super::substreams::Substreams;
 use crate::directory::kademlia::slot::MAX_VALUE;
 
 /// The protocol's name of the directory: a network of its own, not that of libp2p's public nodes.
@@ -53,7 +54,7 @@ pub(super) struct Behaviour {
     circuits: relay::client::Behaviour,
     relay: Toggle<relay::Behaviour>,
     punch: dcutr::Behaviour,
-    pub(super) streams: libp2p_stream::Behaviour,
+    pub(super) streams: Substreams,
 }
 
 impl Behaviour {
@@ -83,7 +84,7 @@ impl Behaviour {
             circuits,
             relay: relay.into(),
             punch: dcutr::Behaviour::new(own),
-            streams: libp2p_stream::Behaviour::new(),
+            streams: Substreams::default(),
         }
     }
 }

@@ -162,6 +162,9 @@ pub enum NodeError {
     /// libp2p does not take the key.
     #[error("libp2p does not take this key")]
     Key,
+    /// The system gives no random numbers.
+    #[error("the system gives no random numbers")]
+    Random,
     /// None of the addresses can be listened on.
     #[error("cannot listen on {address}: {problem}")]
     Listen {

@@ -23,6 +23,7 @@
 //! | [`node`] | the task that has all of libp2p's state |
 //! | `opener`, `wire`, [`transport`] | streams of packets, and the tunnel over them |
 //! | `screen` | which addresses are dialled: none inside the VPN itself |
+//! | `substreams` | over which connection a stream is opened; who takes those that come |
 //!
 //! # What holds
 //!
@@ -38,8 +39,7 @@
 //! * **Nobody waits for another.** Unknown addresses are asked about beside the packets, which wait,
 //!   bounded; each peer has streams and queues of its own ([`streams`](crate::streams)).
 //! * **Relays** carry what they cannot read, while a hole is punched; new streams then go the direct way.
-//!   The relayed connection ends half a second later, with what is under way on it: libp2p does not say
-//!   over which connection it opens a stream, so none can be emptied first. What is lost is counted,
+//!   The relayed connection ends half a second later, with what is under way on it. What is lost is counted,
 //!   `stream_lost`, and everything that waited goes on.
 
 mod addresses;
@@ -58,14 +58,15 @@ pub mod node;
 mod opener;
 mod order;
 mod screen;
+mod substreams;
 pub mod transport;
 mod wire;
 
 pub use admission::{Admission, Certificate, Refusal};
 pub use config::{NodeConfig, NodeError, RelayLimits};
 pub use libp2p::{Multiaddr, Stream, StreamProtocol, multiaddr};
-pub use libp2p_stream::{AlreadyRegistered, IncomingStreams};
 pub use membership::{Membership, NetworkId, NotBelieved};
 pub use node::{Node, NodeStatus, Own};
+pub use substreams::{AlreadyRegistered, IncomingStreams};
 pub use transport::{Libp2pTransport, Libp2pTunnel, TunnelError, TunnelStatus};
 pub use wire::PacketStream;

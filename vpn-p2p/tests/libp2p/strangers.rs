@@ -138,7 +138,7 @@ async fn what_a_newcomer_gives_before_it_is_known_is_kept_once_it_is() {
 
 /// Says it until it is answered: streams that come at the same time are dropped.
 async fn say_hello(mut streams: libp2p_stream::Control, to: libp2p::PeerId, record: &PeerRecord) {
-    const HELLO: StreamProtocol = StreamProtocol::new("/vpn/hello/2");
+    const HELLO: StreamProtocol = StreamProtocol::new("/vpn/hello/3");
     let hello = async {
         loop {
             let mut stream = streams.open_stream(to, HELLO).await.unwrap();

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, interval};
 
 use super::keep::Keep;
+use super::process::Process;
 use super::punch::Punching;
 use super::query::Queries;
 use super::relays::Relays;
@@ -53,6 +54,8 @@ pub(super) struct Connection {
     pub(super) remote: Multiaddr,
     pub(super) is_dialer: bool,
     pub(super) since: std::time::Instant,
+    /// Who is at its other end, once it was said.
+    pub(super) process: Option<Process>,
 }
 
 pub(super) struct Driver {
@@ -214,12 +217,12 @@ impl Driver {
                 peer,
                 endpoints,
                 until,
-                since,
+                at: (id, process),
             } => {
                 self.admit(peer, endpoints);
                 if let Some(name) = to_libp2p(peer) {
                     self.is_certified(name, until);
-                    self.leave_the_dead(name, since);
+                    self.leave_the_dead(name, id, process);
                 }
             }
             Command::Met(peer, endpoints) => {
@@ -233,7 +236,7 @@ impl Driver {
             Command::Tell => {
                 let connected: Vec<_> = self.swarm.connected_peers().copied().collect();
                 for name in connected {
-                    self.tell(name);
+                    self.tell(name, None);
                 }
             }
             Command::Disconnect(peer) => {

@@ -142,6 +142,7 @@ impl Driver {
             remote: endpoint.get_remote_address().clone(),
             is_dialer: endpoint.is_dialer(),
             since: std::time::Instant::now(),
+            process: None,
         };
         self.connections.insert(id, new);
         let link = LinkStatus {
@@ -165,18 +166,20 @@ impl Driver {
                 };
                 if connection.is_relayed && !self.leaving.iter().any(leaves) {
                     self.leaving.push((now + LEAVE_AFTER, *other));
+                    self.swarm.behaviour().streams.avoid(*other);
                 }
             }
         }
         if let Some(end) = self.punching.ends(id, is_relayed, now) {
             self.leaving.push((end, id));
+            self.swarm.behaviour().streams.avoid(id);
         }
         self.relays.connected(&name, now);
         self.dialled.remove(&name);
         self.tell_waiting(&name, &Ok(()));
         // On each: it may be the first one of a peer that was started again, while the connection it had
         // before is not known to be dead yet.
-        self.tell(name);
+        self.tell(name, Some(id));
         if !is_first {
             return;
         }

@@ -1,32 +1,34 @@
-//! Touches streams by which peers tell each other who they are: each says for how long it runs and its
+//! Touches streams by which peers tell each other who they are: each says which process it is and its
 //! signed record, and the other one answers with the same.
 //!
 //! A node says it on each connection, and whenever its record changes. A record proves membership where
-//! the network has a key, and says whose virtual addresses are the sender's. The time says which
+//! the network has a key, and says whose virtual addresses are the sender's. The process says which
 //! connections are those of a process that is gone: libp2p would go on using them until they time out.
 
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use futures_util::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
-use libp2p::{Stream, StreamProtocol};
-use libp2p_stream::IncomingStreams;
+use futures_util::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use libp2p::StreamProtocol;
+use libp2p::swarm::ConnectionId;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use vpn_core::PeerId;
 
 use super::announce::since_epoch;
 use super::places::{Places, Ticket};
+use super::process::{self, Process};
 use super::{Command, Shared};
 use crate::directory::records::{MAX_RECORD, decode, encode};
 use crate::libp2p::admission::{Admission, Certificate};
 use crate::libp2p::key::{from_libp2p, to_libp2p};
+use crate::libp2p::substreams::{Arrived, IncomingStreams};
 
 /// The protocol's name.
-pub(super) const PROTOCOL: StreamProtocol = StreamProtocol::new("/vpn/hello/2");
+pub(super) const PROTOCOL: StreamProtocol = StreamProtocol::new("/vpn/hello/3");
 
 /// How long hearing may take.
 const WITHIN: Duration = Duration::from_secs(10);
@@ -42,30 +44,23 @@ const AGAIN: [[Duration; 2]; 6] = [
     [Duration::from_secs(2), Duration::from_secs(10)],
 ];
 
-/// What a peer says without being asked was under way for so long, at most.
-const ON_THE_WAY: Duration = Duration::from_millis(300);
-
-/// Bytes in front of the record: for how many milliseconds the sender runs.
-const RUNS: usize = 8;
-
 /// Seconds since the Unix epoch.
 pub(crate) fn unix() -> u64 {
     since_epoch().as_secs()
 }
 
-/// Tells one peer who this node is, if it is anybody yet, until that was heard. libp2p drops streams that
-/// come faster than they are accepted, and whoever opened them is not told.
-pub(super) async fn tell(shared: Arc<Shared>, peer: PeerId) {
+/// Tells one peer who this node is, over this connection or the best one, if it is anybody yet, until that
+/// was heard: who has too many to listen to hears nothing of the rest.
+pub(super) async fn tell(shared: Arc<Shared>, peer: PeerId, over: Option<ConnectionId>) {
     for [within, pause] in AGAIN {
         if shared.own_record().is_none() {
             return;
         }
-        let asked = Instant::now();
-        match timeout(within, tell_once(&shared, peer)).await {
-            Ok(Ok(answer)) => {
+        match timeout(within, tell_once(&shared, peer, over)).await {
+            Ok(Ok((id, answer))) => {
                 // Who does not know us as a member answers without a record.
-                if answer.len() > RUNS {
-                    judge(&shared, peer, &answer, asked).await;
+                if answer.len() > process::LENGTH {
+                    judge(&shared, peer, id, &answer).await;
                 }
                 return;
             }
@@ -73,36 +68,50 @@ pub(super) async fn tell(shared: Arc<Shared>, peer: PeerId) {
             Err(_) => tracing::debug!(%peer, "nobody listened to who we are"),
         }
         tokio::time::sleep(pause).await;
-        if !shared.standing().links.contains_key(&peer) {
+        let is_there = match over {
+            // It was said over the others as well.
+            Some(id) => shared.streams.is_there(id),
+            None => shared.standing().links.contains_key(&peer),
+        };
+        if !is_there {
             return;
         }
     }
 }
 
-async fn tell_once(shared: &Shared, peer: PeerId) -> io::Result<Vec<u8>> {
+async fn tell_once(
+    shared: &Shared,
+    peer: PeerId,
+    over: Option<ConnectionId>,
+) -> io::Result<(ConnectionId, Vec<u8>)> {
     let name = to_libp2p(peer).ok_or(io::ErrorKind::InvalidInput)?;
-    let opened = shared.streams().open_stream(name, PROTOCOL).await;
-    let mut stream = opened.map_err(io::Error::other)?;
+    let opened = match over {
+        Some(id) => {
+            let opened = shared.streams.open_on(id, PROTOCOL).await;
+            opened.map(|stream| (id, stream))
+        }
+        None => shared.streams.open(name, PROTOCOL).await,
+    };
+    let (id, mut stream) = opened.map_err(io::Error::other)?;
     stream.write_all(&words(shared, true)).await?;
     stream.close().await?;
     let answer = read(&mut stream).await?;
-    if answer.len() < RUNS {
+    if answer.len() < process::LENGTH {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    Ok(answer)
+    Ok((id, answer))
 }
 
 /// What this node says, with its record or without.
 fn words(shared: &Shared, with_record: bool) -> Vec<u8> {
     let record = shared.own_record().filter(|_| with_record);
-    let runs = u64::try_from(shared.started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let record = record.as_ref().map(encode).unwrap_or_default();
-    [&runs.to_be_bytes()[..], &record].concat()
+    [&shared.process.0[..], &record].concat()
 }
 
 async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let mut limited = stream.take((RUNS + MAX_RECORD) as u64 + 1);
+    let mut limited = stream.take((process::LENGTH + MAX_RECORD) as u64 + 1);
     limited.read_to_end(&mut bytes).await?;
     Ok(bytes)
 }
@@ -117,8 +126,8 @@ struct Listening {
 /// Hears what peers say.
 pub(super) async fn listen(shared: Arc<Shared>, mut streams: IncomingStreams) {
     let room = Arc::new(Mutex::new(Listening::default()));
-    while let Some((name, stream)) = streams.next().await {
-        let Some(peer) = from_libp2p(&name) else {
+    while let Some(arrived) = streams.arrived().await {
+        let Some(peer) = from_libp2p(&arrived.peer) else {
             continue;
         };
         let is_member = shared.standing().admitted.contains(&peer);
@@ -127,7 +136,7 @@ pub(super) async fn listen(shared: Arc<Shared>, mut streams: IncomingStreams) {
         };
         let (hearing, room) = (shared.clone(), room.clone());
         shared.spawn(async move {
-            let heard = timeout(WITHIN, hear(&hearing, peer, stream));
+            let heard = timeout(WITHIN, hear(&hearing, peer, arrived));
             // Who is not heard says it again.
             let _ = stop.run_until_cancelled(heard).await;
             leave(&room, ticket);
@@ -160,23 +169,21 @@ fn leave(room: &Mutex<Listening>, ticket: Ticket) {
     room.stops.remove(&ticket);
 }
 
-async fn hear(shared: &Shared, peer: PeerId, mut stream: Stream) -> io::Result<()> {
+async fn hear(shared: &Shared, peer: PeerId, arrived: Arrived) -> io::Result<()> {
+    let mut stream = arrived.stream;
     let bytes = read(&mut stream).await?;
-    let said = Instant::now();
-    let said = said.checked_sub(ON_THE_WAY).unwrap_or(said);
-    let is_believed = judge(shared, peer, &bytes, said).await;
+    let is_believed = judge(shared, peer, arrived.connection, &bytes).await;
     // Strangers are not told who we are.
     let is_member = is_believed || shared.standing().admitted.contains(&peer);
     stream.write_all(&words(shared, is_member)).await?;
     stream.close().await
 }
 
-/// What follows from what a peer says about itself, not before `said`; whether that is believed.
-async fn judge(shared: &Shared, peer: PeerId, bytes: &[u8], said: Instant) -> bool {
-    let Some((runs, record)) = bytes.split_first_chunk::<RUNS>() else {
+/// What follows from what a peer says about itself over this connection; whether that is believed.
+async fn judge(shared: &Shared, peer: PeerId, over: ConnectionId, bytes: &[u8]) -> bool {
+    let Some((process, record)) = bytes.split_first_chunk() else {
         return false;
     };
-    let runs = Duration::from_millis(u64::from_be_bytes(*runs));
     let membership = shared.door.membership();
     let believed = decode(record)
         .map_err(Into::into)
@@ -193,7 +200,7 @@ async fn judge(shared: &Shared, peer: PeerId, bytes: &[u8], said: Instant) -> bo
                     Admission::Listed(_) => None,
                     Admission::Network(_) => body.certificate.as_ref().map(Certificate::expires),
                 },
-                since: said.checked_sub(runs),
+                at: (over, Process(*process)),
             }
         }
         other => {

@@ -3,11 +3,13 @@
 
 use std::time::Duration;
 
+use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId};
 use tokio::time::Instant;
 
-use super::driver::{Connection, Driver};
+use super::driver::Driver;
 use super::hello;
+use super::process::{Process, dead};
 use crate::libp2p::body::MAX_ENDPOINTS;
 use crate::libp2p::key::{from_libp2p, to_libp2p};
 use crate::libp2p::known;
@@ -21,8 +23,9 @@ pub(super) const PROVE_WITHIN: Duration = Duration::from_secs(10);
 const WRITE_AFTER: Duration = Duration::from_secs(2);
 
 impl Driver {
-    /// Says who we are, unless that is a stranger who came by itself: it has to begin.
-    pub(super) fn tell(&self, name: PeerId) {
+    /// Says who we are, over this connection or any, unless that is a stranger who came by itself: it has to
+    /// begin.
+    pub(super) fn tell(&self, name: PeerId, over: Option<ConnectionId>) {
         let Some(peer) = from_libp2p(&name) else {
             return;
         };
@@ -31,7 +34,8 @@ impl Driver {
             || self.shared.standing().admitted.contains(&peer)
             || connections.any(|other| other.peer == name && other.is_dialer);
         if is_known {
-            self.shared.spawn(hello::tell(self.shared.clone(), peer));
+            self.shared
+                .spawn(hello::tell(self.shared.clone(), peer, over));
         }
     }
 
@@ -47,17 +51,14 @@ impl Driver {
         }
     }
 
-    /// A peer runs since then, or later: connections that are older are those of a process that is gone.
-    pub(super) fn leave_the_dead(&mut self, name: PeerId, since: Option<std::time::Instant>) {
-        let Some(since) = since else { return };
-        let of_peer = self.connections.values().filter(|other| other.peer == name);
-        let newest = of_peer.map(|other| other.since).max();
-        // By the newest it said so, or could have: that one lives, however wrong its clock.
-        let dead = |other: &Connection| {
-            other.peer == name && other.since < since && Some(other.since) != newest
-        };
-        let dead = self.connections.iter().filter(|(_, other)| dead(other));
-        for connection in dead.map(|(id, _)| *id).collect::<Vec<_>>() {
+    /// A peer said over this connection which process is at its other end.
+    pub(super) fn leave_the_dead(&mut self, name: PeerId, id: ConnectionId, process: Process) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.process = Some(process);
+        }
+        let all = self.connections.iter();
+        let of_peer = all.filter(|(_, other)| other.peer == name);
+        for connection in dead(of_peer.map(|(id, other)| (*id, other.since, other.process))) {
             tracing::debug!(peer = %name, "it was started again: its former connection is closed");
             self.swarm.close_connection(connection);
         }

@@ -4,6 +4,7 @@
 //! packets waits for it.
 
 mod announce;
+mod command;
 mod driver;
 mod events;
 mod hello;
@@ -11,6 +12,7 @@ mod keep;
 mod measure;
 mod members;
 mod places;
+mod process;
 mod punch;
 mod query;
 mod relays;
@@ -25,7 +27,6 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use libp2p::{Multiaddr, StreamProtocol};
-use libp2p_stream::OpenStreamError;
 use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -41,10 +42,13 @@ use super::gate::Door;
 use super::key::{keypair, to_libp2p};
 use super::membership::{Membership, NetworkId, NotBelieved};
 use super::screen::Screen;
+use super::substreams::{AlreadyRegistered, Control, IncomingStreams, OpenError};
 use crate::directory::records::Valid;
 use crate::identity::Identity;
+pub(crate) use command::Command;
 use driver::Driver;
 pub(crate) use hello::unix;
+use process::Process;
 
 /// Orders that wait for the node's task; further ones wait with those who give them.
 const COMMANDS: usize = 256;
@@ -58,48 +62,6 @@ const HEARD: usize = 1024;
 /// The name of a protocol that is not spoken: that it is refused is an answer.
 const NOBODY_HAS: StreamProtocol = StreamProtocol::new("/vpn/are-you-there/1");
 
-/// What the node's task is asked to do.
-#[derive(Debug)]
-pub(crate) enum Command {
-    /// Be connected with this peer, by one of these or whatever else is known.
-    Connect {
-        peer: PeerId,
-        endpoints: Vec<Multiaddr>,
-        reply: oneshot::Sender<Result<(), String>>,
-    },
-    /// What is under this key in the directory.
-    Get {
-        key: Vec<u8>,
-        reply: oneshot::Sender<Result<Vec<Vec<u8>>, String>>,
-    },
-    /// Keep this in the directory for so long.
-    Put {
-        key: Vec<u8>,
-        value: Vec<u8>,
-        lives: std::time::Duration,
-        reply: oneshot::Sender<Result<(), String>>,
-    },
-    /// This peer said who it is, and is a member.
-    Admit {
-        peer: PeerId,
-        endpoints: Vec<Multiaddr>,
-        /// When its certificate ends, in seconds since the Unix epoch.
-        until: Option<u64>,
-        /// It did not run before: connections that are older are those of a process that is gone.
-        since: Option<std::time::Instant>,
-    },
-    /// A directory says that this member can be reached there.
-    Met(PeerId, Vec<Multiaddr>),
-    /// This peer could not prove that it is a member.
-    Refuse(PeerId),
-    /// The own record is another one: tell everybody connected.
-    Tell,
-    /// The connections of this peer are dead, or as good as that.
-    Disconnect(PeerId),
-    /// The network below is another one.
-    NetworkChanged,
-}
-
 /// What a node's tasks and its handle share.
 pub(crate) struct Shared {
     pub(crate) id: PeerId,
@@ -107,14 +69,15 @@ pub(crate) struct Shared {
     pub(super) door: Arc<Door>,
     pub(super) screen: Arc<Screen>,
     pub(super) commands: mpsc::Sender<Command>,
-    pub(super) streams: Mutex<libp2p_stream::Control>,
+    pub(super) streams: Control,
+    /// Stands for this process.
+    pub(super) process: Process,
     pub(super) closing: CancellationToken,
     pub(super) tasks: TaskTracker,
     pub(super) standing: Mutex<Standing>,
     /// Somebody was admitted, or is gone.
     pub(super) changed: Notify,
     pub(super) endpoints: watch::Sender<Vec<Multiaddr>>,
-    pub(super) started: std::time::Instant,
     /// What is said about this node, and what ends who says it to the directory.
     voice: Mutex<Option<(voice::Voice, CancellationToken)>>,
     /// The record may be old, or it can be published now.
@@ -150,12 +113,6 @@ impl Shared {
     /// Who has proven that it is a member, and is connected.
     pub(super) fn admitted(&self) -> Vec<PeerId> {
         self.standing().admitted.iter().copied().collect()
-    }
-
-    /// A handle that opens and accepts streams.
-    pub(super) fn streams(&self) -> libp2p_stream::Control {
-        let streams = self.streams.lock();
-        streams.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Starts a task that ends with the node.
@@ -215,20 +172,22 @@ impl Node {
         let (commands, orders) = mpsc::channel(COMMANDS);
         let mut swarm = driver::swarm(&config, &keys, door.clone(), screen.clone())?;
         driver::listen(&mut swarm, &config)?;
-        let mut streams = swarm.behaviour().streams.new_control();
+        let streams = swarm.behaviour().streams.control();
+        let mut process = Process::default();
+        getrandom::fill(&mut process.0).map_err(|_| NodeError::Random)?;
         let hellos = streams.accept(hello::PROTOCOL);
         let shared = Arc::new(Shared {
             id: identity.id(),
             door,
             screen,
             commands,
-            streams: Mutex::new(streams),
+            streams,
+            process,
             closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
             standing: Mutex::default(),
             changed: Notify::new(),
             endpoints: watch::Sender::new(Vec::new()),
-            started: std::time::Instant::now(),
             voice: Mutex::default(),
             renew: Notify::new(),
             heard: broadcast::Sender::new(HEARD),
@@ -314,8 +273,8 @@ impl Node {
         let Some(name) = to_libp2p(peer) else {
             return false;
         };
-        let opened = self.0.0.streams().open_stream(name, NOBODY_HAS).await;
-        matches!(opened, Ok(_) | Err(OpenStreamError::UnsupportedProtocol(_)))
+        let opened = self.0.0.streams.open(name, NOBODY_HAS).await;
+        matches!(opened, Ok(_) | Err(OpenError::Unsupported(_)))
     }
 
     /// Ends all connections of this peer; it may come again at once.
@@ -335,8 +294,10 @@ impl Node {
         protocol: StreamProtocol,
     ) -> std::io::Result<libp2p::Stream> {
         let name = to_libp2p(peer).ok_or(std::io::ErrorKind::InvalidInput)?;
-        let opened = self.0.0.streams().open_stream(name, protocol).await;
-        opened.map_err(std::io::Error::other)
+        let opened = self.0.0.streams.open(name, protocol).await;
+        opened
+            .map(|(_, stream)| stream)
+            .map_err(std::io::Error::other)
     }
 
     /// Accepts streams of a protocol of your own. Who opened one is connected, and with a network key may
@@ -345,11 +306,8 @@ impl Node {
     /// # Errors
     ///
     /// Somebody accepts them already.
-    pub fn accept(
-        &self,
-        protocol: StreamProtocol,
-    ) -> Result<libp2p_stream::IncomingStreams, libp2p_stream::AlreadyRegistered> {
-        self.0.0.streams().accept(protocol)
+    pub fn accept(&self, protocol: StreamProtocol) -> Result<IncomingStreams, AlreadyRegistered> {
+        self.0.0.streams.accept(protocol)
     }
 
     /// Who may be a member.

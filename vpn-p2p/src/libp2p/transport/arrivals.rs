@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
-use libp2p_stream::IncomingStreams;
 use tokio::time::timeout;
 use vpn_core::PeerId;
 
@@ -13,6 +12,7 @@ use super::Shared;
 use super::lookups::who_is;
 use crate::libp2p::key::from_libp2p;
 use crate::libp2p::node::unix;
+use crate::libp2p::substreams::IncomingStreams;
 use crate::libp2p::wire::PacketStream;
 
 /// How long a stream may wait until it is known who opened it.
