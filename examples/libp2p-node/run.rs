@@ -13,15 +13,16 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use vpn_core::{DropReason, InterfacePlan, TransportState, TunnelTransport};
+use vpn_core::{DropReason, TransportState, TunnelTransport};
 use vpn_examples::control::Listener;
+use vpn_examples::interface::Interface;
 use vpn_examples::{chain, print};
 use vpn_p2p::libp2p::{Libp2pTransport, Node};
 use vpn_routing::RouterConfig;
 use vpn_routing::engine::{Engine, EngineHandle};
 use vpn_routing::rules::{CompiledRules, RuleCache, Target};
+use vpn_tun::NetworkWatch;
 use vpn_tun::watch::{Notice, Ours};
-use vpn_tun::{Applier, InterfaceName, LinuxTun, NetworkWatch, TunConfig};
 
 use crate::config::{Config, Ready, TUNNEL};
 use crate::daemon::{Request, Signals};
@@ -162,9 +163,7 @@ async fn live(
 /// A tunnel that runs.
 struct Running {
     transport: Arc<Libp2pTransport>,
-    device: Arc<LinuxTun>,
-    applier: Applier,
-    networks: Vec<IpNet>,
+    interface: Interface,
     engine: EngineHandle,
     task: JoinHandle<Result<(), String>>,
     /// `None` where the network cannot be watched: what breaks is noticed later then.
@@ -173,14 +172,17 @@ struct Running {
 
 impl Running {
     async fn start(ready: &Ready, transport: Libp2pTransport) -> Result<Self, Error> {
-        let interface = &ready.config.node.interface;
-        let name = InterfaceName::new(interface).map_err(system("interface"))?;
-        let device = LinuxTun::create(TunConfig::named(name.clone()).offload(true));
-        let device = Arc::new(device.map_err(system(format!("interface {interface}")))?);
+        let interface = Interface::open(
+            &ready.config.node.interface,
+            ready.own.addresses.iter().copied(),
+            ready.config.vpn.networks(),
+            ready.tunnel.mtu,
+        )
+        .await?;
         let transport = Arc::new(transport);
         let rules = RuleCache::new();
         let mut engine = Engine::new(
-            device.clone(),
+            interface.device().clone(),
             Arc::new(vpn_core::owner::NoOwners),
             rules.clone(),
             RouterConfig {
@@ -194,14 +196,12 @@ impl Running {
         let blocked = Target::Block(DropReason::BlockedByDefault);
         let compiled = CompiledRules::compile(&ready.config.rules(), &by_name, blocked);
         rules.swap(compiled.map_err(system("the rules"))?);
-        let mut applier = Applier::new(&name, None).map_err(system("the interface"))?;
-        applier.engage().await.map_err(system("the interface"))?;
         let handle = engine.handle();
         let task = tokio::spawn(async move {
             let ended = engine.run().await;
             ended.map(drop).map_err(|error| chain(&error))
         });
-        let own = interface.clone();
+        let own = interface.name().to_owned();
         let ours: Ours = Arc::new(move |name: &str| name == own);
         let watch = NetworkWatch::start(ours).await;
         let watch = watch.inspect_err(|error| {
@@ -209,9 +209,7 @@ impl Running {
         });
         Ok(Self {
             transport,
-            device,
-            applier,
-            networks: ready.config.vpn.networks(),
+            interface,
             engine: handle,
             task,
             watch: watch.ok(),
@@ -233,7 +231,7 @@ impl Running {
                 },
                 Ok(()) = plan.changed() => {
                     let wanted = plan.borrow_and_update().clone();
-                    self.apply(wanted).await;
+                    self.interface.apply(wanted).await;
                 }
                 notice = next(&mut self.watch) => if let Notice::Network(event) = notice {
                     tracing::info!(%event, "the network below");
@@ -255,22 +253,6 @@ impl Running {
         }
         self.transport.close().await;
         ended
-    }
-
-    /// Brings the interface in line with the plan; what leads to members leads to it.
-    async fn apply(&mut self, mut plan: InterfacePlan) {
-        if !plan.addresses.is_empty() {
-            // What an address is in, the system leads there by itself.
-            let own = |net: &&IpNet| plan.addresses.iter().all(|own| own.trunc() != **net);
-            let routes: Vec<IpNet> = self.networks.iter().filter(own).copied().collect();
-            plan.routes.extend(routes);
-        }
-        if let Err(error) = self.applier.apply(&plan).await {
-            tracing::error!("the interface is not as planned: {}", chain(&error));
-        }
-        if plan.mtu != 0 {
-            self.device.mtu_changed(plan.mtu);
-        }
     }
 }
 

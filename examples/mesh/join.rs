@@ -15,11 +15,10 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use vpn_core::rule::{Action, Rule, RuleMatch};
-use vpn_core::{
-    DropReason, InboundRule, InterfacePlan, RuleId, RuleSnapshot, TransportState, TunnelTransport,
-};
+use vpn_core::{DropReason, InboundRule, RuleId, RuleSnapshot, TransportState, TunnelTransport};
 use vpn_examples::control::Listener;
 use vpn_examples::file::FileError;
+use vpn_examples::interface::Interface;
 use vpn_examples::mesh::{Configured, Report};
 use vpn_examples::{chain, print};
 use vpn_p2p::mesh::link::LinkConfig;
@@ -27,10 +26,7 @@ use vpn_p2p::mesh::{HubEndpoint, HubId, Identity, MemberConfig, MeshTransport, N
 use vpn_routing::RouterConfig;
 use vpn_routing::engine::{Engine, EngineHandle};
 use vpn_routing::rules::{CompiledRules, RuleCache, Target};
-use vpn_tun::{
-    Applier, CaptureConfig, Gateway, GatewayConfig, InterfaceName, Journal, LinuxTun,
-    MarkedUnderlay, TunConfig,
-};
+use vpn_tun::{CaptureConfig, Gateway, GatewayConfig, Journal, MarkedUnderlay};
 
 use crate::config::{self, Member};
 use crate::daemon::{Request, Signals};
@@ -140,9 +136,7 @@ impl Asked {
 /// A member that runs.
 pub(crate) struct Running {
     transport: Arc<MeshTransport>,
-    device: Arc<LinuxTun>,
-    applier: Applier,
-    networks: Vec<IpNet>,
+    interface: Interface,
     engine: EngineHandle,
     task: JoinHandle<Result<(), String>>,
     follower: Follower,
@@ -197,7 +191,7 @@ impl Running {
 
     /// Lets what is for these networks through to them, as far as the rules let it in.
     async fn forward(&mut self, networks: &[IpNet], journal: Journal) -> Result<(), Error> {
-        let name = self.device.name().clone();
+        let name = self.interface.device().name().clone();
         let config = GatewayConfig::new(name, networks.to_vec()).journal(journal);
         let gateway = Gateway::open(config).await;
         self.gateway = Some(gateway.map_err(system("cannot forward to `routes`"))?);
@@ -211,16 +205,14 @@ impl Running {
         inbound: Vec<InboundRule>,
     ) -> Result<Self, Error> {
         let networks = networks(&node);
-        let mtu = node.mtu;
-        let name = InterfaceName::new(interface).map_err(system("interface"))?;
-        let device = LinuxTun::create(TunConfig::named(name.clone()).offload(true));
-        let device = Arc::new(device.map_err(system(format!("interface {interface}")))?);
+        let (mtu, addresses) = (node.mtu, node.member.addresses.clone());
+        let interface = Interface::open(interface, addresses, networks.clone(), mtu).await?;
         let underlay = Arc::new(MarkedUnderlay::new(CaptureConfig::default().mark));
         let transport = MeshTransport::start(node, identity, underlay.clone());
         let transport = Arc::new(transport.map_err(system("the mesh"))?);
         let rules = RuleCache::new();
         let mut engine = Engine::new(
-            device.clone(),
+            interface.device().clone(),
             Arc::new(vpn_core::owner::NoOwners),
             rules.clone(),
             RouterConfig {
@@ -234,19 +226,15 @@ impl Running {
         let blocked = Target::Block(DropReason::BlockedByDefault);
         let compiled = CompiledRules::compile(&snapshot(&networks, inbound), &by_name, blocked);
         rules.swap(compiled.map_err(system("the rules of the mesh"))?);
-        let mut applier = Applier::new(&name, None).map_err(system("the interface"))?;
-        applier.engage().await.map_err(system("the interface"))?;
         let handle = engine.handle();
         let task = tokio::spawn(async move {
             let ended = engine.run().await;
             ended.map(drop).map_err(|error| chain(&error))
         });
-        let follower = Follower::start(interface, handle.clone(), underlay).await;
+        let follower = Follower::start(interface.name(), handle.clone(), underlay).await;
         Ok(Self {
             transport,
-            device,
-            applier,
-            networks,
+            interface,
             engine: handle,
             task,
             follower,
@@ -269,7 +257,7 @@ impl Running {
                 },
                 Ok(()) = plan.changed() => {
                     let wanted = plan.borrow_and_update().clone();
-                    self.apply(wanted).await;
+                    self.interface.apply(wanted).await;
                 }
                 notice = self.follower.next() => self.follower.follow(notice).await,
             }
@@ -294,29 +282,6 @@ impl Running {
         self.transport.close().await;
         if let Some(gateway) = self.gateway.take() {
             gateway.close().await;
-        }
-    }
-
-    /// Brings the interface in line with the plan; what leads to the mesh leads to it.
-    async fn apply(&mut self, mut plan: InterfacePlan) {
-        if !plan.addresses.is_empty() {
-            // What an address is in, the system leads there by itself.
-            let fits = |net: &&IpNet| {
-                let mut own = plan.addresses.iter();
-                let family = plan.addresses.iter();
-                !own.any(|own| own.trunc() == **net)
-                    && family
-                        .into_iter()
-                        .any(|own| own.addr().is_ipv4() == net.addr().is_ipv4())
-            };
-            let routes: Vec<IpNet> = self.networks.iter().filter(fits).copied().collect();
-            plan.routes.extend(routes);
-        }
-        if let Err(error) = self.applier.apply(&plan).await {
-            tracing::error!("the interface is not as planned: {}", chain(&error));
-        }
-        if plan.mtu != 0 {
-            self.device.mtu_changed(plan.mtu);
         }
     }
 }

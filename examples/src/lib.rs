@@ -5,6 +5,7 @@ pub mod draw;
 pub mod error;
 pub mod etcd;
 pub mod file;
+pub mod interface;
 pub mod mesh;
 pub mod metrics;
 pub mod program;

@@ -240,6 +240,22 @@ fn spoofed(mesh: &Mesh) -> u64 {
         .unwrap_or(0)
 }
 
+/// Without a hub too: the system would send it out below, in the clear.
+#[test]
+fn what_is_for_the_mesh_goes_nowhere_else_while_nobody_is_reached() {
+    let Some(lab) = lab(NatKind::Easy, NatKind::Easy) else {
+        return;
+    };
+    let b = lab.host(Side::B);
+    let mesh = mesh(true, true);
+    let _of_b = mesh.join(b, "b");
+    for to in [LAN_HOST.to_string(), "10.77.0.2".to_owned()] {
+        let way = b.tool("ip", &format!("route get {to}")).expect("a route");
+        assert!(way.contains("dev mesh0"), "{way}");
+        assert!(pings(b, &to, 1).contains("0 received"));
+    }
+}
+
 /// `forward` says what of the LAN is reached.
 #[test]
 fn forward_says_what_of_the_lan_is_reached() {
@@ -252,6 +268,7 @@ fn forward_says_what_of_the_lan_is_reached() {
     mesh.edit("a/mesh.toml", "inbound = []", "inbound = []\nforward = []");
     let _hub = mesh.hub(lab.hub());
     let _daemons = [mesh.join(a, "a"), mesh.join(b, "b")];
-    assert!(pings(b, &LAN_HOST.to_string(), 2).contains("2 received"));
+    let got = pings(b, &LAN_HOST.to_string(), 2);
+    assert!(got.contains("2 received"), "{got}: {:#}", mesh.status("b"));
     assert!(!talks(b, &lan), "pings alone");
 }
