@@ -22,6 +22,7 @@
 //! | `network` | QUIC, TCP with Noise and Yamux, circuits |
 //! | [`node`] | the task that has all of libp2p's state |
 //! | `opener`, `wire`, [`transport`] | streams of packets, and the tunnel over them |
+//! | `rate` | how often others may do something, and something is told |
 //! | `screen` | which addresses are dialled: none inside the VPN itself |
 //! | `substreams` | over which connection a stream is opened; who takes those that come |
 //!
@@ -57,6 +58,7 @@ mod network;
 pub mod node;
 mod opener;
 mod order;
+mod rate;
 mod screen;
 mod substreams;
 pub mod transport;

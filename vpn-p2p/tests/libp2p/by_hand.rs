@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
+use futures_util::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
 use libp2p::identity::Keypair;
 use libp2p::kad::store::MemoryStore;
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
-use libp2p::{StreamProtocol, Swarm, SwarmBuilder, identify, kad};
+use libp2p::{PeerId, StreamProtocol, Swarm, SwarmBuilder, identify, kad};
+use vpn_core::PeerRecord;
+use vpn_p2p::directory::records::encode;
 
 #[derive(NetworkBehaviour)]
 pub(crate) struct ByHand {
@@ -46,4 +48,24 @@ pub(crate) async fn listen(swarm: &mut Swarm<ByHand>) {
         .listen_on("/ip4/127.0.0.1/udp/0/quic-v1".parse().unwrap())
         .unwrap();
     while !matches!(swarm.next().await, Some(SwarmEvent::NewListenAddr { .. })) {}
+}
+
+/// Says who it is; whether that was answered.
+pub(crate) async fn say_hello(
+    streams: &mut libp2p_stream::Control,
+    to: PeerId,
+    record: &PeerRecord,
+) -> bool {
+    const HELLO: StreamProtocol = StreamProtocol::new("/vpn/hello/3");
+    let Ok(mut stream) = streams.open_stream(to, HELLO).await else {
+        return false;
+    };
+    let words = [&[0; 8][..], &encode(record)].concat();
+    let mut answer = Vec::new();
+    let said = async {
+        stream.write_all(&words).await?;
+        stream.close().await?;
+        stream.read_to_end(&mut answer).await
+    };
+    said.await.is_ok() && !answer.is_empty()
 }

@@ -2,7 +2,7 @@
 //! the directory with rubbish, and wants rubbish kept.
 
 use std::net::{IpAddr, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use libp2p::kad::store::RecordStore as _;
@@ -17,7 +17,7 @@ use vpn_p2p::libp2p::body::{Body, TERMS};
 use vpn_p2p::libp2p::key::to_libp2p;
 use vpn_p2p::libp2p::node::Counters;
 
-use super::by_hand::{listen, swarm};
+use super::by_hand::{listen, say_hello, swarm};
 use super::world::{Member, PATIENCE, address, identity};
 
 /// Number of the liar.
@@ -281,4 +281,28 @@ async fn who_opens_streams_and_says_nothing_is_asked_about() {
     };
     timeout(PATIENCE, known).await.expect("nobody was asked");
     drop(stream);
+}
+
+/// The defect: each record of a member cost two signatures, a place in the queue of what all say, and questions
+/// to the directory, as often as it liked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_says_all_the_time_who_it_is_is_not_listened_to() {
+    let member = Member::new(1, &[]).await;
+    let mut chatty = Liar::new(&member, Vec::new(), None).await;
+    let mut heard = member.node.heard();
+    let begun = Instant::now();
+    let name = to_libp2p(member.node.id()).unwrap();
+    let mut answered = 0;
+    for sequence in 1..=200 {
+        let said = record(LIAR, sequence, address(LIAR), 600);
+        let answer = say_hello(&mut chatty.streams, name, &said);
+        answered += u64::from(timeout(PATIENCE, answer).await.unwrap());
+    }
+    let most = 16 + begun.elapsed().as_secs() + 1;
+    let mut told = 0;
+    while let Ok(record) = heard.try_recv() {
+        told += u64::from(record.peer == identity(LIAR).id());
+    }
+    assert!(answered > 0 && answered <= told, "{answered} of {told}");
+    assert!(told <= most, "{told} of {most}");
 }

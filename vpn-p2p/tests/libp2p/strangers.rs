@@ -2,20 +2,19 @@
 
 use std::time::Duration;
 
-use futures_util::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
+use futures_util::StreamExt as _;
+use libp2p::kad;
 use libp2p::kad::{GetRecordOk, QueryResult, Quorum, Record, RecordKey};
 use libp2p::swarm::SwarmEvent;
-use libp2p::{StreamProtocol, kad};
 use tokio::time::{sleep, timeout};
 use vpn_core::{PeerDirectory as _, PeerRecord};
 use vpn_p2p::directory::Draft;
 use vpn_p2p::directory::kademlia::slot::{Slot, pack};
-use vpn_p2p::directory::records::encode;
 use vpn_p2p::libp2p::body::{Body, TERMS};
 use vpn_p2p::libp2p::key::to_libp2p;
 use vpn_p2p::libp2p::{Admission, Certificate, Own};
 
-use super::by_hand::{ByHandEvent, listen, swarm};
+use super::by_hand::{ByHandEvent, listen, say_hello, swarm};
 use super::world::{Member, PATIENCE, address, config, identity, own};
 
 /// Number of whom the test plays.
@@ -114,7 +113,7 @@ async fn what_a_newcomer_gives_before_it_is_known_is_kept_once_it_is() {
     let record = record_of_new();
     let mut new = swarm(NEW);
     listen(&mut new).await;
-    let streams = new.behaviour().streams.new_control();
+    let mut streams = new.behaviour().streams.new_control();
     new.dial(member.node.addresses()[0].clone()).unwrap();
     while !new.is_connected(&name) {
         new.next().await;
@@ -126,7 +125,12 @@ async fn what_a_newcomer_gives_before_it_is_known_is_kept_once_it_is() {
     tokio::spawn(async move { while new.next().await.is_some() {} });
     // It is long there.
     sleep(Duration::from_secs(1)).await;
-    say_hello(streams, name, &record).await;
+    let hello = async {
+        while !say_hello(&mut streams, name, &record).await {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, hello).await.expect("nobody listened");
     let kept = async {
         while member.node.status().counters.kept == 0 {
             sleep(Duration::from_millis(20)).await;
@@ -134,23 +138,4 @@ async fn what_a_newcomer_gives_before_it_is_known_is_kept_once_it_is() {
     };
     timeout(PATIENCE, kept).await.expect("it was thrown away");
     assert_eq!(member.node.status().counters.invalid, 0);
-}
-
-/// Says it until it is answered: streams that come at the same time are dropped.
-async fn say_hello(mut streams: libp2p_stream::Control, to: libp2p::PeerId, record: &PeerRecord) {
-    const HELLO: StreamProtocol = StreamProtocol::new("/vpn/hello/3");
-    let hello = async {
-        loop {
-            let mut stream = streams.open_stream(to, HELLO).await.unwrap();
-            let words = [&[0; 8][..], &encode(record)].concat();
-            stream.write_all(&words).await.unwrap();
-            stream.close().await.unwrap();
-            let mut answer = Vec::new();
-            if stream.read_to_end(&mut answer).await.is_ok() && !answer.is_empty() {
-                return;
-            }
-            sleep(Duration::from_millis(50)).await;
-        }
-    };
-    timeout(PATIENCE, hello).await.expect("nobody listened");
 }

@@ -333,7 +333,8 @@ impl Driver {
         if now >= self.clean_up {
             self.clean_up = now + CLEAN_UP;
             let kad = &mut self.swarm.behaviour_mut().kad;
-            self.keep.sweep(kad, std::time::Instant::now());
+            self.keep.sweep(kad, now.into_std());
+            self.shared.standing().said.sweep(now.into_std());
             self.waiting.retain(|_, waiting| {
                 waiting.retain(|waiting| !waiting.is_closed());
                 !waiting.is_empty()

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use libp2p::StreamProtocol;
@@ -25,6 +25,7 @@ use super::{Command, Shared};
 use crate::directory::records::{MAX_RECORD, decode, encode};
 use crate::libp2p::admission::{Admission, Certificate};
 use crate::libp2p::key::{from_libp2p, to_libp2p};
+use crate::libp2p::rate::Rate;
 use crate::libp2p::substreams::{Arrived, IncomingStreams};
 
 /// The protocol's name.
@@ -49,6 +50,14 @@ pub(crate) fn unix() -> u64 {
     since_epoch().as_secs()
 }
 
+/// How often a member may say who it is: at once on each of a few connections, both ways; and later as often
+/// as records change that are signed anew. Each costs two signatures, and is told to all who listen.
+const BURST: u32 = 16;
+const PER_SECOND: u32 = 1;
+
+/// How often members said who they are.
+pub(super) type Said = Rate<PeerId, BURST, PER_SECOND>;
+
 /// Tells one peer who this node is, over this connection or the best one, if it is anybody yet, until that
 /// was heard: who has too many to listen to hears nothing of the rest.
 pub(super) async fn tell(shared: Arc<Shared>, peer: PeerId, over: Option<ConnectionId>) {
@@ -59,7 +68,7 @@ pub(super) async fn tell(shared: Arc<Shared>, peer: PeerId, over: Option<Connect
         match timeout(within, tell_once(&shared, peer, over)).await {
             Ok(Ok((id, answer))) => {
                 // Who does not know us as a member answers without a record.
-                if answer.len() > process::LENGTH {
+                if answer.len() > process::LENGTH && may_speak(&shared, peer) {
                     judge(&shared, peer, id, &answer).await;
                 }
                 return;
@@ -131,6 +140,10 @@ pub(super) async fn listen(shared: Arc<Shared>, mut streams: IncomingStreams) {
             continue;
         };
         let is_member = shared.standing().admitted.contains(&peer);
+        if !may_speak(&shared, peer) {
+            tracing::debug!(%peer, "says too often who it is");
+            continue;
+        }
         let Some((ticket, stop)) = enter(&room, peer, is_member) else {
             continue;
         };
@@ -142,6 +155,13 @@ pub(super) async fn listen(shared: Arc<Shared>, mut streams: IncomingStreams) {
             leave(&room, ticket);
         });
     }
+}
+
+/// Whether a member has not spoken too often. Who is none speaks once: after that it is one, or is refused.
+fn may_speak(shared: &Shared, peer: PeerId) -> bool {
+    let mut standing = shared.standing();
+    let is_member = standing.admitted.contains(&peer);
+    !is_member || standing.said.may(peer, Instant::now())
 }
 
 fn lock(room: &Mutex<Listening>) -> MutexGuard<'_, Listening> {
@@ -205,7 +225,10 @@ async fn judge(shared: &Shared, peer: PeerId, over: ConnectionId, bytes: &[u8]) 
         }
         other => {
             let error = other.err();
-            tracing::warn!(%peer, ?error, "what a peer says about itself is not believed");
+            let told = shared.standing().strangers.tell(Instant::now());
+            if let Some(others) = told {
+                tracing::warn!(%peer, ?error, others, "what a peer says about itself is not believed");
+            }
             shared.not_believed.fetch_add(1, Ordering::Relaxed);
             Command::Refuse(peer)
         }

@@ -14,11 +14,9 @@ use super::status::Counters;
 use crate::directory::kademlia::slot::{NotKept, Slot, pack, unpack};
 use crate::libp2p::body::TERMS;
 use crate::libp2p::membership::Membership;
+use crate::libp2p::rate::Seldom;
 
 type Kad = kad::Behaviour<MemoryStore>;
-
-/// How often it is told of at most that something is not kept.
-const TELL_AGAIN: Duration = Duration::from_secs(10);
 
 /// What is kept of whom, and what was told of it.
 #[derive(Debug)]
@@ -26,8 +24,7 @@ pub(super) struct Keep {
     shares: Shares,
     /// The VPN's own networks; none: any.
     inside: Vec<IpNet>,
-    told: Option<Instant>,
-    untold: u64,
+    told: Seldom,
 }
 
 impl Keep {
@@ -35,8 +32,7 @@ impl Keep {
         Self {
             shares: Shares::new(max_records),
             inside: inside.to_vec(),
-            told: None,
-            untold: 0,
+            told: Seldom::default(),
         }
     }
 
@@ -96,13 +92,9 @@ impl Keep {
 
     /// Tells that something is not kept, now and then.
     fn tell(&mut self, error: NotKept, from: Option<PeerId>) {
-        let now = Instant::now();
-        if self.told.is_some_and(|at| now < at + TELL_AGAIN) {
-            self.untold += 1;
+        let Some(others) = self.told.tell(Instant::now()) else {
             return;
-        }
-        let others = std::mem::take(&mut self.untold);
-        self.told = Some(now);
+        };
         let from = from.map(|peer| peer.to_string());
         tracing::warn!(%error, from, others, "a record for the directory is not kept");
     }

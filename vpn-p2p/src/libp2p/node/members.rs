@@ -123,7 +123,10 @@ impl Driver {
         let late = self.unproven.iter().filter(|(_, until)| **until <= now);
         let late: Vec<_> = late.filter_map(|(name, _)| from_libp2p(name)).collect();
         for peer in late {
-            tracing::info!(%peer, "did not prove that it is a member");
+            let told = self.shared.standing().strangers.tell(now.into_std());
+            if let Some(others) = told {
+                tracing::info!(%peer, others, "did not prove that it is a member");
+            }
             self.refuse(peer);
         }
         let unix = hello::unix();

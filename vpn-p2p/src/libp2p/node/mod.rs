@@ -41,6 +41,7 @@ use super::config::{NodeConfig, NodeError};
 use super::gate::Door;
 use super::key::{keypair, to_libp2p};
 use super::membership::{Membership, NetworkId, NotBelieved};
+use super::rate::Seldom;
 use super::screen::Screen;
 use super::substreams::{AlreadyRegistered, Control, IncomingStreams, OpenError};
 use crate::directory::records::Valid;
@@ -95,6 +96,10 @@ pub(crate) struct Standing {
     pub(super) arrived: Option<std::time::Instant>,
     pub(super) links: HashMap<PeerId, Vec<LinkStatus>>,
     pub(super) counters: Counters,
+    /// How often members said who they are.
+    pub(super) said: hello::Said,
+    /// That somebody is no member is told now and then.
+    pub(super) strangers: Seldom,
 }
 
 impl fmt::Debug for Shared {

@@ -7,6 +7,7 @@ use std::time::Instant;
 use vpn_core::{PeerId, PeerRecord};
 
 use crate::directory::kademlia::slot::Slot;
+use crate::libp2p::rate::Rate;
 
 /// Records that one peer may give at once, and how many more each second: a record is under nine keys at
 /// most, and is given again every 20 minutes, or after a pause of a second when that failed.
@@ -27,7 +28,7 @@ struct Share {
 pub(super) struct Shares {
     max_peers: usize,
     peers: HashMap<PeerId, Share>,
-    givers: HashMap<PeerId, (u32, Instant)>,
+    givers: Rate<PeerId, BURST, PER_SECOND>,
 }
 
 impl Shares {
@@ -36,24 +37,13 @@ impl Shares {
         Self {
             max_peers,
             peers: HashMap::new(),
-            givers: HashMap::new(),
+            givers: Rate::default(),
         }
     }
 
     /// Whether this peer may give one more.
     pub(super) fn may_give(&mut self, giver: PeerId, now: Instant) -> bool {
-        let (left, at) = self.givers.entry(giver).or_insert((BURST, now));
-        let seconds = now.saturating_duration_since(*at).as_secs();
-        let back = u32::try_from(seconds).unwrap_or(u32::MAX);
-        if back > 0 {
-            *left = left
-                .saturating_add(back.saturating_mul(PER_SECOND))
-                .min(BURST);
-            *at = now;
-        }
-        let may = *left > 0;
-        *left = left.saturating_sub(1);
-        may
+        self.givers.may(giver, now)
     }
 
     /// Whether nothing newer of its peer was seen.
@@ -93,9 +83,7 @@ impl Shares {
     /// Forgets what cannot count any more, and who gave nothing for long.
     pub(super) fn sweep(&mut self, now: Instant, unix: u64) {
         self.peers.retain(|_, share| share.until > unix);
-        let full = u64::from(BURST / PER_SECOND);
-        self.givers
-            .retain(|_, (_, at)| now.saturating_duration_since(*at).as_secs() < full);
+        self.givers.sweep(now);
     }
 }
 
@@ -160,6 +148,6 @@ mod tests {
         assert!((0..PER_SECOND).all(|_| shares.may_give(giver, later)));
         assert!(!shares.may_give(giver, later));
         shares.sweep(later + Duration::from_secs(600), 0);
-        assert!(shares.givers.is_empty());
+        assert!((0..BURST).all(|_| shares.may_give(giver, later)));
     }
 }

@@ -1,7 +1,7 @@
 //! Touches the directory: who has which address is asked beside the packets, and what it tells is learned.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::broadcast;
@@ -9,7 +9,9 @@ use tokio::time::{sleep, timeout};
 use vpn_core::{Authority, DropCounters, PeerId, PeerRecord};
 
 use super::Shared;
+use crate::directory::Conflict;
 use crate::libp2p::node::unix;
+use crate::libp2p::rate::Rate;
 
 /// How long an address is asked about: less than packets wait.
 const LOOKUP: Duration = Duration::from_millis(4500);
@@ -26,6 +28,9 @@ const LISTEN_AGAIN: Duration = Duration::from_secs(5);
 /// Addresses that are asked about at the same time; the others wait for their turn.
 pub(super) const LOOKUPS: usize = 64;
 
+/// Conflicts that were told: many at once, when a network comes together, and then one a second.
+pub(super) type Told = Rate<(), 32, 1>;
+
 impl Shared {
     /// Learns what a peer says about itself.
     fn learn(&self, record: PeerRecord) {
@@ -34,9 +39,19 @@ impl Shared {
         self.settle(&all);
         drop(all);
         for conflict in learned.into_iter().flatten() {
-            conflict.report();
+            self.tell(&conflict);
         }
         self.learned.notify_waiters();
+    }
+
+    /// Tells that several claim an address, unless somebody makes one conflict after the other: all of them are
+    /// in the [status](super::TunnelStatus::conflicts).
+    fn tell(&self, conflict: &Conflict) {
+        let told = self.conflicts.lock();
+        let mut told = told.unwrap_or_else(PoisonError::into_inner);
+        if told.may((), Instant::now()) {
+            conflict.report();
+        }
     }
 }
 
@@ -160,7 +175,7 @@ async fn look_up(shared: Arc<Shared>, address: IpAddr) {
     shared.settle(&all);
     drop(all);
     if let Some(conflict) = answered.conflict {
-        conflict.report();
+        shared.tell(&conflict);
     }
     shared.learned.notify_waiters();
 }

@@ -19,7 +19,7 @@ use vpn_core::{
 };
 
 use self::below::Below;
-use self::lookups::LOOKUPS;
+use self::lookups::{LOOKUPS, Told};
 use super::addresses::{Addresses, Place};
 use super::config::NodeError;
 use super::node::{Node, unix};
@@ -117,6 +117,7 @@ struct Shared {
     closing: CancellationToken,
     tasks: TaskTracker,
     counted: Mutex<(u64, u64)>,
+    conflicts: Mutex<Told>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -192,6 +193,7 @@ impl Libp2pTransport {
             closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
             counted: Mutex::default(),
+            conflicts: Mutex::default(),
         });
         let heard = shared.node.heard();
         shared.spawn(lookups::hear(shared.clone(), heard));
