@@ -27,10 +27,6 @@ const PER_PEER: u32 = 6;
 /// Connections that are being made by us.
 const PENDING: u32 = 128;
 
-/// Connections that are being made by others. Many, for one by QUIC costs its sender a packet from any
-/// source, and is waited for: [`super::crowd`] has fewer for each place.
-const COMING: u32 = 2048;
-
 /// Longest message of the directory, in bytes: a record, and 20 peers with as many addresses as count.
 const MAX_PACKET: usize = 64 << 10;
 
@@ -66,7 +62,7 @@ impl Behaviour {
     ) -> Self {
         let own = keys.public().to_peer_id();
         let limits = connection_limits::ConnectionLimits::default()
-            .with_max_pending_incoming(Some(COMING))
+            // Others' are counted in `super::crowd`, by where they come from and by what.
             .with_max_pending_outgoing(Some(PENDING))
             .with_max_established(Some(config.max_connections))
             .with_max_established_per_peer(Some(PER_PEER));

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 
+use libp2p::multiaddr::Protocol;
 use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId};
 
@@ -21,6 +22,40 @@ const OF_ONE_RELAY: usize = 64;
 
 /// Connections from one place that are being made: their keys have not been looked at yet.
 const BEGUN: usize = 32;
+
+/// How a connection comes in. libp2p asks nobody who begins with QUIC to answer from where it says it is, so
+/// whoever can forge sources has as many places as it likes, for a packet each: it takes none of TCP's and
+/// of circuits', which have to answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Carrier {
+    Quic,
+    Tcp,
+    Circuit,
+}
+
+impl Carrier {
+    /// `local`: where it came in.
+    pub(super) fn of(local: &Multiaddr) -> Self {
+        let has = |wanted: fn(&Protocol<'_>) -> bool| local.iter().any(|part| wanted(&part));
+        if has(|part| matches!(part, Protocol::P2pCircuit)) {
+            Self::Circuit
+        } else if has(|part| matches!(part, Protocol::Udp(_))) {
+            Self::Quic
+        } else {
+            Self::Tcp
+        }
+    }
+
+    /// Connections that are being made by it, from all places. Each of QUIC's is waited for, for
+    /// [`HANDSHAKE`](super::network::HANDSHAKE): to fill them takes 200 packets a second.
+    const fn most(self) -> usize {
+        match self {
+            Self::Quic => 1024,
+            Self::Tcp => 512,
+            Self::Circuit => 256,
+        }
+    }
+}
 
 /// Where a connection comes from, as far as that can be limited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,7 +95,8 @@ pub(super) struct Crowd {
     proven: BTreeSet<PeerId>,
     /// In the order in which they came.
     strangers: BTreeMap<ConnectionId, (PeerId, Place)>,
-    begun: HashMap<ConnectionId, Place>,
+    begun: HashMap<ConnectionId, (Carrier, Place)>,
+    begun_by: [usize; 3],
 }
 
 impl Crowd {
@@ -72,22 +108,29 @@ impl Crowd {
             proven: BTreeSet::new(),
             strangers: BTreeMap::new(),
             begun: HashMap::new(),
+            begun_by: [0; 3],
         }
     }
 
-    /// Somebody begins to connect. False: too many do from there.
-    pub(super) fn begins(&mut self, id: ConnectionId, place: Place) -> bool {
-        let from_there = self.begun.values().filter(|other| **other == place);
+    /// Somebody begins to connect. False: too many do, from there or by this.
+    pub(super) fn begins(&mut self, id: ConnectionId, carrier: Carrier, place: Place) -> bool {
+        if self.begun_by[carrier as usize] >= carrier.most() {
+            return false;
+        }
+        let from_there = self.begun.values().filter(|(_, other)| *other == place);
         let may = from_there.count() < BEGUN;
         if may {
-            self.begun.insert(id, place);
+            self.begun_by[carrier as usize] += 1;
+            self.begun.insert(id, (carrier, place));
         }
         may
     }
 
     /// A connection is there, or did not come about.
     pub(super) fn begun(&mut self, id: ConnectionId) {
-        self.begun.remove(&id);
+        if let Some((carrier, _)) = self.begun.remove(&id) {
+            self.begun_by[carrier as usize] -= 1;
+        }
     }
 
     /// Whether this peer may come from there.
@@ -218,10 +261,42 @@ mod tests {
     #[test]
     fn what_is_begun_from_one_place_is_bounded_and_settled() {
         let mut crowd = Crowd::new(16);
-        assert!((0..BEGUN).all(|n| crowd.begins(id(n), at(0))));
-        assert!(!crowd.begins(id(BEGUN), at(0)));
-        assert!(crowd.begins(id(BEGUN + 1), at(1)));
+        assert!((0..BEGUN).all(|n| crowd.begins(id(n), Carrier::Tcp, at(0))));
+        assert!(!crowd.begins(id(BEGUN), Carrier::Tcp, at(0)));
+        assert!(crowd.begins(id(BEGUN + 1), Carrier::Tcp, at(1)));
         crowd.begun(id(0));
-        assert!(crowd.begins(id(BEGUN + 2), at(0)));
+        assert!(crowd.begins(id(BEGUN + 2), Carrier::Tcp, at(0)));
+    }
+
+    /// The defect: as many packets from forged sources, and nobody could connect, by whatever.
+    #[test]
+    fn forged_sources_take_the_places_of_quic_alone() {
+        let mut crowd = Crowd::new(16);
+        let forged = |n: usize| Place::Ip(std::net::Ipv4Addr::from_bits(n as u32).into());
+        let most = Carrier::Quic.most();
+        assert!((0..most).all(|n| crowd.begins(id(n), Carrier::Quic, forged(n))));
+        assert!(!crowd.begins(id(most), Carrier::Quic, forged(most)));
+        let relay = Place::Relay(PeerId::random());
+        assert!(crowd.begins(id(most + 1), Carrier::Tcp, forged(most)));
+        assert!(crowd.begins(id(most + 2), Carrier::Circuit, relay));
+        // Each gives its place back once.
+        crowd.begun(id(0));
+        crowd.begun(id(0));
+        assert!(crowd.begins(id(most + 3), Carrier::Quic, forged(most)));
+        assert!(!crowd.begins(id(most + 4), Carrier::Quic, forged(most)));
+        for n in 0..most + 5 {
+            crowd.begun(id(n));
+        }
+        assert_eq!(crowd.begun_by, [0; 3]);
+    }
+
+    #[test]
+    fn what_carries_a_connection_is_known_by_where_it_came_in() {
+        let of = |local: &str| Carrier::of(&local.parse().unwrap());
+        assert_eq!(of("/ip4/192.0.2.1/udp/1/quic-v1"), Carrier::Quic);
+        assert_eq!(of("/ip6/2001:db8::1/tcp/1"), Carrier::Tcp);
+        let relay = PeerId::random();
+        let circuit = format!("/ip4/192.0.2.1/udp/1/quic-v1/p2p/{relay}/p2p-circuit");
+        assert_eq!(of(&circuit), Carrier::Circuit);
     }
 }

@@ -15,7 +15,7 @@ use libp2p::swarm::{
 };
 use libp2p::{Multiaddr, PeerId};
 
-use super::crowd::{Crowd, Place};
+use super::crowd::{Carrier, Crowd, Place};
 use super::key::from_libp2p;
 use super::membership::Membership;
 
@@ -149,7 +149,8 @@ impl NetworkBehaviour for Gate {
         local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
-        if self.door.crowd().begins(id, Place::of(local, remote)) {
+        let (carrier, place) = (Carrier::of(local), Place::of(local, remote));
+        if self.door.crowd().begins(id, carrier, place) {
             return Ok(());
         }
         Err(ConnectionDenied::new(self.door.deny()))

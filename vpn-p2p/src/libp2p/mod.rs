@@ -39,6 +39,9 @@
 //!   is not its own is dropped, `address_not_allowed`.
 //! * **Nobody waits for another.** Unknown addresses are asked about beside the packets, which wait,
 //!   bounded; each peer has streams and queues of its own ([`streams`](crate::streams)).
+//! * **A flood of beginnings** fills what it comes by: QUIC, TCP and circuits have places of their own, one
+//!   address has few of them, and each beginning has five seconds. Forged sources can so keep QUIC busy (some
+//!   200 packets a second; libp2p lets nobody prove its address first), and members come by TCP.
 //! * **Relays** carry what they cannot read, while a hole is punched; new streams then go the direct way.
 //!   The relayed connection ends half a second later, with what is under way on it. What is lost is counted,
 //!   `stream_lost`, and everything that waited goes on.

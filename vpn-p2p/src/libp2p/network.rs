@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::timeout::TransportTimeout;
 use libp2p::core::transport::{Boxed, Transport as _};
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
@@ -32,6 +33,10 @@ const KEEPALIVE: Duration = Duration::from_secs(9);
 
 /// How long dialling, encrypting and agreeing on a multiplexer may take.
 const UPGRADE: Duration = Duration::from_secs(10);
+
+/// How long others may take for the same: a few round trips, of a slow link too. Whoever begins with QUIC
+/// from a forged source is waited for as long, and libp2p lets no address be proven first (QUIC's Retry).
+pub(super) const HANDSHAKE: Duration = Duration::from_secs(5);
 
 type Network = (Boxed<(PeerId, StreamMuxerBox)>, relay::client::Behaviour);
 
@@ -67,6 +72,7 @@ pub(super) fn network(keys: &Keypair, screen: Arc<Screen>) -> Result<Network, No
         .map(|ready, _| ready.into_inner())
         .or_transport(tcp)
         .map(|ready, _| ready.into_inner());
+    let all = TransportTimeout::with_ingoing_timeout(all, HANDSHAKE);
     Ok((Screened::new(all, screen).boxed(), client))
 }
 
