@@ -21,7 +21,7 @@ use vpn_p2p::libp2p::{
 use vpn_resilience::RetryConfig;
 
 use crate::error::Error;
-use crate::names::Named;
+use crate::names::{self, Named};
 use crate::vpn::Vpn;
 
 /// The tunnel's name in rules.
@@ -151,34 +151,36 @@ pub(crate) struct Ready {
 impl Ready {
     /// These are the node's addresses, whatever the file says.
     pub(crate) fn has(&mut self, leased: &[IpAddr]) {
-        let vpn = &self.config.vpn;
-        self.own.addresses = leased.iter().filter_map(|a| vpn.within(*a)).collect();
+        self.own.addresses = self.within(leased);
         self.tunnel.addresses = self.own.addresses.clone();
+    }
+
+    /// Whether the node lives with these addresses.
+    pub(crate) fn lives_with(&self, leased: &[IpAddr]) -> bool {
+        self.own.addresses == self.within(leased)
+    }
+
+    fn within(&self, leased: &[IpAddr]) -> Vec<IpNet> {
+        let vpn = &self.config.vpn;
+        leased.iter().filter_map(|a| vpn.within(*a)).collect()
     }
 
     /// Looks up the bootstrap nodes that have names. One that is not found is an error if nobody else
     /// is there to begin with.
     pub(crate) async fn look_up(&mut self) -> Result<(), String> {
-        let mut missing = None;
-        for name in &self.names {
-            match name.look_up(self.retry).await {
-                // A resolver may say what it likes: what is inside the network is not asked there.
-                Ok(found) => self.node.bootstrap.extend(found.into_iter().filter(|at| {
-                    let inside = node_is_inside(at, &self.node.inside);
-                    if inside {
-                        tracing::warn!(%at, "a bootstrap node is not in the network that it leads to");
-                    }
-                    !inside
-                })),
-                Err(problem) => {
-                    tracing::warn!(problem, "a bootstrap node is not found");
-                    missing = Some(problem);
-                }
-            }
-        }
         let known = self.node.known_peers.as_ref();
-        let is_alone = self.node.bootstrap.is_empty() && !known.is_some_and(|file| file.exists());
-        missing.filter(|_| is_alone).map_or(Ok(()), Err)
+        let has_others = !self.node.bootstrap.is_empty() || known.is_some_and(|file| file.exists());
+        // What is inside the network is not asked there.
+        let may_ask = |at: &Multiaddr| {
+            let inside = node_is_inside(at, &self.node.inside);
+            if inside {
+                tracing::warn!(%at, "a bootstrap node is not in the network that it leads to");
+            }
+            !inside
+        };
+        let found = names::look_up(&self.names, self.retry, has_others, may_ask).await?;
+        self.node.bootstrap.extend(found);
+        Ok(())
     }
 }
 
@@ -232,7 +234,7 @@ impl Config {
         node.listen = addresses("node.listen", &table.listen)?;
         let bootstrap = addresses("node.bootstrap", &table.bootstrap)?;
         let (bootstrap, names) =
-            crate::names::split(bootstrap).map_err(|problem| wrong("node.bootstrap", problem))?;
+            names::split(bootstrap).map_err(|problem| wrong("node.bootstrap", problem))?;
         // As if each were somewhere: the rest of it has to be right as well.
         node.bootstrap.clone_from(&bootstrap);
         node.bootstrap.extend(names.iter().map(Named::anywhere));
@@ -377,4 +379,4 @@ impl Config {
 
 #[cfg(test)]
 #[path = "config_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::*;
 
-fn of(vpn: &str, node: &str) -> Result<Ready, String> {
+pub(crate) fn of(vpn: &str, node: &str) -> Result<Ready, String> {
     let folder = std::env::temp_dir().join(format!("libp2p-config-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     // Somebody else's test may have made it.

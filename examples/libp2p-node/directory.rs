@@ -52,12 +52,13 @@ impl Leased {
         Some(self.addresses.as_ref()?.borrow().clone())
     }
 
-    /// Until they are others: somebody took them while we were cut off.
-    pub(crate) async fn lost(&mut self) {
+    /// Until they are others than this node lives with: somebody took them while we were cut off, now or
+    /// since it began.
+    pub(crate) async fn lost(&mut self, ready: &Ready) {
         if let Some(addresses) = &mut self.addresses {
-            let had = addresses.borrow_and_update().clone();
             // Fails if the directory has ended, and with it what could be lost.
-            if addresses.wait_for(|now| *now != had).await.is_ok() {
+            let lost = addresses.wait_for(|now| !ready.lives_with(now)).await;
+            if lost.is_ok() {
                 return;
             }
         }
@@ -204,4 +205,36 @@ async fn etcd(ready: &Ready) -> Result<Leased, Error> {
 async fn etcd(_: &Ready) -> Result<Leased, Error> {
     let problem = "node.discovery: this program was built without the feature etcd";
     Err(Error::Argument(problem.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    /// Nothing is waited for.
+    const BRIEF: Duration = Duration::from_millis(50);
+
+    #[tokio::test]
+    async fn an_address_that_was_lost_before_anybody_looked_is_lost() {
+        let mut ready = crate::config::tests::of("", "discovery = \"etcd\"").unwrap();
+        let [had, now] = [7, 8].map(|host| IpAddr::from([10, 0, 0, host]));
+        ready.has(&[had]);
+        let (tell, addresses) = watch::channel(vec![had]);
+        let mut leased = Leased {
+            directory: None,
+            addresses: Some(addresses),
+            #[cfg(feature = "etcd")]
+            etcd: None,
+        };
+        let lost = tokio::time::timeout(BRIEF, leased.lost(&ready));
+        assert!(lost.await.is_err(), "it is still there");
+        tell.send_replace(vec![now]);
+        let lost = tokio::time::timeout(PAUSE * 6, leased.lost(&ready));
+        assert!(lost.await.is_ok());
+        ready.has(&[now]);
+        let lost = tokio::time::timeout(BRIEF, leased.lost(&ready));
+        assert!(lost.await.is_err(), "it lives with that one now");
+    }
 }

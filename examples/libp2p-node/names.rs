@@ -5,7 +5,10 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::time::Duration;
 
+use futures_util::future::join_all;
+use tokio::time::timeout;
 use vpn_p2p::libp2p::Multiaddr;
 use vpn_p2p::libp2p::multiaddr::Protocol;
 use vpn_resilience::Fault;
@@ -14,6 +17,9 @@ use vpn_resilience::call::{Policy as _, WithRetry};
 
 /// Most addresses of one name: enough for each family of a few machines.
 const MAX_ADDRESSES: usize = 8;
+
+/// How long the system's resolver may take: it asks a second server after five seconds.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// An address whose beginning is a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,17 +92,11 @@ impl Named {
         all
     }
 
-    /// Where it is now. Tried again as the configuration says: the network may only just be coming.
-    ///
-    /// # Errors
-    ///
-    /// What the system's resolver says, or that the name has no address of the family.
-    pub(crate) async fn look_up(&self, retry: RetryConfig) -> Result<Vec<Multiaddr>, String> {
-        let retry = WithRetry::new(retry, 0, |_: &io::Error| Fault::Transient);
-        let found = retry.run(|| tokio::net::lookup_host((self.name.as_str(), 0)));
-        let found = found
-            .await
-            .map_err(|error| format!("{}: {}", self.name, vpn_examples::chain(&error)))?;
+    /// Where it is now.
+    async fn look_up(self) -> Result<Vec<Multiaddr>, String> {
+        let found = timeout(ANSWER, tokio::net::lookup_host((self.name.as_str(), 0))).await;
+        let found = found.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let found = found.map_err(|error| format!("{}: {error}", self.name))?;
         let all = self.of(found.map(|found| found.ip()));
         match all.is_empty() {
             true => Err(format!("{}: no address of this family", self.name)),
@@ -105,9 +105,63 @@ impl Named {
     }
 }
 
+/// Where the names are now that lead somewhere one may ask; all are looked up at once. Tried again as the
+/// configuration says while nobody is there to begin with: the network may only just be coming.
+///
+/// # Errors
+///
+/// What the system's resolver says of one, if nobody else is there.
+pub(crate) async fn look_up(
+    names: &[Named],
+    retry: RetryConfig,
+    has_others: bool,
+    may_ask: impl Fn(&Multiaddr) -> bool + Send + Sync,
+) -> Result<Vec<Multiaddr>, String> {
+    look_up_by(names, retry, has_others, may_ask, Named::look_up).await
+}
+
+/// The same, by whoever knows where a name is.
+async fn look_up_by<F: Future<Output = Result<Vec<Multiaddr>, String>> + Send>(
+    names: &[Named],
+    retry: RetryConfig,
+    has_others: bool,
+    may_ask: impl Fn(&Multiaddr) -> bool + Send + Sync,
+    ask: impl Fn(Named) -> F + Send + Sync,
+) -> Result<Vec<Multiaddr>, String> {
+    let once = || async {
+        let answers = join_all(names.iter().cloned().map(&ask)).await;
+        let (mut all, mut missing) = (Vec::new(), None);
+        for answer in answers {
+            match answer {
+                // A resolver may say what it likes.
+                Ok(found) => all.extend(found.into_iter().filter(&may_ask)),
+                Err(problem) => {
+                    tracing::warn!(problem, "a bootstrap node is not found");
+                    missing = Some(problem);
+                }
+            }
+        }
+        let is_alone = all.is_empty() && !has_others;
+        match missing.filter(|_| is_alone) {
+            Some(problem) => Err(io::Error::other(problem)),
+            None => Ok(all),
+        }
+    };
+    // Who answered is not given up for one that does not: each name has its own time.
+    let retry = RetryConfig {
+        attempt_timeout: None,
+        ..retry
+    };
+    let retry = WithRetry::new(retry, 0, |_: &io::Error| Fault::Transient);
+    let found = retry.run(once).await;
+    found.map_err(|error| vpn_examples::chain(&error))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
     use super::*;
 
@@ -163,17 +217,67 @@ mod tests {
         assert_eq!(names[0].of(many).len(), MAX_ADDRESSES);
     }
 
+    /// Tried so often, with no pause that matters.
+    fn attempts(max_attempts: u32) -> RetryConfig {
+        RetryConfig {
+            max_attempts,
+            initial_interval: Duration::from_millis(1),
+            max_interval: Duration::from_millis(1),
+            ..RetryConfig::default()
+        }
+    }
+
+    fn named(names: &[&str]) -> Vec<Named> {
+        let all = names
+            .iter()
+            .map(|name| address(&format!("/dns4/{name}/tcp/9/p2p/ID")));
+        split(all.collect()).unwrap().1
+    }
+
     #[tokio::test]
     async fn a_name_is_looked_up_and_one_that_is_not_there_is_told() {
-        let once = RetryConfig {
-            max_attempts: 1,
-            ..RetryConfig::default()
-        };
-        let (_, names) = split(vec![address("/dns4/localhost/tcp/9/p2p/ID")]).unwrap();
-        let found = names[0].look_up(once).await.unwrap();
+        let names = named(&["localhost"]);
+        let found = look_up(&names, attempts(1), false, |_| true).await.unwrap();
         assert_eq!(found, [address("/ip4/127.0.0.1/tcp/9/p2p/ID")]);
-        let (_, names) = split(vec![address("/dns4/nobody.invalid/tcp/9/p2p/ID")]).unwrap();
-        let refused = names[0].look_up(once).await.unwrap_err();
+        let names = named(&["nobody.invalid"]);
+        let refused = look_up(&names, attempts(1), false, |_| true)
+            .await
+            .unwrap_err();
         assert!(refused.contains("nobody.invalid"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn names_are_looked_up_at_once_and_again_only_while_nobody_is_there() {
+        let asked = AtomicUsize::new(0);
+        // Each answers when all have been asked.
+        let ask = |all: usize| {
+            let asked = &asked;
+            move |name: Named| async move {
+                asked.fetch_add(1, SeqCst);
+                while !asked.load(SeqCst).is_multiple_of(all) {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                match name.name.as_str() {
+                    "dead" => Err("dead: it is not there".to_owned()),
+                    _ => Ok(vec![name.anywhere()]),
+                }
+            }
+        };
+        let within = Duration::from_secs(60);
+        let names = named(&["dead", "a", "dead"]);
+        for (names, has_others, may_ask, times, wanted) in [
+            (&names[..], false, true, 3, Some(1)),
+            (&names[..1], false, true, 5, None),
+            (&names[..1], true, true, 1, Some(0)),
+            // Somebody who is not to be asked is nobody.
+            (&names[..2], false, false, 10, None),
+        ] {
+            asked.store(0, SeqCst);
+            let ask = ask(names.len());
+            let found = look_up_by(names, attempts(5), has_others, |_| may_ask, ask);
+            let found = timeout(within, found).await.unwrap();
+            assert_eq!(found.as_ref().ok().map(Vec::len), wanted, "{found:?}");
+            assert_eq!(asked.load(SeqCst), times);
+        }
     }
 }

@@ -141,7 +141,7 @@ async fn live(
         }
         tokio::select! {
             () = stop.received() => {}
-            () = leased.lost() => why = Ended::AddressLost,
+            () = leased.lost(ready) => why = Ended::AddressLost,
         }
     };
     let ended = match running {

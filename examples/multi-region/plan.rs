@@ -108,7 +108,14 @@ impl Loaded {
             // Not judged: what is wrong with one rule there is no reason for many hosts not to start.
             match tokio::time::timeout(ETCD_FIRST, source.load()).await {
                 Ok(Ok(there)) => rules.push(there),
-                _ => tracing::warn!("until etcd was there once, everything is blocked"),
+                Ok(Err(error)) => {
+                    let error = vpn_examples::chain(&error);
+                    tracing::warn!(
+                        error,
+                        "until rules in etcd can be read, everything is blocked"
+                    );
+                }
+                Err(_) => tracing::warn!("until etcd was there once, everything is blocked"),
             }
             // It comes back by itself, and answers from memory: there is nothing to retry.
             layers.push(source);

@@ -167,3 +167,26 @@ fn until_etcd_was_there_once_nothing_is_let_out() {
     fleet.lab.only(1001, "fr", "http4");
     assert!(daemon.terminate(), "{}", daemon.log());
 }
+
+/// What it would forbid is known to nobody who did not know it before.
+#[test]
+fn who_starts_with_a_text_that_makes_no_sense_lets_nothing_out_and_an_unknown_user_holds_up_nobody()
+{
+    let Some(fleet) = Fleet::new() else { return };
+    let _etcd = fleet.etcd();
+    fleet.rule("[[rule]]\nuid = 1002\n");
+    let mut daemon = fleet.lab.daemon();
+    until("its problem in status", || {
+        fleet.error().contains("vpn-rules/fleet")
+    });
+    fleet.lab.gets_nothing(1001);
+    fleet.lab.gets_nothing(1002);
+    let ghost = "[[rule]]\nuser = \"ghost-of-etcd\"\nto = \"block\"\n";
+    fleet.rule(&format!("{ghost}{}", to("uk")));
+    until("the way of the rule", || fleet.goes(1002, "uk"));
+    fleet.lab.only(1001, "fr", "http4");
+    until("that there is no such user", || {
+        fleet.error().contains("ghost-of-etcd")
+    });
+    assert!(daemon.terminate(), "{}", daemon.log());
+}

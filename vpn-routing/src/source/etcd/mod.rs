@@ -69,8 +69,18 @@ struct Shared {
     state: Mutex<State>,
     changes: Changes,
     users: Arc<Users>,
-    /// Whether everything was loaded and could be read once.
-    ready: tokio::sync::watch::Sender<bool>,
+    loaded: tokio::sync::watch::Sender<Loaded>,
+}
+
+/// What was there once, since the beginning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Loaded {
+    #[default]
+    Nothing,
+    /// Not all of it could be read.
+    Some,
+    /// Rules are in force.
+    All,
 }
 
 #[derive(Debug, Default)]
@@ -110,7 +120,7 @@ impl EtcdRules {
             state: Mutex::default(),
             changes: Changes::new(),
             users: Arc::new(users),
-            ready: tokio::sync::watch::Sender::new(false),
+            loaded: tokio::sync::watch::Sender::default(),
         });
         let tasks = [
             tokio::spawn(follow::follow(Arc::clone(&shared))),
@@ -143,17 +153,25 @@ impl Shared {
     }
 
     fn is_ready(&self) -> bool {
-        *self.ready.borrow()
+        *self.loaded.borrow() == Loaded::All
     }
 
     /// Whether rules are in force: from when every entry could be read. Nobody knows what one that
     /// never could would forbid; later ones change nothing of what is in force.
     fn judge(&self, state: &State) {
-        let is_whole = !state.table.is_full() && state.table.unknown().is_none();
-        if state.revision.is_some() && is_whole {
-            self.ready
-                .send_if_modified(|ready| !std::mem::replace(ready, true));
+        if state.revision.is_none() {
+            return;
         }
+        let is_whole = !state.table.is_full() && state.table.unknown().is_none();
+        let now = match is_whole {
+            true => Loaded::All,
+            false => Loaded::Some,
+        };
+        self.loaded.send_if_modified(|before| {
+            let is_more = now > *before;
+            *before = now.max(*before);
+            is_more
+        });
     }
 
     /// The keys of rules that are in force, or were.
@@ -173,14 +191,14 @@ impl Shared {
 impl RuleSource for EtcdRules {
     /// Asks nobody once everything was loaded; before, it waits for that as long as a request may take.
     async fn load(&self) -> Result<RuleSnapshot, RuleSourceError> {
-        let mut ready = self.shared.ready.subscribe();
+        let mut loaded = self.shared.loaded.subscribe();
+        let is_there = loaded.wait_for(|loaded| *loaded != Loaded::Nothing);
         // Fails only if the sender is gone, and `self` holds it.
-        let waited = timeout(self.shared.config.within(), ready.wait_for(|ready| *ready));
-        let is_ready = waited.await.is_ok();
+        let _ = timeout(self.shared.config.within(), is_there).await;
         // Before reading: a change during the read counts as not loaded.
         self.loaded.store(self.shared.changes.seen(), SeqCst);
         let state = self.shared.state();
-        if is_ready {
+        if self.shared.is_ready() {
             return Ok(state.table.snapshot());
         }
         let cause = match (&state.cut, state.table.unknown()) {

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use vpn_core::RuleSnapshot;
 use vpn_core::rule::RuleSourceError;
@@ -23,6 +24,10 @@ pub(super) const NOBODY: u32 = u32::MAX;
 
 /// Users whose numbers are remembered; of further ones the name service is believed each time.
 const MAX_USERS: usize = 65_536;
+
+/// How long the name service may be asked for texts that are read together. What is left then is as if it
+/// could not tell: a program that ends waits for this.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a text says on this host.
 #[derive(Debug, Default)]
@@ -43,6 +48,7 @@ pub(super) type LookUp = dyn Fn(&str) -> Result<Option<u32>, String> + Send + Sy
 /// The users of this host.
 pub(super) struct Users {
     look_up: Box<LookUp>,
+    patience: Duration,
     /// Who was there once.
     known: Mutex<HashMap<String, u32>>,
 }
@@ -63,6 +69,7 @@ impl fmt::Debug for Users {
 #[derive(Debug)]
 pub(super) struct Reader<'a> {
     users: &'a Users,
+    until: Instant,
     answers: RefCell<HashMap<String, Answer>>,
 }
 
@@ -79,6 +86,7 @@ impl Users {
     pub(super) fn new(look_up: Box<LookUp>) -> Self {
         Self {
             look_up,
+            patience: PATIENCE,
             known: Mutex::default(),
         }
     }
@@ -86,12 +94,16 @@ impl Users {
     pub(super) fn reader(&self) -> Reader<'_> {
         Reader {
             users: self,
+            until: Instant::now() + self.patience,
             answers: RefCell::default(),
         }
     }
 
-    fn ask(&self, name: &str) -> Answer {
-        let said = (self.look_up)(name);
+    fn ask(&self, name: &str, until: Instant) -> Answer {
+        let said = match Instant::now() < until {
+            true => (self.look_up)(name),
+            false => Err("the name service takes too long".to_owned()),
+        };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         match (said, known.get(name)) {
             (Ok(Some(uid)), was) => {
@@ -157,7 +169,7 @@ impl Reader<'_> {
         if let Some(answer) = self.answers.borrow().get(name) {
             return answer.clone();
         }
-        let answer = self.users.ask(name);
+        let answer = self.users.ask(name, self.until);
         let mut answers = self.answers.borrow_mut();
         answers.insert(name.to_owned(), answer.clone());
         answer
@@ -233,6 +245,16 @@ mod tests {
         let said = users.reader().read("r/a", TEXT.as_bytes());
         assert_eq!(owners(&said), None);
         assert!(problem(&said).contains("no answer"), "{said:?}");
+        assert!(said.again.is_some());
+    }
+
+    #[test]
+    fn a_name_service_that_takes_too_long_is_asked_no_further() {
+        let (mut users, asked) = users(&Arc::new(AtomicUsize::new(1)));
+        users.patience = Duration::ZERO;
+        let said = users.reader().read("r/a", TEXT.as_bytes());
+        assert_eq!((owners(&said), asked.load(SeqCst)), (None, 0));
+        assert!(problem(&said).contains("too long"), "{said:?}");
         assert!(said.again.is_some());
     }
 
