@@ -3,7 +3,7 @@
 use libp2p::Multiaddr;
 use libp2p::swarm::ConnectionId;
 use tokio::sync::oneshot;
-use vpn_core::PeerId;
+use vpn_core::{PeerId, PeerRecord};
 
 use super::process::Process;
 
@@ -32,6 +32,8 @@ pub(crate) enum Command {
     Admit {
         peer: PeerId,
         endpoints: Vec<Multiaddr>,
+        /// What it says about itself, believed.
+        record: Box<PeerRecord>,
         /// When its certificate ends, in seconds since the Unix epoch.
         until: Option<u64>,
         /// Which of its processes is at the other end of which connection.

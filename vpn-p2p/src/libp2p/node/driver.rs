@@ -216,10 +216,12 @@ impl Driver {
             Command::Admit {
                 peer,
                 endpoints,
+                record,
                 until,
                 at: (id, process),
             } => {
                 self.admit(peer, endpoints);
+                self.keep_heard(&record);
                 if let Some(name) = to_libp2p(peer) {
                     self.is_certified(name, until);
                     self.leave_the_dead(name, id, process);

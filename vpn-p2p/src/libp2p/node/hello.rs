@@ -210,11 +210,13 @@ async fn judge(shared: &Shared, peer: PeerId, over: ConnectionId, bytes: &[u8]) 
         .and_then(|record| membership.believe(record, unix()));
     let command = match believed {
         Ok((valid, body)) if valid.record().peer == peer => {
+            let record = valid.into_record();
             // Nobody may listen.
-            let _ = shared.heard.send(valid.into_record());
+            let _ = shared.heard.send(record.clone());
             Command::Admit {
                 peer,
                 endpoints: body.endpoints,
+                record: Box::new(record),
                 // On a list nobody needs one.
                 until: match membership.admission {
                     Admission::Listed(_) => None,

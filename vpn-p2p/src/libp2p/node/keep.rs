@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use libp2p::kad::store::{MemoryStore, RecordStore as _};
 use libp2p::kad::{self, Record, RecordKey};
-use vpn_core::PeerId;
+use vpn_core::{PeerId, PeerRecord};
 
 use super::driver::Driver;
 use super::hello::unix;
@@ -120,6 +120,16 @@ fn forget(kad: &mut Kad, slot: Slot, peer: PeerId) {
 }
 
 impl Driver {
+    /// A member said this about itself: whoever asks here is answered, though its own publishing may take
+    /// until nodes that nobody can reach are given up.
+    pub(super) fn keep_heard(&mut self, record: &PeerRecord) {
+        let claims = record.addresses.iter().map(|a| Slot::Address(*a));
+        for slot in claims.chain([Slot::Peer(record.peer)]) {
+            let value = pack(std::slice::from_ref(record));
+            self.keep(Record::new(slot.key(), value), Some(record.peer));
+        }
+    }
+
     /// Somebody wants this kept.
     pub(super) fn keep(&mut self, record: Record, from: Option<PeerId>) {
         let now = Instant::now();

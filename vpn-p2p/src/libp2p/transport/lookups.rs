@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::broadcast;
 use tokio::time::{sleep, timeout};
 use vpn_core::{Authority, DropCounters, PeerId, PeerRecord};
@@ -18,6 +19,10 @@ const LOOKUP: Duration = Duration::from_millis(4500);
 
 /// Pause before a node that has just arrived asks again who has an address.
 const ASK_AGAIN: Duration = Duration::from_millis(300);
+
+/// How long a question may take before it is asked again beside; it lives no longer than [`LOOKUP`], so that
+/// at most five are open.
+const BESIDE: Duration = Duration::from_secs(1);
 
 /// How long a member may take to say who it is, before the directory is asked.
 const SAYS_IT: Duration = Duration::from_secs(1);
@@ -124,24 +129,38 @@ pub(super) async fn who_is(shared: &Shared, peer: PeerId) {
     }
 }
 
+/// Who has this address. A node that cannot be reached may hold up an answer for as long as a question lives,
+/// while who came meanwhile would be found at once: it is asked again beside the question.
+async fn asked(
+    shared: &Shared,
+    address: IpAddr,
+) -> Result<Vec<PeerRecord>, vpn_core::DirectoryError> {
+    let ask = async || {
+        let _turn = shared.turns.acquire().await;
+        shared.directory.resolve_address(address).await
+    };
+    // Where the directory decides, it knows.
+    let decides = shared.directory.authority() == Authority::Directory;
+    let mut open = FuturesUnordered::from_iter([ask()]);
+    loop {
+        tokio::select! {
+            Some(found) = open.next() => {
+                let is_nobody = found.as_ref().is_ok_and(Vec::is_empty);
+                // Who has just arrived does not know who to ask yet.
+                if !(is_nobody && !decides && shared.node.is_new()) {
+                    return found;
+                }
+                sleep(ASK_AGAIN).await;
+                open.push(ask());
+            }
+            () = sleep(BESIDE), if !decides => open.push(ask()),
+        }
+    }
+}
+
 /// Asks who has this address; what waits for it goes on.
 async fn look_up(shared: Arc<Shared>, address: IpAddr) {
-    let asking = async {
-        loop {
-            let turn = shared.turns.acquire().await;
-            let found = shared.directory.resolve_address(address).await;
-            drop(turn);
-            let is_nobody = found.as_ref().is_ok_and(Vec::is_empty);
-            // Who has just arrived does not know who to ask yet; where the directory decides, it knows.
-            let decides = shared.directory.authority() == Authority::Directory;
-            if is_nobody && !decides && shared.node.is_new() {
-                sleep(ASK_AGAIN).await;
-                continue;
-            }
-            return found;
-        }
-    };
-    let found = match timeout(LOOKUP, asking).await {
+    let found = match timeout(LOOKUP, asked(&shared, address)).await {
         Ok(Ok(records)) => {
             let mut peers = Vec::new();
             for record in records {
