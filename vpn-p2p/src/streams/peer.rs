@@ -396,6 +396,14 @@ impl StreamPool {
         self.shared.finish(inner);
     }
 
+    /// There is a better way to the peer than that which its streams go: streams that were opened here are
+    /// replaced, without loss.
+    pub fn renew(&self) {
+        let mut inner = self.shared.lock();
+        inner.pool.renew(now());
+        self.shared.finish(inner);
+    }
+
     /// What it has done, and how it stands.
     pub fn status(&self) -> PoolStatus {
         self.shared.lock().pool.status()

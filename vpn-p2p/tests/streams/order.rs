@@ -53,6 +53,11 @@ fn live(seed: u64, overflow: Overflow, weather: Weather) -> World {
     for round in 0..12 {
         world.weather = if round % 3 == 2 { FAIR } else { weather };
         for _ in 0..150 {
+            if world.random.below(60) == 0 {
+                // There is a better way now.
+                let now = world.now;
+                world.pools.iter_mut().for_each(|pool| pool.renew(now));
+            }
             for _ in 0..world.random.below(24) {
                 let connection = world.random.below(CONNECTIONS) as u16;
                 let (side, length) = (world.random.below(2), world.random.below(1200));
@@ -100,6 +105,38 @@ proptest! {
         let world = live(seed, overflow, Weather { cuts, stalls, refusals });
         world.check();
     }
+}
+
+/// Streams that are replaced by others on a better way carry until those do, and lose nothing.
+#[test]
+fn a_better_way_is_taken_without_loss() {
+    let mut world = World::new(5, &hurried(Overflow::PushBack));
+    let send = |world: &mut World| {
+        for connection in 0..200 {
+            let _ = world.send(0, connection % CONNECTIONS as u16, 500);
+            let _ = world.send(1, connection % CONNECTIONS as u16, 500);
+            world.step(Duration::from_millis(1));
+            let up = Standing::Up;
+            assert_eq!(
+                [0, 1].map(|side| world.pools[side].standing() == &up),
+                [true; 2]
+            );
+        }
+    };
+    world.step(Duration::from_millis(100));
+    for _ in 0..100 {
+        world.step(Duration::from_millis(1));
+    }
+    send(&mut world);
+    let before = world.pools[0].status().counters;
+    let now = world.now;
+    world.pools.iter_mut().for_each(|pool| pool.renew(now));
+    send(&mut world);
+    world.settle();
+    world.check();
+    let after = world.pools[0].status().counters;
+    assert!(after.opened > before.opened && after.retired > before.retired);
+    assert_eq!((after.drops.total(), after.broken), (0, 0));
 }
 
 #[test]

@@ -17,9 +17,9 @@ use crate::libp2p::key::from_libp2p;
 use crate::libp2p::order::best;
 use crate::libp2p::screen::relay_of;
 
-/// How long a relayed connection stays beside a direct one: its streams end with it, and what is on
-/// them should have arrived.
-const LEAVE_AFTER: Duration = Duration::from_millis(500);
+/// How long a relayed connection stays beside a direct one: streams over it say goodbye to each other
+/// meanwhile, which takes a few of its round trips. What is still on them then is lost.
+const LEAVE_AFTER: Duration = Duration::from_secs(2);
 
 /// Addresses of one peer that are taken from what it says.
 const MAX_IDENTIFIED: usize = 16;
@@ -159,6 +159,7 @@ impl Driver {
         // Streams go over any connection of a peer: none may be left on the relay beside a direct one.
         let all = self.connections.iter();
         let of_peer: Vec<_> = all.filter(|(_, other)| other.peer == name).collect();
+        let mut has_moved = false;
         if of_peer.iter().any(|(_, other)| !other.is_relayed) {
             for (other, connection) in of_peer {
                 let leaves = |(at, known): &(Instant, ConnectionId)| {
@@ -167,8 +168,13 @@ impl Driver {
                 if connection.is_relayed && !self.leaving.iter().any(leaves) {
                     self.leaving.push((now + LEAVE_AFTER, *other));
                     self.swarm.behaviour().streams.avoid(*other);
+                    has_moved = true;
                 }
             }
+        }
+        if has_moved {
+            // Without a tunnel nobody listens.
+            let _ = self.shared.moved.send(peer);
         }
         if let Some(end) = self.punching.ends(id, is_relayed, now) {
             self.leaving.push((end, id));

@@ -57,6 +57,9 @@ const COMMANDS: usize = 256;
 /// For how long a node that was alone may not know who to ask.
 const SETTLED: std::time::Duration = std::time::Duration::from_secs(10);
 
+/// Peers that a listener has not taken yet; with more of them it takes everybody for moved.
+const MOVED: usize = 64;
+
 /// Records that were heard and that a slow listener has not taken; it is told how many it missed.
 const HEARD: usize = 1024;
 
@@ -84,6 +87,8 @@ pub(crate) struct Shared {
     /// The record may be old, or it can be published now.
     pub(super) renew: Notify,
     pub(crate) heard: broadcast::Sender<PeerRecord>,
+    /// Peers to whom there is a direct way now, beside that by a relay, which ends.
+    pub(crate) moved: broadcast::Sender<PeerId>,
     /// Records that were not believed.
     pub(super) not_believed: AtomicU64,
 }
@@ -196,6 +201,7 @@ impl Node {
             voice: Mutex::default(),
             renew: Notify::new(),
             heard: broadcast::Sender::new(HEARD),
+            moved: broadcast::Sender::new(MOVED),
             not_believed: AtomicU64::new(0),
             config,
         });

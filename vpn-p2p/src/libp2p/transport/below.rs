@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _};
+use tokio::sync::broadcast;
 use tokio::time::{sleep, timeout};
 use vpn_core::{DownCause, NetworkEvent, PeerId, TransportState};
 
@@ -54,6 +55,22 @@ pub(super) fn changed(shared: &Shared, event: NetworkEvent) {
         }
     });
     shared.doubts.notify_one();
+}
+
+/// Lets streams take the direct way, where there is one now: those by the relay end with it.
+pub(super) async fn follow_moves(shared: Arc<Shared>, mut moved: broadcast::Receiver<PeerId>) {
+    loop {
+        let who = match moved.recv().await {
+            Ok(peer) => Some(peer),
+            Err(broadcast::error::RecvError::Lagged(_)) => None,
+            Err(broadcast::error::RecvError::Closed) => return,
+        };
+        for (peer, pool) in shared.dispatcher.peers() {
+            if who.is_none_or(|who| who == peer) {
+                pool.renew();
+            }
+        }
+    }
 }
 
 /// Says where the tunnel stands.

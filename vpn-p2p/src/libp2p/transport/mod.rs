@@ -197,6 +197,8 @@ impl Libp2pTransport {
         });
         let heard = shared.node.heard();
         shared.spawn(lookups::hear(shared.clone(), heard));
+        let moved = shared.node.shared().moved.subscribe();
+        shared.spawn(below::follow_moves(shared.clone(), moved));
         shared.spawn(lookups::follow(shared.clone()));
         shared.spawn(lookups::ask(shared.clone()));
         shared.spawn(arrivals::accept(shared.clone(), incoming));

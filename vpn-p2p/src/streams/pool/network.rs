@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use vpn_core::NetworkEvent;
 
-use super::stream::Phase;
+use super::stream::{Phase, Stream};
 use super::{Action, Pool};
 use crate::streams::fault::Fault;
 use crate::streams::frame::StreamId;
@@ -34,6 +34,35 @@ impl Pool {
         }
         self.probe_retry_at = None;
         self.open_what_is_wanted(now);
+    }
+
+    /// There is a better way to the peer than that which the streams go: others are opened, and take over
+    /// from those of ours without loss. The peer does the same with its own.
+    pub fn renew(&mut self, now: Instant) {
+        if self.closed {
+            return;
+        }
+        for stream in &mut self.streams {
+            stream.is_stale = true;
+        }
+        self.open_what_is_wanted(now);
+    }
+
+    /// Ends what others take over from, once one of them carries.
+    pub(super) fn take_over(&mut self, now: Instant) {
+        let carries = |stream: &Stream| stream.is_data() && stream.phase == Phase::Open;
+        if !self.streams.iter().any(|s| carries(s) && !s.is_stale) {
+            return;
+        }
+        let ours = |stream: &&Stream| stream.id.is_ours() && stream.is_stale;
+        let stale: Vec<StreamId> = self.streams.iter().filter(ours).map(|s| s.id).collect();
+        for id in stale {
+            if let Some(at) = self.find(id)
+                && self.streams[at].phase == Phase::Open
+            {
+                self.part(now, at);
+            }
+        }
     }
 
     fn doubt(&mut self, now: Instant, id: StreamId) {

@@ -101,6 +101,7 @@ impl Pool {
             self.retry_at = None;
         }
         self.reroute(now);
+        self.take_over(now);
         self.open_what_is_wanted(now);
     }
 
@@ -156,7 +157,7 @@ impl Pool {
     /// Whether there are fewer streams than there should be, and one more may be opened, or waited for.
     pub(super) fn is_missing(&self) -> bool {
         let (mut there, mut opening) = (0, 0);
-        for stream in self.streams.iter().filter(|s| s.is_data()) {
+        for stream in self.streams.iter().filter(|s| s.is_data() && !s.is_stale) {
             opening += usize::from(matches!(stream.phase, Phase::Opening { .. }));
             there += usize::from(matches!(stream.phase, Phase::Opening { .. } | Phase::Open));
         }

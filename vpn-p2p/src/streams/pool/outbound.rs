@@ -136,21 +136,25 @@ impl Pool {
         self.arm(due);
     }
 
-    /// The first stream that is not busy, else the least costly one.
+    /// The first stream that is not busy, one that is to be replaced after the others; else the least costly
+    /// one.
     fn least_costly(&self) -> Option<usize> {
         let (scoring, most) = (&self.config.scoring, self.config.packet_buffer_size);
         let open = |stream: &Stream| stream.is_data() && stream.phase == Phase::Open;
-        let mut best = None;
+        let (mut best, mut stale) = (None, None);
         for (at, stream) in self.streams.iter().enumerate().filter(|(_, s)| open(s)) {
             if !stream.is_busy(scoring, most) {
-                return Some(at);
+                if !stream.is_stale {
+                    return Some(at);
+                }
+                stale.get_or_insert(at);
             }
             let cost = stream.cost(scoring);
             if best.is_none_or(|(_, least)| cost < least) {
                 best = Some((at, cost));
             }
         }
-        best.map(|(at, _)| at)
+        stale.or(best.map(|(at, _)| at))
     }
 
     /// After packets were offered: whether one stream more is worth it. That is so when every one was

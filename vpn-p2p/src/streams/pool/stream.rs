@@ -67,6 +67,8 @@ pub(super) struct Stream {
     pub(super) used: Instant,
     /// It is known to have something to write.
     pub(super) signalled: bool,
+    /// There is a better way now than that which it goes.
+    pub(super) is_stale: bool,
 }
 
 impl Stream {
@@ -95,6 +97,7 @@ impl Stream {
             progress: now,
             used: now,
             signalled: false,
+            is_stale: false,
         }
     }
 
