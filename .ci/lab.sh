@@ -150,6 +150,23 @@ capture_end() {                           # capture_end WHAT
 # status JQ : a figure of the daemon's status.
 status() { inside "$BIN" status --control "$CONF/multi-region.sock" --json | jq -r "$1"; }
 
+# counts JQ FLOW... : waits until the daemon's `explain` says so of new flows, as after a rule was added:
+# after how many milliseconds, most of which are the processes that ask. The 50 ms that are promised are
+# measured by examples/tests/lab.rs.
+counts() {
+  local what=$1 from i
+  shift
+  from=$(date +%s%N)
+  for ((i = 0; i < 500; i++)); do
+    if inside "$BIN" explain --control "$CONF/multi-region.sock" --json "$@" | jq -e "$what" >/dev/null; then
+      echo $((($(date +%s%N) - from) / 1000000))
+      return
+    fi
+    sleep 0.01
+  done
+  echo never
+}
+
 # run_points POINT... : builds the daemon where none is given, and runs each point.
 run_points() {
   local point

@@ -10,9 +10,7 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -84,7 +82,9 @@ fn metrics_are_those_documented_and_count() {
         }
     }
     assert_eq!(sample(text, "vpn_tunnel_up{tunnel=\"uk\"}"), 1.0);
-    assert_eq!(sample(text, "vpn_dns_queries_total"), 2.0);
+    // A client asks again where an answer takes long: more than were asked for, never fewer.
+    let queries = sample(text, "vpn_dns_queries_total");
+    assert!(queries >= 2.0, "{queries}");
     assert!(
         sample(
             text,
@@ -112,7 +112,7 @@ fn metrics_are_those_documented_and_count() {
     }
 
     refuses(&lab);
-    status_says_the_same(&lab);
+    status_says_the_same(&lab, queries);
     assert!(daemon.terminate(), "{}", daemon.log());
 }
 
@@ -153,7 +153,7 @@ fn refuses(lab: &Lab) {
     drop(held);
 }
 
-fn status_says_the_same(lab: &Lab) {
+fn status_says_the_same(lab: &Lab, queries: f64) {
     let status = lab.site.status(lab.lab.client());
     let process = &status["process"];
     for key in ["fds", "threads", "tasks", "memory"] {
@@ -176,7 +176,7 @@ fn status_says_the_same(lab: &Lab) {
         uk["round_trip_ms"].as_f64().is_some_and(|ms| ms > 0.0),
         "{uk}"
     );
-    assert_eq!(status["dns"]["queries"], 2);
+    assert_eq!(status["dns"]["queries"].as_f64(), Some(queries));
     let apps = status["apps"].as_array().expect("a list");
     let app = apps.iter().find(|app| app["uid"] == 1001).expect("the app");
     assert_eq!(app["tunnel"], "uk");
@@ -205,15 +205,6 @@ fn status_says_the_same(lab: &Lab) {
     }
 }
 
-/// One request over the control socket.
-fn ask(lab: &Lab, request: &Value) -> Value {
-    let mut stream = UnixStream::connect(lab.site.path("multi-region.sock")).expect("the socket");
-    writeln!(stream, "{request}").expect("a request");
-    let mut text = String::new();
-    stream.read_to_string(&mut text).expect("an answer");
-    serde_json::from_str(&text).expect("JSON")
-}
-
 /// N-30: "block" was taken for a tunnel of that name, and the old rule stayed.
 #[test]
 fn an_app_is_switched_over_the_control_socket() {
@@ -231,13 +222,14 @@ fn an_app_is_switched_over_the_control_socket() {
     let generation = || lab.site.status(lab.lab.client())["rules"]["generation"].clone();
     let in_force = |before: Value| {
         let end = std::time::Instant::now() + support::LIMIT;
-        while generation() == before && std::time::Instant::now() < end {
+        while generation() == before {
+            assert!(std::time::Instant::now() < end, "it never counts");
             std::thread::sleep(Duration::from_millis(10));
         }
     };
 
     let before = generation();
-    let answer = ask(&lab, &switch(1001, "fr"));
+    let answer = lab.site.request(&switch(1001, "fr"));
     assert_eq!(answer["says"], "uid 1001 -> fr", "{answer}");
     in_force(before);
     lab.only(1001, "fr", "http4 2");
@@ -251,7 +243,7 @@ fn an_app_is_switched_over_the_control_socket() {
 
     let before = generation();
     assert_eq!(
-        ask(&lab, &switch(1001, "block"))["says"],
+        lab.site.request(&switch(1001, "block"))["says"],
         "uid 1001 -> block"
     );
     in_force(before);
@@ -270,7 +262,7 @@ fn an_app_is_switched_over_the_control_socket() {
             "bad request",
         ),
     ] {
-        let answer = ask(&lab, &request);
+        let answer = lab.site.request(&request);
         let error = answer["error"].as_str().unwrap_or_default();
         assert!(error.contains(part), "{answer}");
     }
@@ -297,10 +289,9 @@ fn without_a_database_nothing_is_switched() {
         lab.site.status(lab.lab.client())["rules"]["database"],
         false
     );
-    let answer = ask(
-        &lab,
-        &json!({ "switch": { "app": { "uid": 1001 }, "to": "block" } }),
-    );
+    let answer = lab
+        .site
+        .request(&json!({ "switch": { "app": { "uid": 1001 }, "to": "block" } }));
     let error = answer["error"].as_str().unwrap_or_default();
     assert!(error.contains("names no database"), "{answer}");
     assert!(!lab.site.path("rules.db").exists());
