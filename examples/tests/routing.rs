@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use support::app::{self, App};
 use support::lab::{Lab, USERS, nothing_direct};
-use support::{LIMIT, as_user};
+use support::{LIMIT, as_user, in_time};
 use vpn_lab::{LabPlan, Output, SITE4, SITE6, client};
 
 const NO_DNS: &str = "apply = \"none\"";
@@ -205,7 +205,7 @@ on_change = \"reset\"
     };
     let _daemon = lab.daemon();
     let client = lab.lab.client();
-    nothing_direct(&lab, || {
+    let measured = || {
         // At first whichever was up first.
         let mut fresh = lab.asking(1001);
         let end = Instant::now() + LIMIT;
@@ -225,19 +225,21 @@ on_change = \"reset\"
         while fresh.ask() != "fr" {
             assert!(down.elapsed() < LIMIT, "no fail-over");
         }
-        println!("fail-over {:?} after the tunnel was down", down.elapsed());
-        assert!(down.elapsed() < FAIL_OVER_LIMIT, "{:?}", down.elapsed());
+        let failed_over = down.elapsed();
+        println!("fail-over {failed_over:?} after the tunnel was down");
         // Its connection was reset, not left hanging.
         let asked = Instant::now();
         assert_eq!(held.ask(), "nothing*1");
-        assert!(asked.elapsed() < FAIL_OVER_LIMIT, "{:?}", asked.elapsed());
+        let reset = asked.elapsed();
         lab.lab.heal("uk").expect("heal");
         let end = Instant::now() + LIMIT * 2;
         while fresh.ask() != "uk" {
             assert!(Instant::now() < end, "no fail-back");
             thread::sleep(Duration::from_millis(100));
         }
-    });
+        failed_over.max(reset)
+    };
+    nothing_direct(&lab, || in_time(FAIL_OVER_LIMIT, measured));
 }
 
 /// Somebody behind a tunnel reaches a server here by its rule, and no other.
