@@ -18,15 +18,20 @@ const DIRECT: Duration = Duration::from_secs(3);
 /// Without an answer, where another way exists.
 const OUTAGE: Duration = Duration::from_secs(2);
 
-/// a and b of a lab are registered, and have exchanged a packet: the first one, which is not lost.
-fn connected(lab: &NatLab, keys: &Keys, hubs: usize) -> (Node, Node) {
+/// From the first packet on, until it is answered. No less than what is promised of anything else here: who is
+/// late with this is late.
+const FIRST: Duration = Duration::from_secs(5);
+
+/// a and b of a lab are registered, and have exchanged a packet: the first one, which is not lost. Also how
+/// late its answer was, nothing if it was not.
+fn connected(lab: &NatLab, keys: &Keys, hubs: usize) -> (Node, Node, Duration) {
     let a = node(lab.host(Side::A), keys, 0, hubs);
     until("a's registration", || a.is_registered());
     let b = node(lab.host(Side::B), keys, 1, hubs);
     b.send(&a, "first");
     let took = until("the first packet's answer", || b.has_answer("first"));
-    assert!(took < Duration::from_secs(5), "{took:?}");
-    (a, b)
+    let late = if took < FIRST { Duration::ZERO } else { took };
+    (a, b, late)
 }
 
 /// Sends from one to the other every 20 ms while `happens` does, and for that long after it: the
@@ -56,7 +61,7 @@ fn easy_nats_are_direct_soon() {
         let lab = lab(NatKind::Easy, NatKind::Easy)?;
         let keys = Keys::new();
         let _hub = hub(&lab, &keys, 0);
-        let (a, b) = connected(&lab, &keys, 1);
+        let (a, b, late) = connected(&lab, &keys, 1);
         let took = until("a direct way", || a.is_direct(&b) && b.is_direct(&a));
         let wan = lab.router(Side::B).wan4();
         let way = a.path(&b).0;
@@ -64,7 +69,7 @@ fn easy_nats_are_direct_soon() {
             matches!(way, Some(Way::Direct(to)) if to.ip() == wan),
             "{way:?}"
         );
-        Some(took)
+        Some(took.max(late))
     });
 }
 
@@ -75,7 +80,7 @@ fn symmetric_nats_are_relayed_but_direct_to_public_hosts() {
         let lab = lab(NatKind::Symmetric, NatKind::Symmetric)?;
         let keys = Keys::new();
         let _hub = hub(&lab, &keys, 0);
-        let (a, b) = connected(&lab, &keys, 1);
+        let (a, b, late) = connected(&lab, &keys, 1);
         let c = node(lab.public(), &keys, 2, 1);
         until("c's registration", || c.is_registered());
         a.send(&c, "to c");
@@ -84,18 +89,18 @@ fn symmetric_nats_are_relayed_but_direct_to_public_hosts() {
         let (way, carrier, why) = a.path(&b);
         assert_eq!(way, Some(Way::Relay(HubId(0))), "{why}");
         assert_eq!(carrier, Some(Carrier::Udp));
-        Some(took)
+        Some(took.max(late))
     });
 }
 
 #[test]
 fn who_has_no_udp_is_relayed_over_tls() {
-    in_time(Duration::from_secs(5), || {
+    in_time(FIRST, || {
         let lab = lab(NatKind::Block, NatKind::Easy)?;
         let keys = Keys::new();
         let _hub = hub(&lab, &keys, 0);
         let from = Instant::now();
-        let (a, b) = connected(&lab, &keys, 1);
+        let (a, b, late) = connected(&lab, &keys, 1);
         let took = from.elapsed();
         let (way, carrier, why) = a.path(&b);
         assert_eq!(way, Some(Way::Relay(HubId(0))), "{why}");
@@ -106,7 +111,7 @@ fn who_has_no_udp_is_relayed_over_tls() {
         }
         b.send(&a, &longest);
         until("a large packet's answer", || b.has_answer(&longest));
-        Some(took)
+        Some(took.max(late))
     });
 }
 
@@ -116,7 +121,7 @@ fn a_direct_way_that_dies_in_one_direction_is_left_at_once() {
         let lab = lab(NatKind::Easy, NatKind::Easy)?;
         let keys = Keys::new();
         let _hub = hub(&lab, &keys, 0);
-        let (a, b) = connected(&lab, &keys, 1);
+        let (a, b, late) = connected(&lab, &keys, 1);
         until("a direct way", || a.is_direct(&b) && b.is_direct(&a));
         let longest = silence(&a, &b, Duration::from_secs(5), || {
             let b_wan = lab.router(Side::B).wan4();
@@ -129,7 +134,7 @@ fn a_direct_way_that_dies_in_one_direction_is_left_at_once() {
             "b is not heard any more: {:?}",
             b.path(&a)
         );
-        Some(longest)
+        Some(longest.max(late))
     });
 }
 
@@ -140,13 +145,14 @@ fn a_rebind_costs_less_than_two_seconds() {
             let mut lab = lab(kind, kind)?;
             let keys = Keys::new();
             let _hub = hub(&lab, &keys, 0);
-            let (a, b) = connected(&lab, &keys, 1);
+            let (a, b, late) = connected(&lab, &keys, 1);
             if kind == NatKind::Easy {
                 until("a direct way", || a.is_direct(&b) && b.is_direct(&a));
             }
-            Some(silence(&a, &b, Duration::from_secs(6), || {
+            let longest = silence(&a, &b, Duration::from_secs(6), || {
                 lab.rebind(Side::A).expect("another address");
-            }))
+            });
+            Some(longest.max(late))
         });
     }
 }
@@ -157,14 +163,14 @@ fn direct_ways_outlive_the_hub() {
         let lab = lab(NatKind::Easy, NatKind::Easy)?;
         let keys = Keys::new();
         let first = hub(&lab, &keys, 0);
-        let (a, b) = connected(&lab, &keys, 1);
+        let (a, b, late) = connected(&lab, &keys, 1);
         until("a direct way", || a.is_direct(&b) && b.is_direct(&a));
         let longest = silence(&a, &b, Duration::from_secs(8), || drop(first));
         let _second = hub(&lab, &keys, 0);
         until("the hub's return", || {
             a.is_registered() && b.is_registered()
         });
-        Some(longest)
+        Some(longest.max(late))
     });
 }
 
@@ -175,7 +181,7 @@ fn who_is_relayed_goes_by_the_other_hub_when_one_is_gone() {
         let keys = Keys::new();
         let first = hub(&lab, &keys, 0);
         let _second = hub(&lab, &keys, 1);
-        let (a, b) = connected(&lab, &keys, 2);
+        let (a, b, late) = connected(&lab, &keys, 2);
         let both = |node: &Node| {
             node.status()
                 .hubs
@@ -185,7 +191,7 @@ fn who_is_relayed_goes_by_the_other_hub_when_one_is_gone() {
         until("both hubs", || both(&a) && both(&b));
         let longest = silence(&a, &b, Duration::from_secs(6), || drop(first));
 
-        Some(longest)
+        Some(longest.max(late))
     });
 }
 
@@ -204,6 +210,9 @@ fn who_is_started_again_at_once_is_taken_again() {
     }
 }
 
+/// Between two attempts at least.
+const ATTEMPT: Duration = Duration::from_secs(1);
+
 #[test]
 fn first_packets_go_with_the_first_attempt() {
     let Some(lab) = lab(NatKind::Symmetric, NatKind::Symmetric) else {
@@ -211,16 +220,22 @@ fn first_packets_go_with_the_first_attempt() {
     };
     let keys = Keys::new();
     let _hub = hub(&lab, &keys, 0);
+    let mut took_all = Vec::new();
     for _ in 0..6 {
         let a = node(lab.host(Side::A), &keys, 0, 1);
         let c = node(lab.public(), &keys, 2, 1);
         until("registrations", || a.is_registered() && c.is_registered());
+        let from = Instant::now();
         a.send(&c, "first");
         let took = until("the first packet's answer", || a.has_answer("first"));
-        // A second attempt comes after a second at the earliest.
         let attempts: Vec<u64> = (a.status().peers.iter())
             .map(|peer| peer.counters.attempts)
             .collect();
-        assert_eq!(attempts, [1], "{took:?}");
+        // A second attempt comes after a second at the earliest: on a busy machine it may.
+        if from.elapsed() < ATTEMPT {
+            assert_eq!(attempts, [1], "{took:?}");
+        }
+        took_all.push(took);
     }
+    assert!(took_all.iter().any(|took| *took < ATTEMPT), "{took_all:?}");
 }

@@ -232,10 +232,12 @@ fn faults_come_and_go() {
     router.lose(100).expect("a fault");
     assert!(reflexive(&socket, hub(0)).is_err(), "all is lost");
     router.lose(30).expect("a fault");
-    let share = lost(lab.host(Side::A));
+    let share = lost(lab.host(Side::A), 400, Duration::from_millis(20));
     assert!((0.35..0.67).contains(&share), "{share}: near 0.51");
     router.lose(0).expect("no fault");
-    assert!(lost(lab.host(Side::A)) < 0.01);
+    // Nothing is waited for in vain here: who answers late is no loss.
+    let share = lost(lab.host(Side::A), 100, Duration::from_secs(1));
+    assert!(share < 0.01, "{share}: nothing is lost");
 
     let moved = lab.rebind(Side::A).expect("another address");
     assert_ne!(IpAddr::from(moved), before.ip());
@@ -244,19 +246,17 @@ fn faults_come_and_go() {
     assert_eq!(reflexive(&socket, hub(0)).expect("an answer"), before);
 }
 
-/// The share of 400 questions to the hub that stay unanswered: what a round trip loses.
-fn lost(at: &Namespace) -> f64 {
+/// The share of so many questions to the hub that stay unanswered for so long: what a round trip loses.
+fn lost(at: &Namespace, questions: u32, patience: Duration) -> f64 {
     let socket = socket(at, 0);
-    socket
-        .set_read_timeout(Some(Duration::from_millis(20)))
-        .expect("a timeout");
-    let answered = (0..400)
+    socket.set_read_timeout(Some(patience)).expect("a timeout");
+    let answered = (0..questions)
         .filter(|_| {
             socket.send_to(b"?", hub(0)).expect("sent");
             heard(&socket).is_some()
         })
         .count();
-    1.0 - answered as f64 / 400.0
+    1.0 - answered as f64 / f64::from(questions)
 }
 
 #[test]
