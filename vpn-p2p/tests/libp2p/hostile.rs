@@ -222,7 +222,10 @@ async fn who_answers_with_rubbish_leads_nobody_astray() {
     // It is in the table as soon as it said where it listens.
     let rubbish = async {
         while asks.node.status().counters.rubbish == 0 {
-            assert_eq!(asks.directory.resolve(absent).await.unwrap(), None);
+            // On a busy machine an answer may not come in time; what comes is never the liar's.
+            if let Ok(found) = asks.directory.resolve(absent).await {
+                assert_eq!(found, None);
+            }
             sleep(Duration::from_millis(50)).await;
         }
     };
@@ -252,8 +255,16 @@ async fn who_answers_with_rubbish_leads_nobody_astray() {
         let claims = timeout(PATIENCE, claims).await.expect("it is claimed");
         assert_eq!(claims.iter().map(|r| r.peer).collect::<Vec<_>>(), [own]);
         for nobodys in [7, 8] {
-            let claims = asks.directory.resolve_address(address(nobodys)).await;
-            assert_eq!(claims.unwrap(), []);
+            let claims = async {
+                loop {
+                    match asks.directory.resolve_address(address(nobodys)).await {
+                        Ok(claims) => return claims,
+                        Err(_) => sleep(Duration::from_millis(50)).await,
+                    }
+                }
+            };
+            let claims = timeout(PATIENCE, claims).await.expect("it is nobody's");
+            assert_eq!(claims, []);
         }
     }
     // Whom the liar told of is no member: nobody knocked there, but the liar, whose own table has it.

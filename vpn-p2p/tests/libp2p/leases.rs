@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio::sync::broadcast;
@@ -15,7 +15,7 @@ use vpn_core::{
 use vpn_p2p::directory::winner;
 use vpn_p2p::libp2p::{Libp2pTransport, Libp2pTunnel, Node};
 
-use super::world::{address, config, everybody, identity, own, receive, send_from};
+use super::world::{PATIENCE, address, config, everybody, identity, own, receive, send_from};
 
 /// Records, and to whom addresses are leased.
 #[derive(Debug)]
@@ -119,9 +119,7 @@ async fn arrives(from: &Member, to: &Member) {
             }
         }
     };
-    timeout(Duration::from_secs(12), said)
-        .await
-        .expect("nothing arrived");
+    timeout(PATIENCE, said).await.expect("nothing arrived");
 }
 
 /// The defect: by rank the dead one had the address until its record expired, an hour later.
@@ -168,7 +166,7 @@ async fn a_claim_without_a_lease_is_nothing() {
             assert!(came.is_err(), "it was let in: {came:?}");
         }
     };
-    timeout(Duration::from_secs(12), spoofed)
+    timeout(PATIENCE, spoofed)
         .await
         .expect("it was never heard");
     arrives(&one, &holder).await;
@@ -183,13 +181,23 @@ async fn that_an_address_is_nobodys_is_believed_of_who_decides_at_once() {
         member(&office, 2, address(2)),
     );
     arrives(&one, &other).await;
-    one.send_from(one.1, address(99), 1);
-    let dropped = async {
-        while one.0.status().drops.get(DropReason::NoSession) == 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+    // Before a question would end by itself. This machine may be busy: of three nobodies, one at once is
+    // enough; what is asked again and again is late each time.
+    let mut late = Vec::new();
+    for nobody in [97, 98, 99] {
+        let drops = || one.0.status().drops.get(DropReason::NoSession);
+        let (before, begun) = (drops(), Instant::now());
+        one.send_from(one.1, address(nobody), 1);
+        let dropped = async {
+            while drops() == before {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(PATIENCE, dropped).await.expect("it is held on to");
+        match begun.elapsed() {
+            took if took < Duration::from_secs(3) => return,
+            took => late.push(took),
         }
-    };
-    timeout(Duration::from_secs(3), dropped)
-        .await
-        .expect("it is asked again and again");
+    }
+    panic!("it is asked again and again: {late:?}");
 }

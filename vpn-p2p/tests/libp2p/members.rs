@@ -71,7 +71,6 @@ async fn strangers_do_not_take_the_places_of_members() {
     few.max_connections = 16;
     let one = Member::with(1, few, until_then(1, 600)).await;
     let places = one.node.addresses();
-    let begun = Instant::now();
     let strangers: Vec<_> = (60..84)
         .map(|n| {
             let only = config(Admission::list([identity(1).id()]), &places);
@@ -82,9 +81,11 @@ async fn strangers_do_not_take_the_places_of_members() {
     until("all of them knocked", || connected().all(|times| times > 0)).await;
     let here = || one.node.status().peers.len();
     until("a quarter is theirs", || here() <= 4).await;
+    // How long so many take to knock is not of interest: they go on, and who is there came just now.
+    let begun = Instant::now();
     let two = Member::with(2, config(admission(), &places), until_then(2, 600)).await;
     until("admitted", || one.node.is_admitted(two.node.id())).await;
-    // Before anybody's ten seconds are over.
+    // It did not wait until the ten seconds of who was there were over.
     let took = begun.elapsed();
     assert!(took < Duration::from_secs(9), "{took:?}");
     two.is_found_by(&one).await;
@@ -131,7 +132,8 @@ async fn a_member_is_one_until_its_certificate_ends() {
     let admission = || Admission::Network(identity(50).id());
     let one = Member::with(1, config(admission(), &[]), until_then(1, 600)).await;
     let places = one.node.addresses();
-    let two = Member::with(2, config(admission(), &places), until_then(2, 4)).await;
+    // Long enough to be admitted by it on a busy machine.
+    let two = Member::with(2, config(admission(), &places), until_then(2, 12)).await;
     until("admitted", || one.node.is_admitted(two.node.id())).await;
     until("put out", || one.node.status().peers.is_empty()).await;
     assert!(!one.node.is_admitted(two.node.id()));
@@ -144,14 +146,20 @@ async fn a_member_with_a_new_certificate_stays() {
     let admission = || Admission::Network(identity(50).id());
     let one = Member::with(1, config(admission(), &[]), until_then(1, 600)).await;
     let places = one.node.addresses();
-    let two = Member::with(2, config(admission(), &places), until_then(2, 4)).await;
+    // Long enough to be admitted by it, and to say the next one, on a busy machine.
+    let first = until_then(2, 12);
+    let over = vpn_p2p::directory::UnixClock::default().now() + 12;
+    let two = Member::with(2, config(admission(), &places), first).await;
     until("admitted", || one.node.is_admitted(two.node.id())).await;
     let directory = two.directory.clone();
     let again = two
         .node
         .announce(until_then(2, 600), identity(2), directory);
     again.unwrap();
-    sleep(Duration::from_secs(6)).await;
+    // It is looked at every second.
+    while vpn_p2p::directory::UnixClock::default().now() < over + 2 {
+        sleep(Duration::from_millis(100)).await;
+    }
     assert!(one.node.is_admitted(two.node.id()));
     assert_eq!(one.node.status().turned_away, 0);
 }
