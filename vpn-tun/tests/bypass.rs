@@ -117,6 +117,49 @@ fn each_condition_lets_around_what_it_names() {
     });
 }
 
+/// A rule for a user that this host does not have is about user -1, which the kernel refuses.
+#[test]
+fn an_entry_about_nobody_keeps_no_plan_from_being_applied() {
+    in_namespace(|| async {
+        let netlink = common::netlink();
+        common::uplink(&netlink).await?;
+        let (_tun, mut applier) = captured().await?;
+        let me = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self")?);
+        let nobody = |way| Bypass::new(way).uids(u32::MAX..=u32::MAX);
+        let list = vec![
+            nobody(Way::Main),
+            nobody(Way::Capture),
+            main_way().uids(me..=me),
+        ];
+        applier.apply(&plan(list)).await?;
+        assert!(around(V4) && around(V6));
+        Ok(())
+    });
+}
+
+/// By then the router has the rules of the new plan, which may send the same into a tunnel.
+#[test]
+fn when_a_plan_cannot_be_applied_only_what_both_let_around_goes_around() {
+    in_namespace(|| async {
+        let netlink = common::netlink();
+        common::uplink(&netlink).await?;
+        let (_tun, mut applier) = captured().await?;
+        let own = || main_way().destination("203.0.113.10/32".parse().unwrap());
+        let before = plan(vec![own(), main_way()]);
+        applier.apply(&before).await?;
+        assert!(around(V4) && around(V6));
+        // A group's address is nobody's.
+        let mut next = plan(vec![own()]);
+        next.addresses.insert("ff02::7/128".parse()?);
+        assert!(applier.apply(&next).await.is_err());
+        assert!(around(V4), "what both let around");
+        assert!(!around(V6), "what the new plan captures goes around");
+        applier.apply(&before).await?;
+        assert!(around(V4) && around(V6));
+        Ok(())
+    });
+}
+
 #[test]
 fn nothing_of_it_stays() {
     in_namespace(|| async {
@@ -146,6 +189,7 @@ fn nothing_of_it_stays() {
         // As after kill -9: what went around does so until the next start.
         tun.shutdown();
         drop((applier, tun));
+        common::gone(&netlink, "vpn0").await?;
         assert!(around(V4) && lookup(None, V6).is_err());
         let (_tun, mut applier) = captured().await?;
         applier.apply(&plan(Vec::new())).await?;

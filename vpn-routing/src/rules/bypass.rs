@@ -23,12 +23,19 @@ use super::entry::Entry;
 /// beyond is captured.
 pub const MAX_BYPASS: usize = 256;
 
+/// The number that no user has: systems call it -1. A rule for a user that a host does not have is about it.
+const NOBODY: u32 = u32::MAX;
+
 /// The list for these rules, in order of precedence.
 pub(super) fn bypass(entries: &[Entry], default: Target, direct: TunnelId) -> Vec<Bypass> {
     let mut ordered: Vec<&Entry> = entries.iter().collect();
     ordered.sort_by_key(|entry| std::cmp::Reverse(entry.precedence()));
     let mut list = Vec::new();
     for entry in ordered {
+        // It matches nothing, and a system that is told of such a user refuses the whole list.
+        if entry.matches.owner == Some(OwnerMatch::Uid(NOBODY)) {
+            continue;
+        }
         let goes_direct = entry.target == Target::Tunnel(direct);
         let way = match (goes_direct, is_told(&entry.matches)) {
             (true, true) => Way::Main,

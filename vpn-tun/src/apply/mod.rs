@@ -24,6 +24,7 @@
 //! Where the program `nft` is there, a packet filter keeps the device's addresses from answering on
 //! other interfaces, and with [`CaptureConfig::lockdown`] drops what the capture cannot stop.
 
+mod agreed;
 mod capture;
 pub(crate) mod config;
 mod guard;
@@ -181,14 +182,22 @@ impl Applier {
     ///
     /// # Errors
     ///
-    /// After a failed step the former plan is restored as far as possible; the capture stays.
+    /// After a failed step the former plan is restored as far as possible; the capture stays. Around the
+    /// device goes only what both plans let around: whoever decides the rest does so by the new one.
     pub async fn apply(&mut self, plan: &InterfacePlan) -> Result<(), ApplyError> {
         let next = self.effective(plan);
         let before = self.applied.clone();
         let result = self.go_to(&next).await;
         if result.is_err() {
+            let mut back = before;
+            back.bypass = agreed::agreed(&back.bypass, &next.bypass);
+            // By itself and first: what failed may fail again, before the list's turn.
+            if let Err(error) = self.set_bypass(back.bypass.clone()).await {
+                tracing::warn!(interface = %self.name, "the former bypass list was not closed");
+                tracing::debug!(interface = %self.name, %error, "the former bypass list was not closed");
+            }
             // The first error says more than one of the way back.
-            if let Err(error) = self.go_to(&before).await {
+            if let Err(error) = self.go_to(&back).await {
                 // The step names an address.
                 tracing::warn!(interface = %self.name, "the former plan was not restored");
                 tracing::debug!(interface = %self.name, %error, "the former plan was not restored");

@@ -40,6 +40,9 @@ const SLOTS: u32 = 8;
 /// Priorities that a capture has before its own.
 pub(crate) const RESERVED: u32 = MAX_BYPASS + SLOTS;
 
+/// The largest number that a user may have: the kernel refuses rules of the one above, which is nobody's.
+const LAST_USER: u32 = u32::MAX - 1;
+
 /// The kernel's main routing table.
 const MAIN_TABLE: u8 = 254;
 
@@ -119,11 +122,17 @@ pub(super) fn entries(list: &[Bypass], family: Family) -> Vec<Entry> {
     entries
 }
 
-/// The rules that one entry becomes: with ports and no protocol, one of TCP and one of UDP.
+/// The rules that one entry becomes: with ports and no protocol, one of TCP and one of UDP. None if it is
+/// about nobody.
 fn expand(bypass: &Bypass, into: &mut Vec<Entry>) {
+    let users = bypass.uids.as_ref();
+    let uids = users.map(|uids| *uids.start()..=(*uids.end()).min(LAST_USER));
+    if uids.as_ref().is_some_and(RangeInclusive::is_empty) {
+        return;
+    }
     let entry = |protocol, ports| Entry {
         way: bypass.way,
-        uids: bypass.uids.clone(),
+        uids: uids.clone(),
         destination: bypass.destination.map(|net| net.trunc()),
         protocol,
         ports,
@@ -434,6 +443,17 @@ mod tests {
         assert_eq!(list(Way::Main, u16::MAX, u16::MAX).len(), 1);
         assert_eq!(list(Way::Capture, 1000, u16::MAX)[0].ports, None);
         assert_eq!(list(Way::Capture, 53, 53)[0].ports, Some(53..=53));
+    }
+
+    #[test]
+    fn a_user_that_nobody_can_be_is_in_no_rule() {
+        let of = |uids| Bypass::new(Way::Main).uids(uids);
+        let all = [of(u32::MAX..=u32::MAX), of(7..=u32::MAX)];
+        let uids: Vec<_> = entries(&all, Family::V4)
+            .into_iter()
+            .map(|entry| entry.uids)
+            .collect();
+        assert_eq!(uids, [Some(7..=u32::MAX - 1)]);
     }
 
     #[test]

@@ -59,6 +59,19 @@ fn a_stronger_rule_is_captured_before_a_weaker_one_goes_around() {
     assert_eq!(way(rules.bypass(), 1002, &key), Way::Main);
 }
 
+/// Linux refuses the number of nobody, and with it the whole plan.
+#[test]
+fn a_user_that_is_not_there_is_not_in_the_list() {
+    let rules = compiled(vec![
+        rule(1, uid(1004), "direct"),
+        rule(2, uid(u32::MAX), "direct"),
+        rule(3, uid(u32::MAX), "uk"),
+        rule(4, RuleMatch::default(), "direct"),
+    ]);
+    let users: Vec<_> = rules.bypass().iter().map(|e| e.uids.clone()).collect();
+    assert_eq!(users, [Some(1004..=1004), None]);
+}
+
 #[test]
 fn what_the_system_cannot_tell_is_captured() {
     let rules = compiled(vec![
