@@ -3,6 +3,16 @@
 use super::*;
 use vpn_lab_etcd::Wire;
 
+/// Waits until it is told that the rules of before stay.
+async fn kept(rules: &EtcdRules) {
+    let told = async {
+        while !format!("{:?}", rules.trouble()).contains("those of before stay") {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(LONG, told).await.unwrap();
+}
+
 /// Whoever lost all rules did not mean it.
 #[tokio::test]
 async fn an_etcd_that_came_back_empty_takes_no_rules_away() {
@@ -18,12 +28,7 @@ async fn an_etcd_that_came_back_empty_takes_no_rules_away() {
     server.kill();
     server.wipe();
     server.run();
-    let told = async {
-        while !format!("{:?}", rules.trouble()).contains("those of before stay") {
-            sleep(Duration::from_millis(50)).await;
-        }
-    };
-    timeout(LONG, told).await.unwrap();
+    kept(&rules).await;
     assert_eq!(uids(&rules).await, [4]);
     client = connect(&server).await;
     client.put("vpn/rules/a", text(&[9]), None).await.unwrap();
@@ -104,4 +109,34 @@ async fn an_etcd_that_was_made_anew_and_has_overtaken_us_is_another_one() {
     assert!(before.revision() < now.revision());
     wire.mend();
     become_uids(&rules, &[3]).await;
+}
+
+/// As above, and what it could be known by is gone: nobody can tell whether somebody deleted the rules.
+#[tokio::test]
+async fn an_etcd_that_was_made_anew_has_overtaken_us_and_forgot_it_takes_no_rules_away() {
+    let Some(mut server) = Server::start() else {
+        return;
+    };
+    let mut client = connect(&server).await;
+    client.put("vpn/rules/a", text(&[1]), None).await.unwrap();
+    let mut wire = Wire::to(&server);
+    let config = EtcdRulesConfig::new([wire.endpoint()], "vpn/rules/");
+    let rules = EtcdRules::start(config).unwrap();
+    become_uids(&rules, &[1]).await;
+    wire.cut();
+    server.kill();
+    server.wipe();
+    server.run();
+    client = connect(&server).await;
+    let mut now = 0;
+    for _ in 0..100 {
+        let put = client.put("elsewhere", "", None).await.unwrap();
+        now = put.header().unwrap().revision();
+    }
+    client.compact(now, None).await.unwrap();
+    wire.mend();
+    kept(&rules).await;
+    assert_eq!(uids(&rules).await, [1]);
+    client.put("vpn/rules/b", text(&[2]), None).await.unwrap();
+    become_uids(&rules, &[2]).await;
 }

@@ -11,7 +11,7 @@ use vpn_core::rule::RuleSourceError;
 
 use super::Shared;
 use super::load::{is_too_long, load};
-use super::past::{Past, past};
+use super::past::is_there;
 use super::read::Written;
 
 pub(super) type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -37,7 +37,7 @@ pub(super) async fn follow(shared: Arc<Shared>) {
         };
         // It would come again.
         if is_too_long(&cause) {
-            shared.state().revision = None;
+            shared.state().lost();
         }
         tracing::debug!(%cause, "rules in etcd are not followed");
         let place = shared.place();
@@ -75,7 +75,7 @@ async fn follow_once(shared: &Shared, made: &mut Option<Client>) -> Result<(), C
     let mut next = within(shared, stream.message()).await?;
     while let Some(message) = next {
         if message.canceled() {
-            shared.state().revision = None;
+            shared.state().lost();
             return Err(match message.compact_revision() {
                 0 => message.cancel_reason().into(),
                 _ => "the revision was compacted".into(),
@@ -137,17 +137,13 @@ async fn resume(shared: &Shared, client: &mut Client) -> Result<i64, Cause> {
         (state.revision, state.table.newest())
     };
     if let Some(reached) = reached {
-        let past = match newest {
-            Some(newest) => past(shared, client, newest, reached).await?,
-            // There is nothing that it could be known by, and little to load.
-            None => Past::Compacted,
-        };
-        if past == Past::Same {
+        // Where there is nothing that it could be known by, there is little to load.
+        if let Some(newest) = newest
+            && is_there(shared, client, newest, reached).await?
+        {
             return Ok(reached);
         }
-        let mut state = shared.state();
-        state.revision = None;
-        state.is_another |= past == Past::Other;
+        shared.state().lost();
     }
     load(shared, client).await
 }

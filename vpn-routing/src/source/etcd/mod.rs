@@ -90,10 +90,19 @@ struct State {
     revision: Option<i64>,
     /// Which etcd it was.
     cluster: Option<u64>,
-    /// It is another one, or has another history, since the table was loaded.
+    /// It may be another one, or have another history, since the table was loaded.
     is_another: bool,
     /// Why etcd is not followed now.
     cut: Option<Arc<RuleSourceError>>,
+}
+
+impl State {
+    /// What was missed is not known: everything has to be loaded, and whether this etcd is the one that was
+    /// followed cannot be told any more.
+    const fn lost(&mut self) {
+        self.revision = None;
+        self.is_another = true;
+    }
 }
 
 /// What is wrong with a configuration of rules in etcd.

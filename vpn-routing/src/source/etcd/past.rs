@@ -9,38 +9,25 @@ use super::follow::{Cause, within};
 /// gRPC's code of an etcd that does not have this revision: any more, or yet.
 const OUT_OF_RANGE: i32 = 11;
 
-/// What etcd has of what was read from it.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Past {
-    /// The same.
-    Same,
-    /// It was compacted.
-    Compacted,
-    /// Something else: it is another one.
-    Other,
-}
-
-/// Whether an entry is as it was at the revision up to which all is known.
-pub(super) async fn past(
+/// Whether an entry is as it was at the revision up to which all is known. Not if that was compacted: then
+/// nobody can tell, for one that was made anew may have been compacted as well.
+pub(super) async fn is_there(
     shared: &Shared,
     client: &mut Client,
     (key, written): (String, i64),
     reached: i64,
-) -> Result<Past, Cause> {
+) -> Result<bool, Cause> {
     let then = GetOptions::new().with_revision(reached).with_keys_only();
     match within(shared, client.get(key, Some(then))).await {
         Ok(there) => {
             let is_same = |entry: &etcd_client::KeyValue| entry.mod_revision() == written;
-            Ok(match there.kvs().first().is_some_and(is_same) {
-                true => Past::Same,
-                false => Past::Other,
-            })
+            Ok(there.kvs().first().is_some_and(is_same))
         }
         Err(cause) => match cause.downcast_ref::<etcd_client::Error>() {
             Some(etcd_client::Error::GRpcStatus(status))
                 if status.code() as i32 == OUT_OF_RANGE =>
             {
-                Ok(Past::Compacted)
+                Ok(false)
             }
             _ => Err(cause),
         },
