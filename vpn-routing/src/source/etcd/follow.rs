@@ -26,6 +26,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Longest pause: so long after etcd is back, its rules are in force.
 const LONGEST: Duration = Duration::from_secs(5);
 
+const ROOM: &str = "there may be room now for what was left out";
+
 /// Follows until the task is aborted.
 pub(super) async fn follow(shared: Arc<Shared>) {
     let (mut client, mut pause) = (None, PAUSE);
@@ -109,9 +111,15 @@ async fn follow_once(shared: &Shared, made: &mut Option<Client>) -> Result<(), C
             shared.changes.count();
         }
         if has_room {
-            return Err("there may be room now for what was left out".into());
+            return Err(ROOM.into());
         }
-        next = stream.message().await?;
+        next = tokio::select! {
+            message = stream.message() => message?,
+            () = shared.room.notified() => {
+                shared.state().revision = None;
+                return Err(ROOM.into());
+            }
+        };
     }
     Ok(())
 }

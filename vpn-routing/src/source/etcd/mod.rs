@@ -69,6 +69,8 @@ struct Shared {
     state: Mutex<State>,
     changes: Changes,
     users: Arc<Users>,
+    /// Wakes who follows: there may be room for what was left out.
+    room: tokio::sync::Notify,
     loaded: tokio::sync::watch::Sender<Loaded>,
 }
 
@@ -129,6 +131,7 @@ impl EtcdRules {
             state: Mutex::default(),
             changes: Changes::new(),
             users: Arc::new(users),
+            room: tokio::sync::Notify::new(),
             loaded: tokio::sync::watch::Sender::default(),
         });
         let tasks = [

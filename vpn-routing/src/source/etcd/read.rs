@@ -76,13 +76,18 @@ pub(super) async fn read_again(shared: Arc<Shared>) {
         let Ok(all) = spawn_blocking(read).await else {
             continue;
         };
-        let mut is_other = false;
+        let (mut is_other, mut has_room) = (false, false);
         {
             let mut state = shared.state();
             for (key, text, said) in all {
-                is_other |= state.table.read_again(&key, &text, said);
+                let news = state.table.read_again(&key, &text, said);
+                is_other |= news.0;
+                has_room |= news.1;
             }
             shared.judge(&state);
+        }
+        if has_room {
+            shared.room.notify_one();
         }
         if is_other {
             shared.changes.count();

@@ -51,6 +51,8 @@ struct Entry {
     problem: Option<Arc<RuleSourceError>>,
     /// The text, if it is to be read again.
     again: Option<Arc<str>>,
+    /// Its text was left out for want of room.
+    is_left_out: bool,
 }
 
 impl Table {
@@ -65,9 +67,12 @@ impl Table {
         let Some(key) = self.room_for(key) else {
             return false;
         };
-        let had = self.entries.get(&key).map_or(0, |entry| entry.bytes);
+        let before = self.entries.get(&key);
+        let had = before.map_or(0, |entry| entry.bytes);
+        let was_left_out = before.is_some_and(|entry| entry.is_left_out);
         let bytes = self.bytes - had + said.bytes;
-        let fits = bytes <= MAX_BYTES;
+        // What cannot be read takes no room.
+        let fits = said.rules.is_none() || bytes <= MAX_BYTES;
         self.is_full |= !fits;
         let too_many = || Arc::new(wrong(&key, TOO_MANY));
         let problem = match fits {
@@ -77,11 +82,13 @@ impl Table {
         let good = said.rules.filter(|_| fits);
         let again = said.again.filter(|_| fits);
         let entry = self.noted(key, written, problem, again);
-        if good.is_none() {
-            return false;
+        entry.is_left_out = !fits;
+        let mut has_room = was_left_out && fits;
+        if good.is_some() {
+            (entry.good, entry.bytes, self.bytes) = (good, said.bytes, bytes);
+            has_room |= said.bytes < had;
         }
-        (entry.good, entry.bytes, self.bytes) = (good, said.bytes, bytes);
-        self.is_full && said.bytes < had
+        self.is_full && has_room
     }
 
     /// An entry that is too long to be fetched.
@@ -151,6 +158,7 @@ impl Table {
                 entry = Entry {
                     written: entry.written,
                     problem: Some(Arc::new(wrong(&key, TOO_MANY))),
+                    is_left_out: true,
                     ..Entry::default()
                 };
             }
@@ -186,10 +194,11 @@ impl Table {
         again.collect()
     }
 
-    /// What a text says that was read again. Whether that is something else.
-    pub(super) fn read_again(&mut self, key: &str, text: &Arc<str>, said: Said) -> bool {
+    /// What a text says that was read again. Whether that is something else, and whether there may be room
+    /// now as when it is [`written`](Self::written).
+    pub(super) fn read_again(&mut self, key: &str, text: &Arc<str>, said: Said) -> (bool, bool) {
         let Some(entry) = self.entries.get_mut(key) else {
-            return false;
+            return (false, false);
         };
         // It may have been written meanwhile.
         if !entry
@@ -197,15 +206,14 @@ impl Table {
             .as_ref()
             .is_some_and(|now| Arc::ptr_eq(now, text))
         {
-            return false;
+            return (false, false);
         }
         let is_other = match &said.rules {
             Some(_) => said.rules != entry.good || said.again.is_none(),
             None => said.again.is_none(),
         };
         let written = entry.written;
-        self.written(key.as_bytes(), written, said);
-        is_other
+        (is_other, self.written(key.as_bytes(), written, said))
     }
 
     /// The key, if it is known or there is room for another.

@@ -190,12 +190,15 @@ fn a_text_is_read_again_until_its_user_is_there_unless_it_was_written_meanwhile(
         panic!("one is to be read again");
     };
     let again = |users: &Users| users.reader().read(key, held.as_bytes());
-    assert!(!table.read_again(key, held, again(&nobody)), "no news");
+    let news = |(is_other, has_room)| is_other || has_room;
+    let said = table.read_again(key, held, again(&nobody));
+    assert!(!news(said), "no news");
     let [(_, now)] = &table.texts_to_read_again()[..] else {
         panic!("it still is");
     };
-    assert!(!table.read_again(key, held, again(&here)), "another text");
-    assert!(table.read_again(key, now, again(&here)));
+    let said = table.read_again(key, held, again(&here));
+    assert!(!news(said), "another text");
+    assert!(news(table.read_again(key, now, again(&here))));
     assert!(
         matches(&table)[0].contains("uid 7"),
         "{:?}",
@@ -206,4 +209,54 @@ fn a_text_is_read_again_until_its_user_is_there_unless_it_was_written_meanwhile(
         (table.held, table.newest()),
         (0, Some(("r/a".to_owned(), 3)))
     );
+}
+
+/// Otherwise a host that starts would wait for rules for ever, and not be told why.
+#[test]
+fn what_did_not_fit_is_loaded_anew_when_it_does_and_what_cannot_be_read_takes_no_room() {
+    let long = |bytes: usize| format!("#{}", "x".repeat(bytes - 1));
+    let full = || {
+        let mut table = Table::default();
+        for key in 0..15 {
+            write(&mut table, &format!("r/{key:02}"), &long(MAX_ENTRY));
+        }
+        write(&mut table, "r/15", &long(MAX_ENTRY - 100));
+        table
+    };
+    for rewritten in ["#", "what"] {
+        let mut table = full();
+        assert!(!write(&mut table, "r/a", &long(200)) && table.is_full());
+        assert!(table.unknown().is_some());
+        assert!(!write(&mut table, "r/a", &long(101)), "it still does not");
+        assert!(write(&mut table, "r/a", rewritten), "{rewritten}");
+    }
+    // The same of a newcomer that was loaded.
+    let mut newcomers = Table::default();
+    write(&mut newcomers, "r/a", &long(200));
+    let mut table = Table::after(Table::default(), full(), newcomers);
+    assert!(table.is_full() && write(&mut table, "r/a", "#"));
+    let mut table = full();
+    written(&mut table, "r/a", 1, &[0xff; 200]);
+    assert!(!table.is_full() && table.problem().is_some());
+}
+
+#[test]
+fn what_is_shorter_when_it_can_be_read_at_last_makes_room() {
+    let text = "[[rule]]\nuser = \"ghost\"\nto = \"block\"\n";
+    let away = Users::new(Box::new(|_| Err("no answer".to_owned())));
+    let here = Users::new(Box::new(|_| Ok(Some(7))));
+    let mut table = Table::default();
+    write(&mut table, "r/a", &rule(22).repeat(2));
+    let long = format!("#{}", "x".repeat(MAX_ENTRY - 1));
+    for key in 0..16 {
+        write(&mut table, &format!("r/{key:02}"), &long);
+    }
+    assert!(table.is_full());
+    let said = away.reader().read("r/a", text.as_bytes());
+    assert!(!table.written(b"r/a", 2, said));
+    let [(key, held)] = &table.texts_to_read_again()[..] else {
+        panic!("one is to be read again");
+    };
+    let said = here.reader().read(key, held.as_bytes());
+    assert_eq!(table.read_again(key, held, said), (true, true));
 }
