@@ -2,15 +2,21 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::*;
 
 pub(crate) fn of(vpn: &str, node: &str) -> Result<Ready, String> {
-    let folder = std::env::temp_dir().join(format!("libp2p-config-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    // Somebody else's test may have made it.
-    let _ = Identity::from_bytes(&[1; 32]).create(folder.join("node.key"));
+    // Once: a test beside this one would find a key that is made and not written yet.
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| {
+        let folder = std::env::temp_dir().join(format!("libp2p-config-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        // One of a former process of this number is as good.
+        let _ = Identity::from_bytes(&[1; 32]).create(folder.join("node.key"));
+        folder
+    });
     let text = format!("[node]\n{node}\n[vpn]\n{vpn}\n");
     let ready = Config::of(&folder.join("node.toml"), &text);
     ready.map_err(|error| vpn_examples::chain(&error))

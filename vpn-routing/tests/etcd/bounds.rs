@@ -13,8 +13,9 @@ async fn what_is_too_long_is_told_and_keeps_no_other_rules_from_being_loaded() {
     let mut client = connect(&server).await;
     client.put("vpn/rules/z", text(&[6]), None).await.unwrap();
     let mut wire = Wire::to(&server);
+    // A page of 24 MiB takes its time on a busy machine.
     let config = EtcdRulesConfig::new([wire.endpoint()], "vpn/rules/");
-    let running = EtcdRules::start(config).unwrap();
+    let running = EtcdRules::start(config.request(LONG / 2)).unwrap();
     become_uids(&running, &[6]).await;
     wire.cut();
     // A page of these is longer than a page may be, and one of them is by itself.
@@ -29,7 +30,8 @@ async fn what_is_too_long_is_told_and_keeps_no_other_rules_from_being_loaded() {
     become_uids(&running, &[7]).await;
     told(&running, &["long-00", "1 MiB"]).await;
     // Who begins now does not know what they would forbid.
-    let beginner = rules(&server, "vpn/rules/");
+    let config = EtcdRulesConfig::new([server.endpoint()], "vpn/rules/");
+    let beginner = EtcdRules::start(config.request(LONG / 2)).unwrap();
     told(&beginner, &["long-00", "1 MiB"]).await;
     let refused = format!("{:?}", beginner.load().await.unwrap_err());
     assert!(refused.contains("long-00"), "{refused}");
