@@ -31,6 +31,7 @@
 mod config;
 mod follow;
 mod load;
+mod names;
 mod past;
 mod read;
 mod table;

@@ -117,3 +117,38 @@ async fn a_name_service_that_hangs_holds_up_nobody_and_one_that_fails_lets_nothi
     become_owners(&rules, &[1, 1000]).await;
     assert!(rules.trouble().is_none());
 }
+
+/// A name service may not answer at all.
+#[tokio::test]
+async fn a_name_service_that_never_answers_is_told_and_holds_up_no_rules_without_users() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let mut client = Client::connect([server.endpoint()], None).await.unwrap();
+    let uid = |uid| format!("[[rule]]\nuid = {uid}\nto = \"uk\"\n");
+    client.put("r/a", uid(1), None).await.unwrap();
+    let hangs = Arc::new(AtomicBool::new(true));
+    let look_up = {
+        let hangs = Arc::clone(&hangs);
+        move |_: &str| {
+            // Not for ever, so that a test that fails ends.
+            let asked = std::time::Instant::now();
+            while hangs.load(SeqCst) && asked.elapsed() < LONG * 2 {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Ok(Some(1000))
+        }
+    };
+    let mut users = Users::new(Box::new(look_up));
+    users.patience = Duration::from_millis(200);
+    let config = EtcdRulesConfig::new([server.endpoint()], "r/");
+    let rules = EtcdRules::start_with(config, users).unwrap();
+    become_owners(&rules, &[1]).await;
+    client.put("r/b", TEXT, None).await.unwrap();
+    client.put("r/c", uid(3), None).await.unwrap();
+    become_owners(&rules, &[1, 3]).await;
+    let said = rules.trouble().unwrap().to_string();
+    assert!(said.contains("r/b") && said.contains("too long"), "{said}");
+    hangs.store(false, SeqCst);
+    become_owners(&rules, &[1, 1, 1000, 3]).await;
+}

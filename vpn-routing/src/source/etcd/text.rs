@@ -1,12 +1,12 @@
-//! Touches the users of this host: reads what the texts of entries say here. Blocks for as long as the
-//! system's name service does, so it is done where no packet waits.
+//! Touches the users of this host: reads what the texts of entries say here. Blocks while the system's name
+//! service is asked, up to a limit, so it is done where no packet waits.
 //!
 //! A rule for a user that this host does not have is about nobody: no program here runs as that user.
 //! Whether there is one is asked again ([`Said::again`]). Whom the name service cannot tell of may be there,
 //! and run programs: then the text is not read at all. Who was there once stays who it was: a name
 //! service that is away when texts are read again takes no rule out of force.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use vpn_core::RuleSnapshot;
 use vpn_core::rule::RuleSourceError;
 
+use super::names::{LookUp, NameService, Uid};
 use super::table::{MAX_ENTRY, TOO_LONG, wrong};
 use crate::source::toml::{TomlRules, uid_of};
 
@@ -26,7 +27,7 @@ pub(super) const NOBODY: u32 = u32::MAX;
 const MAX_USERS: usize = 65_536;
 
 /// How long the name service may be asked for texts that are read together. What is left then is as if it
-/// could not tell: a program that ends waits for this.
+/// could not tell, and is asked first next time: a program that ends waits for this.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a text says on this host.
@@ -42,13 +43,10 @@ pub(super) struct Said {
     pub(super) again: Option<Arc<str>>,
 }
 
-/// Who a user is; `None` if there is none of this name.
-pub(super) type LookUp = dyn Fn(&str) -> Result<Option<u32>, String> + Send + Sync;
-
 /// The users of this host.
 pub(super) struct Users {
-    look_up: Box<LookUp>,
-    patience: Duration,
+    names: NameService,
+    pub(super) patience: Duration,
     /// Who was there once.
     known: Mutex<HashMap<String, u32>>,
 }
@@ -70,10 +68,12 @@ impl fmt::Debug for Users {
 pub(super) struct Reader<'a> {
     users: &'a Users,
     until: Instant,
-    answers: RefCell<HashMap<String, Answer>>,
+    answers: RefCell<HashMap<String, Uid>>,
+    /// Not all answers came in time.
+    ran_out: Cell<bool>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Answer {
     Is(u32),
     /// It was, and is not found now.
@@ -85,7 +85,7 @@ enum Answer {
 impl Users {
     pub(super) fn new(look_up: Box<LookUp>) -> Self {
         Self {
-            look_up,
+            names: NameService::new(look_up),
             patience: PATIENCE,
             known: Mutex::default(),
         }
@@ -96,14 +96,11 @@ impl Users {
             users: self,
             until: Instant::now() + self.patience,
             answers: RefCell::default(),
+            ran_out: Cell::new(false),
         }
     }
 
-    fn ask(&self, name: &str, until: Instant) -> Answer {
-        let said = match Instant::now() < until {
-            true => (self.look_up)(name),
-            false => Err("the name service takes too long".to_owned()),
-        };
+    fn believe(&self, name: &str, said: Uid) -> Answer {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         match (said, known.get(name)) {
             (Ok(Some(uid)), was) => {
@@ -166,13 +163,26 @@ impl Reader<'_> {
     }
 
     fn answer(&self, name: &str) -> Answer {
-        if let Some(answer) = self.answers.borrow().get(name) {
-            return answer.clone();
+        let before = self.answers.borrow().get(name).cloned();
+        let said = before.or_else(|| {
+            let said = self.users.names.ask(name, self.until)?;
+            let mut answers = self.answers.borrow_mut();
+            answers.insert(name.to_owned(), said.clone());
+            Some(said)
+        });
+        self.ran_out.set(self.ran_out.get() || said.is_none());
+        let said = said.unwrap_or_else(|| Err("the name service takes too long".to_owned()));
+        self.users.believe(name, said)
+    }
+}
+
+impl Drop for Reader<'_> {
+    /// Whoever reads next begins where this one ended: otherwise a text that needs longer in all would never
+    /// be read.
+    fn drop(&mut self) {
+        if self.ran_out.get() {
+            self.users.names.keep(self.answers.take());
         }
-        let answer = self.users.ask(name, self.until);
-        let mut answers = self.answers.borrow_mut();
-        answers.insert(name.to_owned(), answer.clone());
-        answer
     }
 }
 
@@ -256,6 +266,26 @@ mod tests {
         assert_eq!((owners(&said), asked.load(SeqCst)), (None, 0));
         assert!(problem(&said).contains("too long"), "{said:?}");
         assert!(said.again.is_some());
+    }
+
+    #[test]
+    fn a_slow_name_service_is_asked_on_where_it_was_left() {
+        let name = |user: usize| format!("[[rule]]\nuser = \"u{user}\"\nto = \"uk\"\n");
+        let text: String = (0..8).map(name).collect();
+        // All together take longer than the patience, and so does one alone.
+        for (patience, each) in [(300, 100), (20, 100)] {
+            let look_up = move |_: &str| {
+                std::thread::sleep(Duration::from_millis(each));
+                Ok(Some(1000))
+            };
+            let mut users = Users::new(Box::new(look_up));
+            users.patience = Duration::from_millis(patience);
+            let until = Instant::now() + Duration::from_secs(60);
+            while owners(&users.reader().read("r/a", text.as_bytes())).is_none() {
+                assert!(Instant::now() < until, "it is never read");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
     }
 
     #[test]
