@@ -21,7 +21,7 @@ use vpn_p2p::libp2p::{
 use vpn_resilience::RetryConfig;
 
 use crate::error::Error;
-use crate::names::{self, Named};
+use crate::names::{self, Named, Others};
 use crate::vpn::Vpn;
 
 /// The tunnel's name in rules.
@@ -165,11 +165,16 @@ impl Ready {
         leased.iter().filter_map(|a| vpn.within(*a)).collect()
     }
 
-    /// Looks up the bootstrap nodes that have names. One that is not found is an error if nobody else
-    /// is there to begin with.
+    /// Looks up the bootstrap nodes that have names. That none is found is an error if nobody else is there
+    /// to begin with.
     pub(crate) async fn look_up(&mut self) -> Result<(), String> {
         let known = self.node.known_peers.as_ref();
-        let has_others = !self.node.bootstrap.is_empty() || known.is_some_and(|file| file.exists());
+        // Who was met once may be gone: no reason not to look for others.
+        let others = match known.is_some_and(|file| file.exists()) {
+            _ if !self.node.bootstrap.is_empty() => Others::Said,
+            true => Others::Met,
+            false => Others::None,
+        };
         // What is inside the network is not asked there.
         let may_ask = |at: &Multiaddr| {
             let inside = node_is_inside(at, &self.node.inside);
@@ -178,7 +183,7 @@ impl Ready {
             }
             !inside
         };
-        let found = names::look_up(&self.names, self.retry, has_others, may_ask).await?;
+        let found = names::look_up(&self.names, self.retry, others, may_ask).await?;
         self.node.bootstrap.extend(found);
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Bootstrap nodes by name: which addresses have one, and, touching the system's resolver, where they are.
 //!
-//! Names are looked up once, at the start. libp2p could do it by itself and does not here: what it dials
+//! Names are looked up at the start, until one is found. libp2p could do it by itself and does not here: what it dials
 //! is screened by address, so that nothing inside the VPN is dialled, and a name is none.
 
 use std::io;
@@ -29,6 +29,16 @@ pub(crate) struct Named {
     families: (bool, bool),
     /// What follows the name: port, protocol, `/p2p/`.
     rest: Multiaddr,
+}
+
+/// Who else is there to begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Others {
+    None,
+    /// Nodes that were met in an earlier life.
+    Met,
+    /// Bootstrap nodes with addresses.
+    Said,
 }
 
 /// Addresses as they are, and those that begin with a name.
@@ -106,7 +116,7 @@ impl Named {
 }
 
 /// Where the names are now that lead somewhere one may ask; all are looked up at once. Tried again as the
-/// configuration says while nobody is there to begin with: the network may only just be coming.
+/// configuration says while no bootstrap node is there to begin with: the network may only just be coming.
 ///
 /// # Errors
 ///
@@ -114,17 +124,17 @@ impl Named {
 pub(crate) async fn look_up(
     names: &[Named],
     retry: RetryConfig,
-    has_others: bool,
+    others: Others,
     may_ask: impl Fn(&Multiaddr) -> bool + Send + Sync,
 ) -> Result<Vec<Multiaddr>, String> {
-    look_up_by(names, retry, has_others, may_ask, Named::look_up).await
+    look_up_by(names, retry, others, may_ask, Named::look_up).await
 }
 
 /// The same, by whoever knows where a name is.
 async fn look_up_by<F: Future<Output = Result<Vec<Multiaddr>, String>> + Send>(
     names: &[Named],
     retry: RetryConfig,
-    has_others: bool,
+    others: Others,
     may_ask: impl Fn(&Multiaddr) -> bool + Send + Sync,
     ask: impl Fn(Named) -> F + Send + Sync,
 ) -> Result<Vec<Multiaddr>, String> {
@@ -141,7 +151,7 @@ async fn look_up_by<F: Future<Output = Result<Vec<Multiaddr>, String>> + Send>(
                 }
             }
         }
-        let is_alone = all.is_empty() && !has_others;
+        let is_alone = all.is_empty() && others != Others::Said;
         match missing.filter(|_| is_alone) {
             Some(problem) => Err(io::Error::other(problem)),
             None => Ok(all),
@@ -153,8 +163,10 @@ async fn look_up_by<F: Future<Output = Result<Vec<Multiaddr>, String>> + Send>(
         ..retry
     };
     let retry = WithRetry::new(retry, 0, |_: &io::Error| Fault::Transient);
-    let found = retry.run(once).await;
-    found.map_err(|error| vpn_examples::chain(&error))
+    match retry.run(once).await {
+        Err(_) if others == Others::Met => Ok(Vec::new()),
+        found => found.map_err(|error| vpn_examples::chain(&error)),
+    }
 }
 
 #[cfg(test)]
@@ -237,10 +249,12 @@ mod tests {
     #[tokio::test]
     async fn a_name_is_looked_up_and_one_that_is_not_there_is_told() {
         let names = named(&["localhost"]);
-        let found = look_up(&names, attempts(1), false, |_| true).await.unwrap();
+        let found = look_up(&names, attempts(1), Others::None, |_| true)
+            .await
+            .unwrap();
         assert_eq!(found, [address("/ip4/127.0.0.1/tcp/9/p2p/ID")]);
         let names = named(&["nobody.invalid"]);
-        let refused = look_up(&names, attempts(1), false, |_| true)
+        let refused = look_up(&names, attempts(1), Others::None, |_| true)
             .await
             .unwrap_err();
         assert!(refused.contains("nobody.invalid"), "{refused}");
@@ -265,16 +279,19 @@ mod tests {
         };
         let within = Duration::from_secs(60);
         let names = named(&["dead", "a", "dead"]);
-        for (names, has_others, may_ask, times, wanted) in [
-            (&names[..], false, true, 3, Some(1)),
-            (&names[..1], false, true, 5, None),
-            (&names[..1], true, true, 1, Some(0)),
+        for (names, others, may_ask, times, wanted) in [
+            (&names[..], Others::None, true, 3, Some(1)),
+            (&names[..], Others::Met, true, 3, Some(1)),
+            (&names[..1], Others::None, true, 5, None),
+            (&names[..1], Others::Said, true, 1, Some(0)),
+            // Who was met once may be gone.
+            (&names[..1], Others::Met, true, 5, Some(0)),
             // Somebody who is not to be asked is nobody.
-            (&names[..2], false, false, 10, None),
+            (&names[..2], Others::None, false, 10, None),
         ] {
             asked.store(0, SeqCst);
             let ask = ask(names.len());
-            let found = look_up_by(names, attempts(5), has_others, |_| may_ask, ask);
+            let found = look_up_by(names, attempts(5), others, |_| may_ask, ask);
             let found = timeout(within, found).await.unwrap();
             assert_eq!(found.as_ref().ok().map(Vec::len), wanted, "{found:?}");
             assert_eq!(asked.load(SeqCst), times);
