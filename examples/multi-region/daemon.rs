@@ -233,6 +233,15 @@ async fn serve(
         kept: kept.clone(),
     };
     asked.serve(&reporter, kept).map_err(system(NO_TASK))?;
+    let opener = reload.clone();
+    kept.task("direct", move |stop| {
+        let opener = opener.clone();
+        async move {
+            let opened = stop.run_until_cancelled(opener.open_when_asked()).await;
+            opened.unwrap_or(Ok(()))
+        }
+    })
+    .map_err(system(NO_TASK))?;
     let first_try = tokio::time::timeout(FIRST_TRY, all_tried(tunnels, feed.status, &handle));
     tokio::pin!(first_try);
     let mut ready = false;

@@ -21,8 +21,8 @@ use crate::kept::Kept;
 use crate::policy::Known;
 use crate::provider::Provider;
 
-/// How long the start waits for etcd: its rules may ask for a way past the tunnels. With the first try
-/// of tunnels it is less than `ready` may take.
+/// How long the start waits for etcd: its rules may ask for a way past the tunnels, which is opened later
+/// otherwise. With the first try of tunnels it is less than `ready` may take.
 const ETCD_FIRST: Duration = Duration::from_secs(2);
 
 /// A configuration with the files of its providers.
@@ -181,6 +181,7 @@ impl Loaded {
             groups: groups.zip((0..).map(GroupId::new)).collect(),
             // As if there were: whether there is shows when it is opened.
             direct: (self.config.direct != Direct::Never).then_some(TunnelId::new(u16::MAX)),
+            on_demand: self.config.direct == Direct::Auto,
             default: self.config.default.clone(),
             interfaces: host::interfaces(),
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use ipnet::IpNet;
+use tokio::sync::watch;
 use vpn_core::{DropReason, GroupId, RuleSnapshot, TunnelId};
 use vpn_routing::rules::{Compile, CompiledRules, Names, RuleError, Target};
 
@@ -18,6 +19,8 @@ pub(crate) struct Known {
     pub(crate) groups: BTreeMap<String, GroupId>,
     /// The tunnel past all others, if there is one.
     pub(crate) direct: Option<TunnelId>,
+    /// Whether it is opened when a rule asks for it.
+    pub(crate) on_demand: bool,
     /// `block`, `direct`, or the name of a tunnel or group.
     pub(crate) default: String,
     pub(crate) interfaces: Interfaces,
@@ -43,6 +46,12 @@ impl Known {
             direct::NAME => self.direct.is_some(),
             name => self.tunnels.contains_key(name) || self.groups.contains_key(name),
         }
+    }
+
+    /// The rule that asks for a way past the tunnels, where there is none yet and may be one.
+    fn direct_asked_by(&self, rules: &RuleSnapshot) -> Option<String> {
+        let may_open = self.on_demand && self.direct.is_none();
+        may_open.then(|| direct::asked_by(rules)).flatten()
     }
 
     /// What is wrong with these rules.
@@ -72,15 +81,22 @@ impl Names for Known {
 
 /// What is known now. Clones share.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Policy(Arc<RwLock<Known>>);
+pub(crate) struct Policy {
+    known: Arc<RwLock<Known>>,
+    /// The rule in force that waits for a way past the tunnels.
+    waiting: watch::Sender<Option<String>>,
+}
 
 impl Policy {
     pub(crate) fn new(known: Known) -> Self {
-        Self(Arc::new(RwLock::new(known)))
+        Self {
+            known: Arc::new(RwLock::new(known)),
+            ..Self::default()
+        }
     }
 
     pub(crate) fn get(&self) -> Known {
-        self.0
+        self.known
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
@@ -88,7 +104,7 @@ impl Policy {
 
     /// Changes what is known. Rules have to be compiled anew to follow.
     pub(crate) fn change(&self, change: impl FnOnce(&mut Known)) {
-        change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.known.write().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Looks at the interfaces again: whether they changed.
@@ -101,11 +117,22 @@ impl Policy {
         true
     }
 
+    /// The rule in force that waits for a way past the tunnels, in words: it blocks until there is one.
+    pub(crate) fn waiting(&self) -> watch::Receiver<Option<String>> {
+        self.waiting.subscribe()
+    }
+
     /// Compiles rules by what is known at that time.
     pub(crate) fn compile(&self) -> Compile {
         let policy = self.clone();
         Arc::new(move |rules: &RuleSnapshot| {
             let known = policy.get();
+            let now = known.direct_asked_by(rules);
+            policy.waiting.send_if_modified(|waiting| {
+                let is_other = *waiting != now;
+                *waiting = now;
+                is_other
+            });
             CompiledRules::compile(rules, &known, known.default_target())
         })
     }

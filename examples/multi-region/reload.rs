@@ -11,7 +11,7 @@ use vpn_core::{TunnelId, TunnelTransport};
 use vpn_routing::engine::EngineHandle;
 use vpn_tun::{CaptureConfig, DirectConfig, Journal, LinuxTun, MarkedUnderlay};
 
-use crate::config::{Offload, OnExit};
+use crate::config::{Direct, Offload, OnExit};
 use crate::direct;
 use crate::error::{Error, chain};
 use crate::kept::Kept;
@@ -137,15 +137,8 @@ impl Reload {
                 || key == OFFLOAD && self.device.has_offload()
         };
         let (applied, restart): (BTreeSet<_>, BTreeSet<_>) = changed.into_iter().partition(live);
-        if let Some(asked_by) = direct
-            && self.policy.get().direct.is_none()
-        {
-            let transport = direct::open(self.direct.clone(), &asked_by).await?;
-            let id = self.engine.add_tunnel(direct::NAME, transport).await?;
-            self.engine
-                .set_tunnel_options(id, direct::options())
-                .await?;
-            self.policy.change(|known| known.direct = Some(id));
+        if let Some(asked_by) = direct {
+            self.open_direct(&asked_by).await?;
         }
         self.apply(&loaded, &applied).await?;
         if applied.contains(OFFLOAD) {
@@ -162,6 +155,44 @@ impl Reload {
             .extend(keys.into_iter().filter(|(key, _)| live(key)));
         current.prints = loaded.prints;
         Ok(json!({ "applied": applied, "restart": restart }))
+    }
+
+    /// Opens the way past the tunnels when a rule in force asks for it: those of etcd may come long after
+    /// the start.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be opened; the rule blocks what it matches. Call it again.
+    pub(crate) async fn open_when_asked(&self) -> Result<(), Error> {
+        let mut waiting = self.policy.waiting();
+        loop {
+            let asked_by = waiting.borrow_and_update().clone();
+            if let Some(asked_by) = asked_by {
+                // A reload may open it as well.
+                let _current = self.current.lock().await;
+                self.open_direct(&asked_by).await?;
+                self.recompile.notify_one();
+            }
+            // Fails only if the sender is gone, and `self` holds it.
+            if waiting.changed().await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Opens the way past the tunnels, if there is none. Rules have to be compiled anew to use it.
+    async fn open_direct(&self, asked_by: &str) -> Result<(), Error> {
+        if self.policy.get().direct.is_some() {
+            return Ok(());
+        }
+        let transport = direct::open(self.direct.clone(), asked_by).await?;
+        let id = self.engine.add_tunnel(direct::NAME, transport).await?;
+        self.engine
+            .set_tunnel_options(id, direct::options())
+            .await?;
+        self.policy.change(|known| known.direct = Some(id));
+        tracing::info!(asked_by, "the way past the tunnels is open");
+        Ok(())
     }
 
     async fn apply(&self, loaded: &Loaded, changed: &BTreeSet<String>) -> Result<(), Error> {
@@ -223,6 +254,7 @@ impl Reload {
         self.policy.change(|known| {
             known.tunnels = tunnels;
             known.groups = groups;
+            known.on_demand = loaded.config.direct == Direct::Auto;
             known.default.clone_from(&loaded.config.default);
         });
         self.recompile.notify_one();

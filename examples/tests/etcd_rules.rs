@@ -190,3 +190,26 @@ fn who_starts_with_a_text_that_makes_no_sense_lets_nothing_out_and_an_unknown_us
     });
     assert!(daemon.terminate(), "{}", daemon.log());
 }
+
+/// `direct` is an interface of its own, and rules in etcd come when they come. That a user is not there is no
+/// reason not to let others go direct, nor to let them go on when they may not.
+#[test]
+fn a_rule_that_says_direct_counts_also_after_the_start_and_beside_one_for_an_unknown_user() {
+    let Some(fleet) = Fleet::new() else { return };
+    let _etcd = fleet.etcd();
+    fleet.rule("[[rule]]\nuid = 1002\n");
+    let mut daemon = fleet.lab.daemon();
+    until("its problem in status", || {
+        fleet.error().contains("vpn-rules/fleet")
+    });
+    let ghost = "[[rule]]\nuser = \"ghost-of-etcd\"\nto = \"direct\"\n";
+    let of_1003 = |region: &str| to(region).replace("1002", "1003");
+    fleet.rule(&format!("{}{}{ghost}", of_1003("direct"), to("uk")));
+    until("the direct way", || fleet.goes(1003, "direct"));
+    until("the way of the rule", || fleet.goes(1002, "uk"));
+    fleet.rule(&format!("{}{}{ghost}", of_1003("uk"), to("direct")));
+    until("the way that is direct no more", || fleet.goes(1003, "uk"));
+    until("the other direct way", || fleet.goes(1002, "direct"));
+    fleet.lab.only(1001, "fr", "http4");
+    assert!(daemon.terminate(), "{}", daemon.log());
+}
