@@ -131,6 +131,62 @@ async fn an_etcd_that_was_made_anew_and_has_overtaken_us_is_loaded() {
     assert_eq!(follower.status().records, 1);
 }
 
+/// What is newest was there already when the copy was made: by that alone it would be the same.
+#[tokio::test]
+async fn an_etcd_that_was_restored_and_has_overtaken_us_is_loaded() {
+    let Some(mut server) = Server::start() else {
+        return;
+    };
+    let long = |endpoint: String, node| {
+        let mut config = config(endpoint);
+        // Nobody's is to end by itself.
+        config.lease = Duration::from_secs(300);
+        with(config, node)
+    };
+    let (gone, there) = (record(1, 1, Vec::new()), record(2, 1, Vec::new()));
+    // Nobody is there to write them anew.
+    for (node, record) in [(1, &gone), (2, &there)] {
+        let passing = long(server.endpoint(), node);
+        passing.publish(record.clone()).await.unwrap();
+    }
+    server.kill();
+    server.save();
+    server.run();
+    let mut wire = Wire::to(&server);
+    let follower = directory(wire.endpoint(), 9);
+    follower.followed().await;
+    assert!(knows(&follower, &gone).await && knows(&follower, &there).await);
+    let mut client = etcd_client::Client::connect([server.endpoint()], None)
+        .await
+        .unwrap();
+    let peer = gone.peer.0.iter().map(|byte| format!("{byte:02x}"));
+    let key = format!("vpn/record/{}", peer.collect::<String>());
+    let deleted = client.delete(key, None).await.unwrap();
+    assert_eq!(deleted.deleted(), 1);
+    becomes("what is gone stays", 60, async || {
+        !knows(&follower, &gone).await
+    })
+    .await;
+    let reached = follower.status().revision.unwrap();
+    wire.cut();
+    server.kill();
+    server.restore();
+    server.run();
+    client = etcd_client::Client::connect([server.endpoint()], None)
+        .await
+        .unwrap();
+    let mut now = 0;
+    while now <= reached + 10 {
+        let put = client.put("elsewhere", "", None).await.unwrap();
+        now = put.header().unwrap().revision();
+    }
+    wire.mend();
+    becomes("what is there again is missed", 60, async || {
+        knows(&follower, &gone).await && follower.status().records == 2
+    })
+    .await;
+}
+
 /// As on a router whose clock begins in 1970, and one whose clock is ahead for a while.
 #[tokio::test]
 async fn who_had_a_wrong_clock_knows_everybody_soon_after_it_is_right() {

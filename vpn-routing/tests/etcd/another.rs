@@ -140,3 +140,36 @@ async fn an_etcd_that_was_made_anew_has_overtaken_us_and_forgot_it_takes_no_rule
     client.put("vpn/rules/b", text(&[2]), None).await.unwrap();
     become_uids(&rules, &[2]).await;
 }
+
+/// What is newest was there already when the copy was made: by that alone it would be the same.
+#[tokio::test]
+async fn an_etcd_that_was_restored_and_has_overtaken_us_is_loaded() {
+    let Some(mut server) = Server::start() else {
+        return;
+    };
+    let mut client = connect(&server).await;
+    client.put("vpn/rules/a", text(&[1]), None).await.unwrap();
+    client.put("vpn/rules/b", text(&[2]), None).await.unwrap();
+    server.kill();
+    server.save();
+    server.run();
+    let mut wire = Wire::to(&server);
+    let config = EtcdRulesConfig::new([wire.endpoint()], "vpn/rules/");
+    let rules = EtcdRules::start(config).unwrap();
+    become_uids(&rules, &[1, 2]).await;
+    client = connect(&server).await;
+    let gone = client.delete("vpn/rules/a", None).await.unwrap();
+    become_uids(&rules, &[2]).await;
+    wire.cut();
+    server.kill();
+    server.restore();
+    server.run();
+    client = connect(&server).await;
+    let mut now = 0;
+    while now <= gone.header().unwrap().revision() + 10 {
+        let put = client.put("elsewhere", "", None).await.unwrap();
+        now = put.header().unwrap().revision();
+    }
+    wire.mend();
+    become_uids(&rules, &[1, 2]).await;
+}

@@ -177,6 +177,23 @@ impl Server {
         }
     }
 
+    /// Keeps a copy of what it has. It must not run.
+    pub fn save(&self) {
+        assert!(self.child.is_none(), "it runs");
+        copy(&self.folder, &self.copy());
+    }
+
+    /// It has what it had when it was [`save`](Self::save)d. It must not run.
+    pub fn restore(&self) {
+        assert!(self.child.is_none(), "it runs");
+        self.wipe();
+        copy(&self.copy(), &self.folder);
+    }
+
+    fn copy(&self) -> PathBuf {
+        self.folder.with_extension("copy")
+    }
+
     /// What it had is gone.
     pub fn wipe(&self) {
         // It may have had nothing yet.
@@ -188,5 +205,19 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
         self.wipe();
+        let _ = std::fs::remove_dir_all(self.copy());
+    }
+}
+
+/// A folder with all that is in it.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("a folder") {
+        let entry = entry.expect("its entries");
+        let to = to.join(entry.file_name());
+        match entry.file_type().expect("its kind").is_dir() {
+            true => copy(&entry.path(), &to),
+            false => drop(std::fs::copy(entry.path(), to).expect("a copy")),
+        }
     }
 }

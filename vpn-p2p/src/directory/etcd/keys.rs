@@ -24,6 +24,9 @@ pub(super) enum Key {
     Address(IpAddr),
 }
 
+/// Kinds of entries that are followed: records and leased addresses.
+pub(super) const KINDS: usize = 2;
+
 impl Keys {
     pub(super) const fn below(prefix: String) -> Self {
         Self(prefix)
@@ -38,8 +41,17 @@ impl Keys {
         format!("{}record/{}", self.0, hex(peer))
     }
 
-    pub(super) fn records(&self) -> String {
-        format!("{}record/", self.0)
+    /// What the keys of each kind begin with.
+    pub(super) fn kinds(&self) -> [String; KINDS] {
+        [format!("{}record/", self.0), self.addresses()]
+    }
+
+    /// Of which kind a key is, also one that cannot be read.
+    pub(super) fn kind_of(&self, key: &[u8]) -> Option<usize> {
+        let kinds = self.kinds();
+        kinds
+            .iter()
+            .position(|kind| key.starts_with(kind.as_bytes()))
     }
 
     pub(super) fn addresses(&self) -> String {
@@ -99,10 +111,12 @@ mod tests {
         for address in ["10.0.0.1", "fd00::1"] {
             let address = address.parse().unwrap();
             let key = keys.address(address);
-            assert!(key.starts_with(&keys.addresses()));
+            assert_eq!(keys.kind_of(key.as_bytes()), Some(1));
             assert_eq!(keys.read(key.as_bytes()), Some(Key::Address(address)));
         }
+        assert_eq!(keys.kind_of(b"vpn/record/what"), Some(0));
         let node = keys.node(peer, "10.0.0.0/24".parse().unwrap());
+        assert_eq!(keys.kind_of(node.as_bytes()), None);
         for other in [
             node.as_str(),
             "vpn/record/00",

@@ -9,6 +9,7 @@ use etcd_client::{Client, GetOptions, KvClient};
 use super::Shared;
 use super::connection::is_too_long;
 use super::error::EtcdError;
+use super::keys::KINDS;
 use super::mirror::Loading;
 use crate::directory::book::MAX_PEERS;
 use crate::directory::records::MAX_ADDRESSES;
@@ -20,30 +21,31 @@ const PAGE: i64 = 512;
 const MAX_PAGE: usize = 8 << 20;
 
 /// Most entries of a kind: as many leases as there may be.
-const MAX_LOADED: usize = MAX_PEERS * MAX_ADDRESSES;
+const MAX_LOADED: i64 = (MAX_PEERS * MAX_ADDRESSES) as i64;
 
 /// The revision at which everything was loaded.
 pub(super) async fn load(shared: &Shared, client: &mut Client) -> Result<i64, EtcdError> {
     let mut client = client.kv_client().max_decoding_message_size(MAX_PAGE);
     let mut loading = Loading::default();
     let mut at = 0;
-    for kind in [shared.keys.records(), shared.keys.addresses()] {
-        load_below(shared, &mut client, &mut loading, &kind, &mut at).await?;
+    for kind in 0..KINDS {
+        load_below(shared, &mut client, &mut loading, kind, &mut at).await?;
     }
     let news = shared.mirror().loaded(loading, at);
     news.into_iter().for_each(|peer| shared.news.tell(peer));
     Ok(at)
 }
 
-/// All entries below a prefix, at this revision; 0 is the newest, and becomes that.
+/// All entries of a kind, at this revision; 0 is the newest, and becomes that.
 async fn load_below(
     shared: &Shared,
     client: &mut KvClient,
     loading: &mut Loading,
-    prefix: &str,
+    kind: usize,
     at: &mut i64,
 ) -> Result<(), EtcdError> {
     let (mut limit, mut seen) = (PAGE, 0);
+    let prefix = &shared.keys.kinds()[kind];
     let mut from = prefix.as_bytes().to_vec();
     let end = end_of(prefix.as_bytes());
     loop {
@@ -71,6 +73,10 @@ async fn load_below(
                 page
             }
         };
+        loading.past.counted(kind, seen + page.count());
+        for entry in page.kvs() {
+            loading.past.seen(kind, entry.key(), entry.mod_revision());
+        }
         if *at == 0 {
             let header = page.header();
             *at = header.map_or(0, etcd_client::ResponseHeader::revision);
@@ -78,7 +84,7 @@ async fn load_below(
         let Some(last) = page.kvs().last().filter(|_| page.more()) else {
             return Ok(());
         };
-        seen += page.kvs().len();
+        seen += i64::try_from(page.kvs().len()).unwrap_or(i64::MAX);
         if seen >= MAX_LOADED {
             tracing::warn!(
                 prefix,
@@ -97,15 +103,7 @@ fn enter(shared: &Shared, loading: &mut Loading, page: &etcd_client::GetResponse
     let unix = shared.clock.now();
     let mut mirror = shared.mirror();
     let entries = page.kvs().iter();
-    let newer = entries.filter_map(|entry| {
-        mirror.page(
-            loading,
-            entry.key(),
-            entry.value(),
-            entry.mod_revision(),
-            unix,
-        )
-    });
+    let newer = entries.filter_map(|entry| mirror.page(loading, entry.key(), entry.value(), unix));
     let newer: Vec<_> = newer.collect();
     drop(mirror);
     newer.into_iter().for_each(|peer| shared.news.tell(peer));

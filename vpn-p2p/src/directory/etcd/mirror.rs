@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use vpn_core::{PeerId, PeerRecord};
 
 use super::keys::{Key, Keys, unhex};
-use super::past::Witness;
+use super::past::Past;
 use crate::directory::book::Book;
 use crate::directory::records::{MAX_ADDRESSES, RecordError, decode};
 
@@ -25,7 +25,7 @@ pub(super) struct Mirror {
     /// Up to which revision of etcd this is; `None` before it was loaded.
     revision: Option<i64>,
     /// By what etcd is known again.
-    witness: Option<Witness>,
+    past: Past,
     refused: u64,
 }
 
@@ -35,7 +35,8 @@ pub(super) struct Mirror {
 pub(super) struct Loading {
     present: HashSet<PeerId>,
     holders: HashMap<IpAddr, PeerId>,
-    witness: Option<Witness>,
+    /// By what etcd is known again.
+    pub(super) past: Past,
 }
 
 impl Mirror {
@@ -47,7 +48,7 @@ impl Mirror {
             present: HashSet::new(),
             holders: HashMap::new(),
             revision: None,
-            witness: None,
+            past: Past::default(),
             refused: 0,
         }
     }
@@ -61,20 +62,23 @@ impl Mirror {
         self.revision = self.revision.max(Some(revision));
     }
 
-    /// An event was applied: a key of ours was written at this revision, or deleted.
-    pub(super) fn applied(&mut self, key: &[u8], revision: i64, is_written: bool) {
-        match is_written {
-            true if self.keys.read(key).is_some() => {
-                Witness::wrote(&mut self.witness, key, revision);
-            }
-            true => {}
-            false => Witness::deleted(&mut self.witness, key),
+    /// A key was written at this revision, and whether it was not there before.
+    pub(super) fn noted_written(&mut self, key: &[u8], revision: i64, is_new: bool) {
+        if let Some(kind) = self.keys.kind_of(key) {
+            self.past.wrote(kind, key, revision, is_new);
         }
     }
 
-    /// By what etcd is known again; `None` if there is nothing.
-    pub(super) fn witness(&self) -> Option<Witness> {
-        self.witness.clone()
+    /// A key was deleted.
+    pub(super) fn noted_deleted(&mut self, key: &[u8]) {
+        if let Some(kind) = self.keys.kind_of(key) {
+            self.past.deleted(kind, key);
+        }
+    }
+
+    /// By what etcd is known again.
+    pub(super) fn past(&self) -> Past {
+        self.past.clone()
     }
 
     /// It has to be loaded anew; until then it says what it said.
@@ -89,12 +93,9 @@ impl Mirror {
         loading: &mut Loading,
         key: &[u8],
         value: &[u8],
-        written: i64,
         unix: u64,
     ) -> Option<PeerId> {
-        let read = self.keys.read(key)?;
-        Witness::wrote(&mut loading.witness, key, written);
-        match read {
+        match self.keys.read(key)? {
             Key::Address(address) => {
                 let holder = std::str::from_utf8(value).ok().and_then(unhex);
                 match holder.filter(|_| loading.holders.len() < self.max_holders) {
@@ -121,7 +122,7 @@ impl Mirror {
     pub(super) fn loaded(&mut self, all: Loading, revision: i64) -> Vec<PeerId> {
         let before = std::mem::replace(&mut self.present, all.present);
         self.holders = all.holders;
-        self.witness = all.witness;
+        self.past = all.past;
         self.revision = Some(revision);
         self.present.difference(&before).copied().collect()
     }
@@ -304,7 +305,7 @@ mod tests {
         let mut loading = Loading::default();
         let mut page = |mirror: &mut Mirror, record: &PeerRecord| {
             let key = keys().record(record.peer);
-            mirror.page(&mut loading, key.as_bytes(), &encode(record), 1, NOW)
+            mirror.page(&mut loading, key.as_bytes(), &encode(record), NOW)
         };
         assert_eq!(page(&mut mirror, &all[1]), None, "no news");
         assert_eq!(page(&mut mirror, &all[2]), None, "when all is there");
@@ -330,13 +331,13 @@ mod tests {
         let mut loading = Loading::default();
         for host in 8..20 {
             let (key, holder) = (of(host), hex(two.peer));
-            mirror.page(&mut loading, key.as_bytes(), holder.as_bytes(), 1, NOW);
+            mirror.page(&mut loading, key.as_bytes(), holder.as_bytes(), NOW);
         }
         let address = [10, 0, 0, 9].into();
         assert_eq!(mirror.claimants(address, NOW), [one]);
         for record in [&record(1, 2, 9), &two] {
             let key = keys().record(record.peer);
-            mirror.page(&mut loading, key.as_bytes(), &encode(record), 1, NOW);
+            mirror.page(&mut loading, key.as_bytes(), &encode(record), NOW);
         }
         mirror.loaded(loading, 7);
         assert_eq!(mirror.claimants(address, NOW), [two]);

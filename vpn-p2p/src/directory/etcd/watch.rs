@@ -142,15 +142,13 @@ async fn resume(shared: &Shared, client: &mut Client, prefix: &str) -> Result<i6
         // For good: if loading fails now, the next attempt must not take the other's revision for ours.
         shared.mirror().lost();
     }
-    let (reached, witness) = {
+    let (reached, past) = {
         let mirror = shared.mirror();
-        (mirror.revision(), mirror.witness())
+        (mirror.revision(), mirror.past())
     };
-    // A watch from the future would be silent until then: it was restored from a copy. Where there is
-    // nothing that it could be known by, there is little to load.
-    let known = reached.filter(|reached| *reached <= revision).zip(witness);
-    if let Some((reached, witness)) = known
-        && witness.is_there(shared, client, reached).await?
+    // A watch from the future would be silent until then: it was restored from a copy.
+    if let Some(reached) = reached.filter(|reached| *reached <= revision)
+        && past.is_there(shared, client, reached).await?
     {
         return Ok(reached);
     }
@@ -164,13 +162,16 @@ fn apply(shared: &Shared, events: &[Event]) {
     let mut mirror = shared.mirror();
     for event in events {
         let Some(entry) = event.kv() else { continue };
-        let is_written = event.event_type() == EventType::Put;
-        mirror.applied(entry.key(), entry.mod_revision(), is_written);
         match event.event_type() {
             EventType::Put => {
+                let is_new = entry.version() == 1;
+                mirror.noted_written(entry.key(), entry.mod_revision(), is_new);
                 news.extend(mirror.written(entry.key(), entry.value(), shared.clock.now()));
             }
-            EventType::Delete => mirror.deleted(entry.key()),
+            EventType::Delete => {
+                mirror.noted_deleted(entry.key());
+                mirror.deleted(entry.key());
+            }
         }
     }
     drop(mirror);

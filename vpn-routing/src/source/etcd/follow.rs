@@ -11,7 +11,7 @@ use vpn_core::rule::RuleSourceError;
 
 use super::Shared;
 use super::load::{is_too_long, load};
-use super::past::is_there;
+use super::past::past;
 use super::read::Written;
 
 pub(super) type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -131,7 +131,7 @@ async fn resume(shared: &Shared, client: &mut Client) -> Result<i64, Cause> {
     let there = within(shared, there).await?;
     let header = there.header();
     let (cluster, revision) = header.map_or((0, 0), |h| (h.cluster_id(), h.revision()));
-    let (reached, newest) = {
+    let (reached, entries) = {
         let mut state = shared.state();
         let before = state.cluster.replace(cluster);
         // A watch from the future would be silent until then: it was restored from a copy.
@@ -142,16 +142,19 @@ async fn resume(shared: &Shared, client: &mut Client) -> Result<i64, Cause> {
             state.revision = None;
             state.is_another |= before.is_some();
         }
-        (state.revision, state.table.newest())
+        (state.revision, state.table.count())
     };
     if let Some(reached) = reached {
         // Where there is nothing that it could be known by, there is little to load.
-        if let Some(newest) = newest
-            && is_there(shared, client, newest, reached).await?
-        {
+        let past = match entries {
+            0 => None,
+            _ => past(shared, client, reached, entries).await?,
+        };
+        let mut state = shared.state();
+        if past.is_some_and(|past| state.table.is_as(&past)) {
             return Ok(reached);
         }
-        shared.state().lost();
+        state.lost();
     }
     load(shared, client).await
 }

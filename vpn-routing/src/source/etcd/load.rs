@@ -94,7 +94,7 @@ pub(super) async fn load(shared: &Shared, client: &mut Client) -> Result<i64, Ca
         let is_empty = there.is_empty() && newcomers.is_empty();
         // It lost what it had, and may have it again in a moment. Who wants no rules deletes them while that
         // is seen: what was never in force, for want of room, is no loss.
-        if state.is_another && is_empty && state.table.newest().is_some() {
+        if state.is_another && is_empty && state.table.count() > 0 {
             return Err(
                 "etcd may be another one, or restored, and has no rules: those of before stay"
                     .into(),

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use vpn_core::rule::RuleSourceError;
 use vpn_core::{RuleId, RuleSnapshot};
 
+use super::past::Past;
 use super::text::Said;
 
 /// Entries in all; further ones are left out, and told.
@@ -174,10 +175,19 @@ impl Table {
         self.entries.keys()
     }
 
-    /// The entry that was written last, and when.
-    pub(super) fn newest(&self) -> Option<(String, i64)> {
-        let newest = self.entries.iter().max_by_key(|(_, entry)| entry.written);
-        newest.map(|(key, entry)| (key.clone(), entry.written))
+    /// How many entries there are.
+    pub(super) fn count(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether etcd had these entries then, as far as their number and the newest of them tell.
+    pub(super) fn is_as(&self, past: &Past) -> bool {
+        let newest = self.entries.values().map(|entry| entry.written).max();
+        let (key, written) = &past.newest;
+        let named = name_of(key).ok().and_then(|key| self.entries.get(key));
+        past.entries == self.entries.len()
+            && newest == Some(*written)
+            && named.is_some_and(|entry| entry.written == *written)
     }
 
     /// What could never be read, or was left out: nobody knows what it would forbid.

@@ -205,10 +205,8 @@ fn a_text_is_read_again_until_its_user_is_there_unless_it_was_written_meanwhile(
         matches(&table)
     );
     assert!(table.problem().is_none() && table.texts_to_read_again().is_empty());
-    assert_eq!(
-        (table.held, table.newest()),
-        (0, Some(("r/a".to_owned(), 3)))
-    );
+    assert_eq!(table.held, 0);
+    assert!(table.is_as(&past(2, "r/a", 3)), "it was not written anew");
 }
 
 /// Otherwise a host that starts would wait for rules for ever, and not be told why.
@@ -259,4 +257,31 @@ fn what_is_shorter_when_it_can_be_read_at_last_makes_room() {
     };
     let said = here.reader().read(key, held.as_bytes());
     assert_eq!(table.read_again(key, held, said), (true, true));
+}
+
+fn past(entries: usize, key: &str, written: i64) -> Past {
+    Past {
+        entries,
+        newest: (key.as_bytes().to_vec(), written),
+    }
+}
+
+#[test]
+fn an_etcd_is_known_by_how_many_entries_it_had_and_the_newest_of_them() {
+    let mut table = Table::default();
+    for (key, revision) in [("r/a", 3), ("r/b", 7), ("r/c", 7), ("r/d", 5)] {
+        written(&mut table, key, revision, b"");
+    }
+    // Of two that were written at once etcd tells of either.
+    assert!(table.is_as(&past(4, "r/b", 7)) && table.is_as(&past(4, "r/c", 7)));
+    for other in [
+        past(5, "r/b", 7),
+        past(3, "r/b", 7),
+        past(4, "r/d", 7),
+        past(4, "r/d", 5),
+        past(4, "r/b", 8),
+        past(4, "r/x", 7),
+    ] {
+        assert!(!table.is_as(&other), "{other:?}");
+    }
 }
