@@ -319,7 +319,8 @@ fn a_tunnel_on_demand_and_the_owner_of_a_live_socket() {
         regions: vec![RegionPlan::new("uk", 1)],
         client_rp_filter: 1,
     };
-    let extra = |_: &str| "connect = \"on-demand\"\nidle = \"2s\"\n".to_owned();
+    // Long enough to be looked at before it rests.
+    let extra = |_: &str| "connect = \"on-demand\"\nidle = \"5s\"\n".to_owned();
     let Some(lab) = Lab::start_with(plan, "", "apply = \"none\"", extra) else {
         return;
     };

@@ -89,7 +89,7 @@ impl Long {
         }
     }
 
-    /// To its end: bytes went in each of its seconds, and it ended well.
+    /// To its end: it was never silent for three of its seconds, and ended well.
     pub(crate) fn survives(mut self) {
         let ended = self.process.wait(2 * LIMIT).expect("an end in time");
         let said = fs::read_to_string(&self.said).unwrap_or_default();
@@ -101,6 +101,12 @@ impl Long {
         println!("the long connection, kilobytes in each second: {:?}", {
             bytes.iter().map(|bytes| bytes / 1000).collect::<Vec<_>>()
         });
-        assert!(bytes.iter().all(|bytes| *bytes > 0), "{bytes:?}");
+        // A busy machine may lose a second, and TCP waits longer each time; what is cut stays silent.
+        let mut threes = bytes.windows(3);
+        assert!(bytes.len() >= 3, "{bytes:?}");
+        assert!(
+            threes.all(|three| three.iter().any(|bytes| *bytes > 0)),
+            "{bytes:?}"
+        );
     }
 }

@@ -122,7 +122,7 @@ fn a_lan_behind_a_member_is_reached_and_reaches() {
     assert!(got.contains("0 received"), "a router for its neighbours");
     let mut of_a = of_a;
     of_a.process.signal(Signal::SIGHUP);
-    let ended = of_a.process.wait(super::READY).expect("an end");
+    let ended = of_a.process.wait(super::ENDS).expect("an end");
     assert!(ended.success(), "{}", of_a.said());
     ends_with_nothing_left(&mesh, a);
 }
@@ -139,7 +139,7 @@ fn forwarding_of_a_killed_member_is_undone_by_the_next() {
     let _hub = mesh.hub(lab.hub());
     let mut killed = mesh.join(a, "a");
     killed.process.signal(Signal::SIGKILL);
-    killed.process.wait(super::READY).expect("an end");
+    killed.process.wait(super::ENDS).expect("an end");
     assert!(forwards(a, "lan0") && mesh.path("a/mesh.journal").exists());
     mesh.edit(
         "a/mesh.toml",
