@@ -48,6 +48,7 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
         () = stop.received() => return Ok(()),
     }
     let mut is_first = true;
+    let mut hold = None;
     loop {
         let mut leased = tokio::select! {
             leased = Leased::of(&ready) => leased?,
@@ -57,10 +58,15 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
             tracing::info!(?addresses, "etcd leases");
             ready.has(&addresses);
         }
-        let ended = live(path, &ready, &mut leased, &mut stop, is_first).await;
+        let ended = live(path, &ready, &mut leased, &mut stop, is_first, &mut hold).await;
         match ended {
             // It goes on, and its next life takes over what this one has.
-            Ok(Ended::AddressLost) => tracing::warn!("the address is somebody else's now"),
+            Ok(Ended::AddressLost) => {
+                tracing::warn!("the address is somebody else's now");
+                if ready.config.vpn.enable && hold.is_none() {
+                    hold = Some(held(&ready).await?);
+                }
+            }
             Ok(Ended::Stopped) => {
                 leased.close().await;
                 return Ok(());
@@ -74,19 +80,27 @@ pub(crate) async fn run(path: &Path) -> Result<(), Error> {
     }
 }
 
+/// An interface of a node without an address: what is for the VPN goes nowhere, and not out below.
+async fn held(ready: &Ready) -> Result<Interface, Error> {
+    let (name, vpn) = (&ready.config.node.interface, &ready.config.vpn);
+    Interface::open(name, [], vpn.networks(), ready.tunnel.mtu).await
+}
+
 /// Why a node ended.
 enum Ended {
     Stopped,
     AddressLost,
 }
 
-/// One life of a node, with the same addresses from its beginning to its end.
+/// One life of a node, with the same addresses from its beginning to its end. `hold` is the interface as long
+/// as there is no tunnel.
 async fn live(
     path: &Path,
     ready: &Ready,
     leased: &mut Leased,
     stop: &mut Signals,
     is_first: bool,
+    hold: &mut Option<Interface>,
 ) -> Result<Ended, Error> {
     let table = &ready.config.node;
     let socket = path.parent().unwrap_or(Path::new(".")).join(&table.control);
@@ -97,7 +111,7 @@ async fn live(
     let directory = leased.directory(ready, &node);
     node.announce(ready.own.clone(), ready.identity.clone(), directory.clone())
         .map_err(system("what the node says about itself"))?;
-    // Without an address (its prefix has none left) there is no interface, until there is one.
+    // Without an address (its prefix has none left) there is no tunnel, until there is one.
     let has_tunnel = ready.config.vpn.enable && !ready.own.addresses.is_empty();
     // A tunnel listens to the directory itself.
     let meeting = match has_tunnel {
@@ -108,9 +122,16 @@ async fn live(
         true => {
             let tunnel = ready.tunnel.clone();
             let tunnel = Libp2pTransport::start(node.clone(), directory, tunnel);
+            // Of one name there is one.
+            drop(hold.take());
             Some(Running::start(ready, tunnel.map_err(system("the tunnel"))?).await?)
         }
-        false => None,
+        false => {
+            if ready.config.vpn.enable && hold.is_none() {
+                *hold = Some(held(ready).await?);
+            }
+            None
+        }
     };
     let tunnel = running.as_ref().map(|running| running.transport.clone());
     let shutdown = CancellationToken::new();

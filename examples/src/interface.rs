@@ -24,8 +24,8 @@ pub struct Interface {
 }
 
 impl Interface {
-    /// Makes it, with these addresses and with routes to the networks that have an address's family. `mtu`
-    /// in bytes.
+    /// Makes it, with these addresses and with routes to the networks that have an address's family; without
+    /// an address, to all of them: what is for them goes nowhere then. `mtu` in bytes.
     ///
     /// # Errors
     ///
@@ -81,7 +81,8 @@ impl Interface {
             let mut own = plan.addresses.iter();
             let mut all = plan.addresses.iter();
             !own.any(|own| own.trunc() == **net)
-                && all.any(|own| own.addr().is_ipv4() == net.addr().is_ipv4())
+                && (plan.addresses.is_empty()
+                    || all.any(|own| own.addr().is_ipv4() == net.addr().is_ipv4()))
         };
         let routes: Vec<IpNet> = self.networks.iter().filter(fits).copied().collect();
         plan.routes.extend(routes);

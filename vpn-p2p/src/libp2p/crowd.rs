@@ -117,7 +117,9 @@ impl Crowd {
         if self.begun_by[carrier as usize] >= carrier.most() {
             return false;
         }
-        let from_there = self.begun.values().filter(|(_, other)| *other == place);
+        // A forged source must not take its owner's places by what cannot be forged.
+        let begun = self.begun.values();
+        let from_there = begun.filter(|begun| **begun == (carrier, place));
         let may = from_there.count() < BEGUN;
         if may {
             self.begun_by[carrier as usize] += 1;
@@ -276,6 +278,11 @@ mod tests {
         let most = Carrier::Quic.most();
         assert!((0..most).all(|n| crowd.begins(id(n), Carrier::Quic, forged(n))));
         assert!(!crowd.begins(id(most), Carrier::Quic, forged(most)));
+        // All of them from one, and who is there comes by TCP.
+        let mut one = Crowd::new(16);
+        assert!((0..BEGUN).all(|n| one.begins(id(n), Carrier::Quic, at(0))));
+        assert!(!one.begins(id(BEGUN), Carrier::Quic, at(0)));
+        assert!(one.begins(id(BEGUN), Carrier::Tcp, at(0)));
         let relay = Place::Relay(PeerId::random());
         assert!(crowd.begins(id(most + 1), Carrier::Tcp, forged(most)));
         assert!(crowd.begins(id(most + 2), Carrier::Circuit, relay));

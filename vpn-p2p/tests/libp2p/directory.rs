@@ -111,6 +111,17 @@ async fn forged_expired_and_strangers_records_are_refused() {
     );
 }
 
+/// Peers keep what they hear, and publishing may be tried again: that it is known already is no reason to sign
+/// another one, and to tell it to everybody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_known_already_is_not_stale() {
+    let fixture = pair().await;
+    let record = record(2, 7, 9, 600);
+    for _ in 0..2 {
+        fixture.directory.publish(record.clone()).await.unwrap();
+    }
+}
+
 /// The next start needs no bootstrap node: the file has who was met.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_comes_back_by_its_file() {

@@ -369,3 +369,27 @@ fn all_streams_may_end_at_once() {
     }
     assert_eq!(asked, flying, "one packet was on each");
 }
+
+/// A peer that makes new ways again and again and greets on none has no more streams than one that does not.
+#[test]
+fn a_better_way_again_and_again_opens_no_more_streams() {
+    let now = Instant::now();
+    let (mut pool, _) = stuck(PoolConfig::default(), &Budget::new(1 << 20), now);
+    let mut open: i64 = 1;
+    for _ in 0..100 {
+        pool.renew(now);
+        while let Some(action) = pool.take_action() {
+            open += if matches!(action, Action::Open(_)) { 1 } else { -1 };
+        }
+        assert!(open <= 6, "{open} streams");
+    }
+    assert_eq!(*pool.standing(), Standing::Up);
+}
+
+/// Failures of the way before say nothing about this one.
+#[test]
+fn a_better_way_is_tried_at_once_whatever_failed_before() {
+    let (mut pool, now) = dialled_in_vain();
+    pool.renew(now);
+    assert!(matches!(pool.take_action(), Some(Action::Open(_))));
+}

@@ -9,7 +9,7 @@ pub mod slot;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -35,8 +35,6 @@ pub struct KademliaDirectory {
     /// No handle: who announces by this directory is one of the node's own tasks, and would keep it for ever.
     node: Arc<Shared>,
     news: Mutex<broadcast::Receiver<PeerRecord>>,
-    /// What could not be given to others, and is with us only: it may be tried again as it is.
-    unfinished: std::sync::Mutex<Option<PeerRecord>>,
 }
 
 impl fmt::Debug for KademliaDirectory {
@@ -53,12 +51,7 @@ impl KademliaDirectory {
     pub fn new(node: Node) -> Arc<Self> {
         let node = node.shared().clone();
         let news = Mutex::new(node.heard.subscribe());
-        let unfinished = std::sync::Mutex::default();
-        Arc::new(Self {
-            node,
-            news,
-            unfinished,
-        })
+        Arc::new(Self { node, news })
     }
 
     /// What is believed of what is under this key: of each peer its newest record.
@@ -73,11 +66,6 @@ impl KademliaDirectory {
             }
         }
         Ok(records)
-    }
-
-    fn unfinished(&self) -> MutexGuard<'_, Option<PeerRecord>> {
-        let unfinished = self.unfinished.lock();
-        unfinished.unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn put(&self, slot: Slot, record: &PeerRecord) -> Result<(), DirectoryError> {
@@ -105,21 +93,20 @@ impl PeerDirectory for KademliaDirectory {
             return Err(DirectoryError::Refused(Box::new(error)));
         }
         let own = Slot::Peer(record.peer);
-        let again = self.unfinished().as_ref() == Some(&record);
         // One node that does not answer can hold this up for as long as a question may take: what nobody
         // says, nobody is asked to forget.
         let known = timeout(KNOWN, self.get(own)).await;
         let known = known.ok().and_then(Result::ok).unwrap_or_default();
+        // Peers keep what they heard of it, and a former attempt may have come to some.
         if let Some(known) = known.first()
             && known.sequence >= record.sequence
-            && !(again && *known == record)
+            && *known != record
         {
             return Err(DirectoryError::Stale {
                 have: known.sequence,
                 offered: record.sequence,
             });
         }
-        *self.unfinished() = Some(record.clone());
         // First where it decides what of the rest is old, as far as that does not take long.
         let own = self.put(own, &record);
         tokio::pin!(own);
@@ -130,7 +117,6 @@ impl PeerDirectory for KademliaDirectory {
             Ok(done) => drop((done?, claims.await?)),
             Err(_) => drop(try_join(own, claims).await?),
         }
-        *self.unfinished() = None;
         // Nobody may listen.
         let _ = self.node.heard.send(record.clone());
         Ok(())

@@ -322,9 +322,7 @@ impl Driver {
 
     fn on_tick(&mut self, now: Instant) {
         self.put_out(now);
-        for (_, connection) in self.leaving.extract_if(.., |(at, _)| *at <= now) {
-            self.swarm.close_connection(connection);
-        }
+        self.close_what_leaves(now);
         self.look_after_relays(now);
         self.punch_again(now);
         if self.unwritten.is_some_and(|at| at <= now) && self.remember() {

@@ -168,7 +168,8 @@ impl Driver {
                 if connection.is_relayed && !self.leaving.iter().any(leaves) {
                     self.leaving.push((now + LEAVE_AFTER, *other));
                     self.swarm.behaviour().streams.avoid(*other);
-                    has_moved = true;
+                    // There are no streams on one that has just come.
+                    has_moved |= *other != id;
                 }
             }
         }

@@ -125,8 +125,11 @@ impl Driver {
     pub(super) fn keep_heard(&mut self, record: &PeerRecord) {
         let claims = record.addresses.iter().map(|a| Slot::Address(*a));
         for slot in claims.chain([Slot::Peer(record.peer)]) {
-            let value = pack(std::slice::from_ref(record));
-            self.keep(Record::new(slot.key(), value), Some(record.peer));
+            // It is said on each connection, and again.
+            if !self.keep.shares.has(slot, record) {
+                let value = pack(std::slice::from_ref(record));
+                self.put_in(Record::new(slot.key(), value), record.peer);
+            }
         }
     }
 
@@ -135,8 +138,6 @@ impl Driver {
         let now = Instant::now();
         let is_member = |from: &PeerId| self.shared.standing().admitted.contains(from);
         let from = from.filter(is_member);
-        let kad = &mut self.swarm.behaviour_mut().kad;
-        let membership = self.shared.door.membership();
         let count = |count: fn(&mut Counters)| count(&mut self.shared.standing().counters);
         let Some(giver) = from else {
             self.keep.tell(NotKept::Invalid, None);
@@ -145,6 +146,14 @@ impl Driver {
         if !self.keep.shares.may_give(giver, now) {
             return count(|counters| counters.too_many += 1);
         }
+        self.put_in(record, giver);
+    }
+
+    fn put_in(&mut self, record: Record, giver: PeerId) {
+        let now = Instant::now();
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        let membership = self.shared.door.membership();
+        let count = |count: fn(&mut Counters)| count(&mut self.shared.standing().counters);
         let key = record.key.to_vec();
         match self.keep.merge(kad, membership, &key, &record.value) {
             Ok((value, lives)) => {
@@ -165,7 +174,7 @@ impl Driver {
             }
             Err(NotKept::Old) => count(|counters| counters.old += 1),
             Err(error) => {
-                self.keep.tell(error, from);
+                self.keep.tell(error, Some(giver));
                 count(|counters| counters.invalid += 1);
             }
         }

@@ -55,12 +55,38 @@ impl Driver {
     pub(super) fn leave_the_dead(&mut self, name: PeerId, id: ConnectionId, process: Process) {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.process = Some(process);
+            let (since, is_relayed) = (connection.since, connection.is_relayed);
+            let is_first = self.connections.values().all(|other| {
+                let same = other.peer == name && other.process == Some(process);
+                !same || other.is_relayed != is_relayed || other.since >= since
+            });
+            if !is_first {
+                // Made for punching holes, perhaps, and closed soon by who made it.
+                self.swarm.behaviour().streams.second(id);
+            }
         }
         let all = self.connections.iter();
         let of_peer = all.filter(|(_, other)| other.peer == name);
         for connection in dead(of_peer.map(|(id, other)| (*id, other.since, other.process))) {
             tracing::debug!(peer = %name, "it was started again: its former connection is closed");
             self.swarm.close_connection(connection);
+        }
+    }
+
+    /// Closes connections that others took over from, if these are still there.
+    pub(super) fn close_what_leaves(&mut self, now: Instant) {
+        while let Some(at) = self.leaving.iter().position(|(at, _)| *at <= now) {
+            let (_, id) = self.leaving.swap_remove(at);
+            let name = self.connections.get(&id).map(|connection| connection.peer);
+            let stays = |other: &ConnectionId| {
+                *other != id && self.leaving.iter().all(|(_, leaving)| leaving != other)
+            };
+            let mut all = self.connections.iter();
+            if all.any(|(other, connection)| Some(connection.peer) == name && stays(other)) {
+                self.swarm.close_connection(id);
+            } else {
+                self.swarm.behaviour().streams.stay(id);
+            }
         }
     }
 

@@ -28,6 +28,9 @@ const ENOUGH: usize = 4;
 /// How long others may take after the first answer.
 const SETTLE: Duration = Duration::from_millis(500);
 
+/// How long others may take to answer where this node has something itself: it may be old.
+const OWN: Duration = Duration::from_secs(2);
+
 type Answers = Result<Vec<Vec<u8>>, String>;
 
 #[derive(Debug)]
@@ -36,8 +39,8 @@ enum Query {
         reply: oneshot::Sender<Answers>,
         slot: Slot,
         found: Vec<Vec<u8>>,
-        /// Since when there is an answer.
-        since: Option<Instant>,
+        /// Until when others may answer too, once there is something.
+        until: Option<Instant>,
     },
     Put(oneshot::Sender<Result<(), String>>),
 }
@@ -57,7 +60,7 @@ impl Queries {
                     reply,
                     slot,
                     found: Vec::new(),
-                    since: None,
+                    until: None,
                 };
                 self.0.insert(id, get);
                 return;
@@ -115,10 +118,11 @@ impl Queries {
         match (self.0.get_mut(&id), result) {
             (
                 Some(Query::Get {
-                    slot, found, since, ..
+                    slot, found, until, ..
                 }),
                 QueryResult::GetRecord(Ok(GetRecordOk::FoundRecord(record))),
             ) => {
+                let patience = if record.peer.is_some() { SETTLE } else { OWN };
                 let value = record.record.value;
                 let now = unix();
                 let is_believed = unpack(&value)
@@ -127,7 +131,8 @@ impl Queries {
                 // Rubbish must not end a question that others would answer.
                 if is_believed {
                     found.push(value);
-                    since.get_or_insert_with(Instant::now);
+                    let at = Instant::now() + patience;
+                    *until = Some(until.map_or(at, |until| until.min(at)));
                 }
                 let is_enough = found.len() >= ENOUGH;
                 if is_enough && let Some(mut query) = kad.query_mut(&id) {
@@ -154,11 +159,11 @@ impl Queries {
     }
 
     /// Ends questions that have an answer and wait for others: nodes that cannot be reached hold them up
-    /// for ten seconds, and who asks holds packets for five.
+    /// for ten seconds, and who asks holds packets for five. Those that nobody waits for end too.
     pub(super) fn settle(&mut self, kad: &mut Kad, now: Instant) {
-        let is_late = |since: Option<Instant>| since.is_some_and(|since| now >= since + SETTLE);
+        let is_late = |until: Option<Instant>| until.is_some_and(|until| now >= until);
         let late = self.0.iter().filter_map(|(id, query)| match query {
-            Query::Get { since, .. } if is_late(*since) => Some(*id),
+            Query::Get { until, reply, .. } if is_late(*until) || reply.is_closed() => Some(*id),
             _ => None,
         });
         for id in late.collect::<Vec<_>>() {

@@ -52,6 +52,12 @@ impl Shares {
         share.is_none_or(|share| share.sequence <= record.sequence)
     }
 
+    /// Whether this very record is kept there.
+    pub(super) fn has(&self, slot: Slot, record: &PeerRecord) -> bool {
+        let share = self.peers.get(&record.peer);
+        share.is_some_and(|share| share.sequence == record.sequence && share.slots.contains(&slot))
+    }
+
     /// Whether there is room for this peer's.
     pub(super) fn has_room(&self, peer: PeerId) -> bool {
         self.peers.len() < self.max_peers || self.peers.contains_key(&peer)
@@ -126,6 +132,10 @@ mod tests {
             assert_eq!(kept.len(), 1 + MAX_ADDRESSES);
         }
         assert!(!shares.is_newest(&record(29, 1, 1)));
+        let last = record(30, 240, 1);
+        assert!(shares.has(Slot::Peer(last.peer), &last));
+        assert!(!shares.has(Slot::Address([10, 7, 0, 1].into()), &last));
+        assert!(!shares.has(Slot::Peer(last.peer), &record(29, 1, 1)));
         // As long as the older one could count.
         shares.sweep(Instant::now(), 999);
         assert!(!shares.is_newest(&record(29, 1, 1)));

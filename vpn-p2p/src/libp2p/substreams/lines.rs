@@ -13,6 +13,8 @@ struct Line<T> {
     is_relayed: bool,
     /// It ends soon.
     is_leaving: bool,
+    /// An earlier one leads to the same process.
+    is_second: bool,
     number: u64,
     way: T,
 }
@@ -40,6 +42,7 @@ impl<T> Lines<T> {
             peer,
             is_relayed,
             is_leaving: false,
+            is_second: false,
             number: self.next,
             way,
         };
@@ -54,6 +57,20 @@ impl<T> Lines<T> {
         }
     }
 
+    /// It does not end after all.
+    pub(super) fn stay(&mut self, id: ConnectionId) {
+        if let Some(line) = self.all.get_mut(&id) {
+            line.is_leaving = false;
+        }
+    }
+
+    /// An earlier connection leads to the same process.
+    pub(super) fn second(&mut self, id: ConnectionId) {
+        if let Some(line) = self.all.get_mut(&id) {
+            line.is_second = true;
+        }
+    }
+
     /// A connection ended, or did not come about.
     pub(super) fn leave(&mut self, id: ConnectionId) {
         self.all.remove(&id);
@@ -64,12 +81,14 @@ impl<T> Lines<T> {
         self.all.get(&id).map(|line| &line.way)
     }
 
-    /// The best connection to a peer: one that stays, a direct one, the newest: of a peer that was started
-    /// again the former ones are dead.
+    /// The best connection to a peer: one that stays, a direct one, the first that leads to its process, the
+    /// newest: of a peer that was started again the former ones are dead.
     pub(super) fn to(&self, peer: &PeerId) -> Option<(ConnectionId, &T)> {
         let of_peer = self.all.iter().filter(|(_, line)| line.peer == *peer);
-        let best = of_peer
-            .min_by_key(|(_, line)| (line.is_leaving, line.is_relayed, Reverse(line.number)));
+        let best = of_peer.min_by_key(|(_, line)| {
+            let last = Reverse(line.number);
+            (line.is_leaving, line.is_relayed, line.is_second, last)
+        });
         best.map(|(id, line)| (*id, &line.way))
     }
 }
@@ -98,6 +117,15 @@ mod tests {
         assert_eq!(to(&lines), Some(id(4)));
         lines.avoid(id(4));
         assert_eq!(to(&lines), Some(id(3)));
+        lines.stay(id(4));
+        assert_eq!(to(&lines), Some(id(4)));
+        // To the same process: it may have been made for something else, and end soon.
+        lines.second(id(4));
+        assert_eq!(to(&lines), Some(id(3)));
+        lines.leave(id(3));
+        assert_eq!(to(&lines), Some(id(4)), "rather than by a relay");
+        lines.enter(id(3), peer, false, ());
+        lines.avoid(id(4));
         lines.leave(id(3));
         assert_eq!(to(&lines), Some(id(2)));
     }

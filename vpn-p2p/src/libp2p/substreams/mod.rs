@@ -183,6 +183,16 @@ impl Substreams {
         self.0.lock().lines.avoid(id);
     }
 
+    /// It stays after all.
+    pub(super) fn stay(&self, id: ConnectionId) {
+        self.0.lock().lines.stay(id);
+    }
+
+    /// Another connection leads to the same process: new streams go over that, as long as it is there.
+    pub(super) fn second(&self, id: ConnectionId) {
+        self.0.lock().lines.second(id);
+    }
+
     fn enter(&self, id: ConnectionId, peer: PeerId, at: &Multiaddr) -> Handler {
         let (wants, requests) = mpsc::channel(WANTED);
         let is_relayed = relay_of(at).is_some();

@@ -145,13 +145,18 @@ async fn asked(
     loop {
         tokio::select! {
             Some(found) = open.next() => {
-                let is_nobody = found.as_ref().is_ok_and(Vec::is_empty);
-                // Who has just arrived does not know who to ask yet.
-                if !(is_nobody && !decides && shared.node.is_new()) {
+                let is_somebody = found.as_ref().is_ok_and(|found| !found.is_empty());
+                if is_somebody || decides {
                     return found;
                 }
-                sleep(ASK_AGAIN).await;
-                open.push(ask());
+                // Who has just arrived does not know who to ask yet; and one of the others may know.
+                if open.is_empty() {
+                    if found.is_err() || !shared.node.is_new() {
+                        return found;
+                    }
+                    sleep(ASK_AGAIN).await;
+                    open.push(ask());
+                }
             }
             () = sleep(BESIDE), if !decides => open.push(ask()),
         }

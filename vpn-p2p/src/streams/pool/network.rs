@@ -45,6 +45,16 @@ impl Pool {
         for stream in &mut self.streams {
             stream.is_stale = true;
         }
+        let opening = |stream: &&Stream| matches!(stream.phase, Phase::Opening { .. });
+        let opening: Vec<StreamId> = self.streams.iter().filter(opening).map(|s| s.id).collect();
+        for id in opening {
+            self.doubt(now, id);
+        }
+        // Failures of another way say nothing about this one.
+        self.breaker.reset();
+        self.backoff.reset();
+        self.retry_at = None;
+        self.probe_retry_at = None;
         self.open_what_is_wanted(now);
     }
 
