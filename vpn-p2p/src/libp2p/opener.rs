@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use futures_util::FutureExt as _;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use libp2p::{Multiaddr, StreamProtocol};
 use tokio::sync::Notify;
 use vpn_core::{PeerDirectory, PeerId};
@@ -18,7 +20,8 @@ use crate::streams::{PeerOpener, Stream};
 /// The protocol's name of streams of packets.
 pub(super) const PACKETS: StreamProtocol = StreamProtocol::new("/vpn/packets/1");
 
-/// How long a peer may take to be connected before it is asked where else it is.
+/// How long a peer may take to be connected before it is asked where else it is; twice as long before it is
+/// asked again, and so on.
 const ANSWERS: Duration = Duration::from_secs(1);
 
 pub(super) struct Opener {
@@ -46,45 +49,80 @@ impl Opener {
         body.map(|body| body.endpoints).unwrap_or_default()
     }
 
-    /// Asks the directory where the peer is now; whether that is something new.
-    async fn ask(&self, peer: PeerId) -> bool {
+    /// Asks the directory where the peer is now.
+    async fn ask(&self, peer: PeerId) {
         let Ok(Some(record)) = self.directory.resolve(peer).await else {
-            return false;
+            return;
         };
         let now = unix();
         let Ok((valid, _)) = self.node.believe(record) else {
-            return false;
+            return;
         };
         let mut all = self
             .addresses
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let is_new = all.learn(valid.into_record(), Instant::now(), now).is_ok();
+        // What is known already counts too.
+        let _ = all.learn(valid.into_record(), Instant::now(), now);
         if all.has_questions() {
             self.asks.notify_one();
         }
-        is_new
     }
+
+    /// Connects. Places that do not answer take ten seconds, while the peer may say meanwhile where else it is:
+    /// that is asked for beside, and dialled beside.
+    async fn connect(&self, peer: PeerId) -> io::Result<()> {
+        let dial = |to| async move { Came::Dialled(self.node.connect(peer, to).await) }.boxed();
+        let ask = |pause| {
+            async move {
+                tokio::time::sleep(pause).await;
+                self.ask(peer).await;
+                Came::Asked
+            }
+            .boxed()
+        };
+        let (mut dialled, mut dials, mut pause) = (self.endpoints(peer), 1, ANSWERS);
+        let mut all = FuturesUnordered::from_iter([dial(dialled.clone()), ask(pause)]);
+        let mut failed = None;
+        while let Some(came) = all.next().await {
+            match came {
+                Came::Dialled(Ok(())) => return Ok(()),
+                Came::Dialled(Err(error)) => {
+                    dials -= 1;
+                    failed = Some(error);
+                    if dials == 0 {
+                        // What is known of it is old, perhaps.
+                        all.push(ask(Duration::ZERO));
+                    }
+                }
+                Came::Asked => {
+                    let places = self.endpoints(peer);
+                    if places != dialled {
+                        dialled = places;
+                        all.push(dial(dialled.clone()));
+                        dials += 1;
+                    } else if dials == 0 {
+                        break;
+                    }
+                    pause *= 2;
+                    all.push(ask(pause));
+                }
+            }
+        }
+        Err(failed.unwrap_or_else(|| io::ErrorKind::NotConnected.into()))
+    }
+}
+
+/// What came of an attempt to connect.
+enum Came {
+    Dialled(io::Result<()>),
+    Asked,
 }
 
 #[async_trait]
 impl PeerOpener for Opener {
     async fn open(&self, peer: PeerId) -> io::Result<Box<dyn Stream>> {
-        let known = self.node.connect(peer, self.endpoints(peer));
-        tokio::pin!(known);
-        let outcome = tokio::select! {
-            outcome = &mut known => Some(outcome),
-            () = tokio::time::sleep(ANSWERS) => None,
-        };
-        if !matches!(outcome, Some(Ok(()))) {
-            // What is known of it is old, perhaps; places that do not answer take ten seconds.
-            let is_new = self.ask(peer).await;
-            match outcome {
-                Some(Err(error)) if !is_new => return Err(error),
-                None if !is_new => known.await?,
-                _ => self.node.connect(peer, self.endpoints(peer)).await?,
-            }
-        }
+        self.connect(peer).await?;
         let stream = self.node.open(peer, PACKETS).await?;
         Ok(Box::new(PacketStream::new(stream)))
     }

@@ -379,7 +379,11 @@ fn a_better_way_again_and_again_opens_no_more_streams() {
     for _ in 0..100 {
         pool.renew(now);
         while let Some(action) = pool.take_action() {
-            open += if matches!(action, Action::Open(_)) { 1 } else { -1 };
+            open += if matches!(action, Action::Open(_)) {
+                1
+            } else {
+                -1
+            };
         }
         assert!(open <= 6, "{open} streams");
     }

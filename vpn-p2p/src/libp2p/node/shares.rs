@@ -1,7 +1,7 @@
 //! Decides how much of a node's part of the directory one peer may have: its newest record, under as many
 //! keys as that has, however many it signs; and how much one peer may give. Pure.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 use vpn_core::{PeerId, PeerRecord};
@@ -20,7 +20,8 @@ struct Share {
     sequence: u64,
     /// Until when an older record could count, in seconds since the Unix epoch.
     until: u64,
-    slots: BTreeSet<Slot>,
+    /// Where something of it is kept, with its number.
+    slots: BTreeMap<Slot, u64>,
 }
 
 /// Who has how much.
@@ -55,7 +56,7 @@ impl Shares {
     /// Whether this very record is kept there.
     pub(super) fn has(&self, slot: Slot, record: &PeerRecord) -> bool {
         let share = self.peers.get(&record.peer);
-        share.is_some_and(|share| share.sequence == record.sequence && share.slots.contains(&slot))
+        share.is_some_and(|share| share.slots.get(&slot) == Some(&record.sequence))
     }
 
     /// Whether there is room for this peer's.
@@ -69,13 +70,13 @@ impl Shares {
         let share = self.peers.entry(record.peer).or_insert_with(|| Share {
             sequence: record.sequence,
             until,
-            slots: BTreeSet::new(),
+            slots: BTreeMap::new(),
         });
         share.until = share.until.max(until);
         share.sequence = share.sequence.max(record.sequence);
-        let gone = share.slots.extract_if(.., |slot| !slot.holds(record));
-        let gone = gone.collect();
-        share.slots.insert(slot);
+        let gone = share.slots.extract_if(.., |slot, _| !slot.holds(record));
+        let gone = gone.map(|(slot, _)| slot).collect();
+        share.slots.insert(slot, record.sequence);
         gone
     }
 
@@ -95,6 +96,7 @@ impl Shares {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::time::Duration;
 
     use super::*;
@@ -136,6 +138,11 @@ mod tests {
         assert!(shares.has(Slot::Peer(last.peer), &last));
         assert!(!shares.has(Slot::Address([10, 7, 0, 1].into()), &last));
         assert!(!shares.has(Slot::Peer(last.peer), &record(29, 1, 1)));
+        // What came under one key is not under the others yet.
+        let newer = record(31, 240, 1);
+        let claim = Slot::Address(newer.addresses[0]);
+        shares.enter(claim, &newer, 1000);
+        assert!(shares.has(claim, &newer) && !shares.has(Slot::Peer(newer.peer), &newer));
         // As long as the older one could count.
         shares.sweep(Instant::now(), 999);
         assert!(!shares.is_newest(&record(29, 1, 1)));
