@@ -251,6 +251,8 @@ async fn take(mut streams: IncomingStreams, arrived: Arc<Arrived>, reads: bool) 
                 arrived.0.fetch_add(count, Ordering::Relaxed);
                 arrived.1.notify_one();
             }
+            // The node ended.
+            else => return,
         }
     }
 }
