@@ -5,6 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use vpn_lab_etcd::Wire;
 
+/// Brings an etcd that was made anew past a revision that was reached before.
+async fn overtake(server: &Server, reached: i64) {
+    let mut client = etcd_client::Client::connect([server.endpoint()], None)
+        .await
+        .unwrap();
+    let mut now = 0;
+    while now <= reached + 10 {
+        let put = client.put("elsewhere", "", None).await.unwrap();
+        now = put.header().unwrap().revision();
+    }
+}
+
 #[tokio::test]
 async fn while_etcd_is_away_all_goes_on_and_afterwards_leases_are_kept() {
     let Some(mut server) = Server::start() else {
@@ -114,14 +126,7 @@ async fn an_etcd_that_was_made_anew_and_has_overtaken_us_is_loaded() {
     assert_eq!(two.lease(&pools, &address).await.unwrap(), address);
     let said = record(2, 1, address.clone());
     two.publish(said.clone()).await.unwrap();
-    let mut client = etcd_client::Client::connect([server.endpoint()], None)
-        .await
-        .unwrap();
-    let mut now = 0;
-    while now <= reached + 10 {
-        let put = client.put("elsewhere", "", None).await.unwrap();
-        now = put.header().unwrap().revision();
-    }
+    overtake(&server, reached).await;
     wire.mend();
     becomes("what happened before is missed", 60, async || {
         let found = follower.resolve_address(address[0]).await;
@@ -172,14 +177,7 @@ async fn an_etcd_that_was_restored_and_has_overtaken_us_is_loaded() {
     server.kill();
     server.restore();
     server.run();
-    client = etcd_client::Client::connect([server.endpoint()], None)
-        .await
-        .unwrap();
-    let mut now = 0;
-    while now <= reached + 10 {
-        let put = client.put("elsewhere", "", None).await.unwrap();
-        now = put.header().unwrap().revision();
-    }
+    overtake(&server, reached).await;
     wire.mend();
     becomes("what is there again is missed", 60, async || {
         knows(&follower, &gone).await && follower.status().records == 2
