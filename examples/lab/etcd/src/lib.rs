@@ -164,6 +164,10 @@ impl Server {
         let from = Instant::now();
         while !is_well(self.health).unwrap_or(false) {
             assert!(from.elapsed() < STARTS_WITHIN, "etcd does not start");
+            // Its port may be somebody's for a moment: one that waits for it to come back dials from any.
+            if let Some(Ok(Some(_))) = self.child.as_mut().map(Child::try_wait) {
+                self.child = Some(command.spawn().expect("etcd"));
+            }
             sleep(Duration::from_millis(20));
         }
     }
